@@ -1,0 +1,77 @@
+//! The crate's one error: a kind, which decides the exit code, and a message, which names what is wrong and where.
+
+use std::{fmt, path::Path};
+
+/// What went wrong, as far as a caller or a scheduler has to tell one failure from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A flag, path or input that cannot be meant: missing file, contradictory options.
+    Usage,
+    /// A checkpoint that is broken or of a kind that is not supported.
+    Checkpoint,
+    /// Two checkpoints that are not a pair, or a run that does not continue the one on disk.
+    Mismatch,
+    /// Reading or writing failed; the same command may work later.
+    Io,
+    /// The run was stopped from outside; the same command goes on.
+    Interrupted,
+    /// The run finished with more bad rows than allowed.
+    BadRows,
+}
+
+/// An error with a message for people. Messages name the file, tensor, line or flag and what was expected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    pub kind: ErrorKind,
+    pub message: String,
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Usage, message)
+    }
+
+    pub fn checkpoint(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Checkpoint, message)
+    }
+
+    pub fn mismatch(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Mismatch, message)
+    }
+
+    /// A failed operation on `path`: `verb` completes "cannot … PATH".
+    pub fn io(verb: &str, path: &Path, error: &std::io::Error) -> Self {
+        Self::new(ErrorKind::Io, format!("cannot {verb} {}: {error}", path.display()))
+    }
+
+    /// A file that the user named and that cannot be read: a usage error, unlike [`Error::io`].
+    pub fn unreadable(path: &Path, error: &std::io::Error) -> Self {
+        Self::new(ErrorKind::Usage, format!("cannot read {}: {error}", path.display()))
+    }
+
+    /// The exit code that tells a scheduler what to do: 1 try again, 2 mend the command, 3 look at the error rows,
+    /// 42 never try again, 75 run the same command to go on.
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            ErrorKind::Io => 1,
+            ErrorKind::Usage => 2,
+            ErrorKind::BadRows => 3,
+            ErrorKind::Checkpoint | ErrorKind::Mismatch => 42,
+            ErrorKind::Interrupted => 75,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,4 @@
+pub mod error;
+pub mod prompt;
+
+pub use error::{Error, ErrorKind, Result};
