@@ -1,4 +1,9 @@
+pub mod backend;
+pub mod engine;
 pub mod error;
+pub mod model;
 pub mod prompt;
+pub mod tensor;
+pub mod twin;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,369 @@
+//! Matrix products with a weight of the checkpoint: blocks of its rows are widened to f32 and multiplied by the `gemm`
+//! crate, blocks are shared over the threads.
+//!
+//! Batch invariance: `gemm` takes other code paths for small products (dot products for up to 256 results, other
+//! blocking of the inner dimension up to 64 × 64, matrix-vector products). [`multiply`] never gives it one of those:
+//! it pads to [`MIN_ROWS`] rows and [`MIN_COLS`] columns, from where the blocking depends on the inner dimension alone.
+
+use super::elementwise::activate;
+use crate::{
+    backend::{AttentionShape, Linear, Mat},
+    model::Activation,
+    tensor::Tensor,
+};
+use pulp::Arch;
+use rayon::prelude::*;
+use std::{cell::RefCell, ops::Range};
+
+/// Rows and columns of a block of the result. Measured: about the best for one to many threads (benches/).
+const BLOCK_ROWS: usize = 512;
+const BLOCK_COLS: usize = 192;
+
+/// Smallest product that `gemm` multiplies as it does large ones.
+const MIN_ROWS: usize = 4;
+const MIN_COLS: usize = 80;
+
+/// What happens to what the result held before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    Replace,
+    Add,
+}
+
+/// Buffers that a thread keeps between blocks.
+#[derive(Default)]
+struct Scratch {
+    weights: Vec<f32>,
+    rows: Vec<f32>,
+    tile: Vec<f32>,
+    second_tile: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// A pointer that threads may write disjoint parts through.
+#[derive(Clone, Copy)]
+pub struct Disjoint(*mut f32);
+
+// SAFETY: users of a `Disjoint` write to parts of the buffer that no other task reads or writes.
+unsafe impl Send for Disjoint {}
+unsafe impl Sync for Disjoint {}
+
+impl Disjoint {
+    pub fn new(data: &mut [f32]) -> Self {
+        Self(data.as_mut_ptr())
+    }
+
+    /// The elements `range`.
+    ///
+    /// # Safety
+    /// `range` lies inside the buffer, and no other task touches it while the slice lives.
+    #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's duty")]
+    pub unsafe fn slice(&self, range: Range<usize>) -> &mut [f32] {
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
+    }
+}
+
+/// Splits `total` into parts of equal width (but for the last) of at most `most`. Equal, so that no part is tiny.
+fn parts(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    let width = total.div_ceil(total.div_ceil(most).max(1)).max(1);
+    (0..total).step_by(width).map(move |start| start..(start + width).min(total))
+}
+
+/// The blocks of a `[rows, cols]` result.
+fn blocks(rows: usize, cols: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    let rows: Vec<_> = (0..rows).step_by(BLOCK_ROWS).map(|r| r..(r + BLOCK_ROWS).min(rows)).collect();
+    parts(cols, BLOCK_COLS)
+        .flat_map(|cols| rows.iter().cloned().map(move |rows| (rows, cols.clone())))
+        .collect()
+}
+
+fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// Widens the rows `cols` of a weight (columns of the result), padded with zero rows to [`MIN_COLS`].
+fn widen<'s>(arch: Arch, weight: &Tensor<'_>, cols: Range<usize>, scratch: &'s mut Vec<f32>) -> &'s [f32] {
+    let used = cols.len() * weight.cols;
+    let out = grown(scratch, cols.len().max(MIN_COLS) * weight.cols);
+    let block = weight.row_range(cols);
+    arch.dispatch(|| block.widen_into(&mut out[..used]));
+    out[used..].fill(0.0);
+    out
+}
+
+/// Rows of the left operand and where they lie.
+#[derive(Clone, Copy)]
+struct Left<'a> {
+    /// `rows` rows of `inner` elements, `inner` apart.
+    data: &'a [f32],
+    rows: usize,
+    inner: usize,
+}
+
+/// `out[rows, cols] (+)= left · weightsᵀ` for widened `weights[cols, inner]`; rows of `out` lie `stride` apart.
+///
+/// # Safety
+/// `out` is valid for `rows` rows of `cols` elements, `stride` apart, and nobody else touches them.
+unsafe fn gemm(left: Left<'_>, weights: &[f32], cols: usize, out: *mut f32, stride: usize, store: Store) {
+    debug_assert!(left.rows >= MIN_ROWS && cols >= MIN_COLS);
+    debug_assert!(left.data.len() >= left.rows * left.inner && weights.len() >= cols * left.inner);
+    let inner = left.inner as isize;
+    // `gemm` likes results whose columns are contiguous: the transposed product.
+    unsafe {
+        gemm::gemm(
+            cols,
+            left.rows,
+            left.inner,
+            out,
+            stride as isize,
+            1,
+            store == Store::Add,
+            weights.as_ptr(),
+            1,
+            inner,
+            left.data.as_ptr(),
+            inner,
+            1,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// [`gemm`] for any number of rows and columns: small ones go through padded copies.
+///
+/// # Safety
+/// As for [`gemm`].
+unsafe fn multiply(
+    left: Left<'_>,
+    weights: &[f32],
+    cols: usize,
+    out: *mut f32,
+    stride: usize,
+    store: Store,
+    padding: (&mut Vec<f32>, &mut Vec<f32>),
+) {
+    if left.rows >= MIN_ROWS && cols >= MIN_COLS {
+        return unsafe { gemm(left, weights, cols, out, stride, store) };
+    }
+    let (rows, padded_rows, padded_cols) = (left.rows, left.rows.max(MIN_ROWS), cols.max(MIN_COLS));
+    let data = grown(padding.0, padded_rows * left.inner);
+    data[..rows * left.inner].copy_from_slice(&left.data[..rows * left.inner]);
+    data[rows * left.inner..].fill(0.0);
+    let tile = grown(padding.1, padded_rows * padded_cols);
+    tile.fill(0.0);
+    // SAFETY: the caller vouches for `out`; the tile is ours.
+    unsafe {
+        let row_of = |row: usize| std::slice::from_raw_parts_mut(out.add(row * stride), cols);
+        if store == Store::Add {
+            for row in 0..rows {
+                tile[row * padded_cols..][..cols].copy_from_slice(row_of(row));
+            }
+        }
+        let left = Left { data, rows: padded_rows, inner: left.inner };
+        gemm(left, weights, padded_cols, tile.as_mut_ptr(), padded_cols, store);
+        for row in 0..rows {
+            row_of(row).copy_from_slice(&tile[row * padded_cols..][..cols]);
+        }
+    }
+}
+
+fn left_rows<'a>(a: &'a Mat<f32>, rows: &Range<usize>) -> Left<'a> {
+    Left { data: &a.data()[rows.start * a.cols..rows.end * a.cols], rows: rows.len(), inner: a.cols }
+}
+
+/// `out (+)= a · Wᵀ + b`.
+pub fn linear(arch: Arch, a: &Mat<f32>, w: &Linear<Tensor<'_>>, out: &mut Mat<f32>, store: Store) {
+    assert_eq!((w.weight.rows, w.weight.cols, a.rows), (out.cols, a.cols, out.rows), "shapes of a linear");
+    let stride = out.cols;
+    let bias = w.bias.map(|bias| bias.to_f32());
+    let target = Disjoint::new(out.data_mut());
+    blocks(a.rows, stride).into_par_iter().for_each(|(rows, cols)| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let weights = widen(arch, &w.weight, cols.clone(), &mut scratch.weights);
+            let padding = (&mut scratch.rows, &mut scratch.tile);
+            // SAFETY: blocks are disjoint parts of `out`.
+            unsafe {
+                let corner = target.0.add(rows.start * stride + cols.start);
+                multiply(left_rows(a, &rows), weights, cols.len(), corner, stride, store, padding);
+                let Some(bias) = &bias else { return };
+                for row in rows {
+                    let to = target.slice(row * stride + cols.start..row * stride + cols.end);
+                    to.iter_mut().zip(&bias[cols.clone()]).for_each(|(to, bias)| *to += bias);
+                }
+            }
+        });
+    });
+}
+
+/// `out = act(a · Wgᵀ + bg) ∘ (a · Wuᵀ + bu)`; neither product reaches memory beyond a block.
+pub fn gated(
+    arch: Arch,
+    a: &Mat<f32>,
+    gate: &Linear<Tensor<'_>>,
+    up: &Linear<Tensor<'_>>,
+    activation: Activation,
+    out: &mut Mat<f32>,
+) {
+    assert_eq!(
+        (up.weight.rows, up.weight.cols, a.rows),
+        (out.cols, a.cols, out.rows),
+        "shapes of a gated product"
+    );
+    let stride = out.cols;
+    let biases = [gate, up].map(|linear| linear.bias.map(|bias| bias.to_f32()));
+    let target = Disjoint::new(out.data_mut());
+    blocks(a.rows, stride).into_par_iter().for_each(|(rows, cols)| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { weights, rows: padded, tile, second_tile } = scratch;
+            let (width, left) = (cols.len(), left_rows(a, &rows));
+            let up_tile = grown(second_tile, rows.len() * width);
+            // SAFETY: the gate goes to this block of `out`, `up` to the thread's own tile.
+            unsafe {
+                let corner = target.0.add(rows.start * stride + cols.start);
+                let widened = widen(arch, &gate.weight, cols.clone(), weights);
+                multiply(left, widened, width, corner, stride, Store::Replace, (padded, tile));
+                let widened = widen(arch, &up.weight, cols.clone(), weights);
+                multiply(left, widened, width, up_tile.as_mut_ptr(), width, Store::Replace, (padded, tile));
+                for (row, up) in rows.zip(up_tile.chunks_exact_mut(width)) {
+                    let gate = target.slice(row * stride + cols.start..row * stride + cols.end);
+                    for (values, bias) in [&mut *gate, &mut *up].into_iter().zip(&biases) {
+                        if let Some(bias) = bias {
+                            values.iter_mut().zip(&bias[cols.clone()]).for_each(|(v, bias)| *v += bias);
+                        }
+                    }
+                    activate(arch, activation, gate, up);
+                }
+            }
+        });
+    });
+}
+
+/// Projects each head's mean hidden state `[R, H·D]` with the rows of `Wv` of its key-value head: `[R, H·Dh]`.
+pub fn head_values(
+    arch: Arch,
+    means: &Mat<f32>,
+    value: &Linear<Tensor<'_>>,
+    shape: &AttentionShape,
+    out: &mut Mat<f32>,
+) {
+    let (dim, hidden, group) = (shape.head_dim, value.weight.cols, shape.group_size());
+    let bias = value.bias.map(|bias| bias.to_f32());
+    let (rows, stride) = (means.rows, out.cols);
+    let target = Disjoint::new(out.data_mut());
+    (0..shape.num_key_value_heads).into_par_iter().for_each(|kv_head| {
+        let heads = kv_head * group..(kv_head + 1) * group;
+        let mut left = Vec::with_capacity(rows * group * hidden);
+        for row in 0..rows {
+            left.extend_from_slice(&means.row(row)[heads.start * hidden..heads.end * hidden]);
+        }
+        let mut projected = vec![0.0; rows * group * dim];
+        SCRATCH.with_borrow_mut(|scratch| {
+            let cols = kv_head * dim..(kv_head + 1) * dim;
+            let weights = widen(arch, &value.weight, cols, &mut scratch.weights);
+            let left = Left { data: &left, rows: rows * group, inner: hidden };
+            let padding = (&mut scratch.rows, &mut scratch.tile);
+            // SAFETY: `projected` is this task's own.
+            unsafe { multiply(left, weights, dim, projected.as_mut_ptr(), dim, Store::Replace, padding) };
+        });
+        for (row, values) in projected.chunks_exact(group * dim).enumerate() {
+            let start = row * stride + heads.start * dim;
+            // SAFETY: the columns of this group of heads are this task's own.
+            let to = unsafe { target.slice(start..start + group * dim) };
+            to.copy_from_slice(values);
+            if let Some(bias) = &bias {
+                for head in to.chunks_exact_mut(dim) {
+                    head.iter_mut().zip(&bias[kv_head * dim..]).for_each(|(to, bias)| *to += bias);
+                }
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Dtype;
+    use proptest::prelude::*;
+
+    /// Values whose sums round differently in every order.
+    fn values(len: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        (0..len)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    fn mat(rows: usize, cols: usize, data: &[f32]) -> Mat<f32> {
+        let mut mat = Mat::zeros(rows, cols);
+        mat.data_mut().copy_from_slice(&data[..rows * cols]);
+        mat
+    }
+
+    fn product(rows: usize, a: &[f32], weight: &[f32], cols: usize, store: Store) -> Vec<f32> {
+        let inner = weight.len() / cols;
+        let bytes: Vec<u8> = weight.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let weight =
+            Tensor { dtype: Dtype::F32, rows: cols, cols: inner, bytes: &bytes, rounded_to: Dtype::F32 };
+        let mut out = mat(rows, cols, &values(rows * cols, 3));
+        linear(Arch::new(), &mat(rows, inner, a), &Linear { weight, bias: None }, &mut out, store);
+        out.data().to_vec()
+    }
+
+    #[test]
+    fn a_row_of_a_product_has_the_same_bits_among_any_number_of_rows() {
+        const MOST: usize = 530;
+        for (cols, inner) in
+            [(8, 40), (64, 576), (65, 64), (160, 160), (192, 1536), (200, 1000), (448, 33), (600, 2)]
+        {
+            let (a, weight) = (values(MOST * inner, 1), values(cols * inner, 2));
+            for store in [Store::Replace, Store::Add] {
+                let all = product(MOST, &a, &weight, cols, store);
+                for rows in (1..=80).chain([95, 96, 97, 127, 128, 129, 255, 256, 257, 511, 512, 513]) {
+                    let some = product(rows, &a, &weight, cols, store);
+                    assert!(some == all[..rows * cols], "{rows} rows of [{cols}, {inner}] {store:?}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_product_is_right(rows in 1usize..40, cols in 1usize..300, inner in 1usize..90, seed in any::<u64>()) {
+            let (a, weight) = (values(rows * inner, seed), values(cols * inner, seed ^ 1));
+            let out = product(rows, &a, &weight, cols, Store::Replace);
+            for row in 0..rows {
+                for col in 0..cols {
+                    let exact: f64 = (0..inner)
+                        .map(|i| f64::from(a[row * inner + i]) * f64::from(weight[col * inner + i]))
+                        .sum();
+                    prop_assert!((f64::from(out[row * cols + col]) - exact).abs() < 1e-5 * (inner as f64).sqrt());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_cover_everything_once() {
+        for total in 1..1000 {
+            let widths: Vec<_> = parts(total, BLOCK_COLS).collect();
+            assert_eq!(widths.iter().map(|r| r.len()).sum::<usize>(), total);
+            assert!(widths.iter().all(|r| r.len() <= BLOCK_COLS));
+        }
+    }
+}

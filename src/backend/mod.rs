@@ -1,0 +1,213 @@
+//! The operations of a layer, as a trait: the engine says what is computed, a backend how.
+//!
+//! Letters in shapes: `C` context rows · `R` twin rows · `D` hidden_size · `H` num_attention_heads ·
+//! `K` num_key_value_heads · `Dh` head_dim · `F` intermediate_size · `V` vocab_size. All matrices are row-major.
+//!
+//! Contract of every operation: the bits of a row of the result depend on that row of the input (for attention: on
+//! the rows of its sequence) and on the model's shapes, never on how many other rows there are or on the number of
+//! threads. Tests hold every backend to it.
+
+pub mod cpu;
+mod mat;
+pub mod reference;
+
+use crate::{
+    model::{Activation, RopeTable},
+    tensor::Tensor,
+};
+pub use mat::Mat;
+use std::{ops::Range, sync::Arc};
+
+/// A sequence of a pack: which context rows and which twin rows are its own. Its tokens are the context rows and then
+/// the twin rows, so a twin row's position is its place after the context.
+#[derive(Debug, Clone)]
+pub struct Sequence {
+    pub context: Range<usize>,
+    pub twin: Range<usize>,
+    /// Rotary tables of each branch; long enough for all positions of the sequence.
+    pub rope: crate::twin::Twin<Arc<RopeTable>>,
+}
+
+impl Sequence {
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.context.len() + self.twin.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Which rows of a sequence an operation works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    Context,
+    Twin,
+}
+
+impl Rows {
+    /// The rows of `sequence` that are meant, and the position of the first of them.
+    pub fn of(self, sequence: &Sequence) -> (Range<usize>, usize) {
+        match self {
+            Rows::Context => (sequence.context.clone(), 0),
+            Rows::Twin => (sequence.twin.clone(), sequence.context.len()),
+        }
+    }
+}
+
+/// Which model's rotary tables an operation takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Branch {
+    Pt,
+    Ft,
+}
+
+impl Branch {
+    /// This branch's table of `sequence`.
+    pub fn rope(self, sequence: &Sequence) -> &RopeTable {
+        match self {
+            Branch::Pt => &sequence.rope.pt,
+            Branch::Ft => &sequence.rope.ft,
+        }
+    }
+}
+
+/// Shapes of attention.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionShape {
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub head_dim: usize,
+    /// Factor on `q · k` before the softmax.
+    pub scale: f64,
+}
+
+impl AttentionShape {
+    /// Query heads that share one key-value head.
+    pub fn group_size(&self) -> usize {
+        self.num_attention_heads / self.num_key_value_heads
+    }
+}
+
+/// A matrix product's weight `[out, in]` and its bias `[1, out]`.
+#[derive(Debug, Clone)]
+pub struct Linear<W> {
+    pub weight: W,
+    pub bias: Option<W>,
+}
+
+/// What a twin row attends to: the keys and the normed hidden states of its own branch, of the context rows before it
+/// and of the twin rows up to and including itself.
+pub struct TwinKeys<'a, M> {
+    /// Rotated keys `[C, K·Dh]` and `[R, K·Dh]`.
+    pub context_keys: &'a M,
+    pub twin_keys: &'a M,
+    /// Outputs of the attention norm `[C, D]` and `[R, D]`.
+    pub context_normed: &'a M,
+    pub twin_normed: &'a M,
+}
+
+/// The L1 norms of the running sums of one twin row after a layer, in f64.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct RunningL1 {
+    pub ptc: f64,
+    pub ftc: f64,
+}
+
+/// The operations of a layer.
+pub trait Backend: Sync {
+    /// A matrix of activations.
+    type Mat: Send + Sync;
+    /// A weight tensor as the backend holds it.
+    type Weight<'w>: Sync;
+    /// The running sums P and F of the twin rows, `[R, D]` each.
+    type Sums: Send + Sync;
+
+    /// An all-zero matrix.
+    fn zeros(&self, rows: usize, cols: usize) -> Self::Mat;
+
+    /// Gives `mat` a new number of rows; what it holds is undefined afterwards. Never gives memory back, so that a
+    /// workspace serves packs of all sizes.
+    fn resize(&self, mat: &mut Self::Mat, rows: usize);
+
+    /// All elements, row-major.
+    fn read(&self, mat: &Self::Mat) -> Vec<f64>;
+
+    /// Takes a weight tensor from a checkpoint.
+    fn weight<'w>(&self, tensor: Tensor<'w>) -> Self::Weight<'w>;
+
+    /// `out[i] = table[token_ids[i]]`: `[V, D]` → `[len, D]`.
+    fn embed(&self, token_ids: &[u32], table: &Self::Weight<'_>, out: &mut Self::Mat);
+
+    /// RMSNorm over each row, times `weight[1, D]`: `[rows, D]` → `[rows, D]`.
+    fn norm(&self, x: &Self::Mat, weight: &Self::Weight<'_>, eps: f64, out: &mut Self::Mat);
+
+    /// `out = a · Wᵀ + b`: `[rows, in]` → `[rows, out]`.
+    fn linear(&self, a: &Self::Mat, w: &Linear<Self::Weight<'_>>, out: &mut Self::Mat);
+
+    /// `x += a · Wᵀ + b`: `[rows, in]`, `[rows, out]`.
+    fn linear_add(&self, a: &Self::Mat, w: &Linear<Self::Weight<'_>>, x: &mut Self::Mat);
+
+    /// `out = act(a · Wgᵀ + bg) ∘ (a · Wuᵀ + bu)`: `[rows, D]` → `[rows, F]`.
+    fn gated(
+        &self,
+        a: &Self::Mat,
+        gate: &Linear<Self::Weight<'_>>,
+        up: &Linear<Self::Weight<'_>>,
+        activation: Activation,
+        out: &mut Self::Mat,
+    );
+
+    /// `out = a + b`, all of one shape.
+    fn add(&self, a: &Self::Mat, b: &Self::Mat, out: &mut Self::Mat);
+
+    /// Rotates every head of `x[rows, heads·Dh]` by its row's position.
+    fn rotate(&self, x: &mut Self::Mat, head_dim: usize, sequences: &[Sequence], rows: Rows, branch: Branch);
+
+    /// Causal attention of the context rows among themselves, in place: `q[C, H·Dh]` becomes the heads' outputs.
+    /// `k`, `v`: `[C, K·Dh]`.
+    fn attention(
+        &self,
+        q: &mut Self::Mat,
+        k: &Self::Mat,
+        v: &Self::Mat,
+        sequences: &[Sequence],
+        shape: &AttentionShape,
+    );
+
+    /// For every twin row and head the softmax-weighted mean of the *normed hidden states* it attends to:
+    /// `q[R, H·Dh]` → `out[R, H·D]`. Since `Σ p (n Wv) = (Σ p n) Wv`, values need not be projected for all tokens;
+    /// [`Backend::head_values`] projects the means.
+    fn twin_attend(
+        &self,
+        q: &Self::Mat,
+        keys: &TwinKeys<'_, Self::Mat>,
+        sequences: &[Sequence],
+        shape: &AttentionShape,
+        out: &mut Self::Mat,
+    );
+
+    /// The value projection of [`Backend::twin_attend`]'s means, each head with its key-value head's rows of `Wv`:
+    /// `[R, H·D]` → `[R, H·Dh]`.
+    fn head_values(
+        &self,
+        means: &Self::Mat,
+        value: &Linear<Self::Weight<'_>>,
+        shape: &AttentionShape,
+        out: &mut Self::Mat,
+    );
+
+    /// Running sums, all zero.
+    fn sums(&self, rows: usize, cols: usize) -> Self::Sums;
+
+    /// `P += ptc`, `F += f_ft − f_pt` and `x += f_ft`, all `[R, D]`, and the L1 norms of P and F of every row.
+    /// Without `f_pt` the layer is the same in both models: `P += f_ft`, and F stays to the bit.
+    fn contribution(
+        &self,
+        f_pt: Option<&Self::Mat>,
+        f_ft: &Self::Mat,
+        x: &mut Self::Mat,
+        sums: &mut Self::Sums,
+    ) -> Vec<RunningL1>;
+}

@@ -1,0 +1,244 @@
+//! What every operation means: plain loops in f64, to be read. Slow.
+
+use super::{AttentionShape, Backend, Branch, Linear, Mat, Rows, RunningL1, Sequence, TwinKeys};
+use crate::{model::Activation, tensor::Tensor};
+
+/// The reference backend.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reference;
+
+impl Backend for Reference {
+    type Mat = Mat<f64>;
+    type Weight<'w> = Mat<f64>;
+    /// P and F.
+    type Sums = (Mat<f64>, Mat<f64>);
+
+    fn zeros(&self, rows: usize, cols: usize) -> Mat<f64> {
+        Mat::zeros(rows, cols)
+    }
+
+    fn resize(&self, mat: &mut Mat<f64>, rows: usize) {
+        mat.resize(rows);
+    }
+
+    fn read(&self, mat: &Mat<f64>) -> Vec<f64> {
+        mat.data().to_vec()
+    }
+
+    fn weight<'w>(&self, tensor: Tensor<'w>) -> Mat<f64> {
+        let mut mat = Mat::zeros(tensor.rows, tensor.cols);
+        for (to, from) in mat.data_mut().iter_mut().zip(tensor.to_f32()) {
+            *to = f64::from(from);
+        }
+        mat
+    }
+
+    fn embed(&self, token_ids: &[u32], table: &Mat<f64>, out: &mut Mat<f64>) {
+        for (row, id) in token_ids.iter().enumerate() {
+            out.row_mut(row).copy_from_slice(table.row(*id as usize));
+        }
+    }
+
+    fn norm(&self, x: &Mat<f64>, weight: &Mat<f64>, eps: f64, out: &mut Mat<f64>) {
+        for row in 0..x.rows {
+            let mean_square = x.row(row).iter().map(|v| v * v).sum::<f64>() / x.cols as f64;
+            let scale = 1.0 / (mean_square + eps).sqrt();
+            for ((to, v), w) in out.row_mut(row).iter_mut().zip(x.row(row)).zip(weight.data()) {
+                *to = w * (v * scale);
+            }
+        }
+    }
+
+    fn linear(&self, a: &Mat<f64>, w: &Linear<Mat<f64>>, out: &mut Mat<f64>) {
+        for row in 0..a.rows {
+            for (col, to) in out.row_mut(row).iter_mut().enumerate() {
+                *to = product(a.row(row), w, col);
+            }
+        }
+    }
+
+    fn linear_add(&self, a: &Mat<f64>, w: &Linear<Mat<f64>>, x: &mut Mat<f64>) {
+        for row in 0..a.rows {
+            for (col, to) in x.row_mut(row).iter_mut().enumerate() {
+                *to += product(a.row(row), w, col);
+            }
+        }
+    }
+
+    fn gated(
+        &self,
+        a: &Mat<f64>,
+        gate: &Linear<Mat<f64>>,
+        up: &Linear<Mat<f64>>,
+        activation: Activation,
+        out: &mut Mat<f64>,
+    ) {
+        for row in 0..a.rows {
+            for (col, to) in out.row_mut(row).iter_mut().enumerate() {
+                *to = activate(activation, product(a.row(row), gate, col)) * product(a.row(row), up, col);
+            }
+        }
+    }
+
+    fn add(&self, a: &Mat<f64>, b: &Mat<f64>, out: &mut Mat<f64>) {
+        for ((to, a), b) in out.data_mut().iter_mut().zip(a.data()).zip(b.data()) {
+            *to = a + b;
+        }
+    }
+
+    fn rotate(&self, x: &mut Mat<f64>, head_dim: usize, sequences: &[Sequence], rows: Rows, branch: Branch) {
+        for sequence in sequences {
+            let (range, first) = rows.of(sequence);
+            for (offset, row) in range.enumerate() {
+                let (cos, sin) = branch.rope(sequence).row(first + offset);
+                for head in x.row_mut(row).chunks_exact_mut(head_dim) {
+                    for i in 0..cos.len() {
+                        let (c, s) = (f64::from(cos[i]), f64::from(sin[i]));
+                        let (a, b) = (head[i], head[i + cos.len()]);
+                        head[i] = a * c - b * s;
+                        head[i + cos.len()] = b * c + a * s;
+                    }
+                }
+            }
+        }
+    }
+
+    fn attention(
+        &self,
+        q: &mut Mat<f64>,
+        k: &Mat<f64>,
+        v: &Mat<f64>,
+        sequences: &[Sequence],
+        shape: &AttentionShape,
+    ) {
+        let dim = shape.head_dim;
+        for sequence in sequences {
+            for row in sequence.context.clone() {
+                let keys: Vec<usize> = (sequence.context.start..=row).collect();
+                for head in 0..shape.num_attention_heads {
+                    let own = head * dim..(head + 1) * dim;
+                    let shared = (head / shape.group_size()) * dim;
+                    let part = |mat: &Mat<f64>, key: usize| mat.row(key)[shared..shared + dim].to_vec();
+                    let query = q.row(row)[own.clone()].to_vec();
+                    let weights = softmax(keys.iter().map(|key| dot(&query, &part(k, *key)) * shape.scale));
+                    let values: Vec<_> = keys.iter().map(|key| part(v, *key)).collect();
+                    q.row_mut(row)[own].copy_from_slice(&mean(&weights, &values, dim));
+                }
+            }
+        }
+    }
+
+    fn twin_attend(
+        &self,
+        q: &Mat<f64>,
+        keys: &TwinKeys<'_, Mat<f64>>,
+        sequences: &[Sequence],
+        shape: &AttentionShape,
+        out: &mut Mat<f64>,
+    ) {
+        let (dim, hidden) = (shape.head_dim, keys.context_normed.cols);
+        for sequence in sequences {
+            for row in sequence.twin.clone() {
+                let context = sequence.context.clone();
+                let own = sequence.twin.start..row + 1;
+                let normed: Vec<_> = (context.clone().map(|i| keys.context_normed.row(i).to_vec()))
+                    .chain(own.clone().map(|i| keys.twin_normed.row(i).to_vec()))
+                    .collect();
+                for head in 0..shape.num_attention_heads {
+                    let query = &q.row(row)[head * dim..(head + 1) * dim];
+                    let shared = (head / shape.group_size()) * dim;
+                    let score = |key: &[f64]| dot(query, &key[shared..shared + dim]) * shape.scale;
+                    let weights = softmax(
+                        (context.clone().map(|i| score(keys.context_keys.row(i))))
+                            .chain(own.clone().map(|i| score(keys.twin_keys.row(i)))),
+                    );
+                    out.row_mut(row)[head * hidden..(head + 1) * hidden]
+                        .copy_from_slice(&mean(&weights, &normed, hidden));
+                }
+            }
+        }
+    }
+
+    fn head_values(
+        &self,
+        means: &Mat<f64>,
+        value: &Linear<Mat<f64>>,
+        shape: &AttentionShape,
+        out: &mut Mat<f64>,
+    ) {
+        let (dim, hidden) = (shape.head_dim, value.weight.cols);
+        for row in 0..means.rows {
+            for head in 0..shape.num_attention_heads {
+                let own = &means.row(row)[head * hidden..(head + 1) * hidden];
+                let shared = (head / shape.group_size()) * dim;
+                for i in 0..dim {
+                    out.row_mut(row)[head * dim + i] = product(own, value, shared + i);
+                }
+            }
+        }
+    }
+
+    fn sums(&self, rows: usize, cols: usize) -> Self::Sums {
+        (Mat::zeros(rows, cols), Mat::zeros(rows, cols))
+    }
+
+    fn contribution(
+        &self,
+        f_pt: Option<&Mat<f64>>,
+        f_ft: &Mat<f64>,
+        x: &mut Mat<f64>,
+        (p, f): &mut Self::Sums,
+    ) -> Vec<RunningL1> {
+        let l1 = |row: &[f64]| row.iter().map(|v| v.abs()).sum();
+        (0..x.rows)
+            .map(|row| {
+                for col in 0..x.cols {
+                    let tuned = f_ft.row(row)[col];
+                    let ptc = f_pt.map_or(tuned, |f_pt| f_pt.row(row)[col]);
+                    p.row_mut(row)[col] += ptc;
+                    f.row_mut(row)[col] += tuned - ptc;
+                    x.row_mut(row)[col] += tuned;
+                }
+                RunningL1 { ptc: l1(p.row(row)), ftc: l1(f.row(row)) }
+            })
+            .collect()
+    }
+}
+
+/// Column `col` of `a · Wᵀ + b`.
+fn product(a: &[f64], w: &Linear<Mat<f64>>, col: usize) -> f64 {
+    dot(a, w.weight.row(col)) + w.bias.as_ref().map_or(0.0, |bias| bias.data()[col])
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn softmax(scores: impl Iterator<Item = f64>) -> Vec<f64> {
+    let scores: Vec<f64> = scores.collect();
+    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exps: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
+    let sum: f64 = exps.iter().sum();
+    exps.iter().map(|e| e / sum).collect()
+}
+
+fn mean(weights: &[f64], rows: &[Vec<f64>], cols: usize) -> Vec<f64> {
+    let mut out = vec![0.0; cols];
+    for (weight, row) in weights.iter().zip(rows) {
+        for (to, v) in out.iter_mut().zip(row) {
+            *to += weight * v;
+        }
+    }
+    out
+}
+
+fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        }
+    }
+}

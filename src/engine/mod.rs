@@ -1,0 +1,106 @@
+//! Runs a pair: packs of prompts without padding pass layer 0, then layer 1, …; each layer is computed for the rows
+//! that need it, and what a prompt gets does not depend on the company it is in.
+//!
+//! Only the last token's contributions enter the score and the stream is moved by the tuned model alone, so the
+//! pre-trained block is evaluated for one row a prompt: besides that row it needs the keys of all tokens, and values
+//! not at all (see [`Backend::twin_attend`]). So a score costs about one forward pass.
+//!
+//! Each sequence of a pack is a *context* (rows of the tuned model only) followed by *twin* rows (computed for both
+//! branches, by the same code in the same order, so that equal weights give exactly equal results). Nobody attends to
+//! the last token, so a scored prompt has one twin row and its other tokens are context.
+
+mod layer;
+mod pack;
+mod plain;
+mod score;
+mod workspace;
+
+pub use pack::PackLimits;
+pub use score::Score;
+
+use crate::{
+    Error, ErrorKind, Result,
+    backend::{Backend, Branch},
+    model::{LayerTensor, ModelSpec},
+    tensor::Tensor,
+    twin::Twin,
+};
+use layer::Layer;
+use pack::{Pack, RopeTables, plan};
+use std::ops::ControlFlow;
+use workspace::Workspace;
+
+/// Where the weights of a pair come from.
+pub trait PairWeights: Sync {
+    fn spec(&self) -> Twin<&ModelSpec>;
+
+    /// The tuned model's token embedding, `[V, D]`.
+    fn embedding(&self) -> Tensor<'_>;
+
+    /// A tensor of a layer; `None` where the model has no such tensor (biases).
+    fn layer_tensor(&self, branch: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>>;
+
+    /// Whether the tensor is the same, to the bit, in both checkpoints.
+    fn is_shared(&self, layer: usize, tensor: LayerTensor) -> bool;
+}
+
+/// Hears how the work goes on, in tokens passed through the whole model, and may stop it.
+pub type Observer<'a> = &'a (dyn Fn(f64) -> ControlFlow<()> + Sync);
+
+/// An observer that never stops.
+pub fn unobserved(_: f64) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// A backend with a pair's weights.
+pub struct Engine<'a, B, W> {
+    backend: &'a B,
+    weights: &'a W,
+    limits: PackLimits,
+}
+
+impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
+    pub fn new(backend: &'a B, weights: &'a W) -> Self {
+        let limits = PackLimits::for_model(weights.spec().ft);
+        Self { backend, weights, limits }
+    }
+
+    /// Sets how much is computed at once. Results do not depend on it.
+    pub fn with_limits(self, limits: PackLimits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Packs `prompts` and embeds them with the tuned model's embedding.
+    fn embedded(&self, prompts: &[&[u32]]) -> Vec<Pack<B>> {
+        let table = self.backend.weight(self.weights.embedding());
+        let hidden_size = self.weights.spec().ft.hidden_size;
+        let mut ropes = RopeTables::new(self.weights.spec().map(|spec| &spec.rope));
+        plan(prompts, self.limits)
+            .into_iter()
+            .map(|range| Pack::embed(self.backend, &table, hidden_size, &prompts[range], &mut ropes))
+            .collect()
+    }
+
+    /// Layer-major schedule: every pack passes a layer before the next one's weights are touched.
+    fn run_layers(
+        &self,
+        packs: &mut [Pack<B>],
+        observer: Observer<'_>,
+        mut step: impl FnMut(&Layer<'_, B>, &mut Pack<B>, &mut Workspace<B>),
+    ) -> Result<()> {
+        let spec = self.weights.spec();
+        let layers = spec.ft.num_hidden_layers;
+        let mut workspace = Workspace::new(self.backend, spec.ft);
+        for index in 0..layers {
+            let layer = Layer::load(self.backend, self.weights, index);
+            for pack in packs.iter_mut() {
+                workspace.fit(self.backend, pack.context_rows(), pack.twin_rows());
+                step(&layer, pack, &mut workspace);
+                if observer(pack.tokens() as f64 / layers as f64).is_break() {
+                    return Err(Error::new(ErrorKind::Interrupted, "stopped"));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! What a model is, as data: a [`ModelSpec`] says everything in which families differ, so that a layer is written once.
+
+mod config;
+mod family;
+mod rope;
+
+pub use config::parse_config;
+pub use family::{FAMILIES, Family, LayerTensor};
+pub use rope::{Rope, RopeScaling, RopeTable};
+
+/// The nonlinearity of the gated MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · sigmoid(x)`
+    Silu,
+    /// `x · Φ(x)` with the error function (`gelu`).
+    Gelu,
+    /// The tanh approximation (`gelu_pytorch_tanh`, `gelu_new`).
+    GeluTanh,
+}
+
+/// A decoder-only transformer, from its `config.json`. Field names are those of `transformers`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    pub family: &'static Family,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub head_dim: usize,
+    pub vocab_size: usize,
+    /// Longest prompt the model is made for, in tokens (with the RoPE scaling that stretches it).
+    pub context_length: usize,
+    pub rms_norm_eps: f64,
+    pub hidden_act: Activation,
+    /// Biases on q, k, v and o.
+    pub attention_bias: bool,
+    /// Biases on gate, up and down.
+    pub mlp_bias: bool,
+    pub rope: Rope,
+}
+
+impl ModelSpec {
+    /// Query heads that share one key-value head.
+    pub fn group_size(&self) -> usize {
+        self.num_attention_heads / self.num_key_value_heads
+    }
+
+    /// Width of all query heads together, `H · Dh`.
+    pub fn query_width(&self) -> usize {
+        self.num_attention_heads * self.head_dim
+    }
+
+    /// Width of all key (or value) heads together, `K · Dh`.
+    pub fn key_width(&self) -> usize {
+        self.num_key_value_heads * self.head_dim
+    }
+
+    /// Factor on `q · k` before the softmax.
+    pub fn attention_scale(&self) -> f64 {
+        (self.head_dim as f64).powf(-0.5)
+    }
+
+    /// The fields whose difference makes two models no pair, by name.
+    pub fn shape_fields(&self) -> [(&'static str, String); 10] {
+        [
+            ("model_type", self.family.model_type.to_string()),
+            ("hidden_size", self.hidden_size.to_string()),
+            ("num_hidden_layers", self.num_hidden_layers.to_string()),
+            ("num_attention_heads", self.num_attention_heads.to_string()),
+            ("num_key_value_heads", self.num_key_value_heads.to_string()),
+            ("head_dim", self.head_dim.to_string()),
+            ("intermediate_size", self.intermediate_size.to_string()),
+            ("hidden_act", format!("{:?}", self.hidden_act)),
+            ("attention_bias", self.attention_bias.to_string()),
+            ("mlp_bias", self.mlp_bias.to_string()),
+        ]
+    }
+}
