@@ -7,7 +7,21 @@ pub struct Twin<T> {
     pub ft: T,
 }
 
+/// One of the two models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Branch {
+    Pt,
+    Ft,
+}
+
 impl<T> Twin<T> {
+    pub fn get(&self, branch: Branch) -> &T {
+        match branch {
+            Branch::Pt => &self.pt,
+            Branch::Ft => &self.ft,
+        }
+    }
+
     pub fn new(pt: T, ft: T) -> Self {
         Self { pt, ft }
     }

@@ -14,6 +14,7 @@ pub mod reference;
 use crate::{
     model::{Activation, RopeTable},
     tensor::Tensor,
+    twin::{Branch, Twin},
 };
 pub use mat::Mat;
 use std::{ops::Range, sync::Arc};
@@ -25,10 +26,15 @@ pub struct Sequence {
     pub context: Range<usize>,
     pub twin: Range<usize>,
     /// Rotary tables of each branch; long enough for all positions of the sequence.
-    pub rope: crate::twin::Twin<Arc<RopeTable>>,
+    pub rope: Twin<Arc<RopeTable>>,
 }
 
 impl Sequence {
+    /// The rotary table of a branch.
+    pub fn rope(&self, branch: Branch) -> &RopeTable {
+        self.rope.get(branch)
+    }
+
     /// Number of tokens.
     pub fn len(&self) -> usize {
         self.context.len() + self.twin.len()
@@ -52,23 +58,6 @@ impl Rows {
         match self {
             Rows::Context => (sequence.context.clone(), 0),
             Rows::Twin => (sequence.twin.clone(), sequence.context.len()),
-        }
-    }
-}
-
-/// Which model's rotary tables an operation takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Branch {
-    Pt,
-    Ft,
-}
-
-impl Branch {
-    /// This branch's table of `sequence`.
-    pub fn rope(self, sequence: &Sequence) -> &RopeTable {
-        match self {
-            Branch::Pt => &sequence.rope.pt,
-            Branch::Ft => &sequence.rope.ft,
         }
     }
 }

@@ -1,13 +1,10 @@
 //! One layer, written once for all modes: its weights, what twin rows do, what context rows do.
 
-use super::{
-    PairWeights,
-    workspace::{ContextSpace, TwinSpace},
-};
+use super::workspace::{ContextSpace, TwinSpace};
 use crate::{
-    backend::{AttentionShape, Backend, Branch, Linear, Rows, Sequence, TwinKeys},
-    model::{Activation, LayerTensor, ModelSpec},
-    twin::Twin,
+    backend::{AttentionShape, Backend, Linear, Rows, Sequence, TwinKeys},
+    model::{Activation, LayerTensor, ModelSpec, PairWeights},
+    twin::{Branch, Twin},
 };
 
 /// The weights of a layer of one model, and the numbers that go with them.
@@ -52,13 +49,6 @@ impl<'w, B: Backend> Layer<'w, B> {
         let blocks = Twin::new((Branch::Pt, spec.pt), (Branch::Ft, spec.ft))
             .map(|(branch, spec)| Block::load(backend, weights, branch, spec, index));
         Self { blocks, is_last: index + 1 == spec.ft.num_hidden_layers, same_block, same_normed, same_keys }
-    }
-
-    pub fn block(&self, branch: Branch) -> &Block<'w, B> {
-        match branch {
-            Branch::Pt => &self.blocks.pt,
-            Branch::Ft => &self.blocks.ft,
-        }
     }
 }
 

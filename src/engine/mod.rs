@@ -18,31 +18,11 @@ mod workspace;
 pub use pack::PackLimits;
 pub use score::Score;
 
-use crate::{
-    Error, ErrorKind, Result,
-    backend::{Backend, Branch},
-    model::{LayerTensor, ModelSpec},
-    tensor::Tensor,
-    twin::Twin,
-};
+use crate::{Error, ErrorKind, Result, backend::Backend, model::PairWeights};
 use layer::Layer;
 use pack::{Pack, RopeTables, plan};
 use std::ops::ControlFlow;
 use workspace::Workspace;
-
-/// Where the weights of a pair come from.
-pub trait PairWeights: Sync {
-    fn spec(&self) -> Twin<&ModelSpec>;
-
-    /// The tuned model's token embedding, `[V, D]`.
-    fn embedding(&self) -> Tensor<'_>;
-
-    /// A tensor of a layer; `None` where the model has no such tensor (biases).
-    fn layer_tensor(&self, branch: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>>;
-
-    /// Whether the tensor is the same, to the bit, in both checkpoints.
-    fn is_shared(&self, layer: usize, tensor: LayerTensor) -> bool;
-}
 
 /// Hears how the work goes on, in tokens passed through the whole model, and may stop it.
 pub type Observer<'a> = &'a (dyn Fn(f64) -> ControlFlow<()> + Sync);

@@ -1,10 +1,7 @@
 //! One model's own forward pass from the tuned model's embedding, for OutputCo and as a baseline of speed.
 
-use super::{Engine, Layer, Observer, Pack, PairWeights, Workspace};
-use crate::{
-    Result,
-    backend::{Backend, Branch},
-};
+use super::{Engine, Layer, Observer, Pack, Workspace};
+use crate::{Result, backend::Backend, model::PairWeights, twin::Branch};
 
 impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
     /// The last token's hidden state after the last layer of one model's blocks, before the final norm: `[D]` for each
@@ -38,7 +35,7 @@ fn plain_layer<B: Backend>(
     let Workspace { context: context_space, twin: twin_space, output } = workspace;
     let (normed, keys, rest) = context_space.split();
     let (normed, keys) = (&mut normed.ft, &mut keys.ft);
-    let block = layer.block(branch);
+    let block = layer.blocks.get(branch);
 
     block.context_normed(backend, context, normed);
     block.context_keys(backend, normed, sequences, keys);

@@ -1,9 +1,10 @@
 //! The score: contributions of pre-training and fine-tuning to the last token's hidden state.
 
-use super::{Engine, Layer, Observer, Pack, PairWeights, Workspace};
+use super::{Engine, Layer, Observer, Pack, Workspace};
 use crate::{
     Result,
     backend::{Backend, RunningL1},
+    model::PairWeights,
 };
 
 /// What a prompt's pass gives.

@@ -53,6 +53,12 @@ impl Family {
 }
 
 impl LayerTensor {
+    /// Norm weights and biases have one dimension.
+    pub fn is_vector(self) -> bool {
+        use LayerTensor::*;
+        !matches!(self, Query | Key | Value | AttentionOutput | Gate | Up | Down)
+    }
+
     /// Rows and columns that `spec` demands of this tensor (vectors are one row), or `None` if the model has none.
     pub fn shape(self, spec: &ModelSpec) -> Option<(usize, usize)> {
         use LayerTensor::*;

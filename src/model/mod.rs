@@ -8,6 +8,25 @@ pub use config::parse_config;
 pub use family::{FAMILIES, Family, LayerTensor};
 pub use rope::{Rope, RopeScaling, RopeTable};
 
+use crate::{
+    tensor::Tensor,
+    twin::{Branch, Twin},
+};
+
+/// Where the weights of a pair come from.
+pub trait PairWeights: Sync {
+    fn spec(&self) -> Twin<&ModelSpec>;
+
+    /// The tuned model's token embedding, `[V, D]`.
+    fn embedding(&self) -> Tensor<'_>;
+
+    /// A tensor of a layer; `None` where the model has no such tensor (biases).
+    fn layer_tensor(&self, branch: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>>;
+
+    /// Whether the tensor is the same, to the bit, in both checkpoints.
+    fn is_shared(&self, layer: usize, tensor: LayerTensor) -> bool;
+}
+
 /// The nonlinearity of the gated MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {

@@ -4,8 +4,9 @@
 //! number of lanes, so their bits do not depend on the vector width.
 
 use crate::{
-    backend::{Branch, Mat, Rows, RunningL1, Sequence},
+    backend::{Mat, Rows, RunningL1, Sequence},
     model::Activation,
+    twin::Branch,
 };
 use pulp::Arch;
 use rayon::prelude::*;
@@ -158,7 +159,7 @@ pub fn rotate(
         while left > 0 {
             let count = left.min(TASK_ROWS);
             let (part, rest) = data.split_at_mut(count * cols);
-            parts.push((part, branch.rope(sequence), position));
+            parts.push((part, sequence.rope(branch), position));
             (data, left, position) = (rest, left - count, position + count);
         }
     }

@@ -6,8 +6,8 @@ mod elementwise;
 mod product;
 mod twin;
 
-use super::{AttentionShape, Backend, Branch, Linear, Mat, Rows, RunningL1, Sequence, TwinKeys};
-use crate::{model::Activation, tensor::Tensor};
+use super::{AttentionShape, Backend, Linear, Mat, Rows, RunningL1, Sequence, TwinKeys};
+use crate::{model::Activation, tensor::Tensor, twin::Branch};
 use pulp::Arch;
 
 /// The fast CPU backend.

@@ -1,7 +1,7 @@
 //! What every operation means: plain loops in f64, to be read. Slow.
 
-use super::{AttentionShape, Backend, Branch, Linear, Mat, Rows, RunningL1, Sequence, TwinKeys};
-use crate::{model::Activation, tensor::Tensor};
+use super::{AttentionShape, Backend, Linear, Mat, Rows, RunningL1, Sequence, TwinKeys};
+use crate::{model::Activation, tensor::Tensor, twin::Branch};
 
 /// The reference backend.
 #[derive(Debug, Clone, Copy, Default)]
@@ -90,7 +90,7 @@ impl Backend for Reference {
         for sequence in sequences {
             let (range, first) = rows.of(sequence);
             for (offset, row) in range.enumerate() {
-                let (cos, sin) = branch.rope(sequence).row(first + offset);
+                let (cos, sin) = sequence.rope(branch).row(first + offset);
                 for head in x.row_mut(row).chunks_exact_mut(head_dim) {
                     for i in 0..cos.len() {
                         let (c, s) = (f64::from(cos[i]), f64::from(sin[i]));

@@ -1,0 +1,113 @@
+//! Names of models → directories: a path as it is, a Hugging Face id through the local cache. Nothing is downloaded.
+
+use crate::{Error, Result};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The directory of a model: `name` itself if it is one, otherwise the snapshot of the Hub id `name` at `revision`
+/// (default: `main`) in the local cache.
+///
+/// The cache is `$HF_HUB_CACHE`, `$HUGGINGFACE_HUB_CACHE`, `$HF_HOME/hub`, `$XDG_CACHE_HOME/huggingface/hub` or
+/// `~/.cache/huggingface/hub`, as in `huggingface_hub` (constants.py).
+///
+/// # Errors
+/// A usage error that says where was looked and which command fetches the model.
+pub fn resolve(flag: &str, name: &str, revision: Option<&str>) -> Result<PathBuf> {
+    resolve_in(&cache_dir(|variable| env::var_os(variable)), flag, name, revision)
+}
+
+fn resolve_in(cache: &Path, flag: &str, name: &str, revision: Option<&str>) -> Result<PathBuf> {
+    let path = Path::new(name);
+    if path.is_dir() {
+        if revision.is_some() {
+            return Err(Error::usage(format!(
+                "{flag}-revision is given, but {flag} {name} is a directory, not a Hub id"
+            )));
+        }
+        return Ok(path.to_path_buf());
+    }
+    if path.exists() {
+        return Err(Error::usage(format!("{flag} {name} is a file; expected a model directory or a Hub id")));
+    }
+    if !is_hub_id(name) {
+        return Err(Error::usage(format!("{flag} {name}: there is no such directory")));
+    }
+    let revision = revision.unwrap_or("main");
+    let repository = cache.join(format!("models--{}", name.replace('/', "--")));
+    let commit = fs::read_to_string(repository.join("refs").join(revision))
+        .map_or_else(|_| revision.to_string(), |commit| commit.trim().to_string());
+    let snapshot = repository.join("snapshots").join(&commit);
+    // A commit or a reference is one path component below refs/ and snapshots/; anything else is no revision.
+    if !commit.contains("..") && snapshot.is_dir() {
+        return Ok(snapshot);
+    }
+    Err(Error::usage(format!(
+        "{flag} {name}: there is no such directory, and the Hugging Face cache {} has no snapshot of it at revision \
+         {revision}; fetch it with: hf download {name}{}",
+        cache.display(),
+        if revision == "main" { String::new() } else { format!(" --revision {revision}") }
+    )))
+}
+
+/// `name` or `owner/name`, of the characters that ids may have.
+fn is_hub_id(name: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    name.split('/').count() <= 2 && name.split('/').all(part)
+}
+
+fn cache_dir(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || set("HOME").unwrap_or_default().join(".cache");
+    set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| {
+        set("HF_HOME")
+            .unwrap_or_else(|| set("XDG_CACHE_HOME").unwrap_or_else(home).join("huggingface"))
+            .join("hub")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_where_huggingface_hub_has_it() {
+        let dir = |set: &[(&str, &str)]| {
+            cache_dir(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+        };
+        let home = ("HOME", "/home/u");
+        assert_eq!(dir(&[home]), Path::new("/home/u/.cache/huggingface/hub"));
+        assert_eq!(dir(&[home, ("XDG_CACHE_HOME", "/x")]), Path::new("/x/huggingface/hub"));
+        assert_eq!(dir(&[home, ("HF_HOME", "/hf")]), Path::new("/hf/hub"));
+        assert_eq!(dir(&[("HF_HOME", "/hf"), ("HUGGINGFACE_HUB_CACHE", "/old")]), Path::new("/old"));
+        assert_eq!(dir(&[("HF_HUB_CACHE", "/c"), ("HUGGINGFACE_HUB_CACHE", "/old")]), Path::new("/c"));
+    }
+
+    #[test]
+    fn a_hub_id_resolves_to_its_snapshot() {
+        let cache = tempfile::tempdir().unwrap();
+        let repository = cache.path().join("models--org--name");
+        let snapshot = repository.join("snapshots/abc123");
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::create_dir_all(repository.join("refs")).unwrap();
+        fs::write(repository.join("refs/main"), "abc123\n").unwrap();
+        let resolve = |name: &str, revision| resolve_in(cache.path(), "--base", name, revision);
+        assert_eq!(resolve("org/name", None).unwrap(), snapshot);
+        assert_eq!(resolve("org/name", Some("abc123")).unwrap(), snapshot);
+        let message = resolve("org/other", None).unwrap_err().message;
+        assert!(message.contains("hf download org/other") && message.contains("--base"), "{message}");
+        let message = resolve("org/name", Some("v2")).unwrap_err().message;
+        assert!(message.contains("hf download org/name --revision v2"), "{message}");
+        assert!(resolve("org/name", Some("../../x")).is_err());
+        let message = resolve("./no/such/dir", None).unwrap_err().message;
+        assert!(message.contains("no such directory") && !message.contains("hf download"), "{message}");
+        assert!(resolve(cache.path().to_str().unwrap(), Some("v1")).is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! Two checkpoints that are a pair: same shape, finite weights, and what they have in common.
+
+use super::{Checkpoint, fingerprint, vocabulary};
+use crate::{
+    Error, Result,
+    model::{LayerTensor, ModelSpec, PairWeights},
+    tensor::{Dtype, Tensor},
+    twin::{Branch, Twin},
+};
+use rayon::prelude::*;
+use std::{collections::HashSet, path::Path};
+
+/// A pre-trained model and the one fine-tuned from it.
+#[derive(Debug)]
+pub struct Pair {
+    pub checkpoints: Twin<Checkpoint>,
+    /// Layer tensors that are the same, to the bit, in both.
+    shared: HashSet<(usize, LayerTensor)>,
+    /// What a user should know before trusting the numbers, a sentence each.
+    pub notices: Vec<String>,
+}
+
+impl Pair {
+    /// Opens two model directories and proves that they are a pair. With `dtype`, weights are read as if they had
+    /// been stored in it.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`]; a mismatch names the first field that differs; weights that are not finite are
+    /// refused.
+    pub fn open(base: &Path, tuned: &Path, dtype: Option<Dtype>) -> Result<Self> {
+        let mut checkpoints = Twin::new(base, tuned).try_map(Checkpoint::open)?;
+        if let Some(dtype) = dtype {
+            checkpoints.pt.weights.round_to(dtype);
+            checkpoints.ft.weights.round_to(dtype);
+        }
+        check_shapes(&checkpoints)?;
+        let mut notices = differences(&checkpoints);
+        notices.extend(vocabulary::compare(&checkpoints.as_ref().map(|c| c.dir.as_path()))?);
+        check_finite(&checkpoints)?;
+        let shared = shared_tensors(&checkpoints);
+        Ok(Self { checkpoints, shared, notices })
+    }
+
+    /// Every tensor of every layer that the models have.
+    pub fn layer_tensors(&self) -> impl Iterator<Item = (usize, LayerTensor)> {
+        layer_tensors(&self.checkpoints.ft.spec)
+    }
+
+    /// Hashes of `config.json` and of all weight files: file name → SHA-256, in order.
+    pub fn fingerprints(&self) -> Result<Twin<Vec<(String, String)>>> {
+        self.checkpoints.as_ref().try_map(|checkpoint| {
+            let config = checkpoint.dir.join("config.json");
+            let files: Vec<&Path> =
+                std::iter::once(config.as_path()).chain(checkpoint.weights.files()).collect();
+            fingerprint::files(&files)
+        })
+    }
+}
+
+impl PairWeights for Pair {
+    fn spec(&self) -> Twin<&ModelSpec> {
+        self.checkpoints.as_ref().map(|checkpoint| &checkpoint.spec)
+    }
+
+    fn embedding(&self) -> Tensor<'_> {
+        self.checkpoints.ft.embedding().expect("checked when the pair was opened")
+    }
+
+    fn layer_tensor(&self, branch: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
+        self.checkpoints.get(branch).layer_tensor(layer, tensor)
+    }
+
+    fn is_shared(&self, layer: usize, tensor: LayerTensor) -> bool {
+        tensor.shape(&self.checkpoints.ft.spec).is_none() || self.shared.contains(&(layer, tensor))
+    }
+}
+
+fn layer_tensors(spec: &ModelSpec) -> impl Iterator<Item = (usize, LayerTensor)> {
+    let tensors = spec.family.layer_tensors.iter().map(|(tensor, _)| *tensor);
+    let tensors: Vec<_> = tensors.filter(|tensor| tensor.shape(spec).is_some()).collect();
+    (0..spec.num_hidden_layers).flat_map(move |layer| tensors.clone().into_iter().map(move |t| (layer, t)))
+}
+
+fn check_shapes(checkpoints: &Twin<Checkpoint>) -> Result<()> {
+    let Twin { pt, ft } = checkpoints;
+    for ((field, base), (_, tuned)) in pt.spec.shape_fields().into_iter().zip(ft.spec.shape_fields()) {
+        if base != tuned {
+            return Err(Error::mismatch(format!(
+                "base and tuned are not a pair: {field} is {base} in {} and {tuned} in {}",
+                pt.dir.join("config.json").display(),
+                ft.dir.join("config.json").display(),
+            )));
+        }
+    }
+    ft.embedding().map(|_| ())
+}
+
+/// Differences that are allowed: each block runs with its own model's numbers.
+fn differences(checkpoints: &Twin<Checkpoint>) -> Vec<String> {
+    let Twin { pt, ft } = checkpoints.as_ref().map(|checkpoint| &checkpoint.spec);
+    let mut notices = Vec::new();
+    let mut note = |what: &str, base: String, tuned: String| {
+        if base != tuned {
+            notices.push(format!("{what} differs: base {base}, tuned {tuned}; each block runs with its own"));
+        }
+    };
+    note("the rotary embedding", format!("{:?}", pt.rope), format!("{:?}", ft.rope));
+    note("rms_norm_eps", pt.rms_norm_eps.to_string(), ft.rms_norm_eps.to_string());
+    if pt.vocab_size != ft.vocab_size {
+        notices.push(format!(
+            "vocab_size differs: base {}, tuned {}; prompts are embedded with the tuned model's",
+            pt.vocab_size, ft.vocab_size
+        ));
+    }
+    notices
+}
+
+fn check_finite(checkpoints: &Twin<Checkpoint>) -> Result<()> {
+    let Twin { pt, ft } = checkpoints;
+    let names_of = |checkpoint: &Checkpoint| {
+        let family = checkpoint.spec.family;
+        layer_tensors(&checkpoint.spec)
+            .filter_map(|(layer, tensor)| family.layer_tensor_name(layer, tensor))
+            .collect::<Vec<_>>()
+    };
+    let mut tensors: Vec<(&Checkpoint, String)> = vec![(ft, ft.spec.family.embedding.to_string())];
+    for checkpoint in [pt, ft] {
+        tensors.extend(names_of(checkpoint).into_iter().map(|name| (checkpoint, name)));
+    }
+    let bad = tensors.par_iter().find_map_first(|(checkpoint, name)| {
+        let tensor = checkpoint.weights.get(name)?;
+        let index = tensor.first_non_finite()?;
+        let file = checkpoint.weights.file_of(name).display();
+        let (row, col) = (index / tensor.cols, index % tensor.cols);
+        Some(format!("{file}: tensor {name} has a NaN or infinite element at row {row}, column {col}"))
+    });
+    bad.map_or(Ok(()), |message| Err(Error::checkpoint(message)))
+}
+
+fn shared_tensors(checkpoints: &Twin<Checkpoint>) -> HashSet<(usize, LayerTensor)> {
+    let Twin { pt, ft } = checkpoints;
+    let all: Vec<_> = layer_tensors(&ft.spec).collect();
+    all.into_par_iter()
+        .filter(|(layer, tensor)| {
+            let tensors = [pt, ft].map(|checkpoint| checkpoint.layer_tensor(*layer, *tensor));
+            let [Some(base), Some(tuned)] = tensors else { return false };
+            base.dtype == tuned.dtype && base.bytes == tuned.bytes
+        })
+        .collect()
+}

@@ -1,0 +1,193 @@
+//! Safetensors files, one or many, mapped and validated.
+
+use super::read_json;
+use crate::{
+    Error, Result,
+    tensor::{Dtype, Tensor},
+};
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// All tensors of a checkpoint, by name.
+pub struct Weights {
+    files: Vec<(PathBuf, Mmap)>,
+    tensors: BTreeMap<String, Entry>,
+    /// What elements are rounded to when read; `None` leaves them as stored.
+    rounded_to: Option<Dtype>,
+}
+
+impl std::fmt::Debug for Weights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Weights({} tensors in {} files)", self.tensors.len(), self.files.len())
+    }
+}
+
+struct Entry {
+    file: usize,
+    dtype: safetensors::Dtype,
+    shape: Vec<usize>,
+    /// Where in the mapped file.
+    range: Range<usize>,
+}
+
+impl Weights {
+    /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
+        if single.exists() {
+            return Self::map(&[single]);
+        }
+        if index.exists() {
+            return Self::open_shards(dir, &index);
+        }
+        let bin =
+            ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|name| dir.join(name).exists());
+        Err(Error::usage(if bin {
+            format!(
+                "{0} has only pytorch_model.bin, which can run code when it is read; convert it: python -c \"from \
+                 transformers import AutoModelForCausalLM as M; M.from_pretrained('{0}').save_pretrained('{0}', \
+                 safe_serialization=True)\"",
+                dir.display()
+            )
+        } else {
+            format!("{} has neither {SINGLE} nor {INDEX}", dir.display())
+        }))
+    }
+
+    fn open_shards(dir: &Path, index: &Path) -> Result<Self> {
+        let json = read_json(index)?;
+        let broken = |problem: String| Error::checkpoint(format!("{}: {problem}", index.display()));
+        let map = json.get("weight_map").and_then(|map| map.as_object());
+        let map = map.ok_or_else(|| broken("has no object weight_map".into()))?;
+        let mut names = BTreeSet::new();
+        for (tensor, shard) in map {
+            let shard =
+                shard.as_str().ok_or_else(|| broken(format!("weight_map.{tensor} is not a file name")))?;
+            let plain = Path::new(shard).file_name().is_some_and(|name| name == shard);
+            if !plain || !dir.join(shard).exists() {
+                return Err(broken(format!("tensor {tensor} is in {shard}, which is not in the directory")));
+            }
+            names.insert(shard);
+        }
+        let shards: Vec<_> = names.into_iter().map(|name| dir.join(name)).collect();
+        let weights = Self::map(&shards)?;
+        for (tensor, shard) in map {
+            let found = weights.tensors.get(tensor).map(|entry| &weights.files[entry.file].0);
+            if found
+                .is_none_or(|path| path.file_name().is_none_or(|name| name != shard.as_str().unwrap_or("")))
+            {
+                return Err(broken(format!("tensor {tensor} is not in {shard}")));
+            }
+        }
+        Ok(weights)
+    }
+
+    fn map(paths: &[PathBuf]) -> Result<Self> {
+        let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new(), rounded_to: None };
+        for path in paths {
+            let file = File::open(path).map_err(|error| Error::unreadable(path, &error))?;
+            // SAFETY: a mapped checkpoint must not be changed while it is used; nobody rewrites checkpoints in place.
+            let map = unsafe { Mmap::map(&file) }.map_err(|error| Error::unreadable(path, &error))?;
+            weights.add(path, &map)?;
+            weights.files.push((path.clone(), map));
+        }
+        Ok(weights)
+    }
+
+    /// Validates a file's header and takes its tensors in.
+    fn add(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let broken = |problem: String| Error::checkpoint(format!("{} {problem}", path.display()));
+        let file = self.files.len();
+        let tensors = SafeTensors::deserialize(bytes)
+            .map_err(|error| broken(format!("is not a valid safetensors file: {error}{}", hint(bytes))))?;
+        for (name, view) in tensors.iter() {
+            let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
+            let entry = Entry {
+                file,
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+                range: start..start + view.data().len(),
+            };
+            if let Some(other) = self.tensors.insert(name.to_string(), entry) {
+                let first = self.files[other.file].0.display().to_string();
+                return Err(broken(format!("has tensor {name}, which {first} has already")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all elements as if they had been stored as `dtype`.
+    pub fn round_to(&mut self, dtype: Dtype) {
+        self.rounded_to = Some(dtype);
+    }
+
+    /// A tensor of one or two dimensions of a type that can be computed with.
+    pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
+        let entry = self.tensors.get(name)?;
+        let dtype = match entry.dtype {
+            safetensors::Dtype::F32 => Dtype::F32,
+            safetensors::Dtype::F16 => Dtype::F16,
+            safetensors::Dtype::BF16 => Dtype::Bf16,
+            _ => return None,
+        };
+        let (rows, cols) = match entry.shape[..] {
+            [cols] => (1, cols),
+            [rows, cols] => (rows, cols),
+            _ => return None,
+        };
+        let bytes = &self.files[entry.file].1[entry.range.clone()];
+        Some(Tensor { dtype, rows, cols, bytes, rounded_to: self.rounded_to.unwrap_or(dtype) })
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|entry| &entry.shape[..])
+    }
+
+    /// The dtype's name as the file has it.
+    pub fn dtype_name(&self, name: &str) -> String {
+        self.tensors.get(name).map_or_else(String::new, |entry| format!("{:?}", entry.dtype))
+    }
+
+    /// The file that holds a tensor.
+    ///
+    /// # Panics
+    /// If there is no such tensor.
+    pub fn file_of(&self, name: &str) -> &Path {
+        &self.files[self.tensors[name].file].0
+    }
+
+    /// All files, in order.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|(_, map)| map.len() as u64).sum()
+    }
+}
+
+/// What a file that is no safetensors file may be.
+fn hint(bytes: &[u8]) -> &'static str {
+    match bytes {
+        [] => " (the file is empty)",
+        [b'P', b'K', ..] => " (it looks like a PyTorch or zip file)",
+        [b'G', b'G', b'U', b'F', ..] => " (it is a GGUF file)",
+        _ if bytes.starts_with(b"version https://git-lfs") => {
+            " (it is a Git LFS pointer: run `git lfs pull` in the model's directory)"
+        }
+        _ => "",
+    }
+}
