@@ -10,10 +10,14 @@ use tuco::{
     twin::Branch,
 };
 
-/// Largest relative error allowed on `cpu` (f32) and on `reference` (f64; what is left is the order of summation and
-/// the float32 rotary tables, which `transformers` rounds by other library functions).
-const CPU_TOLERANCE: f64 = 1e-5;
+/// Largest relative error allowed. What is left on `reference` (f64) are the float32 rotary tables, which
+/// `transformers` takes from other library functions; on `cpu` comes the rounding of context rows to f32.
+const CPU_TOLERANCE: f64 = 3e-6;
 const REFERENCE_TOLERANCE: f64 = 1e-6;
+
+/// OutputCo compares two passes that go apart, each with its own rounding of the context rows, so on `cpu` its error is
+/// absolute and does not shrink with it.
+const OUTPUT_CO_TOLERANCE: f64 = 5e-7;
 
 fn numbers(value: &Value) -> Vec<f64> {
     match value {
@@ -51,7 +55,10 @@ fn worst_error<B: Backend>(backend: &B, case: &Path) -> (f64, String) {
             let expected = numbers(&golden[name]);
             assert_eq!(found.len(), expected.len(), "{name}");
             for (found, expected) in found.iter().zip(expected) {
-                let error = if expected == 0.0 { found.abs() } else { (found / expected - 1.0).abs() };
+                let mut error = if expected == 0.0 { found.abs() } else { (found / expected - 1.0).abs() };
+                if name == "output_co" && (found - expected).abs() < OUTPUT_CO_TOLERANCE {
+                    error = 0.0;
+                }
                 if error.is_nan() || error > worst.0 {
                     let tokens = golden["token_ids"].as_array().unwrap().len();
                     worst = (error, format!("{name} of {tokens} tokens: {found}, gold {expected}"));

@@ -19,8 +19,8 @@ use crate::{
 pub use mat::Mat;
 use std::{ops::Range, sync::Arc};
 
-/// A sequence of a pack: which context rows and which twin rows are its own. Its tokens are the context rows and then
-/// the twin rows, so a twin row's position is its place after the context.
+/// A prompt in a batch: which context rows of its pack and which twin rows of the batch are its own. Its tokens are
+/// the context rows and then the twin rows, so a twin row's position is its place after the context.
 #[derive(Debug, Clone)]
 pub struct Sequence {
     pub context: Range<usize>,
@@ -45,7 +45,8 @@ impl Sequence {
     }
 }
 
-/// Which rows of a sequence an operation works on.
+/// The two kinds of rows: the bulk, whose rounding both branches have in common, and the few that are compared, for
+/// which a backend keeps more precision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
     Context,
@@ -86,14 +87,19 @@ pub struct Linear<W> {
     pub bias: Option<W>,
 }
 
-/// What a twin row attends to: the keys and the normed hidden states of its own branch, of the context rows before it
-/// and of the twin rows up to and including itself.
-pub struct TwinKeys<'a, M> {
-    /// Rotated keys `[C, K·Dh]` and `[R, K·Dh]`.
+/// What the twin rows of a pack attend to: the context rows before them and the twin rows up to and including
+/// themselves, in one branch.
+pub struct Attended<'a, M, W> {
+    /// Rotated keys of the tuned model, context rows `[C, K·Dh]`.
     pub context_keys: &'a M,
+    /// What has to be added to them for this branch, `[C, K·Dh]`; `None` where nothing has.
+    pub key_difference: Option<&'a M>,
+    /// Normalized hidden states before the norm's weight, context rows `[C, D]`.
+    pub normalized: &'a M,
+    /// This branch's norm weight, `[1, D]`.
+    pub norm_weight: &'a W,
+    /// Rotated keys and outputs of the attention norm of this branch, twin rows `[R, K·Dh]`, `[R, D]`.
     pub twin_keys: &'a M,
-    /// Outputs of the attention norm `[C, D]` and `[R, D]`.
-    pub context_normed: &'a M,
     pub twin_normed: &'a M,
 }
 
@@ -105,6 +111,8 @@ pub struct RunningL1 {
 }
 
 /// The operations of a layer.
+///
+/// A matrix knows whether it holds context rows or twin rows; operations of one matrix to another keep the kind.
 pub trait Backend: Sync {
     /// A matrix of activations.
     type Mat: Send + Sync;
@@ -114,7 +122,7 @@ pub trait Backend: Sync {
     type Sums: Send + Sync;
 
     /// An all-zero matrix.
-    fn zeros(&self, rows: usize, cols: usize) -> Self::Mat;
+    fn zeros(&self, kind: Rows, rows: usize, cols: usize) -> Self::Mat;
 
     /// Gives `mat` a new number of rows; what it holds is undefined afterwards. Never gives memory back, so that a
     /// workspace serves packs of all sizes.
@@ -129,8 +137,12 @@ pub trait Backend: Sync {
     /// `out[i] = table[token_ids[i]]`: `[V, D]` → `[len, D]`.
     fn embed(&self, token_ids: &[u32], table: &Self::Weight<'_>, out: &mut Self::Mat);
 
-    /// RMSNorm over each row, times `weight[1, D]`: `[rows, D]` → `[rows, D]`.
-    fn norm(&self, x: &Self::Mat, weight: &Self::Weight<'_>, eps: f64, out: &mut Self::Mat);
+    /// Each row over its root mean square: `x / sqrt(mean(x²) + eps)`, `[rows, D]` → `[rows, D]`. With the norm's
+    /// weight this is RMSNorm.
+    fn normalize(&self, x: &Self::Mat, eps: f64, out: &mut Self::Mat);
+
+    /// `out = a ∘ weight`, row by row: `[rows, D]`, `[1, D]` → `[rows, D]`.
+    fn scale(&self, a: &Self::Mat, weight: &Self::Weight<'_>, out: &mut Self::Mat);
 
     /// `out = a · Wᵀ + b`: `[rows, in]` → `[rows, out]`.
     fn linear(&self, a: &Self::Mat, w: &Linear<Self::Weight<'_>>, out: &mut Self::Mat);
@@ -151,7 +163,7 @@ pub trait Backend: Sync {
     /// `out = a + b`, all of one shape.
     fn add(&self, a: &Self::Mat, b: &Self::Mat, out: &mut Self::Mat);
 
-    /// Rotates every head of `x[rows, heads·Dh]` by its row's position.
+    /// Rotates every head of `x[rows, heads·Dh]` by its row's position. `sequences` are all those with rows in `x`.
     fn rotate(&self, x: &mut Self::Mat, head_dim: usize, sequences: &[Sequence], rows: Rows, branch: Branch);
 
     /// Causal attention of the context rows among themselves, in place: `q[C, H·Dh]` becomes the heads' outputs.
@@ -165,25 +177,39 @@ pub trait Backend: Sync {
         shape: &AttentionShape,
     );
 
-    /// For every twin row and head the softmax-weighted mean of the *normed hidden states* it attends to:
-    /// `q[R, H·Dh]` → `out[R, H·D]`. Since `Σ p (n Wv) = (Σ p n) Wv`, values need not be projected for all tokens;
-    /// [`Backend::head_values`] projects the means.
+    /// Keys of the pre-trained model minus keys of the tuned model, before rotation: `normalized[C, D]` →
+    /// `out[C, K·Dh]`, `out = normalized · (Wk_pt ∘ g_pt − Wk_ft ∘ g_ft)ᵀ + b_pt − b_ft`.
+    ///
+    /// Taken as one product with the difference of the weights, so that the rounding of the tuned model's keys is
+    /// common to both branches and the difference has only its own.
+    fn key_difference(
+        &self,
+        normalized: &Self::Mat,
+        norm_weight: Twin<&Self::Weight<'_>>,
+        key: Twin<&Linear<Self::Weight<'_>>>,
+        out: &mut Self::Mat,
+    );
+
+    /// For every twin row of `sequences` and every head the softmax-weighted mean of the *normed hidden states* it
+    /// attends to: `q[R, H·Dh]` → `out[rows of these sequences, H·D]`. Since `Σ p (n Wv) = (Σ p n) Wv`, values need
+    /// not be projected for all tokens; [`Backend::head_values`] projects the means.
     fn twin_attend(
         &self,
         q: &Self::Mat,
-        keys: &TwinKeys<'_, Self::Mat>,
+        attended: &Attended<'_, Self::Mat, Self::Weight<'_>>,
         sequences: &[Sequence],
         shape: &AttentionShape,
         out: &mut Self::Mat,
     );
 
     /// The value projection of [`Backend::twin_attend`]'s means, each head with its key-value head's rows of `Wv`:
-    /// `[R, H·D]` → `[R, H·Dh]`.
+    /// `[rows, H·D]` → rows `first..first + rows` of `out[R, H·Dh]`.
     fn head_values(
         &self,
         means: &Self::Mat,
         value: &Linear<Self::Weight<'_>>,
         shape: &AttentionShape,
+        first: usize,
         out: &mut Self::Mat,
     );
 

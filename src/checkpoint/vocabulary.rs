@@ -22,7 +22,7 @@ pub fn compare(dirs: &Twin<&Path>) -> Result<Vec<String>> {
     if base == tuned {
         return Ok(Vec::new());
     }
-    let vocabularies = paths.as_ref().try_map(|path| Vocabulary::read(path))?;
+    let vocabularies = paths.as_ref().try_map(|path| Vocabulary::read(path.as_path()))?;
     compare_vocabularies(&vocabularies, &paths)
 }
 
@@ -33,7 +33,7 @@ struct Vocabulary {
 }
 
 impl Vocabulary {
-    fn read(path: &PathBuf) -> Result<Self> {
+    fn read(path: &Path) -> Result<Self> {
         let json = read_json(path)?;
         let mut ordinary = BTreeMap::new();
         match json.pointer("/model/vocab") {

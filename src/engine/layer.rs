@@ -1,8 +1,8 @@
-//! One layer, written once for all modes: its weights, what twin rows do, what context rows do.
+//! One layer, written once for all modes: its weights, and what twin rows and context rows do in it.
 
 use super::workspace::{ContextSpace, TwinSpace};
 use crate::{
-    backend::{AttentionShape, Backend, Linear, Rows, Sequence, TwinKeys},
+    backend::{Attended, AttentionShape, Backend, Linear, Rows, Sequence},
     model::{Activation, LayerTensor, ModelSpec, PairWeights},
     twin::{Branch, Twin},
 };
@@ -31,10 +31,10 @@ pub struct Layer<'w, B: Backend> {
     pub is_last: bool,
     /// The whole block is the same in both models: `FTC = 0`.
     pub same_block: bool,
-    /// The attention norm is the same: its output serves both branches.
-    pub same_normed: bool,
     /// The keys are the same in both branches.
     pub same_keys: bool,
+    /// Both branches normalize and rotate alike, so that their keys differ by their weights alone.
+    same_positions: bool,
 }
 
 impl<'w, B: Backend> Layer<'w, B> {
@@ -42,15 +42,65 @@ impl<'w, B: Backend> Layer<'w, B> {
         use LayerTensor::*;
         let spec = weights.spec();
         let shared = |tensors: &[LayerTensor]| tensors.iter().all(|t| weights.is_shared(index, *t));
-        let same_normed = shared(&[AttentionNorm]) && spec.pt.rms_norm_eps == spec.ft.rms_norm_eps;
-        let same_keys = same_normed && shared(&[Key, KeyBias]) && spec.pt.rope == spec.ft.rope;
+        let same_positions = spec.pt.rms_norm_eps == spec.ft.rms_norm_eps && spec.pt.rope == spec.ft.rope;
+        let same_keys = same_positions && shared(&[AttentionNorm, Key, KeyBias]);
         let same_block = same_keys
             && spec.ft.family.layer_tensors.iter().all(|(tensor, _)| weights.is_shared(index, *tensor));
         let blocks = Twin::new((Branch::Pt, spec.pt), (Branch::Ft, spec.ft))
             .map(|(branch, spec)| Block::load(backend, weights, branch, spec, index));
-        Self { blocks, is_last: index + 1 == spec.ft.num_hidden_layers, same_block, same_normed, same_keys }
+        let is_last = index + 1 == spec.ft.num_hidden_layers;
+        Self { blocks, is_last, same_block, same_keys, same_positions }
+    }
+
+    /// Attention of one pack's twin rows in both branches (only the tuned one where the blocks are the same), and all
+    /// that it needs of the context: afterwards `space` holds the tuned model's normed rows and keys.
+    pub fn attend_both(
+        &self,
+        backend: &B,
+        pack: PackView<'_, B::Mat>,
+        space: &mut ContextSpace<B::Mat>,
+        twin: &mut Twin<TwinSpace<B::Mat>>,
+        means: &mut B::Mat,
+    ) {
+        let Twin { pt, ft } = &self.blocks;
+        if !self.same_block && !self.same_positions {
+            // Other angles or another epsilon: the pre-trained branch gets a context of its own.
+            pt.prepare_context(backend, pack, space);
+            pt.attend(backend, pack, space, None, &mut twin.pt, means);
+        }
+        ft.prepare_context(backend, pack, space);
+        ft.attend(backend, pack, space, None, &mut twin.ft, means);
+        if !self.same_block && self.same_positions {
+            let norms = Twin::new(&pt.attention_norm, &ft.attention_norm);
+            let keys = Twin::new(&pt.key, &ft.key);
+            let difference = &mut space.key_difference;
+            if !self.same_keys {
+                backend.key_difference(&space.normalized, norms, keys, difference);
+                backend.rotate(difference, pt.shape.head_dim, pack.sequences, Rows::Context, Branch::Pt);
+            }
+            let space = &*space;
+            let difference = (!self.same_keys).then_some(&space.key_difference);
+            pt.attend(backend, pack, space, difference, &mut twin.pt, means);
+        }
     }
 }
+
+/// A pack as a layer sees it.
+pub struct PackView<'a, M> {
+    pub sequences: &'a [Sequence],
+    /// Residual stream of the context rows, `[C, D]`.
+    pub context: &'a M,
+    /// The pack's first twin row.
+    pub first_twin: usize,
+}
+
+impl<M> Clone for PackView<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for PackView<'_, M> {}
 
 impl<'w, B: Backend> Block<'w, B> {
     fn load(
@@ -86,81 +136,79 @@ impl<'w, B: Backend> Block<'w, B> {
         }
     }
 
-    /// The attention norm of the context rows: `[C, D]` → `[C, D]`.
-    pub fn context_normed(&self, backend: &B, x: &B::Mat, out: &mut B::Mat) {
-        backend.norm(x, &self.attention_norm, self.eps, out);
-    }
-
-    /// Rotated keys of the context rows: `[C, D]` → `[C, K·Dh]`.
-    pub fn context_keys(&self, backend: &B, normed: &B::Mat, sequences: &[Sequence], out: &mut B::Mat) {
-        backend.linear(normed, &self.key, out);
-        backend.rotate(out, self.shape.head_dim, sequences, Rows::Context, self.branch);
-    }
-
-    /// The block's output `f(x)` for the twin rows: `x[R, D]` → `out[R, D]`.
+    /// Before attention: normed rows, queries and keys of all twin rows `x[R, D]`.
     ///
-    /// Both branches come through here, so that what rounds alike cancels in their difference.
-    #[allow(clippy::too_many_arguments, reason = "two streams, two context inputs, space and result")]
-    pub fn twin_rows(
-        &self,
-        backend: &B,
-        x: &B::Mat,
-        context_normed: &B::Mat,
-        context_keys: &B::Mat,
-        sequences: &[Sequence],
-        space: &mut TwinSpace<B>,
-        out: &mut B::Mat,
-    ) {
-        let TwinSpace { normed, queries, keys, means, heads, stream, hidden } = space;
-        backend.norm(x, &self.attention_norm, self.eps, normed);
+    /// Both branches come through here and through [`Block::finish_twin`], so that what rounds alike cancels.
+    pub fn start_twin(&self, backend: &B, x: &B::Mat, sequences: &[Sequence], space: &mut TwinSpace<B::Mat>) {
+        let TwinSpace { normalized, normed, queries, keys, .. } = space;
+        backend.normalize(x, self.eps, normalized);
+        backend.scale(normalized, &self.attention_norm, normed);
         backend.linear(normed, &self.query, queries);
         backend.linear(normed, &self.key, keys);
-        for mat in [&mut *queries, &mut *keys] {
+        for mat in [queries, keys] {
             backend.rotate(mat, self.shape.head_dim, sequences, Rows::Twin, self.branch);
         }
-        let attended = TwinKeys { context_keys, twin_keys: keys, context_normed, twin_normed: normed };
-        backend.twin_attend(queries, &attended, sequences, &self.shape, means);
-        backend.head_values(means, &self.value, &self.shape, heads);
-        backend.linear(heads, &self.attention_output, out);
-        backend.add(x, out, stream);
-        backend.norm(stream, &self.mlp_norm, self.eps, normed);
-        backend.gated(normed, &self.gate, &self.up, self.activation, hidden);
-        backend.linear_add(hidden, &self.down, out);
     }
 
-    /// Moves the context rows' stream `x[C, D]` through the block, given its normed rows and keys.
-    pub fn context_rows(
+    /// Normed rows and rotated keys of a pack's context rows.
+    pub fn prepare_context(&self, backend: &B, pack: PackView<'_, B::Mat>, space: &mut ContextSpace<B::Mat>) {
+        let ContextSpace { normalized, normed, keys, .. } = space;
+        backend.normalize(pack.context, self.eps, normalized);
+        backend.scale(normalized, &self.attention_norm, normed);
+        backend.linear(normed, &self.key, keys);
+        backend.rotate(keys, self.shape.head_dim, pack.sequences, Rows::Context, self.branch);
+    }
+
+    /// Attention of a pack's twin rows: the outputs of their heads.
+    pub fn attend(
+        &self,
+        backend: &B,
+        pack: PackView<'_, B::Mat>,
+        context: &ContextSpace<B::Mat>,
+        key_difference: Option<&B::Mat>,
+        twin: &mut TwinSpace<B::Mat>,
+        means: &mut B::Mat,
+    ) {
+        let attended = Attended {
+            context_keys: &context.keys,
+            key_difference,
+            normalized: &context.normalized,
+            norm_weight: &self.attention_norm,
+            twin_keys: &twin.keys,
+            twin_normed: &twin.normed,
+        };
+        backend.twin_attend(&twin.queries, &attended, pack.sequences, &self.shape, means);
+        backend.head_values(means, &self.value, &self.shape, pack.first_twin, &mut twin.heads);
+    }
+
+    /// After attention: the block's output `f(x)` for all twin rows `x[R, D]`.
+    pub fn finish_twin(&self, backend: &B, x: &B::Mat, space: &mut TwinSpace<B::Mat>) {
+        let TwinSpace { normalized, normed, heads, stream, hidden, output, .. } = space;
+        backend.linear(heads, &self.attention_output, output);
+        backend.add(x, output, stream);
+        backend.normalize(stream, self.eps, normalized);
+        backend.scale(normalized, &self.mlp_norm, normed);
+        backend.gated(normed, &self.gate, &self.up, self.activation, hidden);
+        backend.linear_add(hidden, &self.down, output);
+    }
+
+    /// Moves a pack's context rows `x[C, D]` through the block, after [`Block::prepare_context`].
+    pub fn move_context(
         &self,
         backend: &B,
         x: &mut B::Mat,
-        normed: &mut B::Mat,
-        keys: &B::Mat,
         sequences: &[Sequence],
-        space: ContextRest<'_, B>,
+        space: &mut ContextSpace<B::Mat>,
     ) {
-        let ContextRest { values, heads, hidden } = space;
+        let ContextSpace { normalized, normed, keys, values, heads, hidden, .. } = space;
         backend.linear(normed, &self.query, heads);
         backend.rotate(heads, self.shape.head_dim, sequences, Rows::Context, self.branch);
         backend.linear(normed, &self.value, values);
         backend.attention(heads, keys, values, sequences, &self.shape);
         backend.linear_add(heads, &self.attention_output, x);
-        backend.norm(x, &self.mlp_norm, self.eps, normed);
+        backend.normalize(x, self.eps, normalized);
+        backend.scale(normalized, &self.mlp_norm, normed);
         backend.gated(normed, &self.gate, &self.up, self.activation, hidden);
         backend.linear_add(hidden, &self.down, x);
-    }
-}
-
-/// The part of the context's workspace that only the context rows need.
-pub struct ContextRest<'a, B: Backend> {
-    pub values: &'a mut B::Mat,
-    pub heads: &'a mut B::Mat,
-    pub hidden: &'a mut B::Mat,
-}
-
-impl<B: Backend> ContextSpace<B> {
-    /// The normed rows and the keys of both branches, and the rest.
-    pub fn split(&mut self) -> (&mut Twin<B::Mat>, &mut Twin<B::Mat>, ContextRest<'_, B>) {
-        let ContextSpace { normed, keys, values, heads, hidden } = self;
-        (normed, keys, ContextRest { values, heads, hidden })
     }
 }

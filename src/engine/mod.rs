@@ -20,7 +20,7 @@ pub use score::Score;
 
 use crate::{Error, ErrorKind, Result, backend::Backend, model::PairWeights};
 use layer::Layer;
-use pack::{Pack, RopeTables, plan};
+use pack::{Batch, RopeTables};
 use std::ops::ControlFlow;
 use workspace::Workspace;
 
@@ -50,35 +50,34 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         Self { limits, ..self }
     }
 
-    /// Packs `prompts` and embeds them with the tuned model's embedding.
-    fn embedded(&self, prompts: &[&[u32]]) -> Vec<Pack<B>> {
+    /// Lays `prompts` out and embeds them with the tuned model's embedding.
+    fn embedded(&self, prompts: &[&[u32]]) -> Batch<B::Mat> {
         let table = self.backend.weight(self.weights.embedding());
         let hidden_size = self.weights.spec().ft.hidden_size;
         let mut ropes = RopeTables::new(self.weights.spec().map(|spec| &spec.rope));
-        plan(prompts, self.limits)
-            .into_iter()
-            .map(|range| Pack::embed(self.backend, &table, hidden_size, &prompts[range], &mut ropes))
-            .collect()
+        Batch::embed(self.backend, &table, hidden_size, prompts, self.limits, &mut ropes)
     }
 
-    /// Layer-major schedule: every pack passes a layer before the next one's weights are touched.
+    /// Layer-major schedule: the whole batch passes a layer before the next one's weights are touched.
     fn run_layers(
         &self,
-        packs: &mut [Pack<B>],
+        batch: &mut Batch<B::Mat>,
         observer: Observer<'_>,
-        mut step: impl FnMut(&Layer<'_, B>, &mut Pack<B>, &mut Workspace<B>),
+        mut step: impl FnMut(
+            &Layer<'_, B>,
+            &mut Batch<B::Mat>,
+            &mut Workspace<B::Mat>,
+            Observer<'_>,
+        ) -> ControlFlow<()>,
     ) -> Result<()> {
-        let spec = self.weights.spec();
-        let layers = spec.ft.num_hidden_layers;
-        let mut workspace = Workspace::new(self.backend, spec.ft);
+        let spec = self.weights.spec().ft;
+        let layers = spec.num_hidden_layers;
+        let mut workspace = Workspace::new(self.backend, spec, batch.twin_rows);
+        let share = |tokens: f64| observer(tokens / layers as f64);
         for index in 0..layers {
             let layer = Layer::load(self.backend, self.weights, index);
-            for pack in packs.iter_mut() {
-                workspace.fit(self.backend, pack.context_rows(), pack.twin_rows());
-                step(&layer, pack, &mut workspace);
-                if observer(pack.tokens() as f64 / layers as f64).is_break() {
-                    return Err(Error::new(ErrorKind::Interrupted, "stopped"));
-                }
+            if step(&layer, batch, &mut workspace, &share).is_break() {
+                return Err(Error::new(ErrorKind::Interrupted, "stopped"));
             }
         }
         Ok(())

@@ -1,7 +1,8 @@
-//! Packs: prompts side by side without padding, their tokens split into context rows and twin rows.
+//! A batch: prompts side by side without padding, their tokens split into the context rows of several packs and the
+//! twin rows of all.
 
 use crate::{
-    backend::{Backend, Sequence},
+    backend::{Backend, Rows, Sequence},
     model::{ModelSpec, Rope, RopeTable},
     twin::Twin,
 };
@@ -85,55 +86,71 @@ fn lookup(rope: &Rope, tables: &mut HashMap<usize, Arc<RopeTable>>, tokens: usiz
     table.clone()
 }
 
-/// Prompts side by side, and their residual streams.
-pub struct Pack<B: Backend> {
-    pub sequences: Vec<Sequence>,
-    /// Residual stream of the context rows, `[C, D]`.
-    pub context: B::Mat,
-    /// Residual stream of the twin rows, `[R, D]`.
-    pub twin: B::Mat,
+/// The context rows of some prompts.
+pub struct Pack<M> {
+    /// Which of the batch's sequences.
+    pub sequences: Range<usize>,
+    /// Their residual stream, `[C, D]`.
+    pub context: M,
+    pub context_rows: usize,
+    pub twin_rows: Range<usize>,
 }
 
-impl<B: Backend> Pack<B> {
+impl<M> Pack<M> {
+    pub fn tokens(&self) -> usize {
+        self.context_rows + self.twin_rows.len()
+    }
+}
+
+/// Prompts on their way through the layers together. Weights are read once for all of them: the context rows take
+/// turns, pack by pack, the few twin rows of all packs pass the projections together.
+pub struct Batch<M> {
+    pub sequences: Vec<Sequence>,
+    pub packs: Vec<Pack<M>>,
+    /// Residual stream of the twin rows, `[R, D]`.
+    pub twin: M,
+    pub twin_rows: usize,
+}
+
+impl<M> Batch<M> {
     /// Lays out prompts of at least one token, the last token of each a twin row, and looks up their embeddings.
-    pub fn embed(
+    pub fn embed<B: Backend<Mat = M>>(
         backend: &B,
         table: &B::Weight<'_>,
         hidden_size: usize,
         prompts: &[&[u32]],
+        limits: PackLimits,
         ropes: &mut RopeTables<'_>,
     ) -> Self {
-        let (mut context_ids, mut twin_ids) = (Vec::new(), Vec::new());
-        let mut sequences = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
-            let (last, context) = prompt.split_last().expect("a prompt has at least one token");
-            let start = Twin::new(context_ids.len(), twin_ids.len());
-            context_ids.extend_from_slice(context);
-            twin_ids.push(*last);
-            sequences.push(Sequence {
-                context: start.pt..context_ids.len(),
-                twin: start.ft..twin_ids.len(),
-                rope: ropes.get(prompt.len()),
-            });
-        }
-        let embed = |ids: &[u32]| {
-            let mut rows = backend.zeros(ids.len(), hidden_size);
+        let embed = |kind: Rows, ids: &[u32]| {
+            let mut rows = backend.zeros(kind, ids.len(), hidden_size);
             backend.embed(ids, table, &mut rows);
             rows
         };
-        Self { sequences, context: embed(&context_ids), twin: embed(&twin_ids) }
-    }
-
-    pub fn context_rows(&self) -> usize {
-        self.sequences.last().map_or(0, |last| last.context.end)
-    }
-
-    pub fn twin_rows(&self) -> usize {
-        self.sequences.last().map_or(0, |last| last.twin.end)
-    }
-
-    pub fn tokens(&self) -> usize {
-        self.context_rows() + self.twin_rows()
+        let mut sequences = Vec::with_capacity(prompts.len());
+        let mut packs = Vec::new();
+        let mut twin_ids = Vec::with_capacity(prompts.len());
+        for range in plan(prompts, limits) {
+            let (mut context_ids, first_twin) = (Vec::new(), twin_ids.len());
+            for prompt in &prompts[range.clone()] {
+                let (last, context) = prompt.split_last().expect("a prompt has at least one token");
+                let start = context_ids.len();
+                context_ids.extend_from_slice(context);
+                sequences.push(Sequence {
+                    context: start..context_ids.len(),
+                    twin: twin_ids.len()..twin_ids.len() + 1,
+                    rope: ropes.get(prompt.len()),
+                });
+                twin_ids.push(*last);
+            }
+            packs.push(Pack {
+                sequences: range,
+                context: embed(Rows::Context, &context_ids),
+                context_rows: context_ids.len(),
+                twin_rows: first_twin..twin_ids.len(),
+            });
+        }
+        Self { sequences, packs, twin: embed(Rows::Twin, &twin_ids), twin_rows: twin_ids.len() }
     }
 }
 
@@ -148,6 +165,6 @@ mod tests {
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
         let limits = PackLimits { tokens: 7, sequences: 3 };
         assert_eq!(plan(&prompts, limits), [0..2, 2..3, 3..6, 6..8]);
-        assert_eq!(plan(&[], limits), []);
+        assert!(plan(&[], limits).is_empty());
     }
 }

@@ -1,7 +1,8 @@
 //! One model's own forward pass from the tuned model's embedding, for OutputCo and as a baseline of speed.
 
-use super::{Engine, Layer, Observer, Pack, Workspace};
+use super::{Batch, Engine, Layer, Observer, Workspace, layer::PackView};
 use crate::{Result, backend::Backend, model::PairWeights, twin::Branch};
+use std::ops::ControlFlow;
 
 impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
     /// The last token's hidden state after the last layer of one model's blocks, before the final norm: `[D]` for each
@@ -11,38 +12,42 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
     /// Only [`ErrorKind::Interrupted`](crate::ErrorKind), when the observer stops the work.
     pub fn plain(&self, branch: Branch, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Vec<f64>>> {
         let hidden_size = self.weights.spec().ft.hidden_size;
-        let mut packs = self.embedded(prompts);
-        self.run_layers(&mut packs, observer, |layer, pack, workspace| {
-            plain_layer(self.backend, layer, branch, pack, workspace);
+        let mut batch = self.embedded(prompts);
+        self.run_layers(&mut batch, observer, |layer, batch, workspace, observer| {
+            plain_layer(self.backend, layer, branch, batch, workspace, observer)
         })?;
-        let rows = |pack: &Pack<B>| self.backend.read(&pack.twin);
-        Ok(packs
-            .iter()
-            .flat_map(|pack| rows(pack).chunks_exact(hidden_size).map(<[f64]>::to_vec).collect::<Vec<_>>())
-            .collect())
+        let hidden = self.backend.read(&batch.twin);
+        Ok(hidden.chunks_exact(hidden_size).map(<[f64]>::to_vec).collect())
     }
 }
 
-/// Passes a pack through one model's block.
+/// Passes a batch through one model's block.
 fn plain_layer<B: Backend>(
     backend: &B,
     layer: &Layer<'_, B>,
     branch: Branch,
-    pack: &mut Pack<B>,
-    workspace: &mut Workspace<B>,
-) {
-    let Pack { sequences, context, twin } = pack;
-    let Workspace { context: context_space, twin: twin_space, output } = workspace;
-    let (normed, keys, rest) = context_space.split();
-    let (normed, keys) = (&mut normed.ft, &mut keys.ft);
+    batch: &mut Batch<B::Mat>,
+    workspace: &mut Workspace<B::Mat>,
+    observer: Observer<'_>,
+) -> ControlFlow<()> {
+    let Batch { sequences, packs, twin, .. } = batch;
     let block = layer.blocks.get(branch);
-
-    block.context_normed(backend, context, normed);
-    block.context_keys(backend, normed, sequences, keys);
-    block.twin_rows(backend, twin, normed, keys, sequences, twin_space, &mut output.ft);
-    backend.add(twin, &output.ft, &mut output.pt);
-    std::mem::swap(twin, &mut output.pt);
-    if !layer.is_last {
-        block.context_rows(backend, context, normed, keys, sequences, rest);
+    block.start_twin(backend, twin, sequences, &mut workspace.twin.ft);
+    for pack in packs {
+        workspace.fit(backend, pack.context_rows, pack.twin_rows.len());
+        let Workspace { context: space, twin, means } = workspace;
+        let sequences = &sequences[pack.sequences.clone()];
+        let view = PackView { sequences, context: &pack.context, first_twin: pack.twin_rows.start };
+        block.prepare_context(backend, view, space);
+        block.attend(backend, view, space, None, &mut twin.ft, means);
+        if !layer.is_last {
+            block.move_context(backend, &mut pack.context, sequences, space);
+        }
+        observer(pack.tokens() as f64)?;
     }
+    let space = &mut workspace.twin.ft;
+    block.finish_twin(backend, twin, space);
+    backend.add(twin, &space.output, &mut space.stream);
+    std::mem::swap(twin, &mut space.stream);
+    ControlFlow::Continue(())
 }

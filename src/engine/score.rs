@@ -1,11 +1,12 @@
 //! The score: contributions of pre-training and fine-tuning to the last token's hidden state.
 
-use super::{Engine, Layer, Observer, Pack, Workspace};
+use super::{Batch, Engine, Layer, Observer, Workspace, layer::PackView};
 use crate::{
     Result,
     backend::{Backend, RunningL1},
     model::PairWeights,
 };
+use std::ops::ControlFlow;
 
 /// What a prompt's pass gives.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,57 +25,62 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
     pub fn score(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Score>> {
         let backend = self.backend;
         let hidden_size = self.weights.spec().ft.hidden_size;
-        let mut packs = self.embedded(prompts);
-        let mut sums: Vec<_> = packs.iter().map(|pack| backend.sums(pack.twin_rows(), hidden_size)).collect();
-        let mut running: Vec<Vec<RunningL1>> = vec![Vec::new(); packs.len()];
-        let mut next = (0..packs.len()).cycle();
-        self.run_layers(&mut packs, observer, |layer, pack, workspace| {
-            let index = next.next().expect("as many steps as packs in every layer");
-            running[index].extend(score_layer(backend, layer, pack, workspace, &mut sums[index]));
+        let mut batch = self.embedded(prompts);
+        let mut sums = backend.sums(batch.twin_rows, hidden_size);
+        let mut running: Vec<Vec<RunningL1>> = vec![Vec::new(); prompts.len()];
+        self.run_layers(&mut batch, observer, |layer, batch, workspace, observer| {
+            score_context(backend, layer, batch, workspace, observer)?;
+            let after = score_twin(backend, layer, batch, workspace, &mut sums);
+            running.iter_mut().zip(after).for_each(|(running, l1)| running.push(l1));
+            ControlFlow::Continue(())
         })?;
-        let mut scores = Vec::with_capacity(prompts.len());
-        for (pack, running) in packs.iter().zip(running) {
-            let (rows, hidden) = (pack.twin_rows(), backend.read(&pack.twin));
-            scores.extend((0..rows).map(|row| Score {
-                running: running[row..].iter().step_by(rows).copied().collect(),
-                last_hidden: hidden[row * hidden_size..(row + 1) * hidden_size].to_vec(),
-            }));
-        }
-        Ok(scores)
+        let hidden = backend.read(&batch.twin);
+        let scores = running.into_iter().zip(hidden.chunks_exact(hidden_size));
+        Ok(scores.map(|(running, hidden)| Score { running, last_hidden: hidden.to_vec() }).collect())
     }
 }
 
-/// Passes a pack through a layer and returns the running norms of its twin rows.
-fn score_layer<B: Backend>(
+/// Queries and keys of the twin rows, then, pack by pack, their attention and the context's own way through the layer.
+fn score_context<B: Backend>(
     backend: &B,
     layer: &Layer<'_, B>,
-    pack: &mut Pack<B>,
-    workspace: &mut Workspace<B>,
+    batch: &mut Batch<B::Mat>,
+    workspace: &mut Workspace<B::Mat>,
+    observer: Observer<'_>,
+) -> ControlFlow<()> {
+    let Batch { sequences, packs, twin, .. } = batch;
+    let blocks = &layer.blocks;
+    blocks.ft.start_twin(backend, twin, sequences, &mut workspace.twin.ft);
+    if !layer.same_block {
+        blocks.pt.start_twin(backend, twin, sequences, &mut workspace.twin.pt);
+    }
+    for pack in packs {
+        workspace.fit(backend, pack.context_rows, pack.twin_rows.len());
+        let Workspace { context: space, twin, means } = workspace;
+        let sequences = &sequences[pack.sequences.clone()];
+        let view = PackView { sequences, context: &pack.context, first_twin: pack.twin_rows.start };
+        layer.attend_both(backend, view, space, twin, means);
+        if !layer.is_last {
+            blocks.ft.move_context(backend, &mut pack.context, sequences, space);
+        }
+        observer(pack.tokens() as f64)?;
+    }
+    ControlFlow::Continue(())
+}
+
+/// The rest of the layer for the twin rows of both branches; returns their running norms.
+fn score_twin<B: Backend>(
+    backend: &B,
+    layer: &Layer<'_, B>,
+    batch: &mut Batch<B::Mat>,
+    workspace: &mut Workspace<B::Mat>,
     sums: &mut B::Sums,
 ) -> Vec<RunningL1> {
-    let Pack { sequences, context, twin } = pack;
-    let Workspace { context: context_space, twin: twin_space, output } = workspace;
-    let (normed, keys, rest) = context_space.split();
-    let blocks = &layer.blocks;
-
-    blocks.ft.context_normed(backend, context, &mut normed.ft);
-    blocks.ft.context_keys(backend, &normed.ft, sequences, &mut keys.ft);
-    blocks.ft.twin_rows(backend, twin, &normed.ft, &keys.ft, sequences, twin_space, &mut output.ft);
+    let (twin, space) = (&mut batch.twin, &mut workspace.twin);
+    layer.blocks.ft.finish_twin(backend, twin, &mut space.ft);
     if !layer.same_block {
-        if !layer.same_normed {
-            blocks.pt.context_normed(backend, context, &mut normed.pt);
-        }
-        let pt_normed = if layer.same_normed { &normed.ft } else { &normed.pt };
-        if !layer.same_keys {
-            blocks.pt.context_keys(backend, pt_normed, sequences, &mut keys.pt);
-        }
-        let pt_keys = if layer.same_keys { &keys.ft } else { &keys.pt };
-        blocks.pt.twin_rows(backend, twin, pt_normed, pt_keys, sequences, twin_space, &mut output.pt);
+        layer.blocks.pt.finish_twin(backend, twin, &mut space.pt);
     }
-    let f_pt = (!layer.same_block).then_some(&output.pt);
-    let running = backend.contribution(f_pt, &output.ft, twin, sums);
-    if !layer.is_last {
-        blocks.ft.context_rows(backend, context, &mut normed.ft, &keys.ft, sequences, rest);
-    }
-    running
+    let f_pt = (!layer.same_block).then_some(&space.pt.output);
+    backend.contribution(f_pt, &space.ft.output, twin, sums)
 }

@@ -1,82 +1,93 @@
-//! The matrices that a layer needs besides the residual stream, allocated once.
+//! The matrices that a layer needs besides the residual streams, allocated once.
 
-use crate::{backend::Backend, model::ModelSpec, twin::Twin};
+use crate::{
+    backend::{Backend, Rows},
+    model::ModelSpec,
+    twin::Twin,
+};
 
-/// Matrices of the context rows.
-pub struct ContextSpace<B: Backend> {
-    /// Output of the attention norm, and afterwards of the MLP norm, `[C, D]`.
-    pub normed: Twin<B::Mat>,
-    /// Rotated keys, `[C, K·Dh]`.
-    pub keys: Twin<B::Mat>,
-    pub values: B::Mat,
+/// Matrices of the context rows of one pack.
+pub struct ContextSpace<M> {
+    /// Normalized hidden states before attention, without the norm's weight, `[C, D]`.
+    pub normalized: M,
+    /// Output of the tuned model's attention norm, and afterwards of its MLP norm, `[C, D]`.
+    pub normed: M,
+    /// Rotated keys of the tuned model and what the pre-trained model's differ by, `[C, K·Dh]`.
+    pub keys: M,
+    pub key_difference: M,
+    /// `[C, K·Dh]`
+    pub values: M,
     /// Queries, then outputs of the heads, `[C, H·Dh]`.
-    pub heads: B::Mat,
+    pub heads: M,
     /// Inside of the MLP, `[C, F]`.
-    pub hidden: B::Mat,
+    pub hidden: M,
 }
 
-/// Matrices of the twin rows, one branch at a time.
-pub struct TwinSpace<B: Backend> {
+/// Matrices of the twin rows in one branch.
+pub struct TwinSpace<M> {
+    /// Normalized rows, of the stream before attention and then before the MLP, `[R, D]`.
+    pub normalized: M,
     /// Output of the attention norm, and afterwards of the MLP norm, `[R, D]`.
-    pub normed: B::Mat,
-    pub queries: B::Mat,
-    pub keys: B::Mat,
-    /// Mean hidden states of the heads, `[R, H·D]`.
-    pub means: B::Mat,
+    pub normed: M,
+    pub queries: M,
+    pub keys: M,
     /// Outputs of the heads, `[R, H·Dh]`.
-    pub heads: B::Mat,
+    pub heads: M,
     /// The stream after attention, `[R, D]`.
-    pub stream: B::Mat,
+    pub stream: M,
     /// Inside of the MLP, `[R, F]`.
-    pub hidden: B::Mat,
+    pub hidden: M,
+    /// The block's output, `[R, D]`.
+    pub output: M,
 }
 
 /// Everything a layer writes to besides the residual streams.
-pub struct Workspace<B: Backend> {
-    pub context: ContextSpace<B>,
-    pub twin: TwinSpace<B>,
-    /// The block's output for the twin rows, `[R, D]`.
-    pub output: Twin<B::Mat>,
+pub struct Workspace<M> {
+    pub context: ContextSpace<M>,
+    pub twin: Twin<TwinSpace<M>>,
+    /// Mean hidden states of the heads, for the twin rows of one pack, `[rows, H·D]`.
+    pub means: M,
 }
 
-impl<B: Backend> Workspace<B> {
-    pub fn new(backend: &B, spec: &ModelSpec) -> Self {
-        let of_width = |cols: usize| backend.zeros(0, cols);
+impl<M> Workspace<M> {
+    /// Room for `twin_rows` twin rows and no context rows yet.
+    pub fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, twin_rows: usize) -> Self {
         let (d, f) = (spec.hidden_size, spec.intermediate_size);
         let (q, k) = (spec.query_width(), spec.key_width());
+        let context = |cols: usize| backend.zeros(Rows::Context, 0, cols);
+        let twin = |cols: usize| backend.zeros(Rows::Twin, twin_rows, cols);
+        let twin_space = || TwinSpace {
+            normalized: twin(d),
+            normed: twin(d),
+            queries: twin(q),
+            keys: twin(k),
+            heads: twin(q),
+            stream: twin(d),
+            hidden: twin(f),
+            output: twin(d),
+        };
         Self {
             context: ContextSpace {
-                normed: Twin::new(of_width(d), of_width(d)),
-                keys: Twin::new(of_width(k), of_width(k)),
-                values: of_width(k),
-                heads: of_width(q),
-                hidden: of_width(f),
+                normalized: context(d),
+                normed: context(d),
+                keys: context(k),
+                key_difference: context(k),
+                values: context(k),
+                heads: context(q),
+                hidden: context(f),
             },
-            twin: TwinSpace {
-                normed: of_width(d),
-                queries: of_width(q),
-                keys: of_width(k),
-                means: of_width(spec.num_attention_heads * d),
-                heads: of_width(q),
-                stream: of_width(d),
-                hidden: of_width(f),
-            },
-            output: Twin::new(of_width(d), of_width(d)),
+            twin: Twin::new(twin_space(), twin_space()),
+            means: backend.zeros(Rows::Twin, 0, spec.num_attention_heads * d),
         }
     }
 
-    /// Makes room for a pack.
-    pub fn fit(&mut self, backend: &B, context_rows: usize, twin_rows: usize) {
-        let ContextSpace { normed, keys, values, heads, hidden } = &mut self.context;
-        for mat in [&mut normed.pt, &mut normed.ft, &mut keys.pt, &mut keys.ft, values, heads, hidden] {
+    /// Makes room for a pack's context rows and the means of its twin rows.
+    pub fn fit<B: Backend<Mat = M>>(&mut self, backend: &B, context_rows: usize, twin_rows: usize) {
+        let ContextSpace { normalized, normed, keys, key_difference, values, heads, hidden } =
+            &mut self.context;
+        for mat in [normalized, normed, keys, key_difference, values, heads, hidden] {
             backend.resize(mat, context_rows);
         }
-        let TwinSpace { normed, queries, keys, means, heads, stream, hidden } = &mut self.twin;
-        for mat in [normed, queries, keys, means, heads, stream, hidden] {
-            backend.resize(mat, twin_rows);
-        }
-        for mat in [&mut self.output.pt, &mut self.output.ft] {
-            backend.resize(mat, twin_rows);
-        }
+        backend.resize(&mut self.means, twin_rows);
     }
 }

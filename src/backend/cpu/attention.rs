@@ -71,7 +71,7 @@ pub fn attention(
 fn block_attention(
     arch: Arch,
     task: &Task<'_>,
-    queries: Disjoint,
+    queries: Disjoint<f32>,
     stride: usize,
     k: &Mat<f32>,
     v: &Mat<f32>,

@@ -3,8 +3,9 @@
 //! Loops are written so that the compiler can make vector code of them inside [`Arch::dispatch`]; sums have a fixed
 //! number of lanes, so their bits do not depend on the vector width.
 
+use super::element::Element;
 use crate::{
-    backend::{Mat, Rows, RunningL1, Sequence},
+    backend::{Mat, Rows, Sequence},
     model::Activation,
     twin::Branch,
 };
@@ -19,7 +20,7 @@ const LANES: usize = 16;
 
 /// `e^x` to within 2 units in the last place, for vector code; below -87.3 it stays at 1.2e-38.
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+pub fn vector_exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     // ln 2 in two parts: n · LN_2_HIGH is exact for all n that occur.
     const LN_2_HIGH: f32 = 355.0 / 512.0;
@@ -41,77 +42,112 @@ pub fn exp(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
+fn sigmoid<T: Element>(x: T) -> T {
+    T::ONE / (T::ONE + (-x).exp())
 }
 
 /// `gate = act(gate) ∘ up`.
-pub fn activate(arch: Arch, activation: Activation, gate: &mut [f32], up: &[f32]) {
+pub fn activate<T: Element>(arch: Arch, activation: Activation, gate: &mut [T], up: &[T]) {
     match activation {
         Activation::Silu => arch.dispatch(|| {
             for (gate, up) in gate.iter_mut().zip(up) {
-                *gate = *gate * sigmoid(*gate) * up;
+                *gate = *gate * sigmoid(*gate) * *up;
             }
         }),
         Activation::GeluTanh => arch.dispatch(|| {
             // (1 + tanh y) / 2 = sigmoid(2 y)
-            const TWICE_ROOT_2_OVER_PI: f32 = 1.595_769;
+            let (factor, cubic) = (T::of(2.0 * (2.0 / std::f64::consts::PI).sqrt()), T::of(0.044715));
             for (gate, up) in gate.iter_mut().zip(up) {
                 let x = *gate;
-                *gate = x * sigmoid(TWICE_ROOT_2_OVER_PI * (x + 0.044715 * x * x * x)) * up;
+                *gate = x * sigmoid(factor * (x + cubic * x * x * x)) * *up;
             }
         }),
         Activation::Gelu => {
             for (gate, up) in gate.iter_mut().zip(up) {
-                let x = f64::from(*gate);
+                let x = gate.wide();
                 let cdf = 0.5 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2));
-                *gate = (x * cdf) as f32 * up;
+                *gate = T::of(x * cdf) * *up;
             }
         }
     }
 }
 
-/// RMSNorm of every row, its mean square in f64.
-pub fn norm(arch: Arch, x: &Mat<f32>, weight: &[f32], eps: f64, out: &mut Mat<f32>) {
+/// Runs `work` on pairs of rows `(out, x)`, shared over the threads.
+fn for_rows<T: Element>(arch: Arch, x: &Mat<T>, out: &mut Mat<T>, work: impl Fn(&mut [T], &[T]) + Sync) {
     let cols = x.cols;
-    out.data_mut().par_chunks_mut(TASK_ROWS * cols).zip(x.data().par_chunks(TASK_ROWS * cols)).for_each(
-        |(out, x)| {
-            arch.dispatch(|| {
-                for (out, x) in out.chunks_exact_mut(cols).zip(x.chunks_exact(cols)) {
-                    let scale = (1.0 / (mean_square(x) + eps).sqrt()) as f32;
-                    for ((to, v), w) in out.iter_mut().zip(x).zip(weight) {
-                        *to = w * (v * scale);
-                    }
-                }
-            });
+    let tasks = out.data_mut().par_chunks_mut(TASK_ROWS * cols).zip(x.data().par_chunks(TASK_ROWS * cols));
+    tasks.for_each(|(out, x)| {
+        arch.dispatch(|| {
+            for (out, x) in out.chunks_exact_mut(cols).zip(x.chunks_exact(cols)) {
+                work(out, x);
+            }
+        });
+    });
+}
+
+/// Every row over its root mean square.
+pub fn normalize<T: Element>(arch: Arch, x: &Mat<T>, eps: f64, out: &mut Mat<T>) {
+    for_rows(
+        arch,
+        x,
+        out,
+        #[inline(always)]
+        |out, x| {
+            let scale = T::of(1.0 / (mean_square(x) + eps).sqrt());
+            out.iter_mut().zip(x).for_each(|(to, v)| *to = *v * scale);
         },
     );
 }
 
+/// Every row times `weight`.
+pub fn scale<T: Element>(arch: Arch, a: &Mat<T>, weight: &[T], out: &mut Mat<T>) {
+    for_rows(
+        arch,
+        a,
+        out,
+        #[inline(always)]
+        |out, a| out.iter_mut().zip(a).zip(weight).for_each(|((to, v), w)| *to = *w * *v),
+    );
+}
+
+/// `out = a + b`.
+pub fn add<T: Element>(arch: Arch, a: &Mat<T>, b: &Mat<T>, out: &mut Mat<T>) {
+    let size = TASK_ROWS * a.cols;
+    let operands = a.data().par_chunks(size).zip(b.data().par_chunks(size));
+    out.data_mut().par_chunks_mut(size).zip(operands).for_each(|(out, (a, b))| {
+        arch.dispatch(|| {
+            for ((to, a), b) in out.iter_mut().zip(a).zip(b) {
+                *to = *a + *b;
+            }
+        });
+    });
+}
+
 #[inline(always)]
-fn mean_square(x: &[f32]) -> f64 {
+fn mean_square<T: Element>(x: &[T]) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let (blocks, rest) = x.as_chunks::<LANES>();
     for block in blocks {
         for (lane, v) in lanes.iter_mut().zip(block) {
-            *lane += f64::from(*v) * f64::from(*v);
+            *lane += v.wide() * v.wide();
         }
     }
-    let rest: f64 = rest.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+    let rest: f64 = rest.iter().map(|v| v.wide() * v.wide()).sum();
     (lanes.iter().sum::<f64>() + rest) / x.len() as f64
 }
 
+/// `Σ a b`, in f64.
 #[inline(always)]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
+pub fn dot<A: Element, B: Element>(a: &[A], b: &[B]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
     let ((a_blocks, a_rest), (b_blocks, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a_blocks.iter().zip(b_blocks) {
         for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += a * b;
+            *lane += a.wide() * b.wide();
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    lanes.iter().sum::<f32>() + rest
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a.wide() * b.wide()).sum();
+    lanes.iter().sum::<f64>() + rest
 }
 
 /// Replaces scores by their unnormalized softmax `e^(s - max)` and returns one over their sum.
@@ -129,22 +165,22 @@ pub fn softmax(scores: &mut [f32]) -> f32 {
     let (blocks, rest) = scores.as_chunks_mut::<LANES>();
     for block in blocks {
         for (sum, s) in sums.iter_mut().zip(block) {
-            *s = exp(*s - largest);
+            *s = vector_exp(*s - largest);
             *sum += *s;
         }
     }
     let mut sum: f32 = 0.0;
     for s in rest {
-        *s = exp(*s - largest);
+        *s = vector_exp(*s - largest);
         sum += *s;
     }
     1.0 / (sums.iter().sum::<f32>() + sum)
 }
 
 /// Rotates every head of every row: dimension `i` with dimension `i + Dh/2` (`rotate_half` of `transformers`).
-pub fn rotate(
+pub fn rotate<T: Element>(
     arch: Arch,
-    x: &mut Mat<f32>,
+    x: &mut Mat<T>,
     head_dim: usize,
     sequences: &[Sequence],
     rows: Rows,
@@ -170,54 +206,13 @@ pub fn rotate(
                 for head in row.chunks_exact_mut(head_dim) {
                     let (low, high) = head.split_at_mut(cos.len());
                     for (((low, high), c), s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+                        let (c, s) = (T::of(f64::from(*c)), T::of(f64::from(*s)));
                         (*low, *high) = (*low * c - *high * s, *high * c + *low * s);
                     }
                 }
             }
         });
     });
-}
-
-/// The running sums P and F of the twin rows, in f64: they cost nothing and add up without rounding of their own.
-#[derive(Debug)]
-pub struct Sums {
-    cols: usize,
-    p: Vec<f64>,
-    f: Vec<f64>,
-}
-
-impl Sums {
-    pub fn new(rows: usize, cols: usize) -> Self {
-        Self { cols, p: vec![0.0; rows * cols], f: vec![0.0; rows * cols] }
-    }
-
-    /// See [`Backend::contribution`](crate::backend::Backend::contribution).
-    pub fn contribution(
-        &mut self,
-        f_pt: Option<&Mat<f32>>,
-        f_ft: &Mat<f32>,
-        x: &mut Mat<f32>,
-    ) -> Vec<RunningL1> {
-        let cols = self.cols;
-        let rows = self.p.par_chunks_exact_mut(cols).zip(self.f.par_chunks_exact_mut(cols));
-        rows.zip(x.data_mut().par_chunks_exact_mut(cols))
-            .enumerate()
-            .map(|(row, ((p, f), x))| {
-                let tuned = f_ft.row(row);
-                let base = f_pt.map_or(tuned, |f_pt| f_pt.row(row));
-                let mut l1 = RunningL1::default();
-                for col in 0..cols {
-                    let ptc = f64::from(base[col]);
-                    p[col] += ptc;
-                    f[col] += f64::from(tuned[col]) - ptc;
-                    x[col] += tuned[col];
-                    l1.ptc += p[col].abs();
-                    l1.ftc += f[col].abs();
-                }
-                l1
-            })
-            .collect()
-    }
 }
 
 #[cfg(test)]
@@ -229,12 +224,12 @@ mod tests {
         for i in -8_700..=8_800 {
             let x = i as f32 / 100.0 + 0.003;
             let exact = f64::from(x).exp();
-            let error = (f64::from(exp(x)) - exact).abs() / exact;
+            let error = (f64::from(vector_exp(x)) - exact).abs() / exact;
             assert!(error < 3.0 * f64::from(f32::EPSILON), "exp({x}): relative error {error:e}");
         }
-        assert_eq!(exp(0.0), 1.0);
-        assert!(exp(f32::NEG_INFINITY) < 1.3e-38);
-        assert!(exp(f32::NAN).is_nan());
+        assert_eq!(vector_exp(0.0), 1.0);
+        assert!(vector_exp(f32::NEG_INFINITY) < 1.3e-38);
+        assert!(vector_exp(f32::NAN).is_nan());
     }
 
     #[test]

@@ -1,13 +1,23 @@
-//! The fast CPU backend: f32 activations, matrix products of the `gemm` crate, weights widened to f32 block by block
-//! as they are used, work shared among the threads of the rayon pool it is called in.
+//! The fast CPU backend: matrix products of the `gemm` crate, weights widened block by block as they are used, work
+//! shared among the threads of the rayon pool it is called in.
+//!
+//! Context rows are f32; their rounding is common to both branches. Twin rows, a few in a hundred, are f64: what
+//! fine-tuning adds is a small difference of their results, and f32 would drown light fine-tunes.
 
 mod attention;
+mod element;
 mod elementwise;
 mod product;
 mod twin;
 
-use super::{AttentionShape, Backend, Linear, Mat, Rows, RunningL1, Sequence, TwinKeys};
-use crate::{model::Activation, tensor::Tensor, twin::Branch};
+use super::{Attended, AttentionShape, Backend, Linear, Mat, Rows, RunningL1, Sequence};
+use crate::{
+    model::Activation,
+    tensor::Tensor,
+    twin::{Branch, Twin},
+};
+use element::Element;
+use product::Store;
 use pulp::Arch;
 
 /// The fast CPU backend.
@@ -34,109 +44,194 @@ impl Default for Cpu {
     }
 }
 
+/// A matrix of the backend: context rows or twin rows.
+#[derive(Debug, Clone)]
+pub enum CpuMat {
+    Context(Mat<f32>),
+    Twin(Mat<f64>),
+}
+
+impl CpuMat {
+    fn context(&self) -> &Mat<f32> {
+        match self {
+            CpuMat::Context(mat) => mat,
+            CpuMat::Twin(_) => panic!("twin rows where context rows belong"),
+        }
+    }
+
+    fn context_mut(&mut self) -> &mut Mat<f32> {
+        match self {
+            CpuMat::Context(mat) => mat,
+            CpuMat::Twin(_) => panic!("twin rows where context rows belong"),
+        }
+    }
+
+    fn twin(&self) -> &Mat<f64> {
+        match self {
+            CpuMat::Twin(mat) => mat,
+            CpuMat::Context(_) => panic!("context rows where twin rows belong"),
+        }
+    }
+
+    fn twin_mut(&mut self) -> &mut Mat<f64> {
+        match self {
+            CpuMat::Twin(mat) => mat,
+            CpuMat::Context(_) => panic!("context rows where twin rows belong"),
+        }
+    }
+}
+
+/// Runs the same generic operation on matrices of context rows or of twin rows; the last one is written.
+macro_rules! same_kind {
+    (($($input:ident),*) -> $out:ident, $run:expr) => {
+        match $out {
+            CpuMat::Context($out) => {
+                $(let $input = $input.context();)*
+                $run
+            }
+            CpuMat::Twin($out) => {
+                $(let $input = $input.twin();)*
+                $run
+            }
+        }
+    };
+}
+
 impl Backend for Cpu {
-    type Mat = Mat<f32>;
+    type Mat = CpuMat;
     type Weight<'w> = Tensor<'w>;
-    type Sums = elementwise::Sums;
+    type Sums = twin::Sums;
 
-    fn zeros(&self, rows: usize, cols: usize) -> Mat<f32> {
-        Mat::zeros(rows, cols)
+    fn zeros(&self, kind: Rows, rows: usize, cols: usize) -> CpuMat {
+        match kind {
+            Rows::Context => CpuMat::Context(Mat::zeros(rows, cols)),
+            Rows::Twin => CpuMat::Twin(Mat::zeros(rows, cols)),
+        }
     }
 
-    fn resize(&self, mat: &mut Mat<f32>, rows: usize) {
-        mat.resize(rows);
+    fn resize(&self, mat: &mut CpuMat, rows: usize) {
+        same_kind!(() -> mat, mat.resize(rows));
     }
 
-    fn read(&self, mat: &Mat<f32>) -> Vec<f64> {
-        mat.data().iter().map(|v| f64::from(*v)).collect()
+    fn read(&self, mat: &CpuMat) -> Vec<f64> {
+        match mat {
+            CpuMat::Context(mat) => mat.data().iter().map(|v| f64::from(*v)).collect(),
+            CpuMat::Twin(mat) => mat.data().to_vec(),
+        }
     }
 
     fn weight<'w>(&self, tensor: Tensor<'w>) -> Tensor<'w> {
         tensor
     }
 
-    fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut Mat<f32>) {
-        for (row, id) in token_ids.iter().enumerate() {
-            table.row_range(*id as usize..*id as usize + 1).widen_into(out.row_mut(row));
-        }
+    fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut CpuMat) {
+        let rows = token_ids.iter().map(|id| table.row_range(*id as usize..*id as usize + 1));
+        same_kind!(() -> out, {
+            for (row, embedding) in rows.enumerate() {
+                Element::widen(&embedding, out.row_mut(row));
+            }
+        });
     }
 
-    fn norm(&self, x: &Mat<f32>, weight: &Tensor<'_>, eps: f64, out: &mut Mat<f32>) {
-        elementwise::norm(self.arch, x, &weight.to_f32(), eps, out);
+    fn normalize(&self, x: &CpuMat, eps: f64, out: &mut CpuMat) {
+        same_kind!((x) -> out, elementwise::normalize(self.arch, x, eps, out));
     }
 
-    fn linear(&self, a: &Mat<f32>, w: &Linear<Tensor<'_>>, out: &mut Mat<f32>) {
-        product::linear(self.arch, a, w, out, product::Store::Replace);
+    fn scale(&self, a: &CpuMat, weight: &Tensor<'_>, out: &mut CpuMat) {
+        same_kind!((a) -> out, {
+            elementwise::scale(self.arch, a, &product::widened(Some(weight)).unwrap_or_default(), out)
+        });
     }
 
-    fn linear_add(&self, a: &Mat<f32>, w: &Linear<Tensor<'_>>, x: &mut Mat<f32>) {
-        product::linear(self.arch, a, w, x, product::Store::Add);
+    fn linear(&self, a: &CpuMat, w: &Linear<Tensor<'_>>, out: &mut CpuMat) {
+        same_kind!((a) -> out, product::linear(self.arch, a, w, out, Store::Replace));
+    }
+
+    fn linear_add(&self, a: &CpuMat, w: &Linear<Tensor<'_>>, x: &mut CpuMat) {
+        same_kind!((a) -> x, product::linear(self.arch, a, w, x, Store::Add));
     }
 
     fn gated(
         &self,
-        a: &Mat<f32>,
+        a: &CpuMat,
         gate: &Linear<Tensor<'_>>,
         up: &Linear<Tensor<'_>>,
         activation: Activation,
-        out: &mut Mat<f32>,
+        out: &mut CpuMat,
     ) {
-        product::gated(self.arch, a, gate, up, activation, out);
+        same_kind!((a) -> out, product::gated(self.arch, a, gate, up, activation, out));
     }
 
-    fn add(&self, a: &Mat<f32>, b: &Mat<f32>, out: &mut Mat<f32>) {
-        for ((to, a), b) in out.data_mut().iter_mut().zip(a.data()).zip(b.data()) {
-            *to = a + b;
-        }
+    fn add(&self, a: &CpuMat, b: &CpuMat, out: &mut CpuMat) {
+        same_kind!((a, b) -> out, elementwise::add(self.arch, a, b, out));
     }
 
-    fn rotate(&self, x: &mut Mat<f32>, head_dim: usize, sequences: &[Sequence], rows: Rows, branch: Branch) {
-        elementwise::rotate(self.arch, x, head_dim, sequences, rows, branch);
+    fn rotate(&self, x: &mut CpuMat, head_dim: usize, sequences: &[Sequence], rows: Rows, branch: Branch) {
+        same_kind!(() -> x, elementwise::rotate(self.arch, x, head_dim, sequences, rows, branch));
     }
 
     fn attention(
         &self,
-        q: &mut Mat<f32>,
-        k: &Mat<f32>,
-        v: &Mat<f32>,
+        q: &mut CpuMat,
+        k: &CpuMat,
+        v: &CpuMat,
         sequences: &[Sequence],
         shape: &AttentionShape,
     ) {
-        attention::attention(self.arch, q, k, v, sequences, shape);
+        attention::attention(self.arch, q.context_mut(), k.context(), v.context(), sequences, shape);
+    }
+
+    fn key_difference(
+        &self,
+        normalized: &CpuMat,
+        norm_weight: Twin<&Tensor<'_>>,
+        key: Twin<&Linear<Tensor<'_>>>,
+        out: &mut CpuMat,
+    ) {
+        product::key_difference(self.arch, normalized.context(), norm_weight, key, out.context_mut());
     }
 
     fn twin_attend(
         &self,
-        q: &Mat<f32>,
-        keys: &TwinKeys<'_, Mat<f32>>,
+        q: &CpuMat,
+        attended: &Attended<'_, CpuMat, Tensor<'_>>,
         sequences: &[Sequence],
         shape: &AttentionShape,
-        out: &mut Mat<f32>,
+        out: &mut CpuMat,
     ) {
-        twin::twin_attend(self.arch, q, keys, sequences, shape, out);
+        let keys = twin::Keys {
+            context_keys: attended.context_keys.context(),
+            key_difference: attended.key_difference.map(CpuMat::context),
+            normalized: attended.normalized.context(),
+            twin_keys: attended.twin_keys.twin(),
+            twin_normed: attended.twin_normed.twin(),
+        };
+        let out = out.twin_mut();
+        twin::twin_attend(self.arch, q.twin(), &keys, attended.norm_weight, sequences, shape, out);
     }
 
     fn head_values(
         &self,
-        means: &Mat<f32>,
+        means: &CpuMat,
         value: &Linear<Tensor<'_>>,
         shape: &AttentionShape,
-        out: &mut Mat<f32>,
+        first: usize,
+        out: &mut CpuMat,
     ) {
-        product::head_values(self.arch, means, value, shape, out);
+        product::head_values(self.arch, means.twin(), value, shape, first, out.twin_mut());
     }
 
     fn sums(&self, rows: usize, cols: usize) -> Self::Sums {
-        elementwise::Sums::new(rows, cols)
+        twin::Sums::new(rows, cols)
     }
 
     fn contribution(
         &self,
-        f_pt: Option<&Mat<f32>>,
-        f_ft: &Mat<f32>,
-        x: &mut Mat<f32>,
+        f_pt: Option<&CpuMat>,
+        f_ft: &CpuMat,
+        x: &mut CpuMat,
         sums: &mut Self::Sums,
     ) -> Vec<RunningL1> {
-        sums.contribution(f_pt, f_ft, x)
+        sums.contribution(f_pt.map(CpuMat::twin), f_ft.twin(), x.twin_mut())
     }
 }

@@ -1,107 +1,196 @@
-//! Attention of the twin rows: weights over the tokens, then means of the normed hidden states.
+//! The twin rows' own operations, in f64: their attention, whose result is a mean of normed hidden states, and their
+//! contributions.
 
-use super::{
-    attention::KEY_TILE,
-    elementwise::{dot, softmax},
+use super::elementwise::dot;
+use crate::{
+    backend::{AttentionShape, Mat, RunningL1, Sequence},
+    tensor::Tensor,
 };
-use crate::backend::{AttentionShape, Mat, Sequence, TwinKeys};
 use pulp::Arch;
 use rayon::prelude::*;
+use std::cell::RefCell;
+
+/// Context rows that are widened to f64 at once: they stay in the cache. Fixed, so that the order of summation is.
+const TILE: usize = 64;
+
+thread_local! {
+    static WIDENED: RefCell<Vec<f64>> = RefCell::default();
+}
+
+/// What the rows of a pack attend to, with each matrix's element type.
+pub struct Keys<'a> {
+    pub context_keys: &'a Mat<f32>,
+    pub key_difference: Option<&'a Mat<f32>>,
+    pub normalized: &'a Mat<f32>,
+    pub twin_keys: &'a Mat<f64>,
+    pub twin_normed: &'a Mat<f64>,
+}
 
 /// See [`Backend::twin_attend`](crate::backend::Backend::twin_attend).
 pub fn twin_attend(
     arch: Arch,
-    q: &Mat<f32>,
-    keys: &TwinKeys<'_, Mat<f32>>,
+    q: &Mat<f64>,
+    keys: &Keys<'_>,
+    norm_weight: &Tensor<'_>,
     sequences: &[Sequence],
     shape: &AttentionShape,
-    out: &mut Mat<f32>,
+    out: &mut Mat<f64>,
 ) {
     let cols = out.cols;
+    let norm_weight: Vec<f64> = norm_weight.to_f32().into_iter().map(f64::from).collect();
     let rows: Vec<_> = sequences.iter().flat_map(|s| s.twin.clone().map(move |row| (s, row))).collect();
     rows.into_par_iter().zip(out.data_mut().par_chunks_exact_mut(cols)).for_each(|((sequence, row), out)| {
         let weights = weights(arch, q.row(row), keys, sequence, row, shape);
-        means(arch, &weights, keys, sequence, row, shape.num_attention_heads, out);
+        context_means(&weights, keys.normalized, sequence, shape.num_attention_heads, out);
+        for head in out.chunks_exact_mut(norm_weight.len()) {
+            head.iter_mut().zip(&norm_weight).for_each(|(mean, weight)| *mean *= weight);
+        }
+        add_twin_rows(&weights, keys.twin_normed, sequence, row, shape.num_attention_heads, out);
     });
 }
 
 /// Attention weights of one twin row over its context and over the twin rows up to itself: `[H, tokens]`.
 fn weights(
     arch: Arch,
-    query: &[f32],
-    keys: &TwinKeys<'_, Mat<f32>>,
+    query: &[f64],
+    keys: &Keys<'_>,
     sequence: &Sequence,
     row: usize,
     shape: &AttentionShape,
-) -> Vec<f32> {
-    let (dim, scale) = (shape.head_dim, shape.scale as f32);
+) -> Vec<f64> {
+    let dim = shape.head_dim;
     let tokens = sequence.context.len() + row + 1 - sequence.twin.start;
     let mut weights = vec![0.0; shape.num_attention_heads * tokens];
     arch.dispatch(|| {
         for (head, weights) in weights.chunks_exact_mut(tokens).enumerate() {
             let query = &query[head * dim..(head + 1) * dim];
-            let shared = head / shape.group_size() * dim;
-            let context = sequence.context.clone().map(|i| keys.context_keys.row(i));
-            let own = (sequence.twin.start..row + 1).map(|i| keys.twin_keys.row(i));
-            for (weight, key) in weights.iter_mut().zip(context.chain(own)) {
-                *weight = dot(query, &key[shared..shared + dim]) * scale;
+            let shared = head / shape.group_size() * dim..head / shape.group_size() * dim + dim;
+            let (context, own) = weights.split_at_mut(sequence.context.len());
+            for (weight, row) in context.iter_mut().zip(sequence.context.clone()) {
+                *weight = dot(query, &keys.context_keys.row(row)[shared.clone()]);
             }
-            let inverse_sum = softmax(weights);
-            weights.iter_mut().for_each(|weight| *weight *= inverse_sum);
+            if let Some(difference) = keys.key_difference {
+                for (weight, row) in context.iter_mut().zip(sequence.context.clone()) {
+                    *weight += dot(query, &difference.row(row)[shared.clone()]);
+                }
+            }
+            for (weight, row) in own.iter_mut().zip(sequence.twin.clone()) {
+                *weight = dot(query, &keys.twin_keys.row(row)[shared.clone()]);
+            }
+            softmax(weights, shape.scale);
         }
     });
     weights
 }
 
-/// `out[head, ·] = Σ weights[head, token] normed[token, ·]`
-fn means(
-    arch: Arch,
-    weights: &[f32],
-    keys: &TwinKeys<'_, Mat<f32>>,
-    sequence: &Sequence,
-    row: usize,
-    heads: usize,
-    out: &mut [f32],
-) {
+/// Softmax of `scale · scores`.
+fn softmax(scores: &mut [f64], scale: f64) {
+    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let mut sum = 0.0;
+    for score in scores.iter_mut() {
+        *score = ((*score - largest) * scale).exp();
+        sum += *score;
+    }
+    scores.iter_mut().for_each(|score| *score /= sum);
+}
+
+/// `out[head, ·] = Σ weights[head, token] normalized[token, ·]` over the context.
+fn context_means(weights: &[f64], normalized: &Mat<f32>, sequence: &Sequence, heads: usize, out: &mut [f64]) {
     let context = sequence.context.clone();
-    let (hidden, tokens) = (keys.context_normed.cols, weights.len() / heads);
+    let (hidden, tokens) = (normalized.cols, weights.len() / heads);
     if context.is_empty() {
         out.fill(0.0);
     }
-    for tile in (0..context.len()).step_by(KEY_TILE) {
-        let tile_tokens = KEY_TILE.min(context.len() - tile);
-        // SAFETY: the operands are this tile's rows of the context, its columns of the weights, and `out`.
-        unsafe {
-            gemm::gemm(
-                hidden,
-                heads,
-                tile_tokens,
-                out.as_mut_ptr(),
-                hidden as isize,
-                1,
-                tile > 0,
-                keys.context_normed.row(context.start + tile).as_ptr(),
-                hidden as isize,
-                1,
-                weights[tile..].as_ptr(),
-                tokens as isize,
-                1,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
-        }
-    }
-    arch.dispatch(|| {
-        for (own, twin_row) in (sequence.twin.start..row + 1).enumerate() {
-            let normed = keys.twin_normed.row(twin_row);
-            for (head, out) in out.chunks_exact_mut(hidden).enumerate() {
-                let weight = weights[head * tokens + context.len() + own];
-                out.iter_mut().zip(normed).for_each(|(to, v)| *to += weight * v);
+    WIDENED.with_borrow_mut(|widened| {
+        for tile in (0..context.len()).step_by(TILE) {
+            let rows = TILE.min(context.len() - tile);
+            widened.clear();
+            for row in context.start + tile..context.start + tile + rows {
+                widened.extend(normalized.row(row).iter().map(|v| f64::from(*v)));
+            }
+            // SAFETY: the operands are the tile just widened, its columns of the weights, and `out`.
+            unsafe {
+                gemm::gemm(
+                    hidden,
+                    heads,
+                    rows,
+                    out.as_mut_ptr(),
+                    hidden as isize,
+                    1,
+                    tile > 0,
+                    widened.as_ptr(),
+                    hidden as isize,
+                    1,
+                    weights[tile..].as_ptr(),
+                    tokens as isize,
+                    1,
+                    1.0,
+                    1.0,
+                    false,
+                    false,
+                    false,
+                    gemm::Parallelism::None,
+                );
             }
         }
     });
+}
+
+/// Adds the twin rows' part of the means.
+fn add_twin_rows(
+    weights: &[f64],
+    twin_normed: &Mat<f64>,
+    sequence: &Sequence,
+    row: usize,
+    heads: usize,
+    out: &mut [f64],
+) {
+    let (hidden, tokens) = (twin_normed.cols, weights.len() / heads);
+    for (own, twin_row) in (sequence.twin.start..row + 1).enumerate() {
+        for (head, out) in out.chunks_exact_mut(hidden).enumerate() {
+            let weight = weights[head * tokens + sequence.context.len() + own];
+            out.iter_mut().zip(twin_normed.row(twin_row)).for_each(|(to, v)| *to += weight * v);
+        }
+    }
+}
+
+/// The running sums P and F of the twin rows.
+#[derive(Debug)]
+pub struct Sums {
+    p: Mat<f64>,
+    f: Mat<f64>,
+}
+
+impl Sums {
+    pub fn new(rows: usize, cols: usize) -> Self {
+        Self { p: Mat::zeros(rows, cols), f: Mat::zeros(rows, cols) }
+    }
+
+    /// See [`Backend::contribution`](crate::backend::Backend::contribution).
+    pub fn contribution(
+        &mut self,
+        f_pt: Option<&Mat<f64>>,
+        f_ft: &Mat<f64>,
+        x: &mut Mat<f64>,
+    ) -> Vec<RunningL1> {
+        let cols = x.cols;
+        let sums =
+            self.p.data_mut().par_chunks_exact_mut(cols).zip(self.f.data_mut().par_chunks_exact_mut(cols));
+        sums.zip(x.data_mut().par_chunks_exact_mut(cols))
+            .enumerate()
+            .map(|(row, ((p, f), x))| {
+                let tuned = f_ft.row(row);
+                let base = f_pt.map_or(tuned, |f_pt| f_pt.row(row));
+                let mut l1 = RunningL1::default();
+                for col in 0..cols {
+                    p[col] += base[col];
+                    f[col] += tuned[col] - base[col];
+                    x[col] += tuned[col];
+                    l1.ptc += p[col].abs();
+                    l1.ftc += f[col].abs();
+                }
+                l1
+            })
+            .collect()
+    }
 }

@@ -1,7 +1,11 @@
 //! What every operation means: plain loops in f64, to be read. Slow.
 
-use super::{AttentionShape, Backend, Linear, Mat, Rows, RunningL1, Sequence, TwinKeys};
-use crate::{model::Activation, tensor::Tensor, twin::Branch};
+use super::{Attended, AttentionShape, Backend, Linear, Mat, Rows, RunningL1, Sequence};
+use crate::{
+    model::Activation,
+    tensor::Tensor,
+    twin::{Branch, Twin},
+};
 
 /// The reference backend.
 #[derive(Debug, Clone, Copy, Default)]
@@ -13,7 +17,7 @@ impl Backend for Reference {
     /// P and F.
     type Sums = (Mat<f64>, Mat<f64>);
 
-    fn zeros(&self, rows: usize, cols: usize) -> Mat<f64> {
+    fn zeros(&self, _kind: Rows, rows: usize, cols: usize) -> Mat<f64> {
         Mat::zeros(rows, cols)
     }
 
@@ -39,12 +43,20 @@ impl Backend for Reference {
         }
     }
 
-    fn norm(&self, x: &Mat<f64>, weight: &Mat<f64>, eps: f64, out: &mut Mat<f64>) {
+    fn normalize(&self, x: &Mat<f64>, eps: f64, out: &mut Mat<f64>) {
         for row in 0..x.rows {
             let mean_square = x.row(row).iter().map(|v| v * v).sum::<f64>() / x.cols as f64;
             let scale = 1.0 / (mean_square + eps).sqrt();
-            for ((to, v), w) in out.row_mut(row).iter_mut().zip(x.row(row)).zip(weight.data()) {
-                *to = w * (v * scale);
+            for (to, v) in out.row_mut(row).iter_mut().zip(x.row(row)) {
+                *to = v * scale;
+            }
+        }
+    }
+
+    fn scale(&self, a: &Mat<f64>, weight: &Mat<f64>, out: &mut Mat<f64>) {
+        for row in 0..a.rows {
+            for ((to, v), w) in out.row_mut(row).iter_mut().zip(a.row(row)).zip(weight.data()) {
+                *to = w * v;
             }
         }
     }
@@ -128,31 +140,56 @@ impl Backend for Reference {
         }
     }
 
+    fn key_difference(
+        &self,
+        normalized: &Mat<f64>,
+        norm_weight: Twin<&Mat<f64>>,
+        key: Twin<&Linear<Mat<f64>>>,
+        out: &mut Mat<f64>,
+    ) {
+        let mut normed = Twin::new(normalized.clone(), normalized.clone());
+        self.scale(normalized, norm_weight.pt, &mut normed.pt);
+        self.scale(normalized, norm_weight.ft, &mut normed.ft);
+        for row in 0..normalized.rows {
+            for (col, to) in out.row_mut(row).iter_mut().enumerate() {
+                *to = product(normed.pt.row(row), key.pt, col) - product(normed.ft.row(row), key.ft, col);
+            }
+        }
+    }
+
     fn twin_attend(
         &self,
         q: &Mat<f64>,
-        keys: &TwinKeys<'_, Mat<f64>>,
+        attended: &Attended<'_, Mat<f64>, Mat<f64>>,
         sequences: &[Sequence],
         shape: &AttentionShape,
         out: &mut Mat<f64>,
     ) {
-        let (dim, hidden) = (shape.head_dim, keys.context_normed.cols);
+        let (dim, hidden) = (shape.head_dim, attended.normalized.cols);
+        let first = sequences.first().map_or(0, |sequence| sequence.twin.start);
+        let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
+        let scaled =
+            |a: &[f64]| a.iter().zip(attended.norm_weight.data()).map(|(a, w)| a * w).collect::<Vec<_>>();
         for sequence in sequences {
             for row in sequence.twin.clone() {
                 let context = sequence.context.clone();
                 let own = sequence.twin.start..row + 1;
-                let normed: Vec<_> = (context.clone().map(|i| keys.context_normed.row(i).to_vec()))
-                    .chain(own.clone().map(|i| keys.twin_normed.row(i).to_vec()))
+                let normed: Vec<_> = (context.clone().map(|i| scaled(attended.normalized.row(i))))
+                    .chain(own.clone().map(|i| attended.twin_normed.row(i).to_vec()))
                     .collect();
+                let context_key = |i: usize| match attended.key_difference {
+                    Some(difference) => sum(attended.context_keys.row(i), difference.row(i)),
+                    None => attended.context_keys.row(i).to_vec(),
+                };
                 for head in 0..shape.num_attention_heads {
                     let query = &q.row(row)[head * dim..(head + 1) * dim];
                     let shared = (head / shape.group_size()) * dim;
                     let score = |key: &[f64]| dot(query, &key[shared..shared + dim]) * shape.scale;
                     let weights = softmax(
-                        (context.clone().map(|i| score(keys.context_keys.row(i))))
-                            .chain(own.clone().map(|i| score(keys.twin_keys.row(i)))),
+                        (context.clone().map(|i| score(&context_key(i))))
+                            .chain(own.clone().map(|i| score(attended.twin_keys.row(i)))),
                     );
-                    out.row_mut(row)[head * hidden..(head + 1) * hidden]
+                    out.row_mut(row - first)[head * hidden..(head + 1) * hidden]
                         .copy_from_slice(&mean(&weights, &normed, hidden));
                 }
             }
@@ -164,6 +201,7 @@ impl Backend for Reference {
         means: &Mat<f64>,
         value: &Linear<Mat<f64>>,
         shape: &AttentionShape,
+        first: usize,
         out: &mut Mat<f64>,
     ) {
         let (dim, hidden) = (shape.head_dim, value.weight.cols);
@@ -172,7 +210,7 @@ impl Backend for Reference {
                 let own = &means.row(row)[head * hidden..(head + 1) * hidden];
                 let shared = (head / shape.group_size()) * dim;
                 for i in 0..dim {
-                    out.row_mut(row)[head * dim + i] = product(own, value, shared + i);
+                    out.row_mut(first + row)[head * dim + i] = product(own, value, shared + i);
                 }
             }
         }

@@ -1,0 +1,113 @@
+//! The two element types of the CPU backend: f32 for context rows, f64 for twin rows.
+
+use super::elementwise::vector_exp;
+use crate::tensor::Tensor;
+use std::cell::RefCell;
+
+/// Buffers that a thread keeps between blocks of a product.
+#[derive(Default)]
+pub struct Scratch<T> {
+    pub weights: Vec<T>,
+    pub rows: Vec<T>,
+    pub tile: Vec<T>,
+    pub second_tile: Vec<T>,
+}
+
+thread_local! {
+    static SCRATCH_F32: RefCell<Scratch<f32>> = RefCell::default();
+    static SCRATCH_F64: RefCell<Scratch<f64>> = RefCell::default();
+    static NARROW: RefCell<Vec<f32>> = RefCell::default();
+}
+
+/// A floating-point type that rows are computed in.
+pub trait Element:
+    Copy
+    + Default
+    + Send
+    + Sync
+    + PartialEq
+    + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<Output = Self>
+    + std::ops::Div<Output = Self>
+    + std::ops::Neg<Output = Self>
+    + std::ops::AddAssign
+    + 'static
+{
+    const ONE: Self;
+
+    /// Rounds to the type.
+    fn of(value: f64) -> Self;
+
+    /// Exact.
+    fn wide(self) -> f64;
+
+    /// `e^x`, as exact as the type is for.
+    fn exp(self) -> Self;
+
+    /// Widens a weight into the front of `out`.
+    fn widen(tensor: &Tensor<'_>, out: &mut [Self]);
+
+    /// Lends this thread's buffers. Not to be nested.
+    fn with_scratch<R>(work: impl FnOnce(&mut Scratch<Self>) -> R) -> R;
+}
+
+impl Element for f32 {
+    const ONE: Self = 1.0;
+
+    #[inline(always)]
+    fn of(value: f64) -> Self {
+        value as f32
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+
+    #[inline(always)]
+    fn exp(self) -> Self {
+        vector_exp(self)
+    }
+
+    #[inline(always)]
+    fn widen(tensor: &Tensor<'_>, out: &mut [f32]) {
+        tensor.widen_into(out);
+    }
+
+    fn with_scratch<R>(work: impl FnOnce(&mut Scratch<f32>) -> R) -> R {
+        SCRATCH_F32.with_borrow_mut(work)
+    }
+}
+
+impl Element for f64 {
+    const ONE: Self = 1.0;
+
+    #[inline(always)]
+    fn of(value: f64) -> Self {
+        value
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self
+    }
+
+    #[inline(always)]
+    fn exp(self) -> Self {
+        f64::exp(self)
+    }
+
+    #[inline(always)]
+    fn widen(tensor: &Tensor<'_>, out: &mut [f64]) {
+        NARROW.with_borrow_mut(|narrow| {
+            narrow.resize(tensor.rows * tensor.cols, 0.0);
+            tensor.widen_into(narrow);
+            out.iter_mut().zip(&*narrow).for_each(|(to, from)| *to = f64::from(*from));
+        });
+    }
+
+    fn with_scratch<R>(work: impl FnOnce(&mut Scratch<f64>) -> R) -> R {
+        SCRATCH_F64.with_borrow_mut(work)
+    }
+}

@@ -1,0 +1,257 @@
+//! Content → token ids.
+
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use chrono::NaiveDate;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokenizers::Tokenizer;
+
+use super::{
+    row::{Content, RowError, RowErrorKind},
+    source::hex,
+    template::ChatTemplate,
+    tokenizer_files::TokenizerFiles,
+};
+use crate::error::{Error, Result};
+
+/// How rows become token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncoderOptions {
+    /// A plain prompt is one user message for the chat template.
+    pub apply_chat_template: bool,
+    /// The first message, with role system, of conversations that have no system message of their own.
+    pub system_instruction: Option<String>,
+    /// The day that the chat template's `strftime_now` tells.
+    pub template_date: NaiveDate,
+    pub on_overlength: Overlength,
+}
+
+/// What becomes of a row with more tokens than the model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Overlength {
+    /// It becomes an error row.
+    #[default]
+    ErrorRow,
+    /// Its last tokens are kept.
+    TruncateLeft,
+    /// Its first tokens are kept.
+    TruncateRight,
+}
+
+/// The token ids of a row, at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    pub token_ids: Vec<u32>,
+    /// Tokens were left out, as [`Overlength`] says.
+    pub truncated: bool,
+}
+
+/// The tuned model's tokenizer and chat template. Threads may share one.
+pub struct Encoder {
+    dir: PathBuf,
+    tokenizer: Option<Tokenizer>,
+    tokenizer_sha256: Option<String>,
+    has_other_tokenizer: bool,
+    template: Option<ChatTemplate>,
+    /// The id of `bos_token`, to find a doubled one.
+    bos_id: Option<u32>,
+    told_double_bos: AtomicBool,
+    warnings: Mutex<Vec<String>>,
+    vocab_size: usize,
+    max_length: usize,
+    options: EncoderOptions,
+}
+
+impl Encoder {
+    /// Reads tokenizer and chat template of the checkpoint `dir`. Without a `tokenizer.json` only token ids can be encoded.
+    ///
+    /// `vocab_size` is the number of rows of the embedding, `max_length` the most tokens that a row may have.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) where a file is there but broken; it is named.
+    pub fn open(dir: &Path, vocab_size: usize, max_length: usize, options: EncoderOptions) -> Result<Self> {
+        let files = TokenizerFiles::read(dir)?;
+        let template = match &files.template {
+            Some(source) => Some(ChatTemplate::new(source, &files.special_tokens, options.template_date)?),
+            None => None,
+        };
+        let (tokenizer, tokenizer_sha256) = match &files.tokenizer {
+            Some((path, bytes)) => (Some(load(path, bytes)?), Some(hex(&Sha256::digest(bytes)))),
+            None => (None, None),
+        };
+        let bos = files.special_tokens.get("bos_token");
+        let bos_id = bos.and_then(|bos| tokenizer.as_ref()?.token_to_id(bos));
+        Ok(Self {
+            dir: dir.to_owned(),
+            tokenizer,
+            tokenizer_sha256,
+            has_other_tokenizer: files.has_other_tokenizer,
+            template,
+            bos_id,
+            told_double_bos: AtomicBool::new(false),
+            warnings: Mutex::default(),
+            vocab_size,
+            max_length,
+            options,
+        })
+    }
+
+    /// The token ids of a row.
+    ///
+    /// # Errors
+    /// What is wrong with this row; other rows are not affected.
+    pub fn encode(&self, content: &Content) -> Result<Encoded, RowError> {
+        let ids = match content {
+            Content::TokenIds(ids) => Cow::Borrowed(ids.as_slice()),
+            Content::Messages(messages) => Cow::Owned(self.encode_messages(messages)?),
+            Content::Prompt(text) if self.options.apply_chat_template => {
+                Cow::Owned(self.encode_messages(&[json!({"role": "user", "content": text})])?)
+            }
+            Content::Prompt(text) => Cow::Owned(self.encode_text(text)?),
+        };
+        if ids.is_empty() {
+            return Err(RowError::new(RowErrorKind::EmptyPrompt, "the prompt has no tokens"));
+        }
+        self.check_range(&ids)?;
+        self.fit(&ids)
+    }
+
+    /// SHA-256 of `tokenizer.json`, in hexadecimal.
+    pub fn tokenizer_sha256(&self) -> Option<&str> {
+        self.tokenizer_sha256.as_deref()
+    }
+
+    /// SHA-256 of the chat template's source, in hexadecimal.
+    pub fn template_sha256(&self) -> Option<&str> {
+        self.template.as_ref().map(ChatTemplate::source_sha256)
+    }
+
+    /// Whether what is scored may depend on [`EncoderOptions::template_date`].
+    pub fn uses_date(&self) -> bool {
+        self.template.as_ref().is_some_and(ChatTemplate::uses_date)
+    }
+
+    /// What the user should be told about the rows encoded since the last call.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// A plain prompt gets the tokenizer's special tokens.
+    fn encode_text(&self, text: &str) -> Result<Vec<u32>, RowError> {
+        let ids = self.tokenize(text, true)?;
+        if let (Some(bos), [first, second, ..]) = (self.bos_id, ids.as_slice())
+            && bos == *first
+            && bos == *second
+            && !self.told_double_bos.swap(true, Ordering::Relaxed)
+        {
+            let warning = "a plain prompt begins with the text of bos_token, and the tokenizer adds another: two in a row. \
+                           If it is a rendered chat template, give `messages` instead, or `token_ids`";
+            self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(warning.to_owned());
+        }
+        Ok(ids)
+    }
+
+    /// What the template renders holds its special tokens already: the tokenizer adds none.
+    fn encode_messages(&self, messages: &[Value]) -> Result<Vec<u32>, RowError> {
+        let template = self.template.as_ref().ok_or_else(|| {
+            let message = format!(
+                "messages need a chat template, and {} has none (chat_template.jinja, or chat_template in tokenizer_config.json)",
+                self.dir.display()
+            );
+            RowError::new(RowErrorKind::TemplateError, message)
+        })?;
+        let system = self
+            .options
+            .system_instruction
+            .as_ref()
+            .filter(|_| messages.iter().all(|m| m["role"] != "system"));
+        let system = system.map(|text| json!({"role": "system", "content": text}));
+        let messages: Vec<Value> = system.iter().chain(messages).map(without_nulls).collect();
+        let text = template.render(&messages, None, true)?;
+        self.tokenize(&text, false)
+    }
+
+    fn tokenize(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, RowError> {
+        let Some(tokenizer) = &self.tokenizer else {
+            let dir = self.dir.display();
+            let what = if self.has_other_tokenizer {
+                format!(
+                    "{dir} has a tokenizer but no tokenizer.json; transformers makes one: \
+                     AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+                )
+            } else {
+                format!("{dir} has no tokenizer.json, so only token_ids can be scored")
+            };
+            return Err(RowError::new(RowErrorKind::NoTokenizer, what));
+        };
+        let encoding = tokenizer.encode_fast(text, add_special_tokens).map_err(|error| {
+            RowError::new(RowErrorKind::TokenizerError, format!("the tokenizer fails: {error}"))
+        })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn check_range(&self, ids: &[u32]) -> Result<(), RowError> {
+        match ids.iter().position(|&id| id as usize >= self.vocab_size) {
+            None => Ok(()),
+            Some(index) => {
+                let message = format!(
+                    "token {index} has id {}, but the model's vocabulary has {} (0 to {})",
+                    ids[index],
+                    self.vocab_size,
+                    self.vocab_size.saturating_sub(1)
+                );
+                Err(RowError::new(RowErrorKind::TokenOutOfRange, message))
+            }
+        }
+    }
+
+    fn fit(&self, ids: &[u32]) -> Result<Encoded, RowError> {
+        let (length, most) = (ids.len(), self.max_length);
+        if length <= most {
+            return Ok(Encoded { token_ids: ids.to_vec(), truncated: false });
+        }
+        let kept = match self.options.on_overlength {
+            Overlength::ErrorRow => {
+                let message = format!("the prompt has {length} tokens, but the model takes at most {most}");
+                return Err(RowError::new(RowErrorKind::TooLong, message));
+            }
+            Overlength::TruncateLeft => &ids[length - most..],
+            Overlength::TruncateRight => &ids[..most],
+        };
+        Ok(Encoded { token_ids: kept.to_vec(), truncated: true })
+    }
+}
+
+/// A message without the fields that are null, as `apply_chat_template` hands it to the template (transformers 5): APIs write
+/// `"tool_calls": null`, and many templates only ask whether the field is there.
+fn without_nulls(message: &Value) -> Value {
+    match message {
+        Value::Object(fields) => Value::Object(
+            fields
+                .iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+        ),
+        other => other.clone(),
+    }
+}
+
+/// The tokenizer without its own truncation and padding, which would change a prompt unseen.
+fn load(path: &Path, bytes: &[u8]) -> Result<Tokenizer> {
+    let broken = |error: tokenizers::Error| {
+        Error::checkpoint(format!("{} is not a tokenizer that can be read: {error}", path.display()))
+    };
+    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(broken)?;
+    tokenizer.with_truncation(None).map_err(broken)?;
+    tokenizer.with_padding(None);
+    Ok(tokenizer)
+}

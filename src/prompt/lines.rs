@@ -1,0 +1,177 @@
+//! The lines of all inputs, one after the other.
+
+use std::{
+    collections::HashSet,
+    io::{BufRead, BufReader, Read},
+    sync::Arc,
+};
+
+use super::{
+    ids::Ids,
+    parse::{KNOWN_FIELDS, Row},
+    row::{Line, RowError, RowErrorKind},
+    source::{Format, Input},
+};
+use crate::error::Result;
+
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Longer lines are not read into memory but become error rows. The longest contexts are a few MB of text.
+const MAX_LINE_BYTES: usize = 64 << 20;
+
+/// So many unknown fields are told by name; a file whose keys are data would otherwise fill screen and memory.
+const MAX_TOLD_FIELDS: usize = 20;
+
+/// A line of such bytes only is blank.
+pub(super) fn is_blank_byte(byte: u8) -> bool {
+    byte.is_ascii_whitespace()
+}
+
+/// Iterator over the lines of a [`Source`](super::Source), blank ones left out.
+///
+/// Holds one line and, of all lines before, a hash of each id that was given. An `Err` means that reading failed; nothing follows.
+pub struct Lines {
+    inputs: Arc<[Input]>,
+    /// The input being read; `inputs.len()` at the end.
+    current: usize,
+    reader: Option<BufReader<Box<dyn Read + Send>>>,
+    /// Lines read of all inputs.
+    number: u64,
+    /// `number` before the first line of each input begun so far.
+    starts: Vec<u64>,
+    buffer: Vec<u8>,
+    ids: Ids,
+    told: HashSet<String>,
+    warnings: Vec<String>,
+}
+
+impl Lines {
+    pub(super) fn new(inputs: Arc<[Input]>) -> Self {
+        Self {
+            inputs,
+            current: 0,
+            reader: None,
+            number: 0,
+            starts: Vec::new(),
+            buffer: Vec::new(),
+            ids: Ids::default(),
+            told: HashSet::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// What the user should be told about the lines yielded since the last call: each unknown field once, where it came first.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// Reads up to the next line ending of any input into `buffer`. `false`: there is none left.
+    fn read_line(&mut self) -> Result<bool> {
+        while let Some(input) = self.inputs.get(self.current) {
+            if self.reader.is_none() {
+                self.reader = Some(BufReader::with_capacity(1 << 16, input.reader()?));
+                self.starts.push(self.number);
+            }
+            let Some(reader) = &mut self.reader else { unreachable!("just opened") };
+            self.buffer.clear();
+            let length = reader
+                .take(MAX_LINE_BYTES as u64 + 1)
+                .read_until(b'\n', &mut self.buffer)
+                .map_err(|error| input.read_error(&error))?;
+            if length == 0 {
+                self.reader = None;
+                self.current += 1;
+                continue;
+            }
+            if length > MAX_LINE_BYTES && self.buffer.last() != Some(&b'\n') {
+                reader.skip_until(b'\n').map_err(|error| input.read_error(&error))?;
+            }
+            self.number += 1;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// The line in `buffer`, as a row.
+    fn row(&self) -> Row {
+        if self.buffer.len() > MAX_LINE_BYTES {
+            let limit = MAX_LINE_BYTES >> 20;
+            return Row::bad(RowError::invalid(format!("the line is longer than {limit} MiB")));
+        }
+        let line = match std::str::from_utf8(self.text()) {
+            Ok(line) => line,
+            Err(error) => {
+                let message = format!("not valid UTF-8 at byte {}", error.valid_up_to() + 1);
+                return Row::bad(RowError::new(RowErrorKind::InvalidUtf8, message));
+            }
+        };
+        match self.inputs[self.current].format {
+            Format::Jsonl => Row::parse(line),
+            Format::Text => Row::prompt(line),
+        }
+    }
+
+    /// The line in `buffer` without line ending and byte order mark.
+    fn text(&self) -> &[u8] {
+        let is_first = self.starts.last() == Some(&(self.number - 1));
+        let line = self.buffer.as_slice();
+        let line = line.strip_prefix(BYTE_ORDER_MARK).filter(|_| is_first).unwrap_or(line);
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        line.strip_suffix(b"\r").unwrap_or(line)
+    }
+
+    fn line(&mut self) -> Line {
+        let number = self.number;
+        let Row { id, label, meta, content, unknown } = self.row();
+        for field in unknown {
+            self.tell_unknown(field);
+        }
+        let earlier = self.ids.claim(id.as_ref(), number);
+        let id = id.unwrap_or_else(|| number.into());
+        let content = match (content, earlier) {
+            (Ok(_), Some(earlier)) => {
+                let message = format!("id {id} was used before, at {}", self.place(earlier));
+                Err(RowError::new(RowErrorKind::DuplicateId, message))
+            }
+            (content, _) => content,
+        };
+        let content = content.map_err(|error| error.at(self.place(number)));
+        Line { number, id, label, meta, content }
+    }
+
+    fn tell_unknown(&mut self, field: String) {
+        if self.told.len() == MAX_TOLD_FIELDS || self.told.contains(&field) {
+            return;
+        }
+        let place = self.place(self.number);
+        self.warnings.push(format!("{place}: unknown field {field:?} is ignored (a row has {KNOWN_FIELDS})"));
+        self.told.insert(field);
+        if self.told.len() == MAX_TOLD_FIELDS {
+            self.warnings.push(format!("{place}: further unknown fields are ignored and not told"));
+        }
+    }
+
+    /// Where the line `number` of all inputs together is: `file:line`.
+    fn place(&self, number: u64) -> String {
+        let input = self.starts.partition_point(|&start| start < number) - 1;
+        format!("{}:{}", self.inputs[input].name, number - self.starts[input])
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Result<Line>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.read_line() {
+                Ok(false) => return None,
+                Ok(true) if self.text().iter().copied().all(is_blank_byte) => {}
+                Ok(true) => return Some(Ok(self.line())),
+                Err(error) => {
+                    self.current = self.inputs.len();
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}

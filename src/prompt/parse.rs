@@ -1,0 +1,195 @@
+//! One line of JSONL → the fields of a row.
+
+use serde_json::{Map, Value};
+
+use super::row::{Content, RowError, RowErrorKind};
+
+/// What a JSON line says, before its id is compared with the others'.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub id: Option<Value>,
+    pub label: Option<Value>,
+    pub meta: Option<Value>,
+    pub content: Result<Content, RowError>,
+    /// The fields that mean nothing here, in the order of the line.
+    pub unknown: Vec<String>,
+}
+
+/// The fields a row may have, for the message about one that it may not.
+pub(super) const KNOWN_FIELDS: &str =
+    "id (or custom_id), prompt, messages, token_ids (or prompt_token_ids), label, meta";
+
+impl Row {
+    /// A row of which nothing is known but its error.
+    pub fn bad(error: RowError) -> Self {
+        Self { id: None, label: None, meta: None, content: Err(error), unknown: Vec::new() }
+    }
+
+    /// Reads one line without its line ending. Never fails as a whole: what is wrong is the row's content.
+    ///
+    /// JSON nested deeper than 128 is refused (by `serde_json`), so no row can exhaust the stack here or later.
+    pub fn parse(line: &str) -> Self {
+        match serde_json::from_str(line) {
+            Ok(Value::Object(fields)) => Self::from_fields(fields),
+            Ok(other) => {
+                let hint = if other.is_array() { ARRAY_HINT } else { "" };
+                Self::bad(RowError::invalid(format!(
+                    "expected a JSON object, found {}{hint}",
+                    kind_of(&other)
+                )))
+            }
+            Err(error) => Self::bad(not_json(line, &error)),
+        }
+    }
+
+    /// A line of a text file.
+    pub fn prompt(line: &str) -> Self {
+        Self {
+            id: None,
+            label: None,
+            meta: None,
+            content: Ok(Content::Prompt(line.to_owned())),
+            unknown: Vec::new(),
+        }
+    }
+
+    fn from_fields(mut fields: Map<String, Value>) -> Self {
+        let id = take_id(&mut fields);
+        let label = fields.shift_remove("label");
+        let meta = fields.shift_remove("meta");
+        let content = take_content(&mut fields);
+        let unknown = fields.into_iter().map(|(name, _)| name).collect();
+        match id {
+            Ok(id) => Self { id, label, meta, content, unknown },
+            Err(error) => Self { id: None, label, meta, content: Err(error), unknown },
+        }
+    }
+}
+
+const ARRAY_HINT: &str = " (is this one JSON array? `jq -c '.[]'` makes lines of it)";
+
+fn not_json(line: &str, error: &serde_json::Error) -> RowError {
+    // The error's own position is in this line, so its "line 1" would only mislead.
+    let text = error.to_string();
+    let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
+    let hint = if line.trim_start().starts_with('[') { ARRAY_HINT } else { "" };
+    let message = format!("not valid JSON at column {}: {reason}{hint}", error.column());
+    RowError::new(RowErrorKind::InvalidJson, message)
+}
+
+/// What a JSON value is, for messages.
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(number) if number.is_f64() => "a number with a fraction or out of range",
+        Value::Number(_) => "an integer",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Removes the field `name`, which may be called `alias` too, and gives the name used. Null counts as absent: writers of tables
+/// fill every column of every row.
+fn take(fields: &mut Map<String, Value>, name: &'static str, alias: &'static str) -> Result<Field, RowError> {
+    let by = |fields: &mut Map<String, Value>, name| {
+        fields.shift_remove(name).filter(|value| !value.is_null()).map(|value| (name, value))
+    };
+    match (by(fields, name), by(fields, alias)) {
+        (Some(_), Some(_)) => {
+            Err(RowError::invalid(format!("both {name} and {alias} are given, which mean the same")))
+        }
+        (first, second) => Ok(first.or(second)),
+    }
+}
+
+type Field = Option<(&'static str, Value)>;
+
+fn take_id(fields: &mut Map<String, Value>) -> Result<Option<Value>, RowError> {
+    match take(fields, "id", "custom_id")? {
+        None => Ok(None),
+        Some((_, id)) if id.is_string() || id.is_i64() || id.is_u64() => Ok(Some(id)),
+        Some((name, other)) => Err(RowError::invalid(format!(
+            "{name} must be a string or an integer, found {}",
+            kind_of(&other)
+        ))),
+    }
+}
+
+fn take_content(fields: &mut Map<String, Value>) -> Result<Content, RowError> {
+    let given = [
+        take(fields, "prompt", "prompt")?,
+        take(fields, "messages", "messages")?,
+        take(fields, "token_ids", "prompt_token_ids")?,
+    ];
+    let names: Vec<&str> = given.iter().flatten().map(|(name, _)| *name).collect();
+    if names.len() > 1 {
+        let names = names.join(" and ");
+        return Err(RowError::invalid(format!(
+            "{names} are given, but a row has one of prompt, messages and token_ids"
+        )));
+    }
+    match given {
+        [Some((_, prompt)), _, _] => prompt_of(prompt),
+        [_, Some((_, messages)), _] => messages_of(messages),
+        [_, _, Some((name, ids))] => token_ids_of(name, ids),
+        [None, None, None] => Err(RowError::invalid("none of prompt, messages and token_ids is given")),
+    }
+}
+
+fn prompt_of(prompt: Value) -> Result<Content, RowError> {
+    match prompt {
+        Value::String(text) if text.is_empty() => {
+            Err(RowError::new(RowErrorKind::EmptyPrompt, "prompt is an empty string"))
+        }
+        Value::String(text) => Ok(Content::Prompt(text)),
+        other => Err(RowError::invalid(format!("prompt must be a string, found {}", kind_of(&other)))),
+    }
+}
+
+fn messages_of(messages: Value) -> Result<Content, RowError> {
+    let Value::Array(messages) = messages else {
+        return Err(RowError::invalid(format!("messages must be an array, found {}", kind_of(&messages))));
+    };
+    if messages.is_empty() {
+        return Err(RowError::new(RowErrorKind::EmptyPrompt, "messages is an empty array"));
+    }
+    for (index, message) in messages.iter().enumerate() {
+        let wrong = |field: &str, expected: &str, found: Option<&Value>| {
+            let found = found.map_or("nothing", kind_of);
+            Err(RowError::invalid(format!("messages[{index}]{field} must be {expected}, found {found}")))
+        };
+        let Value::Object(fields) = message else {
+            return wrong("", "an object with role and content", Some(message));
+        };
+        match fields.get("role") {
+            Some(Value::String(_)) => {}
+            other => return wrong(".role", "a string", other),
+        }
+        match fields.get("content") {
+            None | Some(Value::Null | Value::String(_) | Value::Array(_)) => {}
+            other => return wrong(".content", "a string, null or an array of parts", other),
+        }
+    }
+    Ok(Content::Messages(messages))
+}
+
+fn token_ids_of(name: &str, ids: Value) -> Result<Content, RowError> {
+    let Value::Array(ids) = ids else {
+        return Err(RowError::invalid(format!("{name} must be an array, found {}", kind_of(&ids))));
+    };
+    if ids.is_empty() {
+        return Err(RowError::new(RowErrorKind::EmptyPrompt, format!("{name} is an empty array")));
+    }
+    let id_of = |(index, id): (usize, &Value)| {
+        id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+            let found = if id.is_number() { id.to_string() } else { kind_of(id).to_owned() };
+            RowError::invalid(format!(
+                "{name}[{index}] must be an integer from 0 to {}, found {found}",
+                u32::MAX
+            ))
+        })
+    };
+    ids.iter().enumerate().map(id_of).collect::<Result<_, _>>().map(Content::TokenIds)
+}

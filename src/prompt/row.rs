@@ -1,0 +1,105 @@
+//! One line of input as a value, and what can be wrong with it.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// What a row asks to be scored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// Text that is encoded as it is, or as one user message under [`EncoderOptions`](super::EncoderOptions).
+    Prompt(String),
+    /// A conversation: objects with a string `role`, kept whole for the chat template.
+    Messages(Vec<Value>),
+    /// Token ids that are scored as they are: no tokenizer, no special tokens.
+    TokenIds(Vec<u32>),
+}
+
+/// One line of input, good or bad: what the output needs in both cases.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    /// 1-based, over all inputs together; blank lines count.
+    pub number: u64,
+    /// A string or an integer as given, else `number`.
+    pub id: Value,
+    /// Any JSON, handed through to the output.
+    pub label: Option<Value>,
+    /// Any JSON, handed through to the output.
+    pub meta: Option<Value>,
+    pub content: Result<Content, RowError>,
+}
+
+/// Why a row cannot be scored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowError {
+    pub kind: RowErrorKind,
+    /// For people: names what is wrong and where, and what was expected.
+    pub message: String,
+}
+
+/// The stable name of a row's error, for programs that read the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RowErrorKind {
+    /// The line is not JSON.
+    InvalidJson,
+    /// The line is not UTF-8.
+    InvalidUtf8,
+    /// The line is JSON but not a row: wrong types, or none or several of `prompt`, `messages` and `token_ids`.
+    InvalidRow,
+    /// An earlier line has the same id.
+    DuplicateId,
+    /// There is nothing to score.
+    EmptyPrompt,
+    /// The chat template is missing, or does not take these messages.
+    TemplateError,
+    /// The tokenizer failed on this text.
+    TokenizerError,
+    /// The row is text and the checkpoint has no tokenizer.
+    NoTokenizer,
+    /// A token id that the model has no embedding for.
+    TokenOutOfRange,
+    /// More tokens than the model takes.
+    TooLong,
+}
+
+impl RowErrorKind {
+    /// The name in the output's `error.type`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidJson => "invalid_json",
+            Self::InvalidUtf8 => "invalid_utf8",
+            Self::InvalidRow => "invalid_row",
+            Self::DuplicateId => "duplicate_id",
+            Self::EmptyPrompt => "empty_prompt",
+            Self::TemplateError => "template_error",
+            Self::TokenizerError => "tokenizer_error",
+            Self::NoTokenizer => "no_tokenizer",
+            Self::TokenOutOfRange => "token_out_of_range",
+            Self::TooLong => "too_long",
+        }
+    }
+}
+
+impl RowError {
+    pub fn new(kind: RowErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(RowErrorKind::InvalidRow, message)
+    }
+
+    /// The same error, said to be at `place`.
+    pub(super) fn at(mut self, place: impl fmt::Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+}
+
+impl fmt::Display for RowError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind.as_str(), self.message)
+    }
+}
+
+impl std::error::Error for RowError {}

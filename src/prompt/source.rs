@@ -1,0 +1,218 @@
+//! Where rows come from: files and standard input, opened once, read as often as needed.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::lines::{BYTE_ORDER_MARK, Lines, is_blank_byte};
+use crate::error::{Error, Result};
+
+/// The inputs of a run, in the order given.
+///
+/// Files named `.txt` hold one prompt a line; all others (`.jsonl`, `.ndjson`, `.json`, any name) one JSON object a line. `-` is
+/// JSONL from standard input. What can be read only once (standard input, pipes) is copied to an anonymous temporary file, so that
+/// every input can be hashed, counted and read in constant memory, whatever its size.
+#[derive(Debug)]
+pub struct Source {
+    inputs: Arc<[Input]>,
+    scans: OnceLock<Vec<Scan>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Input {
+    /// As the user wrote it.
+    pub name: String,
+    pub format: Format,
+    store: Store,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Jsonl,
+    /// One prompt a line.
+    Text,
+}
+
+#[derive(Debug)]
+enum Store {
+    /// Opened anew for each reading, so that a run over thousands of files does not hold thousands of handles.
+    Path(PathBuf),
+    Spooled(Arc<File>),
+}
+
+/// What one pass over an input finds out.
+#[derive(Debug)]
+struct Scan {
+    sha256: String,
+    /// Lines that are not blank.
+    rows: u64,
+}
+
+impl Source {
+    /// Opens `inputs` and copies those that can be read only once, which waits for their end.
+    ///
+    /// # Errors
+    /// A usage error that names the path where an input is missing, unreadable, a directory, or standard input for the second
+    /// time; [`ErrorKind::Io`](crate::ErrorKind::Io) where copying fails.
+    pub fn open(inputs: &[PathBuf]) -> Result<Self> {
+        if inputs.is_empty() {
+            return Err(Error::usage("no input: name JSONL or text files, or - for standard input"));
+        }
+        if inputs.iter().filter(|path| is_stdin(path)).count() > 1 {
+            return Err(Error::usage("standard input (-) is given twice, but can be read only once"));
+        }
+        let inputs = inputs.iter().map(|path| Input::open(path)).collect::<Result<Arc<[_]>>>()?;
+        Ok(Self { inputs, scans: OnceLock::new() })
+    }
+
+    /// Each input's path as given, and the SHA-256 of its bytes in hexadecimal.
+    ///
+    /// # Errors
+    /// Where reading fails.
+    pub fn fingerprints(&self) -> Result<Vec<(String, String)>> {
+        let names = self.inputs.iter().map(|input| input.name.clone());
+        Ok(names.zip(self.scans()?.iter().map(|scan| scan.sha256.clone())).collect())
+    }
+
+    /// How many lines [`lines`](Self::lines) will yield: those that are not blank.
+    ///
+    /// # Errors
+    /// Where reading fails.
+    pub fn count_lines(&self) -> Result<u64> {
+        Ok(self.scans()?.iter().map(|scan| scan.rows).sum())
+    }
+
+    /// The lines of all inputs, from the first on.
+    pub fn lines(&self) -> Lines {
+        Lines::new(self.inputs.clone())
+    }
+
+    /// One pass over everything finds the hashes and the counts, the first time either is asked for.
+    fn scans(&self) -> Result<&[Scan]> {
+        if let Some(scans) = self.scans.get() {
+            return Ok(scans);
+        }
+        let scans = self.inputs.iter().map(Input::scan).collect::<Result<_>>()?;
+        Ok(self.scans.get_or_init(|| scans))
+    }
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+impl Input {
+    fn open(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        if is_stdin(path) {
+            let store = Store::Spooled(spool(&mut io::stdin().lock(), path)?);
+            return Ok(Self { name, format: Format::Jsonl, store });
+        }
+        let is_text = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"));
+        let format = if is_text { Format::Text } else { Format::Jsonl };
+        let mut file = File::open(path).map_err(|error| Error::unreadable(path, &error))?;
+        let metadata = file.metadata().map_err(|error| Error::unreadable(path, &error))?;
+        if metadata.is_dir() {
+            return Err(Error::usage(format!("{name} is a directory; name the files in it")));
+        }
+        let store = if metadata.is_file() {
+            Store::Path(path.to_owned())
+        } else {
+            Store::Spooled(spool(&mut file, path)?)
+        };
+        Ok(Self { name, format, store })
+    }
+
+    pub fn reader(&self) -> Result<Box<dyn Read + Send>> {
+        match &self.store {
+            Store::Path(path) => {
+                let file = File::open(path).map_err(|error| Error::unreadable(path, &error))?;
+                Ok(Box::new(file))
+            }
+            Store::Spooled(file) => Ok(Box::new(Spooled { file: file.clone(), offset: 0 })),
+        }
+    }
+
+    pub fn read_error(&self, error: &io::Error) -> Error {
+        Error::io("read", Path::new(&self.name), error)
+    }
+
+    fn scan(&self) -> Result<Scan> {
+        let mut reader = self.reader()?;
+        let mut hash = Sha256::new();
+        let mut rows = RowCount::default();
+        let mut buffer = vec![0; 1 << 18];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => {
+                    hash.update(&buffer[..length]);
+                    rows.update(&buffer[..length]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.read_error(&error)),
+            }
+        }
+        Ok(Scan { sha256: hex(&hash.finalize()), rows: rows.rows })
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Counts lines with anything in them, from chunks cut anywhere.
+#[derive(Default)]
+struct RowCount {
+    rows: u64,
+    in_row: bool,
+    /// Position in the file, as far as a byte order mark can reach.
+    position: usize,
+}
+
+impl RowCount {
+    fn update(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            let is_mark = BYTE_ORDER_MARK.get(self.position) == Some(&byte);
+            self.position = if is_mark { self.position + 1 } else { BYTE_ORDER_MARK.len() };
+            if byte == b'\n' {
+                self.in_row = false;
+            } else if !self.in_row && !is_mark && !is_blank_byte(byte) {
+                self.in_row = true;
+                self.rows += 1;
+            }
+        }
+    }
+}
+
+/// Copies what can be read only once to a file without a name, which is gone with its last handle.
+fn spool(reader: &mut impl Read, path: &Path) -> Result<Arc<File>> {
+    let copy = |reader: &mut _| {
+        let mut file = tempfile::tempfile()?;
+        io::copy(reader, &mut file)?;
+        Ok(Arc::new(file))
+    };
+    copy(reader).map_err(|error| Error::io("copy to a temporary file", path, &error))
+}
+
+/// Reads a shared file from its own position: two readers of one file do not disturb each other.
+struct Spooled {
+    file: Arc<File>,
+    offset: u64,
+}
+
+impl Read for Spooled {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        #[cfg(unix)]
+        let length = std::os::unix::fs::FileExt::read_at(&*self.file, buffer, self.offset)?;
+        #[cfg(windows)]
+        let length = std::os::windows::fs::FileExt::seek_read(&*self.file, buffer, self.offset)?;
+        self.offset += length as u64;
+        Ok(length)
+    }
+}

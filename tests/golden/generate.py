@@ -1,0 +1,462 @@
+#!/usr/bin/env python3
+"""Make the golden pairs of this folder: small random Llama models and the values `tuco` must find on them.
+
+    pip install torch==2.15.0 transformers==5.23.0 safetensors==0.8.0
+    python tests/golden/generate.py            # writes every case again, in place (well under a minute)
+    python tests/golden/generate.py --compare  # writes nothing; prints how far other precisions move the values
+
+Each case is `<case>/base`, `<case>/tuned` (checkpoints as `transformers` saves them) and `<case>/gold.json`. Everything is
+seeded by the case's name, so a run with the versions above rewrites the same bytes.
+
+How the gold is computed. The stored (rounded) weights are read back by `transformers` and widened to float64; attention is
+"eager"; each prompt runs alone, without padding. At every layer the base model's layer gets the tuned model's input to that
+layer, with the base's own rotary table:
+
+    ptc = base_layer(x) - x,   ftc = tuned_layer(x) - base_layer(x),   x = tuned_layer(x)
+
+Gold values are of the last token, in L1 norms (see `measure`). `output_co` runs the base's layers on their own from the
+tuned model's embedding.
+
+Precision. `transformers` computes RMSNorm, softmax and the rotary tables in float32 even in a float64 model. `--compare` gives,
+as the largest relative change of any gold number over all cases and prompts:
+
+    against the gold written here                  TuCo      any of its norms
+    stock transformers (float32 norm, softmax)     6.1e-5    6.1e-5   (light_f32; 1e-7 to 1.5e-6 where TuCo > 0.03)
+    rotary angle, cos and sin in float64 as well   4.1e-7    5.1e-7   (the yarn cases; below 1e-7 elsewhere)
+
+The first is not small, because ftc is a difference of nearly equal numbers when the fine-tune is light. So the gold uses
+RMSNorm and softmax in float64 (replaced below); only the rotary tables stay transformers' own float32 ones.
+"""
+
+import argparse
+import contextlib
+import json
+import pathlib
+import random
+import shutil
+import zlib
+from dataclasses import dataclass, field
+from unittest import mock
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.masking_utils import create_causal_mask
+from transformers.models.llama import modeling_llama
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, repeat_kv
+
+HERE = pathlib.Path(__file__).resolve().parent
+F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
+
+
+# ---------------------------------------------------------------------------------------------------------------- the cases
+
+
+@dataclass
+class Case:
+    """One pair. `shape` are `LlamaConfig` fields, shared by both sides unless a field below says otherwise."""
+
+    shape: dict
+    noise: float  # tuned = base + noise * (spread of the tensor) * N(0, 1)
+    rope: dict = field(default_factory=lambda: {"rope_type": "default", "rope_theta": 10000.0})
+    tuned_rope: dict | None = None
+    base_dtype: torch.dtype = BF16
+    tuned_dtype: torch.dtype = BF16
+    norms_in_f32: bool = False
+    base_form: str = "v5"  # how config.json is written, see `write_config`
+    tuned_form: str = "v5"
+    base_shard: str | None = None  # `max_shard_size` of save_pretrained
+    tuned_shard: str | None = None
+    extra_tokens: int = 0  # rows the tuned vocabulary has beyond the base's
+    shared: tuple = ()  # tensors whose name contains one of these keep their base bits
+    matrix_std: float = 0.2
+    lengths: tuple = (1, 2, 7, 19, 40, 65)
+
+
+def shape(hidden, heads, kv_heads, ffn, layers, vocab, **more):
+    return dict(
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        vocab_size=vocab,
+        max_position_embeddings=128,
+        rms_norm_eps=1e-5,
+    ) | more
+
+
+CASES = {
+    "llama_mha_untied_f32": Case(
+        shape(30, 5, 5, 53, 2, 97), 0.1, base_dtype=F32, tuned_dtype=F32, base_form="v4", tuned_form="v4"
+    ),
+    "llama_gqa_tied_bf16": Case(shape(48, 6, 2, 53, 2, 131, tie_word_embeddings=True), 0.05),
+    # The attention's inner width (5 * 12) is neither the hidden size nor hidden / heads * heads.
+    "llama_head_dim": Case(shape(40, 5, 1, 67, 2, 83, head_dim=12), 0.3, base_dtype=F16, tuned_dtype=F16, base_form="v4"),
+    "llama_biases": Case(shape(36, 6, 3, 59, 2, 89, attention_bias=True, mlp_bias=True), 0.2, tuned_form="v4"),
+    "attention_bias_only": Case(shape(24, 4, 2, 43, 2, 61, attention_bias=True), 0.15),
+    "rope_llama3": Case(
+        shape(48, 4, 2, 45, 2, 73, max_position_embeddings=256, eos_token_id=[2, 3]),
+        0.1,
+        # Wavelengths 6.3, 17.7, 50, 141, ... : one in the untouched band, one in the smooth band, the rest divided.
+        rope={
+            "rope_type": "llama3",
+            "rope_theta": 500.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+        base_form="v4",
+    ),
+    "rope_linear": Case(
+        shape(32, 4, 4, 39, 2, 67),
+        0.1,
+        rope={"rope_type": "linear", "rope_theta": 10000, "factor": 4},  # whole numbers, as many configs have
+        base_form="v4_type",
+    ),
+    # Longer prompts than max_position_embeddings get their own base frequency each; 24 and 25 stand at the border.
+    "rope_dynamic": Case(
+        shape(40, 4, 2, 41, 2, 71, max_position_embeddings=24),
+        0.1,
+        rope={"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 4.0},
+        base_form="v4_type",
+        lengths=(65, 1, 7, 24, 25, 40),
+    ),
+    "rope_yarn": Case(
+        shape(48, 3, 1, 47, 2, 79),
+        0.1,
+        rope={"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 32},
+        base_form="v4_type",
+    ),
+    "rope_yarn_ramp": Case(
+        shape(32, 2, 2, 51, 2, 63),
+        0.1,
+        rope={
+            "rope_type": "yarn",
+            "rope_theta": 100.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+            "attention_factor": 1.3,
+            "beta_fast": 4.0,
+            "beta_slow": 0.5,
+            "truncate": False,
+        },
+        base_form="v4",
+    ),
+    # No original_max_position_embeddings: it defaults to max_position_embeddings.
+    "rope_yarn_mscale": Case(
+        shape(32, 2, 1, 49, 2, 69, max_position_embeddings=80),
+        0.1,
+        rope={"rope_type": "yarn", "rope_theta": 200.0, "factor": 4.0, "mscale": 0.9, "mscale_all_dim": 0.4},
+        base_form="v4",
+    ),
+    # A long-context fine-tune: each side rotates with its own table.
+    "rope_differs": Case(
+        shape(32, 4, 2, 37, 2, 65),
+        0.05,
+        rope={"rope_type": "default", "rope_theta": 10000.0},
+        tuned_rope={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+    ),
+    "sharded": Case(shape(32, 4, 2, 49, 3, 101), 0.03, base_dtype=F32, base_shard="24KB", tuned_shard="30KB"),
+    # Layers 0 and 2 wholly identical, in 1 only what makes the attention scores, in 3 only the MLP.
+    "shared_tensors": Case(
+        shape(32, 4, 2, 47, 4, 77),
+        0.1,
+        shared=("layers.0.", "layers.2.", "1.input_layernorm", "1.self_attn.q_proj", "1.self_attn.k_proj", "3.mlp"),
+    ),
+    "config_v4": Case(shape(32, 4, 4, 57, 2, 91, rms_norm_eps=1e-6), 0.08, base_form="v4", tuned_form="v4_sparse"),
+    "config_v5": Case(shape(32, 4, 2, 55, 2, 93), 0.08, rope={"rope_type": "default", "rope_theta": 500000.0}),
+    "vocab_tail": Case(shape(24, 3, 1, 35, 3, 61), 0.2, extra_tokens=5),
+    "vocab_tail_tied": Case(shape(24, 3, 1, 35, 2, 64, tie_word_embeddings=True), 0.02, extra_tokens=3),
+    "light_bf16": Case(shape(48, 6, 3, 67, 3, 113), 0.0012, matrix_std=0.15),
+    "light_f32": Case(shape(32, 4, 2, 41, 3, 87), 0.001, base_dtype=F32, tuned_dtype=F32, matrix_std=0.15),
+    "mixed_dtypes": Case(shape(32, 4, 2, 43, 2, 81), 0.05, norms_in_f32=True),
+    "heavy": Case(shape(32, 4, 2, 63, 2, 85, rms_norm_eps=0.02), 0.6),
+    "gelu_tanh": Case(shape(32, 4, 2, 45, 2, 75, hidden_act="gelu_pytorch_tanh"), 0.1),
+    "gelu_erf": Case(shape(32, 4, 2, 45, 2, 75, hidden_act="gelu"), 0.1),
+}
+
+
+# -------------------------------------------------------------------------------------------------------- making checkpoints
+
+
+def config_of(case, side):
+    rope = case.tuned_rope if side == "tuned" and case.tuned_rope else case.rope
+    fields = case.shape | {"rope_parameters": dict(rope)}
+    if side == "tuned":
+        fields["vocab_size"] += case.extra_tokens
+    return LlamaConfig(**fields)
+
+
+def spread(name, parameter, case):
+    """Standard deviation of a tensor's entries: large enough that attention is far from uniform and every tensor matters."""
+    if "norm" in name:
+        return 0.2
+    if name.endswith("bias"):
+        return 0.3
+    if "embed_tokens" in name or "lm_head" in name:
+        return 0.5
+    return case.matrix_std
+
+
+def make_base(case, generator):
+    model = LlamaForCausalLM(config_of(case, "base"))
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.data = spread(name, parameter, case) * noise + (1.0 if "norm" in name else 0.0)
+    return to_storage(model, case.base_dtype, case)
+
+
+def make_tuned(case, base, generator):
+    model = LlamaForCausalLM(config_of(case, "tuned"))
+    base_weights = dict(base.named_parameters())
+    for name, parameter in model.named_parameters():
+        kept = base_weights[name].data.float()
+        tail = torch.randn((parameter.shape[0] - kept.shape[0], *kept.shape[1:]), generator=generator)
+        start = torch.cat([kept, spread(name, parameter, case) * tail])
+        noise = torch.randn(parameter.shape, generator=generator)
+        is_shared = any(part in name for part in case.shared)
+        parameter.data = start if is_shared else start + case.noise * spread(name, parameter, case) * noise
+    return to_storage(model, case.tuned_dtype, case)
+
+
+def to_storage(model, dtype, case):
+    model.to(dtype)
+    if case.norms_in_f32:
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.data = parameter.data.float()
+    return model
+
+
+def save(model, folder, form, shard):
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder, **({"max_shard_size": shard} if shard else {}))
+    (folder / "generation_config.json").unlink()
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    if form != "v5":
+        config = as_transformers_4(model.config, form)
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def as_transformers_4(config, form):
+    """config.json as transformers 4 wrote it.
+
+    "v4" names the kind of scaling `rope_type`, "v4_type" by the older `type`; "v4_sparse" is as the first Llama
+    conversions were: what has a default value is absent.
+    """
+    fields = config.to_dict()
+    rope = fields.pop("rope_parameters")
+    fields["rope_theta"] = rope.pop("rope_theta")
+    fields["torch_dtype"] = fields.pop("dtype")
+    kind = rope.pop("rope_type")
+    name = "type" if form == "v4_type" else "rope_type"
+    fields["rope_scaling"] = None if kind == "default" else rope | {name: kind}
+    fields["transformers_version"] = "4.46.3"
+    written_by_4 = set(
+        "architectures attention_bias attention_dropout bos_token_id eos_token_id head_dim hidden_act hidden_size "
+        "initializer_range intermediate_size max_position_embeddings mlp_bias model_type num_attention_heads "
+        "num_hidden_layers num_key_value_heads pretraining_tp rms_norm_eps rope_scaling rope_theta tie_word_embeddings "
+        "torch_dtype transformers_version use_cache vocab_size".split()
+    )
+    if form == "v4_sparse":
+        written_by_4 -= {"attention_bias", "attention_dropout", "head_dim", "mlp_bias"}
+        written_by_4 -= {"num_key_value_heads", "rope_scaling", "rope_theta"}
+        fields["transformers_version"] = "4.28.1"
+    return {key: value for key, value in fields.items() if key in written_by_4}
+
+
+def check_config(folder, wanted):
+    """The config.json on disk must mean the same to transformers as the one the weights were made with."""
+    loaded = AutoConfig.from_pretrained(folder).to_dict()
+    rope = {key: value for key, value in loaded["rope_parameters"].items() if key != "type"}
+    assert rope == wanted.to_dict()["rope_parameters"], (folder, rope)
+    for key in "hidden_size head_dim num_key_value_heads vocab_size hidden_act attention_bias mlp_bias rms_norm_eps".split():
+        assert loaded[key] == getattr(wanted, key), (folder, key)
+
+
+def make_checkpoints(name, case):
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    base = make_base(case, generator)
+    tuned = make_tuned(case, base, generator)
+    save(base, HERE / name / "base", case.base_form, case.base_shard)
+    save(tuned, HERE / name / "tuned", case.tuned_form, case.tuned_shard)
+    check_config(HERE / name / "base", config_of(case, "base"))
+    check_config(HERE / name / "tuned", config_of(case, "tuned"))
+
+
+# ------------------------------------------------------------------------------------------------------------ the gold values
+
+
+def load(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    return model.eval()
+
+
+def positions(model, hidden):
+    """Causal mask and rotary table for one prompt. The rotary module is made anew: the dynamic kind remembers longer
+    prompts it has seen, and a prompt's values must not depend on those."""
+    model.rotary_emb = LlamaRotaryEmbedding(config=model.config)
+    ids = torch.arange(hidden.shape[1])[None]
+    mask = create_causal_mask(
+        config=model.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None, position_ids=ids
+    )
+    return {"attention_mask": mask, "position_embeddings": model.rotary_emb(hidden, ids), "position_ids": ids}
+
+
+def l1(hidden):
+    """L1 norm of the last token's row."""
+    return hidden[0, -1].abs().sum().item()
+
+
+def share(part, rest):
+    return part / (rest + part) if part else 0.0
+
+
+@torch.no_grad()
+def measure(base, tuned, token_ids):
+    ids = torch.tensor([token_ids])
+    x0 = x = tuned.model.embed_tokens(ids)
+    base_positions, tuned_positions = positions(base.model, x), positions(tuned.model, x)
+    ptc_sum, ftc_sum = torch.zeros_like(x), torch.zeros_like(x)
+    ptc_norms, ftc_norms = [], []
+    for base_layer, tuned_layer in zip(base.model.layers, tuned.model.layers, strict=True):
+        base_out = base_layer(x, **base_positions)
+        tuned_out = tuned_layer(x, **tuned_positions)
+        ptc_sum = ptc_sum + (base_out - x)
+        ftc_sum = ftc_sum + (tuned_out - base_out)
+        ptc_norms.append(l1(ptc_sum))
+        ftc_norms.append(l1(ftc_sum))
+        x = tuned_out
+    logits = tuned.lm_head(tuned.model.norm(x))[0, -1]
+    torch.testing.assert_close(logits, tuned(ids).logits[0, -1], rtol=1e-12, atol=1e-12)
+
+    base_alone = x0
+    for base_layer in base.model.layers:
+        base_alone = base_layer(base_alone, **base_positions)
+
+    betas = [share(f, p) for p, f in zip(ptc_norms, ftc_norms)]
+    return {
+        "token_ids": token_ids,
+        "tuco": betas[-1],
+        "ptc_l1": ptc_norms[-1],
+        "ftc_l1": ftc_norms[-1],
+        "beta": max(betas),
+        "beta_per_layer": betas,
+        "ptc_l1_per_layer": ptc_norms,
+        "ftc_l1_per_layer": ftc_norms,
+        "output_co": share(l1(x - base_alone), l1(base_alone)),
+        "last_hidden_l1": l1(x),
+        "logits_top": logits[:8].tolist(),
+    }
+
+
+def prompts_of(name, case):
+    rng = random.Random(name)
+    vocab = case.shape["vocab_size"] + case.extra_tokens
+    prompts = [[rng.randrange(vocab) for _ in range(length)] for length in case.lengths]
+    if case.extra_tokens:
+        prompts[1][-1] = vocab - 1  # the last token scored, then one further back, is of the tail
+        prompts[2][3] = vocab - 2
+    return prompts
+
+
+# -------------------------------------------------------------------------------------------------------------- precision
+
+
+def norm_in_input_dtype(self, hidden_states):
+    variance = hidden_states.pow(2).mean(-1, keepdim=True)
+    return self.weight * (hidden_states * torch.rsqrt(variance + self.variance_epsilon))
+
+
+def attention_in_input_dtype(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    key = repeat_kv(key, module.num_key_value_groups)
+    value = repeat_kv(value, module.num_key_value_groups)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = torch.softmax(scores, dim=-1)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def angles_in_float64(self, x, position_ids):
+    """The rotary table from the float32 frequencies transformers gives, but angle, cosine and sine in float64."""
+    LlamaRotaryEmbedding.stock_forward(self, x, position_ids)  # lets the dynamic kind set its frequencies
+    angle = position_ids[..., None].double() * self.inv_freq.double()
+    angle = torch.cat((angle, angle), dim=-1)
+    return angle.cos() * self.attention_scaling, angle.sin() * self.attention_scaling
+
+
+def everything_float64_but_angles():
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(modeling_llama.LlamaRMSNorm, "forward", norm_in_input_dtype))
+    stack.enter_context(mock.patch.object(modeling_llama, "eager_attention_forward", attention_in_input_dtype))
+    return stack
+
+
+def everything_float64():
+    stack = everything_float64_but_angles()
+    LlamaRotaryEmbedding.stock_forward = LlamaRotaryEmbedding.forward
+    stack.enter_context(mock.patch.object(LlamaRotaryEmbedding, "forward", angles_in_float64))
+    return stack
+
+
+def gold(name, case, precision=everything_float64_but_angles):
+    base, tuned = load(HERE / name / "base"), load(HERE / name / "tuned")
+    with precision():
+        return [measure(base, tuned, token_ids) for token_ids in prompts_of(name, case)]
+
+
+def largest_change(some, others, keys):
+    changes = [abs(a[key] - b[key]) / abs(b[key]) for a, b in zip(some, others) for key in keys if b[key]]
+    return max(changes)
+
+
+def compare():
+    keys = "tuco ptc_l1 ftc_l1 beta output_co last_hidden_l1".split()
+    print(f"{'case':22} {'TuCo from':>10} {'to':>8} {'stock: tuco':>12} {'any':>8} {'f64 angles: tuco':>17} {'any':>8}")
+    for name, case in CASES.items():
+        wanted = gold(name, case)
+        stock = gold(name, case, contextlib.nullcontext)
+        full = gold(name, case, everything_float64)
+        tucos = [prompt["tuco"] for prompt in wanted]
+        print(
+            f"{name:22} {min(tucos):10.5f} {max(tucos):8.5f} {largest_change(stock, wanted, ['tuco']):12.1e} "
+            f"{largest_change(stock, wanted, keys):8.1e} {largest_change(full, wanted, ['tuco']):17.1e} "
+            f"{largest_change(full, wanted, keys):8.1e}"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------------- main
+
+
+def write_case(name, case):
+    make_checkpoints(name, case)
+    values = {
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "prompts": gold(name, case),
+    }
+    (HERE / name / "gold.json").write_text(json.dumps(values, indent=1) + "\n")
+    tucos = [prompt["tuco"] for prompt in values["prompts"]]
+    print(f"{name:22} TuCo {min(tucos):.5f} to {max(tucos):.5f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--compare", action="store_true", help="print how far other precisions move the values")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # sums in one order, whatever the machine
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    if arguments.compare:
+        compare()
+        return
+    for name, case in CASES.items():
+        write_case(name, case)
+
+
+if __name__ == "__main__":
+    main()
