@@ -12,6 +12,7 @@ mod mat;
 pub mod reference;
 
 use crate::{
+    metrics::RunningL1,
     model::{Activation, RopeTable},
     tensor::Tensor,
     twin::{Branch, Twin},
@@ -101,13 +102,6 @@ pub struct Attended<'a, M, W> {
     /// Rotated keys and outputs of the attention norm of this branch, twin rows `[R, K·Dh]`, `[R, D]`.
     pub twin_keys: &'a M,
     pub twin_normed: &'a M,
-}
-
-/// The L1 norms of the running sums of one twin row after a layer, in f64.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct RunningL1 {
-    pub ptc: f64,
-    pub ftc: f64,
 }
 
 /// The operations of a layer.

@@ -1,11 +1,7 @@
 //! The score: contributions of pre-training and fine-tuning to the last token's hidden state.
 
 use super::{Batch, Engine, Layer, Observer, Workspace, layer::PackView};
-use crate::{
-    Result,
-    backend::{Backend, RunningL1},
-    model::PairWeights,
-};
+use crate::{Result, backend::Backend, metrics::RunningL1, model::PairWeights};
 use std::ops::ControlFlow;
 
 /// What a prompt's pass gives.

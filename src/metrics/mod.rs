@@ -5,7 +5,12 @@ mod classes;
 
 pub use classes::{auc, quantile};
 
-use crate::backend::RunningL1;
+/// The L1 norms of the running sums of one twin row after a layer, in f64.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct RunningL1 {
+    pub ptc: f64,
+    pub ftc: f64,
+}
 
 /// `a / (a + b)`, and 0 where both are 0 (two equal models that do nothing).
 fn share(a: f64, b: f64) -> f64 {

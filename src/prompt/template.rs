@@ -62,7 +62,7 @@ impl ChatTemplate {
         let messages: Vec<Value> = messages.iter().map(with_reasoning).collect();
         let variables = context! {
             messages => jinja::value(&Value::Array(messages)),
-            tools => tools.map_or_else(|| ().into(), jinja::value),
+            tools => tools.map(jinja::value),
             documents => (),
             add_generation_prompt,
             ..minijinja::Value::from_pairs(self.special_tokens.clone())

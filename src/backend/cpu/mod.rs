@@ -10,8 +10,9 @@ mod elementwise;
 mod product;
 mod twin;
 
-use super::{Attended, AttentionShape, Backend, Linear, Mat, Rows, RunningL1, Sequence};
+use super::{Attended, AttentionShape, Backend, Linear, Mat, Rows, Sequence};
 use crate::{
+    metrics::RunningL1,
     model::Activation,
     tensor::Tensor,
     twin::{Branch, Twin},

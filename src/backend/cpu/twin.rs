@@ -3,7 +3,8 @@
 
 use super::elementwise::dot;
 use crate::{
-    backend::{AttentionShape, Mat, RunningL1, Sequence},
+    backend::{AttentionShape, Mat, Sequence},
+    metrics::RunningL1,
     tensor::Tensor,
 };
 use pulp::Arch;

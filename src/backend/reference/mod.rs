@@ -1,7 +1,8 @@
 //! What every operation means: plain loops in f64, to be read. Slow.
 
-use super::{Attended, AttentionShape, Backend, Linear, Mat, Rows, RunningL1, Sequence};
+use super::{Attended, AttentionShape, Backend, Linear, Mat, Rows, Sequence};
 use crate::{
+    metrics::RunningL1,
     model::Activation,
     tensor::Tensor,
     twin::{Branch, Twin},

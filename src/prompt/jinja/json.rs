@@ -9,29 +9,28 @@ use minijinja::{
 
 use super::python;
 
-/// `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`, the arguments by position or by name.
-pub(super) fn tojson(value: &Value, args: minijinja::value::Rest<Value>) -> Result<String, Error> {
-    let (positional, kwargs): (&[Value], Kwargs) = minijinja::value::from_args(&args)?;
-    const NAMES: [&str; 4] = ["ensure_ascii", "indent", "separators", "sort_keys"];
-    if positional.len() > NAMES.len() {
-        return Err(Error::new(ErrorKind::TooManyArguments, "tojson takes at most 4 arguments"));
-    }
-    let argument = |index: usize| -> Result<Option<Value>, Error> {
-        let given = match positional.get(index) {
-            Some(value) => Some(value.clone()),
-            None => kwargs.get::<Option<Value>>(NAMES[index])?,
-        };
-        Ok(given.filter(|value| !value.is_none()))
+/// `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`, all arguments by name, and all but the last by
+/// position.
+pub(super) fn tojson(
+    value: &Value,
+    ensure_ascii: Option<Value>,
+    indent: Option<Value>,
+    separators: Option<Value>,
+    options: Kwargs,
+) -> Result<String, Error> {
+    let argument = |given: Option<Value>, name| match given {
+        Some(value) => Ok(Some(value)),
+        None => options.get::<Option<Value>>(name),
     };
-    let ensure_ascii = argument(0)?.is_some_and(|flag| flag.is_true());
-    let indent = argument(1)?.map(indentation).transpose()?;
-    let (item, key) = match argument(2)? {
-        Some(pair) => separators(&pair)?,
+    let ensure_ascii = argument(ensure_ascii, "ensure_ascii")?.is_some_and(|flag| flag.is_true());
+    let indent = argument(indent, "indent")?.map(indentation).transpose()?;
+    let (item, key) = match argument(separators, "separators")? {
+        Some(pair) => separator_pair(&pair)?,
         // Python drops the blank after the comma where a line break follows.
         None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
     };
-    let sort_keys = argument(3)?.is_some_and(|flag| flag.is_true());
-    kwargs.assert_all_used()?;
+    let sort_keys = argument(None, "sort_keys")?.is_some_and(|flag| flag.is_true());
+    options.assert_all_used()?;
     let mut writer = Writer { out: String::new(), ensure_ascii, indent, item, key, sort_keys };
     writer.value(value, 0)?;
     Ok(writer.out)
@@ -45,7 +44,7 @@ fn indentation(indent: Value) -> Result<String, Error> {
     }
 }
 
-fn separators(pair: &Value) -> Result<(String, String), Error> {
+fn separator_pair(pair: &Value) -> Result<(String, String), Error> {
     let wrong = || Error::new(ErrorKind::InvalidOperation, "separators must be two strings");
     let texts: Option<Vec<String>> = pair.try_iter()?.map(|text| text.as_str().map(str::to_owned)).collect();
     let [item, key] = <[String; 2]>::try_from(texts.ok_or_else(wrong)?).map_err(|_| wrong())?;

@@ -4,12 +4,16 @@
 //! `ImmutableSandboxedEnvironment` of Jinja2 3.1 with `trim_blocks`, `lstrip_blocks` and loop controls.
 
 mod json;
+mod methods;
 mod python;
+mod rewrite;
 
 use std::{error::Error as _, fmt, fmt::Write};
 
 use chrono::{NaiveDate, NaiveTime};
-use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig};
+use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig, value::ValueKind};
+
+pub(super) use rewrite::rewrite;
 
 /// An environment without templates in which `strftime_now` tells `date`.
 pub(super) fn environment(date: NaiveDate) -> Environment<'static> {
@@ -17,18 +21,23 @@ pub(super) fn environment(date: NaiveDate) -> Environment<'static> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the delimiters are the default ones"));
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(methods::call);
     environment.add_filter("tojson", json::tojson);
+    environment.add_filter("string", python::str);
+    environment.add_filter(rewrite::PERCENT, python::percent);
+    environment.add_filter("trim", |text: &Value, chars: Option<&str>| {
+        methods::strip(&python::str(text), chars, true, true).to_owned()
+    });
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    environment.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Undefined)
+    });
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
     });
     environment.add_function("strftime_now", move |format: &str| strftime(date, format));
-    environment.set_formatter(|out, _, value| out.write_str(&python::print(value)).map_err(Error::from));
+    environment.set_formatter(|out, _, value| out.write_str(&python::str(value)).map_err(Error::from));
     environment
-}
-
-pub(super) fn rewrite(source: &str) -> String {
-    source.to_owned()
 }
 
 /// JSON as a template's value: numbers stay integers or floats, objects keep their order.

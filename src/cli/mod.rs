@@ -1,0 +1,39 @@
+//! The flags of each subcommand, and nothing else.
+
+use crate::{
+    Result,
+    experiment::demo,
+    job::{self, ScoreJob, ScoreOptions},
+};
+use clap::{Parser, Subcommand};
+
+/// Measures the Tuning Contribution (TuCo) of a fine-tuned language model: the share of each response's last hidden
+/// state that fine-tuning wrote (arXiv 2506.23423).
+#[derive(Debug, Parser)]
+#[command(name = "tuco", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Exit codes: 0 done · 1 try again (I/O) · 2 wrong usage · 3 too many bad rows · \
+                        42 not a pair, or not this run's output: do not retry · 75 stopped cleanly: run it again")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Score every prompt of the inputs
+    #[command(alias = "run")]
+    Score(Box<ScoreOptions>),
+    /// Show what TuCo does, on the small pair that ships with the source
+    Demo(demo::DemoOptions),
+}
+
+impl Cli {
+    /// Runs the subcommand.
+    pub fn run(self) -> Result<()> {
+        job::stop_on_signals();
+        match self.command {
+            Command::Score(options) => ScoreJob::prepare(*options)?.run().map(|_| ()),
+            Command::Demo(options) => demo::run(&options),
+        }
+    }
+}

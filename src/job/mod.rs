@@ -1,0 +1,70 @@
+//! Flags → a job that can start. Everything that can fail early fails here: paths, checkpoints, the pair, inputs, the
+//! output and what it already holds.
+
+mod options;
+mod score;
+
+pub use options::{
+    Device, DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PromptOptions,
+};
+pub use score::{ScoreJob, ScoreOptions};
+
+use crate::{
+    Error, Result,
+    checkpoint::{self, Pair},
+    prompt::{Encoder, EncoderOptions},
+    twin::Twin,
+};
+use chrono::NaiveDate;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Set when the run is asked to stop (Ctrl-C, SIGTERM).
+pub static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Lets Ctrl-C and SIGTERM stop the run cleanly; a second one ends it at once.
+pub fn stop_on_signals() {
+    // Fails only where a handler is set already, as in tests that run several jobs in one process.
+    let _ = ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("tuco: stopping after what is written; once more stops at once");
+    });
+}
+
+/// Opens the pair that the flags name.
+pub fn open_pair(options: &PairOptions) -> Result<Pair> {
+    let names = Twin::new(
+        ("--base", &options.base, options.base_revision.as_deref()),
+        ("--tuned", &options.tuned, options.tuned_revision.as_deref()),
+    );
+    let dirs = names.try_map(|(flag, name, revision)| checkpoint::resolve(flag, name, revision))?;
+    Pair::open(&dirs.pt, &dirs.ft, options.dtype.dtype())
+}
+
+/// The tuned model's tokenizer and template, as the flags want them.
+pub fn open_encoder(pair: &Pair, options: &PromptOptions, template_date: NaiveDate) -> Result<Encoder> {
+    let tuned = &pair.checkpoints.ft;
+    let max_length = options.max_length.unwrap_or(tuned.spec.context_length);
+    if max_length == 0 || max_length > tuned.spec.context_length {
+        return Err(Error::usage(format!(
+            "--max-length is {max_length}, expected 1 to {} (the tuned model's context)",
+            tuned.spec.context_length
+        )));
+    }
+    let encoder_options = EncoderOptions {
+        apply_chat_template: options.apply_chat_template,
+        system_instruction: options.system_instruction.clone(),
+        template_date,
+        on_overlength: options.on_overlength,
+    };
+    Encoder::open(&tuned.dir, tuned.spec.vocab_size, max_length, encoder_options)
+}
+
+/// The threads that do the work.
+pub fn thread_pool(options: &MachineOptions) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(options.threads.unwrap_or(0))
+        .build()
+        .map_err(|error| Error::usage(format!("--threads: cannot start the threads: {error}")))
+}

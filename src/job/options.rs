@@ -1,0 +1,212 @@
+//! The flags that several subcommands share, and their types.
+
+use crate::{prompt::Overlength, tensor::Dtype};
+use chrono::NaiveDate;
+use clap::{Args, ValueEnum};
+use std::{path::PathBuf, str::FromStr};
+
+/// Which two models.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Models")]
+pub struct PairOptions {
+    /// The pre-trained model: a directory, or a Hugging Face id in the local cache
+    #[arg(long, value_name = "DIR|ID", env = "TUCO_BASE")]
+    pub base: String,
+    /// The model fine-tuned from it: a directory, or a Hugging Face id in the local cache
+    #[arg(long, value_name = "DIR|ID", env = "TUCO_TUNED")]
+    pub tuned: String,
+    /// Branch, tag or commit of --base, if that is an id
+    #[arg(long, value_name = "REVISION", env = "TUCO_BASE_REVISION")]
+    pub base_revision: Option<String>,
+    /// Branch, tag or commit of --tuned, if that is an id
+    #[arg(long, value_name = "REVISION", env = "TUCO_TUNED_REVISION")]
+    pub tuned_revision: Option<String>,
+    /// What the weights are rounded to when they are read; auto takes them as stored
+    #[arg(long, value_enum, default_value_t, env = "TUCO_DTYPE")]
+    pub dtype: DtypeChoice,
+}
+
+/// How rows become token ids.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Prompts")]
+pub struct PromptOptions {
+    /// Put every plain prompt through the tuned model's chat template as one user message
+    #[arg(long, env = "TUCO_APPLY_CHAT_TEMPLATE")]
+    pub apply_chat_template: bool,
+    /// System message for conversations that have none of their own
+    #[arg(long, value_name = "TEXT", env = "TUCO_SYSTEM_INSTRUCTION")]
+    pub system_instruction: Option<String>,
+    /// The day that a chat template sees as today (YYYY-MM-DD); default: today, or the day an interrupted run began
+    #[arg(long, value_name = "DATE", env = "TUCO_TEMPLATE_DATE")]
+    pub template_date: Option<NaiveDate>,
+    /// Longest prompt in tokens; default: the tuned model's context
+    #[arg(long, value_name = "TOKENS", value_parser = parse_count, env = "TUCO_MAX_LENGTH")]
+    pub max_length: Option<usize>,
+    /// What becomes of longer prompts
+    #[arg(long, value_enum, default_value_t, env = "TUCO_ON_OVERLENGTH")]
+    pub on_overlength: Overlength,
+}
+
+/// Which rows.
+#[derive(Debug, Clone, Args)]
+pub struct InputOptions {
+    /// Prompts: JSONL files, .txt files (one prompt a line), or - for JSONL on standard input
+    #[arg(required = true, value_name = "INPUT")]
+    pub inputs: Vec<PathBuf>,
+    /// Only the first N rows, or this fraction of them (0.1)
+    #[arg(long, value_name = "N|FRACTION", env = "TUCO_LIMIT")]
+    pub limit: Option<Limit>,
+}
+
+/// What the work is done with.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Machine")]
+pub struct MachineOptions {
+    /// What computes: auto takes the best there is; reference is slow and exact, for comparison
+    #[arg(long, value_enum, default_value_t, env = "TUCO_DEVICE")]
+    pub device: Device,
+    /// Threads; default: one for each core
+    #[arg(long, value_name = "N", value_parser = parse_threads, env = "TUCO_THREADS")]
+    pub threads: Option<usize>,
+    /// Prompts that go through the layers together: auto, or a number (results do not depend on it)
+    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = parse_batch_size, env = "TUCO_BATCH_SIZE")]
+    pub batch_size: BatchSize,
+    /// Tokens that go through the layers together (k and K mean a thousand; results do not depend on it)
+    #[arg(long, value_name = "N", default_value = "16384", value_parser = parse_count, env = "TUCO_MAX_BATCH_TOKENS")]
+    pub max_batch_tokens: usize,
+}
+
+/// Prompts in a batch; `None` leaves it to the token budget.
+pub type BatchSize = Option<usize>;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    #[default]
+    Auto,
+    Cpu,
+    Reference,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum DtypeChoice {
+    #[default]
+    Auto,
+    Float32,
+    Bfloat16,
+    Float16,
+}
+
+impl DtypeChoice {
+    pub fn dtype(self) -> Option<Dtype> {
+        match self {
+            DtypeChoice::Auto => None,
+            DtypeChoice::Float32 => Some(Dtype::F32),
+            DtypeChoice::Bfloat16 => Some(Dtype::Bf16),
+            DtypeChoice::Float16 => Some(Dtype::F16),
+        }
+    }
+}
+
+/// A number of rows, or a fraction of all.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Limit {
+    Rows(u64),
+    Fraction(f64),
+}
+
+impl Limit {
+    /// Rows of `total`.
+    pub fn of(self, total: u64) -> u64 {
+        match self {
+            Limit::Rows(rows) => rows,
+            Limit::Fraction(fraction) => (total as f64 * fraction).ceil() as u64,
+        }
+    }
+}
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(rows) = parse_count(text) {
+            return Ok(Limit::Rows(rows as u64));
+        }
+        match text.parse() {
+            Ok(fraction) if fraction > 0.0 && fraction <= 1.0 => Ok(Limit::Fraction(fraction)),
+            _ => Err("expected a number of rows (100, 1k) or a fraction above 0 and up to 1 (0.1)".into()),
+        }
+    }
+}
+
+/// How many bad rows a run may have before its exit code says so: a number, or a fraction below 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FailOnError(f64);
+
+impl FailOnError {
+    pub fn is_exceeded(self, errors: u64, rows: u64) -> bool {
+        let allowed = if self.0 < 1.0 { self.0 * rows as f64 } else { self.0 };
+        errors as f64 > allowed
+    }
+}
+
+impl FromStr for FailOnError {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<f64>() {
+            Ok(number) if (0.0..1.0).contains(&number) || number.fract() == 0.0 && number >= 1.0 => {
+                Ok(Self(number))
+            }
+            _ => Err("expected a fraction from 0 up to but not 1 (0.1), or a whole number of rows".into()),
+        }
+    }
+}
+
+/// `200`, `16k`, `2K`.
+pub fn parse_count(text: &str) -> Result<usize, String> {
+    let (digits, unit) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1000),
+        None => (text, 1),
+    };
+    match digits.parse::<usize>().ok().and_then(|number| number.checked_mul(unit)) {
+        Some(number) if number > 0 => Ok(number),
+        _ => Err("expected a positive whole number, with k for a thousand".into()),
+    }
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads @ 1..=4096) => Ok(threads),
+        _ => Err("expected 1 to 4096".into()),
+    }
+}
+
+fn parse_batch_size(text: &str) -> Result<BatchSize, String> {
+    if text == "auto" { Ok(None) } else { parse_count(text).map(Some) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_and_limits_are_read_as_people_write_them() {
+        assert_eq!(parse_count("16k"), Ok(16_000));
+        assert_eq!(parse_count("7"), Ok(7));
+        assert!(parse_count("0").is_err() && parse_count("-1").is_err() && parse_count("k").is_err());
+        assert_eq!("0.25".parse(), Ok(Limit::Fraction(0.25)));
+        assert_eq!("2K".parse(), Ok(Limit::Rows(2000)));
+        assert_eq!(Limit::Fraction(0.25).of(10), 3);
+        assert!("1.5".parse::<Limit>().is_err() && "0".parse::<Limit>().is_err());
+    }
+
+    #[test]
+    fn allowed_errors_are_a_fraction_or_a_number() {
+        let exceeded =
+            |text: &str, errors, rows| text.parse::<FailOnError>().unwrap().is_exceeded(errors, rows);
+        assert!(!exceeded("0.1", 1, 10) && exceeded("0.1", 2, 10));
+        assert!(!exceeded("3", 3, 10) && exceeded("3", 4, 10));
+        assert!(exceeded("0", 1, 10) && !exceeded("0", 0, 10));
+        assert!("1.5".parse::<FailOnError>().is_err() && "x".parse::<FailOnError>().is_err());
+    }
+}

@@ -1,0 +1,207 @@
+//! JSONL output that survives being killed: whole lines are appended and synced, a torn last line is dropped when the
+//! run goes on, and a finished file has the bytes of an uninterrupted run.
+
+use super::Manifest;
+use crate::{Error, Result};
+use serde_json::Value;
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+/// Where rows go.
+pub enum Sink {
+    Stdout,
+    File {
+        path: PathBuf,
+        file: BufWriter<File>,
+        /// Complete rows that an earlier run left, still to be matched with the input.
+        written: Option<WrittenRows>,
+    },
+}
+
+/// Reads back the rows of an earlier run.
+pub struct WrittenRows {
+    path: PathBuf,
+    lines: BufReader<std::io::Take<File>>,
+    number: u64,
+}
+
+/// What matters of a row that an earlier run wrote.
+#[derive(Debug, PartialEq)]
+pub struct WrittenRow {
+    pub id: Value,
+    pub is_error: bool,
+}
+
+impl Sink {
+    /// Opens `path` for a run that `manifest` describes: a new file, or one that the same run began. The manifest is
+    /// written beside it before the first row.
+    ///
+    /// # Errors
+    /// A mismatch that says what differs when the file belongs to another run; I/O errors; a usage error when another
+    /// process writes to it.
+    pub fn create(path: &Path, manifest: &Manifest, overwrite: bool) -> Result<Self> {
+        if path.is_dir() {
+            return Err(Error::usage(format!("-o {} is a directory, expected a file", path.display())));
+        }
+        let manifest_path = Manifest::path_beside(path);
+        // The manifest is only compared while nobody else can be writing.
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|error| Error::io("write", path, &error))?;
+        if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
+            return Err(Error::usage(format!("{} is being written by another process", path.display())));
+        }
+        let length = file.metadata().map_err(|error| Error::io("read", path, &error))?.len();
+        let mut written = None;
+        let mut kept = 0;
+        if length > 0 && !overwrite {
+            manifest.check_continues(path)?;
+            kept = complete_length(&mut file, length).map_err(|error| Error::io("read", path, &error))?;
+            let lines = File::open(path).map_err(|error| Error::io("read", path, &error))?.take(kept);
+            written = Some(WrittenRows { path: path.to_path_buf(), lines: BufReader::new(lines), number: 0 });
+        }
+        file.set_len(kept)
+            .and_then(|()| file.seek(SeekFrom::End(0)))
+            .map_err(|error| Error::io("write", path, &error))?;
+        manifest.write(&manifest_path)?;
+        Ok(Sink::File { path: path.to_path_buf(), file: BufWriter::new(file), written })
+    }
+
+    /// The next row that an earlier run wrote, in order.
+    pub fn next_written(&mut self) -> Result<Option<WrittenRow>> {
+        match self {
+            Sink::Stdout => Ok(None),
+            Sink::File { written, .. } => match written {
+                None => Ok(None),
+                Some(rows) => {
+                    let row = rows.next()?;
+                    if row.is_none() {
+                        *written = None;
+                    }
+                    Ok(row)
+                }
+            },
+        }
+    }
+
+    /// Appends rows and makes sure that they are on the disk. `false` when the reader of standard output has gone.
+    pub fn append(&mut self, rows: &[Value]) -> Result<bool> {
+        match self {
+            Sink::Stdout => {
+                let mut out = std::io::stdout().lock();
+                match write_rows(&mut out, rows).and_then(|()| out.flush()) {
+                    Ok(()) => Ok(true),
+                    Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+                    Err(error) => Err(Error::io("write", Path::new("standard output"), &error)),
+                }
+            }
+            Sink::File { path, file, .. } => write_rows(file, rows)
+                .and_then(|()| file.flush())
+                .and_then(|()| file.get_ref().sync_data())
+                .map(|()| true)
+                .map_err(|error| Error::io("write", path, &error)),
+        }
+    }
+}
+
+fn write_rows(out: &mut impl Write, rows: &[Value]) -> std::io::Result<()> {
+    for row in rows {
+        serde_json::to_writer(&mut *out, row)?;
+        out.write_all(b"\n")?;
+    }
+    Ok(())
+}
+
+/// Length up to and including the last line break.
+fn complete_length(file: &mut File, length: u64) -> std::io::Result<u64> {
+    const STEP: u64 = 1 << 16;
+    let mut end = length;
+    while end > 0 {
+        let start = end.saturating_sub(STEP);
+        let mut tail = vec![0; (end - start) as usize];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut tail)?;
+        if let Some(last) = tail.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + last as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+impl WrittenRows {
+    fn next(&mut self) -> Result<Option<WrittenRow>> {
+        let mut line = Vec::new();
+        self.number += 1;
+        let read = self.lines.read_until(b'\n', &mut line);
+        if read.map_err(|error| Error::io("read", &self.path, &error))? == 0 {
+            return Ok(None);
+        }
+        let row: Option<Value> = serde_json::from_slice(&line).ok();
+        let id = row.as_ref().and_then(|row| row.get("id")).cloned();
+        match (row, id) {
+            (Some(row), Some(id)) => Ok(Some(WrittenRow { id, is_error: row.get("error").is_some() })),
+            _ => Err(Error::mismatch(format!(
+                "{} line {} is not a row of ours; --overwrite starts again",
+                self.path.display(),
+                self.number
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn manifest(seed: i32) -> Manifest {
+        Manifest::new(json!({ "seed": seed }), json!({}))
+    }
+
+    #[test]
+    fn a_torn_line_is_dropped_and_the_rest_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.jsonl");
+        let mut sink = Sink::create(&path, &manifest(1), false).unwrap();
+        sink.append(&[json!({"id": 1, "tuco": 0.5}), json!({"id": 2, "error": {}})]).unwrap();
+        drop(sink);
+        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"id\": 3, \"tu").unwrap();
+
+        let mut sink = Sink::create(&path, &manifest(1), false).unwrap();
+        assert_eq!(sink.next_written().unwrap(), Some(WrittenRow { id: json!(1), is_error: false }));
+        assert_eq!(sink.next_written().unwrap(), Some(WrittenRow { id: json!(2), is_error: true }));
+        assert_eq!(sink.next_written().unwrap(), None);
+        sink.append(&[json!({"id": 3})]).unwrap();
+        drop(sink);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"id\":1,\"tuco\":0.5}\n{\"id\":2,\"error\":{}}\n{\"id\":3}\n");
+    }
+
+    #[test]
+    fn another_run_is_refused_and_overwrite_starts_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.jsonl");
+        Sink::create(&path, &manifest(1), false).unwrap().append(&[json!({"id": 1})]).unwrap();
+        let Err(error) = Sink::create(&path, &manifest(2), false) else { panic!("it was accepted") };
+        assert!(error.message.contains("seed"), "{error}");
+        assert_eq!(error.exit_code(), 42);
+        Sink::create(&path, &manifest(2), true).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    }
+
+    #[test]
+    fn one_writer_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.jsonl");
+        let _first = Sink::create(&path, &manifest(1), false).unwrap();
+        assert!(Sink::create(&path, &manifest(1), false).is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! How far a run is: a bar on a terminal, a plain line now and then elsewhere (bars wreck the logs of clusters).
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::{
+    io::IsTerminal,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+const PLAIN_EVERY: Duration = Duration::from_secs(5);
+
+/// Progress on standard error.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    start: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    rows: u64,
+    /// Rows that were there before this run.
+    resumed: u64,
+    total: u64,
+    tokens: f64,
+    /// Rows of the batch in flight, its tokens, and those of them that have been computed.
+    batch: (u64, f64, f64),
+    told: Option<Instant>,
+}
+
+impl Progress {
+    /// Progress over `total` rows; with `quiet` nothing is shown.
+    pub fn new(total: u64, quiet: bool) -> Self {
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} prompts · {msg}")
+                .expect("a valid template");
+            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8))
+                .with_style(style)
+        });
+        let told = (bar.is_none() && !quiet).then(Instant::now);
+        Self { bar, start: Instant::now(), state: Mutex::new(State { total, told, ..State::default() }) }
+    }
+
+    /// Rows that need not be computed again.
+    pub fn resumed(&self, rows: u64) {
+        let mut state = self.state();
+        state.resumed = rows;
+        state.rows = rows;
+    }
+
+    /// A batch begins.
+    pub fn batch(&self, rows: u64, tokens: u64) {
+        self.state().batch = (rows, tokens as f64, 0.0);
+    }
+
+    /// So many more tokens of the batch have been computed.
+    pub fn advance(&self, tokens: f64) {
+        self.state().batch.2 += tokens;
+        self.show();
+    }
+
+    /// The batch is on the disk.
+    pub fn batch_done(&self) {
+        let mut state = self.state();
+        state.rows += state.batch.0;
+        state.tokens += state.batch.1;
+        state.batch = (0, 0.0, 0.0);
+        drop(state);
+        self.show();
+    }
+
+    /// Ends the display and returns a closing line.
+    pub fn finish(&self) -> String {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let state = self.state();
+        let (rows, seconds) = (state.rows - state.resumed, self.start.elapsed().as_secs_f64());
+        let before = match state.resumed {
+            0 => String::new(),
+            resumed => format!(" ({resumed} were there already)"),
+        };
+        let rate = state.tokens / seconds.max(1e-9);
+        format!("{rows} prompts, {:.0} tokens in {seconds:.1} s ({rate:.0} tokens/s){before}", state.tokens)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn show(&self) {
+        let mut state = self.state();
+        let (batch_rows, batch_tokens, computed) = state.batch;
+        let share = if batch_tokens > 0.0 { computed / batch_tokens } else { 0.0 };
+        let rows = state.rows as f64 + batch_rows as f64 * share;
+        let elapsed = self.start.elapsed().as_secs_f64();
+        let fresh = rows - state.resumed as f64;
+        let left = match state.total as f64 - rows {
+            left if left <= 0.0 || fresh <= 0.0 => String::new(),
+            left => format!(", {} left", human_time(elapsed * left / fresh)),
+        };
+        let message = format!("{:.0} tokens/s{left}", (state.tokens + computed) / elapsed.max(1e-9));
+        match (&self.bar, state.told) {
+            (Some(bar), _) => {
+                bar.set_position(rows as u64);
+                bar.set_message(message);
+            }
+            (None, Some(told)) if told.elapsed() >= PLAIN_EVERY => {
+                state.told = Some(Instant::now());
+                eprintln!("tuco: {rows:.0}/{} prompts, {message}", state.total);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn human_time(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s:02} s"),
+        (h, m, _) => format!("{h} h {m:02} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_for_people() {
+        assert_eq!(human_time(7.4), "7 s");
+        assert_eq!(human_time(61.0), "1 min 01 s");
+        assert_eq!(human_time(7322.0), "2 h 02 min");
+    }
+
+    #[test]
+    fn the_closing_line_counts_what_this_run_did() {
+        let progress = Progress::new(10, true);
+        progress.resumed(4);
+        progress.batch(6, 60);
+        progress.advance(60.0);
+        progress.batch_done();
+        let line = progress.finish();
+        assert!(
+            line.starts_with("6 prompts, 60 tokens in ") && line.ends_with("(4 were there already)"),
+            "{line}"
+        );
+    }
+}
