@@ -2,6 +2,7 @@
 //!
 //! Every product has the shape that its own sequence gives it, so nothing depends on the rest of the batch.
 
+use super::vector::vectorize;
 use super::{elementwise::softmax, product::Disjoint};
 use crate::backend::{AttentionShape, Mat, Sequence};
 use pulp::Arch;
@@ -129,14 +130,18 @@ fn block_attention(
     }
     scratch.inverse_sums.clear();
     let inverse_sums = &mut scratch.inverse_sums;
-    arch.dispatch(|| {
-        for (query, row) in scratch.scores.chunks_exact_mut(keys).enumerate() {
-            let visible = (first + query / group + 1).min(keys);
-            let (seen, masked) = row.split_at_mut(visible);
-            inverse_sums.push(softmax(seen));
-            masked.fill(0.0);
-        }
-    });
+    vectorize(
+        arch,
+        #[inline(always)]
+        || {
+            for (query, row) in scratch.scores.chunks_exact_mut(keys).enumerate() {
+                let visible = (first + query / group + 1).min(keys);
+                let (seen, masked) = row.split_at_mut(visible);
+                inverse_sums.push(softmax(seen));
+                masked.fill(0.0);
+            }
+        },
+    );
     for tile in (0..keys).step_by(KEY_TILE) {
         let tile_keys = KEY_TILE.min(keys - tile);
         // outputs[query, ·] (+)= Σ weights[query, key] v[key, ·]

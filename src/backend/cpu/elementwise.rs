@@ -4,6 +4,7 @@
 //! number of lanes, so their bits do not depend on the vector width.
 
 use super::element::Element;
+use super::vector::vectorize;
 use crate::{
     backend::{Mat, Rows, Sequence},
     model::Activation,
@@ -49,19 +50,27 @@ fn sigmoid<T: Element>(x: T) -> T {
 /// `gate = act(gate) ∘ up`.
 pub fn activate<T: Element>(arch: Arch, activation: Activation, gate: &mut [T], up: &[T]) {
     match activation {
-        Activation::Silu => arch.dispatch(|| {
-            for (gate, up) in gate.iter_mut().zip(up) {
-                *gate = *gate * sigmoid(*gate) * *up;
-            }
-        }),
-        Activation::GeluTanh => arch.dispatch(|| {
-            // (1 + tanh y) / 2 = sigmoid(2 y)
-            let (factor, cubic) = (T::of(2.0 * (2.0 / std::f64::consts::PI).sqrt()), T::of(0.044715));
-            for (gate, up) in gate.iter_mut().zip(up) {
-                let x = *gate;
-                *gate = x * sigmoid(factor * (x + cubic * x * x * x)) * *up;
-            }
-        }),
+        Activation::Silu => vectorize(
+            arch,
+            #[inline(always)]
+            || {
+                for (gate, up) in gate.iter_mut().zip(up) {
+                    *gate = *gate * sigmoid(*gate) * *up;
+                }
+            },
+        ),
+        Activation::GeluTanh => vectorize(
+            arch,
+            #[inline(always)]
+            || {
+                // (1 + tanh y) / 2 = sigmoid(2 y)
+                let (factor, cubic) = (T::of(2.0 * (2.0 / std::f64::consts::PI).sqrt()), T::of(0.044715));
+                for (gate, up) in gate.iter_mut().zip(up) {
+                    let x = *gate;
+                    *gate = x * sigmoid(factor * (x + cubic * x * x * x)) * *up;
+                }
+            },
+        ),
         Activation::Gelu => {
             for (gate, up) in gate.iter_mut().zip(up) {
                 let x = gate.wide();
@@ -77,11 +86,15 @@ fn for_rows<T: Element>(arch: Arch, x: &Mat<T>, out: &mut Mat<T>, work: impl Fn(
     let cols = x.cols;
     let tasks = out.data_mut().par_chunks_mut(TASK_ROWS * cols).zip(x.data().par_chunks(TASK_ROWS * cols));
     tasks.for_each(|(out, x)| {
-        arch.dispatch(|| {
-            for (out, x) in out.chunks_exact_mut(cols).zip(x.chunks_exact(cols)) {
-                work(out, x);
-            }
-        });
+        vectorize(
+            arch,
+            #[inline(always)]
+            || {
+                for (out, x) in out.chunks_exact_mut(cols).zip(x.chunks_exact(cols)) {
+                    work(out, x);
+                }
+            },
+        );
     });
 }
 
@@ -115,11 +128,15 @@ pub fn add<T: Element>(arch: Arch, a: &Mat<T>, b: &Mat<T>, out: &mut Mat<T>) {
     let size = TASK_ROWS * a.cols;
     let operands = a.data().par_chunks(size).zip(b.data().par_chunks(size));
     out.data_mut().par_chunks_mut(size).zip(operands).for_each(|(out, (a, b))| {
-        arch.dispatch(|| {
-            for ((to, a), b) in out.iter_mut().zip(a).zip(b) {
-                *to = *a + *b;
-            }
-        });
+        vectorize(
+            arch,
+            #[inline(always)]
+            || {
+                for ((to, a), b) in out.iter_mut().zip(a).zip(b) {
+                    *to = *a + *b;
+                }
+            },
+        );
     });
 }
 
@@ -200,18 +217,22 @@ pub fn rotate<T: Element>(
         }
     }
     parts.into_par_iter().for_each(|(part, table, first)| {
-        arch.dispatch(|| {
-            for (offset, row) in part.chunks_exact_mut(cols).enumerate() {
-                let (cos, sin) = table.row(first + offset);
-                for head in row.chunks_exact_mut(head_dim) {
-                    let (low, high) = head.split_at_mut(cos.len());
-                    for (((low, high), c), s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
-                        let (c, s) = (T::of(f64::from(*c)), T::of(f64::from(*s)));
-                        (*low, *high) = (*low * c - *high * s, *high * c + *low * s);
+        vectorize(
+            arch,
+            #[inline(always)]
+            || {
+                for (offset, row) in part.chunks_exact_mut(cols).enumerate() {
+                    let (cos, sin) = table.row(first + offset);
+                    for head in row.chunks_exact_mut(head_dim) {
+                        let (low, high) = head.split_at_mut(cos.len());
+                        for (((low, high), c), s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+                            let (c, s) = (T::of(f64::from(*c)), T::of(f64::from(*s)));
+                            (*low, *high) = (*low * c - *high * s, *high * c + *low * s);
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     });
 }
 

@@ -9,6 +9,7 @@ mod element;
 mod elementwise;
 mod product;
 mod twin;
+mod vector;
 
 use super::{Attended, AttentionShape, Backend, Linear, Mat, Rows, Sequence};
 use crate::{

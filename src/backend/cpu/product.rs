@@ -5,6 +5,7 @@
 //! blocking of the inner dimension up to 64 × 64, matrix-vector products). [`multiply`] never gives it one of those:
 //! it pads to [`MIN_ROWS`] rows and [`MIN_COLS`] columns, from where the blocking depends on the inner dimension alone.
 
+use super::vector::vectorize;
 use super::{
     element::{Element, Scratch},
     elementwise::activate,
@@ -19,9 +20,13 @@ use pulp::Arch;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows and columns of a block of the result. Measured: about the best for one to many threads (benches/).
-const BLOCK_ROWS: usize = 512;
+/// Columns of a block of the result, and its fewest rows. More rows spread the cost of widening and packing the weights;
+/// how many there are changes no bit.
 const BLOCK_COLS: usize = 192;
+const LEAST_BLOCK_ROWS: usize = 256;
+
+/// Blocks that every thread should find, so that none waits long for the others at the end.
+const BLOCKS_PER_THREAD: usize = 4;
 
 /// Smallest product that `gemm` multiplies as it does large ones.
 const MIN_ROWS: usize = 4;
@@ -72,7 +77,11 @@ fn parts(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clon
 
 /// The blocks of a `[rows, cols]` result.
 fn blocks(rows: usize, cols: usize) -> Vec<(Range<usize>, Range<usize>)> {
-    let rows: Vec<_> = (0..rows).step_by(BLOCK_ROWS).map(|r| r..(r + BLOCK_ROWS).min(rows)).collect();
+    let threads = rayon::current_num_threads();
+    // A multiple of the threads: the last round leaves none of them idle.
+    let chunks = (BLOCKS_PER_THREAD * threads).div_ceil(cols.div_ceil(BLOCK_COLS)).next_multiple_of(threads);
+    let most = rows.div_ceil(chunks).max(LEAST_BLOCK_ROWS);
+    let rows: Vec<_> = parts(rows, most).collect();
     parts(cols, BLOCK_COLS)
         .flat_map(|cols| rows.iter().cloned().map(move |rows| (rows, cols.clone())))
         .collect()
@@ -102,7 +111,11 @@ fn widen<'s, T: Element>(
 ) -> &'s [T] {
     let (room, used) = weight_room(scratch, cols.len(), weight.cols);
     let block = weight.row_range(cols);
-    arch.dispatch(|| T::widen(&block, &mut room[..used]));
+    vectorize(
+        arch,
+        #[inline(always)]
+        || T::widen(&block, &mut room[..used]),
+    );
     room
 }
 
@@ -260,19 +273,27 @@ pub fn key_difference<T: Element>(
         let blocks = key.map(|key| {
             let block = key.weight.row_range(cols.clone());
             let mut wide = vec![0.0f32; cols.len() * inner];
-            arch.dispatch(|| block.widen_into(&mut wide));
+            vectorize(
+                arch,
+                #[inline(always)]
+                || block.widen_into(&mut wide),
+            );
             wide
         });
         let (room, _) = weight_room(scratch, cols.len(), inner);
-        arch.dispatch(|| {
-            let rows = blocks.pt.chunks_exact(inner).zip(blocks.ft.chunks_exact(inner));
-            for (out, (pt, ft)) in room.chunks_exact_mut(inner).zip(rows) {
-                for (i, to) in out.iter_mut().enumerate() {
-                    let pt = f64::from(pt[i]) * f64::from(norm.pt[i]);
-                    *to = T::of(pt - f64::from(ft[i]) * f64::from(norm.ft[i]));
+        vectorize(
+            arch,
+            #[inline(always)]
+            || {
+                let rows = blocks.pt.chunks_exact(inner).zip(blocks.ft.chunks_exact(inner));
+                for (out, (pt, ft)) in room.chunks_exact_mut(inner).zip(rows) {
+                    for (i, to) in out.iter_mut().enumerate() {
+                        let pt = f64::from(pt[i]) * f64::from(norm.pt[i]);
+                        *to = T::of(pt - f64::from(ft[i]) * f64::from(norm.ft[i]));
+                    }
                 }
-            }
-        });
+            },
+        );
     };
     let bias = key.map(|key| widened::<f64>(key.bias.as_ref()));
     let bias: Option<Vec<T>> = match (bias.pt, bias.ft) {

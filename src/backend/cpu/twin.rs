@@ -2,6 +2,7 @@
 //! contributions.
 
 use super::elementwise::dot;
+use super::vector::vectorize;
 use crate::{
     backend::{AttentionShape, Mat, Sequence},
     metrics::RunningL1,
@@ -62,25 +63,29 @@ fn weights(
     let dim = shape.head_dim;
     let tokens = sequence.context.len() + row + 1 - sequence.twin.start;
     let mut weights = vec![0.0; shape.num_attention_heads * tokens];
-    arch.dispatch(|| {
-        for (head, weights) in weights.chunks_exact_mut(tokens).enumerate() {
-            let query = &query[head * dim..(head + 1) * dim];
-            let shared = head / shape.group_size() * dim..head / shape.group_size() * dim + dim;
-            let (context, own) = weights.split_at_mut(sequence.context.len());
-            for (weight, row) in context.iter_mut().zip(sequence.context.clone()) {
-                *weight = dot(query, &keys.context_keys.row(row)[shared.clone()]);
-            }
-            if let Some(difference) = keys.key_difference {
+    vectorize(
+        arch,
+        #[inline(always)]
+        || {
+            for (head, weights) in weights.chunks_exact_mut(tokens).enumerate() {
+                let query = &query[head * dim..(head + 1) * dim];
+                let shared = head / shape.group_size() * dim..head / shape.group_size() * dim + dim;
+                let (context, own) = weights.split_at_mut(sequence.context.len());
                 for (weight, row) in context.iter_mut().zip(sequence.context.clone()) {
-                    *weight += dot(query, &difference.row(row)[shared.clone()]);
+                    *weight = dot(query, &keys.context_keys.row(row)[shared.clone()]);
                 }
+                if let Some(difference) = keys.key_difference {
+                    for (weight, row) in context.iter_mut().zip(sequence.context.clone()) {
+                        *weight += dot(query, &difference.row(row)[shared.clone()]);
+                    }
+                }
+                for (weight, row) in own.iter_mut().zip(sequence.twin.clone()) {
+                    *weight = dot(query, &keys.twin_keys.row(row)[shared.clone()]);
+                }
+                softmax(weights, shape.scale);
             }
-            for (weight, row) in own.iter_mut().zip(sequence.twin.clone()) {
-                *weight = dot(query, &keys.twin_keys.row(row)[shared.clone()]);
-            }
-            softmax(weights, shape.scale);
-        }
-    });
+        },
+    );
     weights
 }
 

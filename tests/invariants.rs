@@ -1,0 +1,241 @@
+//! What holds for every pair, whatever its weights: free tests that need no golden value.
+
+use proptest::prelude::*;
+use std::path::{Path, PathBuf};
+use tuco::{
+    backend::{Backend, Rows, cpu::Cpu, reference::Reference},
+    checkpoint::Pair,
+    engine::{Engine, PackLimits, Score, unobserved},
+    metrics::{self, RunningL1},
+    model::{LayerTensor, ModelSpec, PairWeights, parse_config},
+    tensor::{Dtype, Tensor},
+    twin::{Branch, Twin},
+};
+
+fn golden(case: &str, side: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case).join(side)
+}
+
+/// Prompts of many lengths, deterministic.
+fn prompts(vocab_size: usize, lengths: &[usize]) -> Vec<Vec<u32>> {
+    let token = |prompt: usize, i: usize| ((prompt * 31 + i * 17 + i * i) % vocab_size) as u32;
+    lengths.iter().enumerate().map(|(p, len)| (0..*len).map(|i| token(p, i)).collect()).collect()
+}
+
+fn slices(prompts: &[Vec<u32>]) -> Vec<&[u32]> {
+    prompts.iter().map(Vec::as_slice).collect()
+}
+
+#[test]
+fn a_model_against_itself_gives_exactly_zero() {
+    for case in ["llama_gqa_tied_bf16", "llama_biases", "rope_llama3"] {
+        let dir = golden(case, "tuned");
+        let pair = Pair::open(&dir, &dir, None).unwrap();
+        let ids = prompts(50, &[1, 2, 9, 33]);
+        for score in Engine::new(&Cpu::new(), &pair).score(&slices(&ids), &unobserved).unwrap() {
+            assert!(score.running.iter().all(|l1| l1.ftc == 0.0 && l1.ptc > 0.0));
+        }
+    }
+}
+
+/// The tuned model's weights on both sides, but not known to be equal, so that nothing is skipped.
+struct Unshared<'a>(&'a Pair);
+
+impl PairWeights for Unshared<'_> {
+    fn spec(&self) -> Twin<&ModelSpec> {
+        let spec = self.0.spec().ft;
+        Twin::new(spec, spec)
+    }
+
+    fn embedding(&self) -> Tensor<'_> {
+        self.0.embedding()
+    }
+
+    fn layer_tensor(&self, _: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
+        self.0.layer_tensor(Branch::Ft, layer, tensor)
+    }
+
+    fn is_shared(&self, _: usize, _: LayerTensor) -> bool {
+        false
+    }
+}
+
+#[test]
+fn equal_weights_give_exactly_zero_through_the_whole_computation_too() {
+    for case in ["llama_gqa_tied_bf16", "llama_biases", "rope_yarn", "light_f32"] {
+        let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
+        let ids = prompts(50, &[1, 2, 9, 33, 64]);
+        let engine_scores =
+            Engine::new(&Cpu::new(), &Unshared(&pair)).score(&slices(&ids), &unobserved).unwrap();
+        for score in engine_scores {
+            assert!(score.running.iter().all(|l1| l1.ftc == 0.0), "{case}: {:?}", score.running);
+        }
+    }
+}
+
+#[test]
+fn batch_order_and_threads_change_no_bit() {
+    let lengths = [1, 40, 3, 2, 19, 64, 7, 33, 5, 1, 58];
+    for case in
+        ["llama_gqa_tied_bf16", "llama_mha_untied_f32", "rope_dynamic", "rope_differs", "llama_biases"]
+    {
+        let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
+        let backend = Cpu::new();
+        let ids = prompts(50, &lengths);
+        let alone: Vec<Score> = ids
+            .iter()
+            .map(|prompt| Engine::new(&backend, &pair).score(&[prompt], &unobserved).unwrap().remove(0))
+            .collect();
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for (tokens, sequences) in [(1, 1), (50, 3), (100, 100), (4096, 4096)] {
+                let engine = Engine::new(&backend, &pair).with_limits(PackLimits { tokens, sequences });
+                let reversed: Vec<&[u32]> = ids.iter().rev().map(Vec::as_slice).collect();
+                let together = pool.install(|| engine.score(&slices(&ids), &unobserved)).unwrap();
+                let mut backwards = pool.install(|| engine.score(&reversed, &unobserved)).unwrap();
+                backwards.reverse();
+                assert_eq!(together, alone, "{case}, {threads} threads, packs of {tokens} tokens");
+                assert_eq!(backwards, alone, "{case}, reversed");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_stream_of_a_score_is_the_tuned_model_s_own_pass() {
+    let pair =
+        Pair::open(&golden("llama_gqa_tied_bf16", "base"), &golden("llama_gqa_tied_bf16", "tuned"), None)
+            .unwrap();
+    let ids = prompts(50, &[1, 8, 40]);
+    let engine = Engine::new(&Reference, &pair);
+    let scores = engine.score(&slices(&ids), &unobserved).unwrap();
+    let plain = engine.plain(Branch::Ft, &slices(&ids), &unobserved).unwrap();
+    for (score, plain) in scores.iter().zip(plain) {
+        assert_eq!(score.last_hidden, plain);
+    }
+}
+
+/// Runs given block outputs of one token through the sums: `(f_pt, f_ft)` of each layer.
+fn sums<B: Backend>(backend: &B, layers: &[([f32; 2], [f32; 2])]) -> Vec<RunningL1> {
+    let row = |values: &[f32; 2]| {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let table = Tensor { dtype: Dtype::F32, rows: 1, cols: 2, bytes: &bytes, rounded_to: Dtype::F32 };
+        let mut mat = backend.zeros(Rows::Twin, 1, 2);
+        backend.embed(&[0], &backend.weight(table), &mut mat);
+        mat
+    };
+    let (mut x, mut sums) = (backend.zeros(Rows::Twin, 1, 2), backend.sums(1, 2));
+    layers
+        .iter()
+        .map(|(pt, ft)| backend.contribution(Some(&row(pt)), &row(ft), &mut x, &mut sums)[0])
+        .collect()
+}
+
+fn worked_examples<B: Backend>(backend: &B) {
+    let (h, minus_half, zero) = ([2.0, -6.0], [-1.0, 3.0], [0.0, 0.0]);
+    // PTC = (0, 0, h, -h/2), FTC = (h, -h/2, 0, 0): β = 1, TuCo = 1/2.
+    let running = sums(backend, &[(zero, h), (zero, minus_half), (h, h), (minus_half, minus_half)]);
+    assert_eq!((metrics::beta(&running), metrics::tuco(running[3])), (1.0, 0.5));
+    // x_0 = 0, f_PT(x, 0) = h, f_PT(x, 1) = x, f_FT(x, 0) = 2h, f_FT(x, 1) = 0: P = 3h, F = -h, TuCo = 1/4, and both
+    // models end at 2h.
+    let twice = [4.0, -12.0];
+    let running = sums(backend, &[(h, twice), (twice, zero)]);
+    assert_eq!(running[1], RunningL1 { ptc: 24.0, ftc: 8.0 });
+    assert_eq!(metrics::tuco(running[1]), 0.25);
+    assert_eq!(metrics::output_co(&[4.0, -12.0], &[4.0, -12.0]), 0.0);
+}
+
+#[test]
+fn the_paper_s_worked_examples() {
+    worked_examples(&Cpu::new());
+    worked_examples(&Reference);
+}
+
+/// A pair of random weights in memory.
+struct Random {
+    spec: ModelSpec,
+    embedding: Vec<u8>,
+    tensors: Twin<Vec<(usize, LayerTensor, Vec<u8>)>>,
+}
+
+impl Random {
+    fn new(config: serde_json::Value, seed: u64, noise: f32) -> Self {
+        let spec = parse_config(&config).unwrap();
+        let mut state = seed | 1;
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+        };
+        let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let embedding: Vec<f32> = (0..spec.vocab_size * spec.hidden_size).map(|_| random()).collect();
+        let mut tensors = Twin::new(Vec::new(), Vec::new());
+        for layer in 0..spec.num_hidden_layers {
+            for (tensor, _) in spec.family.layer_tensors {
+                let Some((rows, cols)) = tensor.shape(&spec) else { continue };
+                let scale = if tensor.is_vector() { 1.0 } else { 2.0 / (cols as f32).sqrt() };
+                let pt: Vec<f32> = (0..rows * cols).map(|_| random() * scale).collect();
+                let ft: Vec<f32> = pt.iter().map(|v| v + random() * scale * noise).collect();
+                tensors.pt.push((layer, *tensor, bytes(&pt)));
+                tensors.ft.push((layer, *tensor, bytes(&ft)));
+            }
+        }
+        Self { spec, embedding: bytes(&embedding), tensors }
+    }
+}
+
+impl PairWeights for Random {
+    fn spec(&self) -> Twin<&ModelSpec> {
+        Twin::new(&self.spec, &self.spec)
+    }
+
+    fn embedding(&self) -> Tensor<'_> {
+        let (rows, cols) = (self.spec.vocab_size, self.spec.hidden_size);
+        Tensor { dtype: Dtype::F32, rows, cols, bytes: &self.embedding, rounded_to: Dtype::F32 }
+    }
+
+    fn layer_tensor(&self, branch: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
+        let (rows, cols) = tensor.shape(&self.spec)?;
+        let found = self.tensors.get(branch).iter().find(|(l, t, _)| (*l, *t) == (layer, tensor));
+        let bytes = &found.expect("made for every layer").2;
+        Some(Tensor { dtype: Dtype::F32, rows, cols, bytes, rounded_to: Dtype::F32 })
+    }
+
+    fn is_shared(&self, _: usize, _: LayerTensor) -> bool {
+        false
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn cpu_agrees_with_reference_on_any_shape(
+        kv_heads in 1usize..4,
+        group in 1usize..4,
+        half_dim in 1usize..20,
+        hidden in 1usize..90,
+        intermediate in 1usize..100,
+        bias in any::<bool>(),
+        lengths in prop::collection::vec(1usize..90, 1..5),
+        seed in any::<u64>(),
+        noise in 1e-3f32..0.5,
+    ) {
+        let config = serde_json::json!({
+            "model_type": "llama", "hidden_size": hidden, "intermediate_size": intermediate,
+            "num_hidden_layers": 2, "num_attention_heads": kv_heads * group, "num_key_value_heads": kv_heads,
+            "head_dim": 2 * half_dim, "vocab_size": 40, "attention_bias": bias, "mlp_bias": bias,
+        });
+        let weights = Random::new(config, seed, noise);
+        let ids = prompts(40, &lengths);
+        let cpu = Engine::new(&Cpu::new(), &weights).score(&slices(&ids), &unobserved).unwrap();
+        let reference = Engine::new(&Reference, &weights).score(&slices(&ids), &unobserved).unwrap();
+        for (cpu, reference) in cpu.iter().zip(&reference) {
+            for (cpu, reference) in cpu.running.iter().zip(&reference.running) {
+                prop_assert!((cpu.ftc / reference.ftc - 1.0).abs() < 2e-5, "{cpu:?} {reference:?}");
+                prop_assert!((cpu.ptc / reference.ptc - 1.0).abs() < 2e-5, "{cpu:?} {reference:?}");
+            }
+        }
+    }
+}
