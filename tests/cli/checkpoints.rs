@@ -1,0 +1,181 @@
+//! Everything that can be wrong with a checkpoint or a pair: the message names it, nothing is computed.
+
+use crate::common::{Pair, rows, run, tuco};
+use serde_json::json;
+use std::fs;
+
+const CASE: &str = "llama_gqa_tied_bf16";
+const WEIGHTS: &str = "tuned/model.safetensors";
+
+/// Breaks a copy of a pair and scores with it.
+#[track_caller]
+fn refused(code: i32, parts: &[&str], spoil: impl FnOnce(&Pair)) {
+    let pair = Pair::copy(CASE);
+    pair.write("in.jsonl", rows(2));
+    spoil(&pair);
+    let ran = run(&mut pair.score(&["in.jsonl", "-o", "out.jsonl"])).expect(code, parts);
+    assert_eq!(ran.stdout, "");
+    assert!(!pair.path("out.jsonl").exists(), "an output was begun");
+}
+
+/// Rewrites the header of a safetensors file; `edit` gets it as JSON, the data stay.
+fn edit_header(pair: &Pair, edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) {
+    let bytes = fs::read(pair.path(WEIGHTS)).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: serde_json::Map<_, _> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    edit(&mut header);
+    let text = serde_json::to_vec(&header).unwrap();
+    let mut out = (text.len() as u64).to_le_bytes().to_vec();
+    out.extend(text);
+    out.extend(&bytes[8 + length..]);
+    pair.write(WEIGHTS, out);
+}
+
+#[test]
+fn missing_directories_and_files() {
+    let pair = Pair::copy(CASE);
+    pair.write("in.jsonl", rows(2));
+    let base = |name: &str| {
+        let mut command = tuco();
+        command.current_dir(pair.dir.path()).args(["score", "--base", name, "--tuned", "tuned", "in.jsonl"]);
+        run(&mut command)
+    };
+    base("./nowhere").expect(2, &["--base ./nowhere", "no such directory"]);
+    base("org/model").expect(2, &["org/model", "hf download org/model"]);
+    base("in.jsonl").expect(2, &["--base in.jsonl", "is a file"]);
+    refused(2, &["tuned/config.json"], |pair| fs::remove_file(pair.path("tuned/config.json")).unwrap());
+    refused(2, &["neither model.safetensors nor"], |pair| fs::remove_file(pair.path(WEIGHTS)).unwrap());
+    refused(2, &["pytorch_model.bin", "save_pretrained"], |pair| {
+        fs::rename(pair.path(WEIGHTS), pair.path("tuned/pytorch_model.bin")).unwrap();
+    });
+}
+
+#[test]
+fn files_that_are_no_safetensors() {
+    refused(42, &[WEIGHTS, "empty"], |pair| drop(pair.write(WEIGHTS, "")));
+    refused(42, &[WEIGHTS, "zip"], |pair| drop(pair.write(WEIGHTS, "PK\x03\x04 a zip file of some length")));
+    refused(42, &[WEIGHTS, "git lfs pull"], |pair| {
+        pair.write(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n");
+    });
+    refused(42, &[WEIGHTS], |pair| {
+        let bytes = fs::read(pair.path(WEIGHTS)).unwrap();
+        pair.write(WEIGHTS, &bytes[..bytes.len() - 10]);
+    });
+    refused(42, &[WEIGHTS], |pair| {
+        let mut bytes = fs::read(pair.path(WEIGHTS)).unwrap();
+        bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        pair.write(WEIGHTS, bytes);
+    });
+}
+
+#[test]
+fn headers_that_lie() {
+    let norm = "model.layers.0.input_layernorm.weight";
+    refused(42, &[WEIGHTS], |pair| {
+        edit_header(pair, |header| header[norm]["data_offsets"] = json!([0, 1u64 << 40]));
+    });
+    refused(42, &[WEIGHTS], |pair| {
+        // Two tensors over the same bytes.
+        edit_header(pair, |header| {
+            header[norm]["data_offsets"] =
+                header["model.layers.1.input_layernorm.weight"]["data_offsets"].clone();
+        });
+    });
+    refused(42, &[norm, "U16", "expected F32, F16 or BF16"], |pair| {
+        edit_header(pair, |header| header[norm]["dtype"] = json!("U16"));
+    });
+    refused(42, &["q_proj.weight", "config.json demands"], |pair| {
+        edit_header(pair, |header| {
+            let shape = header["model.layers.0.self_attn.q_proj.weight"]["shape"].as_array_mut().unwrap();
+            shape.reverse();
+            let product: u64 = shape.iter().map(|n| n.as_u64().unwrap()).product();
+            *shape = vec![json!(product), json!(1)];
+        });
+    });
+    refused(42, &["tensor model.layers.1.mlp.up_proj.weight is missing"], |pair| {
+        edit_header(pair, |header| {
+            let tensor = header.remove("model.layers.1.mlp.up_proj.weight").unwrap();
+            header.insert("lm_head.weight".into(), tensor);
+        });
+    });
+    refused(42, &["q_norm.weight", "is not part of a llama model"], |pair| {
+        edit_header(pair, |header| {
+            let tensor = header.remove("model.norm.weight").unwrap();
+            header.insert("model.layers.0.self_attn.q_norm.weight".into(), tensor);
+        });
+    });
+}
+
+#[test]
+fn an_index_that_names_absent_shards() {
+    let pair = Pair::copy("sharded");
+    pair.write("in.jsonl", rows(2));
+    let shard = fs::read_dir(pair.path("base")).unwrap().map(|entry| entry.unwrap().path());
+    let shard = shard.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).max().unwrap();
+    let name = shard.file_name().unwrap().to_string_lossy().into_owned();
+    fs::remove_file(&shard).unwrap();
+    run(&mut pair.score(&["in.jsonl"]))
+        .expect(42, &["model.safetensors.index.json", &name, "not in the directory"]);
+    pair.edit_json("base/model.safetensors.index.json", |index| index["weight_map"] = json!("no"));
+    run(&mut pair.score(&["in.jsonl"])).expect(42, &["weight_map"]);
+}
+
+#[test]
+fn weights_that_are_not_finite() {
+    for bits in [0x7fc0u16, 0x7f80, 0xff80] {
+        refused(42, &[WEIGHTS, "tensor model.", "NaN or infinite", "row", "column"], |pair| {
+            let mut bytes = fs::read(pair.path(WEIGHTS)).unwrap();
+            let end = bytes.len();
+            bytes[end - 2..].copy_from_slice(&bits.to_le_bytes());
+            // The last tensor may be one that is not used: poison the first one too.
+            let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            bytes[header..header + 2].copy_from_slice(&bits.to_le_bytes());
+            pair.write(WEIGHTS, bytes);
+        });
+    }
+}
+
+#[test]
+fn configs_that_cannot_be_meant() {
+    let spoiled = |parts: &[&str], field: &'static str, value: serde_json::Value| {
+        let mut all = vec!["tuned/config.json"];
+        all.extend(parts);
+        refused(42, &all, |pair| pair.edit_json("tuned/config.json", |config| config[field] = value));
+    };
+    spoiled(&["model_type \"mamba\"", "known: llama"], "model_type", json!("mamba"));
+    spoiled(&["hidden_size", "positive integer"], "hidden_size", json!("big"));
+    spoiled(&["num_key_value_heads"], "num_key_value_heads", json!(4));
+    spoiled(&["hidden_act \"relu6\""], "hidden_act", json!("relu6"));
+    spoiled(&["quantization_config"], "quantization_config", json!({"bits": 4}));
+    spoiled(&["rope_type \"spiral\""], "rope_parameters", json!({"rope_type": "spiral", "rope_theta": 1e4}));
+    spoiled(&["has no rope_parameters.factor"], "rope_parameters", json!({"rope_type": "linear"}));
+    refused(42, &["tuned/config.json", "not valid JSON"], |pair| drop(pair.write("tuned/config.json", "{")));
+}
+
+#[test]
+fn models_that_are_no_pair() {
+    let pair = Pair::copy(CASE);
+    pair.write("in.jsonl", rows(2));
+    let other = crate::common::golden("llama_mha_untied_f32").join("base");
+    let mut command = tuco();
+    command.current_dir(pair.dir.path()).args(["score", "--tuned", "tuned", "in.jsonl", "--base"]).arg(other);
+    run(&mut command).expect(42, &["not a pair", "hidden_size is"]);
+}
+
+#[test]
+fn vocabularies_that_differ() {
+    let tokenizer = |tokens: &[&str], added: &[&str]| {
+        let vocab: serde_json::Map<_, _> =
+            tokens.iter().zip(0..).map(|(t, id)| (t.to_string(), json!(id))).collect();
+        let added: Vec<_> = added.iter().zip(tokens.len()..).map(|(t, id)| json!({"id": id, "content": t, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false})).collect();
+        json!({"version": "1.0", "added_tokens": added, "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "a"}}).to_string()
+    };
+    let pair = Pair::copy(CASE);
+    pair.write("in.jsonl", rows(2));
+    pair.write("base/tokenizer.json", tokenizer(&["a", "b", "c"], &["<x>"]));
+    pair.write("tuned/tokenizer.json", tokenizer(&["a", "b", "c"], &["<y>", "<tail>"]));
+    run(&mut pair.score(&["in.jsonl"]))
+        .expect(0, &["differ in size", "added token 3 is \"<x>\" in base and \"<y>\" in tuned"]);
+    pair.write("tuned/tokenizer.json", tokenizer(&["a", "c", "b"], &["<x>"]));
+    run(&mut pair.score(&["in.jsonl"])).expect(42, &["different vocabularies", "id 1 is \"b\"", "\"c\""]);
+}

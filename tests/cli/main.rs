@@ -1,0 +1,5 @@
+//! The command line as users meet it.
+
+mod checkpoints;
+mod common;
+mod score;
