@@ -3,9 +3,9 @@
 use crate::{
     Result,
     experiment::demo,
-    job::{self, ScoreJob, ScoreOptions},
+    job::{self, PairOptions, ScoreJob, ScoreOptions},
 };
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 /// Measures the Tuning Contribution (TuCo) of a fine-tuned language model: the share of each response's last hidden
 /// state that fine-tuning wrote (arXiv 2506.23423).
@@ -23,8 +23,16 @@ enum Command {
     /// Score every prompt of the inputs
     #[command(alias = "run")]
     Score(Box<ScoreOptions>),
+    /// Tell what a pair is: shapes, identical tensors, how far the weights moved, what a run costs
+    Inspect(InspectOptions),
     /// Show what TuCo does, on the small pair that ships with the source
     Demo(demo::DemoOptions),
+}
+
+#[derive(Debug, Args)]
+struct InspectOptions {
+    #[command(flatten)]
+    pair: PairOptions,
 }
 
 impl Cli {
@@ -33,6 +41,7 @@ impl Cli {
         job::stop_on_signals();
         match self.command {
             Command::Score(options) => ScoreJob::prepare(*options)?.run().map(|_| ()),
+            Command::Inspect(options) => job::inspect(&options.pair),
             Command::Demo(options) => demo::run(&options),
         }
     }

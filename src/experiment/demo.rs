@@ -6,7 +6,7 @@ use crate::{
     checkpoint::Pair,
     engine::{Engine, unobserved},
     metrics::{auc, quantile, tuco},
-    output::histogram,
+    output::{histogram, print},
     prompt::{Encoder, EncoderOptions, Overlength, Source},
 };
 use chrono::NaiveDate;
@@ -57,13 +57,9 @@ pub fn run(options: &DemoOptions) -> Result<()> {
     let (kinds, ids) = read(&prompts, &encoder)?;
     let rows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
     let scores = Engine::new(&Cpu::new(), &pair).score(&rows, &unobserved)?;
-    let kinds = by_kind(
-        &kinds,
-        &rows,
-        &scores.iter().map(|s| tuco(s.running[s.running.len() - 1])).collect::<Vec<_>>(),
-    );
-    print(&kinds, start);
-    Ok(())
+    let scores: Vec<f64> =
+        scores.iter().filter_map(|score| score.running.last()).map(|last| tuco(*last)).collect();
+    print(&report(&by_kind(&kinds, &rows, &scores), start))
 }
 
 /// The kind and the token ids of every prompt.
@@ -94,29 +90,31 @@ fn by_kind(names: &[String], rows: &[&[u32]], scores: &[f64]) -> Vec<Kind> {
     kinds
 }
 
-fn print(kinds: &[Kind], start: Instant) {
-    println!(
-        "TuCo: the share of the last hidden state that fine-tuning wrote (0 to 1), on held-out prompts.\n"
-    );
-    println!("| prompts  | number | tokens | median TuCo | 5 % to 95 %     |");
-    println!("|----------|-------:|-------:|------------:|-----------------|");
+fn report(kinds: &[Kind], start: Instant) -> String {
+    let mut text =
+        "TuCo: the share of the last hidden state that fine-tuning wrote (0 to 1), on held-out prompts.\n\n\
+                    | prompts  | number | tokens | median TuCo | 5 % to 95 %      |\n\
+                    |----------|-------:|-------:|------------:|------------------|\n"
+            .to_string();
     for kind in kinds {
         let q = |q| quantile(&kind.tuco, q).unwrap_or(f64::NAN);
         let (median, low, high) = (q(0.5), q(0.05), q(0.95));
         let (name, number, tokens) = (&kind.name, kind.tuco.len(), kind.tokens);
-        println!("| {name:8} | {number:6} | {tokens:6} | {median:11.4} | {low:.4} to {high:.4} |");
+        text += &format!("| {name:8} | {number:6} | {tokens:6} | {median:11.4} | {low:.4} to {high:.4} |\n");
     }
     let of = |is: &dyn Fn(&str) -> bool| -> Vec<f64> {
         kinds.iter().filter(|kind| is(&kind.name)).flat_map(|kind| kind.tuco.clone()).collect()
     };
-    let (text, chat) = (of(&|name| name == "text"), of(&|name| name != "text"));
-    println!("\n{}", histogram(&[("text", &text), ("chat", &chat)], 12, 40));
-    if let Some(auc) = auc(&text, &chat) {
-        println!("AUC of TuCo, chat against running text: {auc:.3} (0.5: no difference, 1: apart)");
+    let (running_text, chat) = (of(&|name| name == "text"), of(&|name| name != "text"));
+    text += &format!("\n{}\n", histogram(&[("text", &running_text), ("chat", &chat)], 12, 40));
+    if let Some(auc) = auc(&running_text, &chat) {
+        text += &format!("AUC of TuCo, chat against running text: {auc:.3} (0.5: no difference, 1: apart)\n");
     }
     if let Some(auc) = auc(&of(&|name| name == "answered"), &of(&|name| name == "refused")) {
-        println!("AUC of TuCo, refused against answered requests: {auc:.3}");
+        text += &format!("AUC of TuCo, refused against answered requests: {auc:.3}\n");
     }
-    println!("\n{} prompts in {:.2} s.", text.len() + chat.len(), start.elapsed().as_secs_f64());
-    println!("Your own pair: tuco score --base DIR --tuned DIR prompts.jsonl -o scores.jsonl");
+    let (prompts, seconds) = (running_text.len() + chat.len(), start.elapsed().as_secs_f64());
+    text + &format!(
+        "\n{prompts} prompts in {seconds:.2} s. Your own pair: tuco score --base DIR --tuned DIR prompts.jsonl -o scores.jsonl\n"
+    )
 }

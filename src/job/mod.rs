@@ -12,6 +12,8 @@ pub use score::{ScoreJob, ScoreOptions};
 use crate::{
     Error, Result,
     checkpoint::{self, Pair},
+    experiment::inspect,
+    output,
     prompt::{Encoder, EncoderOptions},
     twin::Twin,
 };
@@ -40,6 +42,11 @@ pub fn open_pair(options: &PairOptions) -> Result<Pair> {
     );
     let dirs = names.try_map(|(flag, name, revision)| checkpoint::resolve(flag, name, revision))?;
     Pair::open(&dirs.pt, &dirs.ft, options.dtype.dtype())
+}
+
+/// `tuco inspect`: prints what the pair is.
+pub fn inspect(options: &PairOptions) -> Result<()> {
+    output::print(&inspect::report(&open_pair(options)?))
 }
 
 /// The tuned model's tokenizer and template, as the flags want them.

@@ -38,6 +38,17 @@ pub enum Activation {
     GeluTanh,
 }
 
+impl Activation {
+    /// `hidden_act` in `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Silu => "silu",
+            Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_pytorch_tanh",
+        }
+    }
+}
+
 /// A decoder-only transformer, from its `config.json`. Field names are those of `transformers`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
@@ -91,7 +102,7 @@ impl ModelSpec {
             ("num_key_value_heads", self.num_key_value_heads.to_string()),
             ("head_dim", self.head_dim.to_string()),
             ("intermediate_size", self.intermediate_size.to_string()),
-            ("hidden_act", format!("{:?}", self.hidden_act)),
+            ("hidden_act", self.hidden_act.name().to_string()),
             ("attention_bias", self.attention_bias.to_string()),
             ("mlp_bias", self.mlp_bias.to_string()),
         ]

@@ -10,3 +10,16 @@ pub use histogram::histogram;
 pub use jsonl::{Sink, WrittenRow};
 pub use manifest::Manifest;
 pub use progress::Progress;
+
+use crate::{Error, Result};
+use std::{io::Write, path::Path};
+
+/// Prints a report on standard output; a reader that has seen enough (`| head`) is no failure.
+pub fn print(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("write", Path::new("standard output"), &error))
+        }
+        _ => Ok(()),
+    }
+}

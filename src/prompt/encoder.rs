@@ -11,12 +11,10 @@ use std::{
 
 use chrono::NaiveDate;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use super::{
     row::{Content, RowError, RowErrorKind},
-    source::hex,
     template::ChatTemplate,
     tokenizer_files::TokenizerFiles,
 };
@@ -59,8 +57,9 @@ pub struct Encoder {
     dir: PathBuf,
     tokenizer: Option<Tokenizer>,
     tokenizer_sha256: Option<String>,
-    has_other_tokenizer: bool,
-    template: Option<ChatTemplate>,
+    other_tokenizer: Option<&'static str>,
+    /// `Err`: why the checkpoint's template cannot be used. That matters only to the rows that need it.
+    template: Option<Result<ChatTemplate>>,
     /// The id of `bos_token`, to find a doubled one.
     bos_id: Option<u32>,
     told_double_bos: AtomicBool,
@@ -76,24 +75,25 @@ impl Encoder {
     /// `vocab_size` is the number of rows of the embedding, `max_length` the most tokens that a row may have.
     ///
     /// # Errors
-    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) where a file is there but broken; it is named.
+    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) where a file is there but broken, [`ErrorKind::Usage`](crate::ErrorKind::Usage)
+    /// where it cannot be read; the file is named. A chat template that cannot be compiled is an error only under [`EncoderOptions::apply_chat_template`].
     pub fn open(dir: &Path, vocab_size: usize, max_length: usize, options: EncoderOptions) -> Result<Self> {
         let files = TokenizerFiles::read(dir)?;
-        let template = match &files.template {
-            Some(source) => Some(ChatTemplate::new(source, &files.special_tokens, options.template_date)?),
-            None => None,
+        let compile = |source: &String| {
+            ChatTemplate::new(source, &files.special_tokens, options.template_date)
+                .map_err(|error| Error::new(error.kind, format!("{}: {error}", dir.display())))
         };
-        let (tokenizer, tokenizer_sha256) = match &files.tokenizer {
-            Some((path, bytes)) => (Some(load(path, bytes)?), Some(hex(&Sha256::digest(bytes)))),
-            None => (None, None),
-        };
+        let template = files.template.as_ref().map(compile);
+        if let (true, Some(Err(error))) = (options.apply_chat_template, &template) {
+            return Err(error.clone());
+        }
         let bos = files.special_tokens.get("bos_token");
-        let bos_id = bos.and_then(|bos| tokenizer.as_ref()?.token_to_id(bos));
+        let bos_id = bos.and_then(|bos| files.tokenizer.as_ref()?.token_to_id(bos));
         Ok(Self {
             dir: dir.to_owned(),
-            tokenizer,
-            tokenizer_sha256,
-            has_other_tokenizer: files.has_other_tokenizer,
+            tokenizer: files.tokenizer,
+            tokenizer_sha256: files.tokenizer_sha256,
+            other_tokenizer: files.other_tokenizer,
             template,
             bos_id,
             told_double_bos: AtomicBool::new(false),
@@ -131,12 +131,16 @@ impl Encoder {
 
     /// SHA-256 of the chat template's source, in hexadecimal.
     pub fn template_sha256(&self) -> Option<&str> {
-        self.template.as_ref().map(ChatTemplate::source_sha256)
+        self.template()?.ok().map(ChatTemplate::source_sha256)
     }
 
     /// Whether what is scored may depend on [`EncoderOptions::template_date`].
     pub fn uses_date(&self) -> bool {
-        self.template.as_ref().is_some_and(ChatTemplate::uses_date)
+        self.template().is_some_and(|template| template.is_ok_and(ChatTemplate::uses_date))
+    }
+
+    fn template(&self) -> Option<Result<&ChatTemplate, &Error>> {
+        self.template.as_ref().map(Result::as_ref)
     }
 
     /// What the user should be told about the rows encoded since the last call.
@@ -161,13 +165,20 @@ impl Encoder {
 
     /// What the template renders holds its special tokens already: the tokenizer adds none.
     fn encode_messages(&self, messages: &[Value]) -> Result<Vec<u32>, RowError> {
-        let template = self.template.as_ref().ok_or_else(|| {
-            let message = format!(
-                "messages need a chat template, and {} has none (chat_template.jinja, or chat_template in tokenizer_config.json)",
-                self.dir.display()
-            );
-            RowError::new(RowErrorKind::TemplateError, message)
-        })?;
+        let template = match self.template() {
+            Some(Ok(template)) => template,
+            Some(Err(error)) => {
+                return Err(RowError::new(RowErrorKind::TemplateError, error.message.clone()));
+            }
+            None => {
+                let message = format!(
+                    "messages need a chat template, and {} has none (chat_template.jinja, or chat_template in \
+                     tokenizer_config.json)",
+                    self.dir.display()
+                );
+                return Err(RowError::new(RowErrorKind::TemplateError, message));
+            }
+        };
         let system = self
             .options
             .system_instruction
@@ -182,13 +193,12 @@ impl Encoder {
     fn tokenize(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, RowError> {
         let Some(tokenizer) = &self.tokenizer else {
             let dir = self.dir.display();
-            let what = if self.has_other_tokenizer {
-                format!(
-                    "{dir} has a tokenizer but no tokenizer.json; transformers makes one: \
+            let what = match self.other_tokenizer {
+                None => format!("{dir} has no tokenizer.json, so only token_ids can be scored"),
+                Some(other) => format!(
+                    "{dir} has {other} but no tokenizer.json; transformers makes one of it: \
                      AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
-                )
-            } else {
-                format!("{dir} has no tokenizer.json, so only token_ids can be scored")
+                ),
             };
             return Err(RowError::new(RowErrorKind::NoTokenizer, what));
         };
@@ -245,13 +255,5 @@ fn without_nulls(message: &Value) -> Value {
     }
 }
 
-/// The tokenizer without its own truncation and padding, which would change a prompt unseen.
-fn load(path: &Path, bytes: &[u8]) -> Result<Tokenizer> {
-    let broken = |error: tokenizers::Error| {
-        Error::checkpoint(format!("{} is not a tokenizer that can be read: {error}", path.display()))
-    };
-    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(broken)?;
-    tokenizer.with_truncation(None).map_err(broken)?;
-    tokenizer.with_padding(None);
-    Ok(tokenizer)
-}
+#[cfg(test)]
+mod tests;

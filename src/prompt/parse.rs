@@ -193,3 +193,6 @@ fn token_ids_of(name: &str, ids: Value) -> Result<Content, RowError> {
     };
     ids.iter().enumerate().map(id_of).collect::<Result<_, _>>().map(Content::TokenIds)
 }
+
+#[cfg(test)]
+mod tests;

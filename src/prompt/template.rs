@@ -1,6 +1,9 @@
 //! The chat template: messages → text.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use chrono::NaiveDate;
 use minijinja::{Environment, context};
@@ -68,13 +71,16 @@ impl ChatTemplate {
             ..minijinja::Value::from_pairs(self.special_tokens.clone())
         };
         let template = self.environment.get_template(NAME).expect("added when compiled");
-        template.render(variables).map_err(|error| {
-            let message = match jinja::raised(&error) {
+        // The template is anyone's, and minijinja 3.1 panics on at least one (`break` inside of `with`): no reason to end the run.
+        let message = match catch_unwind(AssertUnwindSafe(|| template.render(variables))) {
+            Ok(Ok(text)) => return Ok(text),
+            Ok(Err(error)) => match jinja::raised(&error) {
                 Some(message) => format!("the chat template refuses these messages: {message}"),
                 None => format!("the chat template fails on these messages: {}", jinja::describe(&error)),
-            };
-            RowError::new(RowErrorKind::TemplateError, message)
-        })
+            },
+            Err(_) => "the template engine fails on this chat template".to_owned(),
+        };
+        Err(RowError::new(RowErrorKind::TemplateError, message))
     }
 
     /// SHA-256 of the template's source, in hexadecimal.
@@ -105,4 +111,95 @@ fn with_reasoning(message: &Value) -> Value {
     all.extend(fields.clone());
     all.insert("reasoning_content".to_owned(), reasoning.clone());
     Value::Object(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn template(source: &str) -> Result<ChatTemplate> {
+        ChatTemplate::new(source, &SpecialTokens::new(), NaiveDate::from_ymd_opt(2024, 7, 26).unwrap())
+    }
+
+    fn render(source: &str, message: Value) -> Result<String, RowError> {
+        template(source).unwrap().render(&[message], None, true)
+    }
+
+    fn user() -> Value {
+        json!({"role": "user", "content": "Hi"})
+    }
+
+    #[test]
+    fn a_source_that_is_no_template_is_told_with_its_line() {
+        let error = template("{% if messages %}\n\n{{ messages[ }}").unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Checkpoint);
+        assert!(error.message.contains("line 3"), "{error}");
+        assert!(template("{{ 'a' | no_such_filter }}{% no_such_tag %}").is_err());
+    }
+
+    #[test]
+    fn errors_are_the_template_s_own_words_or_have_its_line() {
+        let raising =
+            "{% macro refuse(why) %}{{ raise_exception('no ' ~ why) }}{% endmacro %}{{ refuse('way') }}";
+        let error = render(raising, user()).unwrap_err();
+        assert_eq!(error.message, "the chat template refuses these messages: no way");
+        let error = render("\n\n{{ messages[0].a.b }}", user()).unwrap_err();
+        assert_eq!(error.kind, RowErrorKind::TemplateError);
+        assert!(error.message.ends_with("(line 3 of the template)"), "{error}");
+    }
+
+    #[test]
+    fn templates_that_the_engine_cannot_run_are_errors_and_no_crash() {
+        for source in [
+            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+            "{% for m in messages %}{% with %}{% break %}{% endwith %}{% endfor %}",
+        ] {
+            assert_eq!(render(source, user()).unwrap_err().kind, RowErrorKind::TemplateError, "{source}");
+        }
+    }
+
+    #[test]
+    fn deep_messages_are_rendered() {
+        let mut deep = json!("x");
+        for _ in 0..120 {
+            deep = json!([deep]);
+        }
+        let message = json!({"role": "user", "content": deep});
+        let text = render(
+            "{{ messages[0].content }}{{ messages[0] | tojson }}{{ messages[0] == messages[0] }}",
+            message,
+        );
+        assert!(text.unwrap().ends_with("True"));
+    }
+
+    #[test]
+    fn reasoning_is_there_under_each_name_that_templates_read() {
+        let source =
+            "{{ messages[0].reasoning_content }}|{{ messages[0].thinking }}|{{ messages[0].reasoning }}";
+        let text = |fields: Value| render(source, fields).unwrap();
+        assert_eq!(text(json!({"role": "assistant", "reasoning": "r"})), "r|r|r");
+        assert_eq!(text(json!({"role": "assistant", "thinking": "t", "reasoning": "r"})), "t|t|r");
+        assert_eq!(text(json!({"role": "assistant", "reasoning_content": null, "thinking": "t"})), "t|t|");
+        assert_eq!(text(user()), "||");
+    }
+
+    #[test]
+    fn the_date_is_the_one_given() {
+        assert_eq!(
+            render("{{ strftime_now('%d %b %Y %H:%M:%S.%f%z') }}", user()).unwrap(),
+            "26 Jul 2024 00:00:00.000000"
+        );
+        assert!(render("{{ strftime_now('%Q') }}", user()).unwrap_err().message.contains("%Q"));
+        assert!(template("{{ strftime_now('%d') }}").unwrap().uses_date());
+        assert!(!template("{{ messages }}").unwrap().uses_date());
+    }
+
+    #[test]
+    fn the_hash_is_of_the_source_as_given() {
+        let hash = template("a\r\n").unwrap().source_sha256().to_owned();
+        assert_eq!(hash, hex(&Sha256::digest("a\r\n")));
+    }
 }

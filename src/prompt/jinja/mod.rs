@@ -1,8 +1,19 @@
 //! Jinja as chat templates know it: minijinja made to agree with Jinja2 in `transformers`.
 //!
 //! The model for everything here is `_cached_compile_jinja_template` of `transformers.utils.chat_template_utils` (5.23): an
-//! `ImmutableSandboxedEnvironment` of Jinja2 3.1 with `trim_blocks`, `lstrip_blocks` and loop controls.
+//! `ImmutableSandboxedEnvironment` of Jinja2 3.1 with `trim_blocks`, `lstrip_blocks` and loop controls. Where minijinja differs, the
+//! source is rewritten ([`mod@rewrite`]), or a filter, test or method replaced ([`filters`], [`json`], [`methods`], [`python`]).
+//!
+//! What still differs, all of it rare in chat templates:
+//! - Python fails, and minijinja goes on, where None is looped over, where values of different kinds are compared by `<`, and where
+//!   `tojson` is given an iterator.
+//! - The default of a macro's argument cannot be another argument, and replaces an argument that is given but undefined.
+//! - `~` writes floats of 1e16 and more, and unprintable characters inside of lists, in Rust's way.
+//! - Not there, so that a template that uses them fails: `format % value` where the format is no literal, a sign `+`, `varargs` and
+//!   `kwargs`, `cycler`, `joiner`, `lipsum`, names outside of ASCII, and the filters `center`, `filesizeformat`, `pprint` of Python's
+//!   kind, `random`, `striptags`, `truncate`, `urlencode`, `wordcount`, `wordwrap`, `xmlattr`.
 
+mod filters;
 mod json;
 mod methods;
 mod python;
@@ -11,7 +22,7 @@ mod rewrite;
 use std::{error::Error as _, fmt, fmt::Write};
 
 use chrono::{NaiveDate, NaiveTime};
-use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig, value::ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig};
 
 pub(super) use rewrite::rewrite;
 
@@ -22,16 +33,7 @@ pub(super) fn environment(date: NaiveDate) -> Environment<'static> {
     environment.set_syntax(syntax.expect("the delimiters are the default ones"));
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(methods::call);
-    environment.add_filter("tojson", json::tojson);
-    environment.add_filter("string", python::str);
-    environment.add_filter(rewrite::PERCENT, python::percent);
-    environment.add_filter("trim", |text: &Value, chars: Option<&str>| {
-        methods::strip(&python::str(text), chars, true, true).to_owned()
-    });
-    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
-    environment.add_test("sequence", |value: &Value| {
-        matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Undefined)
-    });
+    filters::add_to(&mut environment);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
     });
@@ -94,9 +96,20 @@ pub(super) fn describe(error: &Error) -> String {
     text
 }
 
+/// Python's `strftime` for midnight of `date`, in no time zone.
 fn strftime(date: NaiveDate, format: &str) -> Result<String, Error> {
+    // chrono has other ideas of these three: nanoseconds, and an error where there is no time zone.
+    let mut pattern = String::with_capacity(format.len());
+    let mut chars = format.chars();
+    while let Some(c) = chars.next() {
+        match (c, (c == '%').then(|| chars.next()).flatten()) {
+            (_, Some('f')) => pattern.push_str("000000"),
+            (_, Some('z' | 'Z')) => {}
+            (c, next) => pattern.extend([c].into_iter().chain(next)),
+        }
+    }
     let mut text = String::new();
-    write!(text, "{}", date.and_time(NaiveTime::MIN).format(format)).map_err(|_| {
+    write!(text, "{}", date.and_time(NaiveTime::MIN).format(&pattern)).map_err(|_| {
         Error::new(ErrorKind::InvalidOperation, format!("strftime_now cannot format {format:?}"))
     })?;
     Ok(text)

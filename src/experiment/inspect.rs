@@ -1,0 +1,157 @@
+//! `tuco inspect`: what a pair is, what its models have in common, where and how far fine-tuning moved the weights, and
+//! what a run will cost.
+
+use crate::{
+    checkpoint::Pair,
+    engine::PackLimits,
+    model::{LayerTensor, ModelSpec, PairWeights},
+    twin::{Branch, Twin},
+};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+/// Squared norms of a tensor and of its change.
+#[derive(Debug, Clone, Copy, Default)]
+struct Change {
+    squared: f64,
+    squared_change: f64,
+    tensors: usize,
+    identical: usize,
+}
+
+impl Change {
+    fn merge(&mut self, other: Change) {
+        self.squared += other.squared;
+        self.squared_change += other.squared_change;
+        self.tensors += other.tensors;
+        self.identical += other.identical;
+    }
+
+    /// `‖W_ft − W_pt‖ / ‖W_pt‖` in the Frobenius norm.
+    fn relative(&self) -> f64 {
+        if self.squared_change == 0.0 { 0.0 } else { (self.squared_change / self.squared).sqrt() }
+    }
+}
+
+/// A report in Markdown.
+pub fn report(pair: &Pair) -> String {
+    let all: Vec<(usize, LayerTensor)> = pair.layer_tensors().collect();
+    let changes: Vec<Change> = all.par_iter().map(|(layer, tensor)| change(pair, *layer, *tensor)).collect();
+    let mut by_layer = BTreeMap::<usize, Change>::new();
+    let mut by_tensor: Vec<(LayerTensor, Change)> = Vec::new();
+    let mut total = Change::default();
+    for ((layer, tensor), change) in all.iter().zip(&changes) {
+        total.merge(*change);
+        by_layer.entry(*layer).or_default().merge(*change);
+        match by_tensor.iter_mut().find(|(kind, _)| kind == tensor) {
+            Some((_, sum)) => sum.merge(*change),
+            None => by_tensor.push((*tensor, *change)),
+        }
+    }
+    let family = pair.spec().ft.family;
+    let mut text = models(pair);
+    text += &format!(
+        "\n{} of {} layer tensors are identical; relative change of all weights {:.2e}\n",
+        total.identical,
+        total.tensors,
+        total.relative()
+    );
+    text += "\n| tensor | identical | relative change |\n|---|---:|---:|\n";
+    for (tensor, change) in &by_tensor {
+        let name = family.layer_tensors.iter().find(|(kind, _)| kind == tensor).map_or("", |(_, name)| name);
+        text +=
+            &format!("| {name} | {} of {} | {:.2e} |\n", change.identical, change.tensors, change.relative());
+    }
+    text += "\n| layer | identical | relative change |\n|---:|---:|---:|\n";
+    for (layer, change) in &by_layer {
+        text += &format!(
+            "| {layer} | {} of {} | {:.2e} |\n",
+            change.identical,
+            change.tensors,
+            change.relative()
+        );
+    }
+    text + "\n" + &cost(pair)
+}
+
+fn change(pair: &Pair, layer: usize, tensor: LayerTensor) -> Change {
+    let identical = usize::from(pair.is_shared(layer, tensor));
+    let weights = [Branch::Pt, Branch::Ft].map(|branch| pair.layer_tensor(branch, layer, tensor));
+    let [Some(pt), Some(ft)] = weights else { return Change::default() };
+    let (mut squared, mut squared_change) = (0.0, 0.0);
+    for (pt, ft) in pt.to_f32().iter().zip(ft.to_f32()) {
+        squared += f64::from(*pt).powi(2);
+        squared_change += (f64::from(ft) - f64::from(*pt)).powi(2);
+    }
+    Change { squared, squared_change, tensors: 1, identical }
+}
+
+/// Weights of the blocks and of the embedding.
+fn parameters(spec: &ModelSpec) -> usize {
+    let shapes = spec.family.layer_tensors.iter().filter_map(|(tensor, _)| tensor.shape(spec));
+    let layer: usize = shapes.map(|(rows, cols)| rows * cols).sum();
+    layer * spec.num_hidden_layers + spec.vocab_size * spec.hidden_size
+}
+
+fn models(pair: &Pair) -> String {
+    let Twin { pt, ft } = pair.checkpoints.as_ref();
+    let mut text = "| | base | tuned |\n|---|---|---|\n".to_string();
+    let mut row = |name: &str, pt: String, ft: String| text += &format!("| {name} | {pt} | {ft} |\n");
+    row("directory", pt.dir.display().to_string(), ft.dir.display().to_string());
+    for ((name, pt), (_, ft)) in pt.spec.shape_fields().into_iter().zip(ft.spec.shape_fields()) {
+        row(name, pt, ft);
+    }
+    row("vocab_size", pt.spec.vocab_size.to_string(), ft.spec.vocab_size.to_string());
+    row(
+        "context",
+        format!("{} tokens", pt.spec.context_length),
+        format!("{} tokens", ft.spec.context_length),
+    );
+    row("rope_theta", pt.spec.rope.rope_theta.to_string(), ft.spec.rope.rope_theta.to_string());
+    row("dtype", pt.dtype().name().into(), ft.dtype().name().into());
+    row("parameters", millions(parameters(&pt.spec)), millions(parameters(&ft.spec)));
+    row("files", megabytes(pt.bytes() as f64), megabytes(ft.bytes() as f64));
+    for notice in &pair.notices {
+        text += &format!("\nNote: {notice}\n");
+    }
+    text
+}
+
+/// Operations and memory of a score on the CPU.
+fn cost(pair: &Pair) -> String {
+    let spec = pair.spec().ft;
+    let layers = spec.num_hidden_layers as f64;
+    let matrices = spec.family.layer_tensors.iter().filter(|(tensor, _)| !tensor.is_vector());
+    let layer: f64 =
+        matrices.filter_map(|(tensor, _)| tensor.shape(spec)).map(|(r, c)| 2.0 * (r * c) as f64).sum();
+    let keys = 2.0 * (spec.key_width() * spec.hidden_size) as f64;
+    let means = 4.0 * (spec.num_attention_heads * spec.hidden_size) as f64;
+    let mut text =
+        "| tokens in a prompt | one forward pass, GFLOP/token | TuCo, of one pass |\n|---:|---:|---:|\n"
+            .to_string();
+    for tokens in [128.0, 512.0, 2048.0] {
+        let attention = 2.0 * spec.query_width() as f64 * tokens;
+        let pass = layers * (layer + attention);
+        // Context rows skip all of the last layer but its keys; the pre-trained block needs its keys, the means of both
+        // branches and two rows a prompt.
+        let score =
+            (layers - 1.0) * (layer + attention) + layers * (keys + means + 2.0 * layer / tokens) + keys;
+        text += &format!("| {tokens} | {:.3} | {:.3} |\n", pass / 1e9, score / pass);
+    }
+    let limits = PackLimits::for_model(spec);
+    let row = 3 * spec.hidden_size + spec.query_width() + 3 * spec.key_width() + spec.intermediate_size;
+    text += &format!(
+        "\nMemory beside the mapped files: {} of workspace and {} of hidden states for 16384 tokens\n",
+        megabytes((4 * row * limits.tokens) as f64),
+        megabytes((4 * spec.hidden_size * 16384) as f64),
+    );
+    text
+}
+
+fn millions(count: usize) -> String {
+    format!("{:.1} M", count as f64 / 1e6)
+}
+
+fn megabytes(bytes: f64) -> String {
+    format!("{:.1} MB", bytes / 1e6)
+}

@@ -1,0 +1,115 @@
+use serde_json::json;
+
+use super::*;
+
+/// The kind and message of a row's error.
+fn error(line: &str) -> (RowErrorKind, String) {
+    let error = Row::parse(line).content.expect_err(line);
+    (error.kind, error.message)
+}
+
+#[test]
+fn each_kind_of_content_is_read_by_each_of_its_names() {
+    let content = |line| Row::parse(line).content.unwrap();
+    assert_eq!(content(r#"{"prompt": " "}"#), Content::Prompt(" ".into()));
+    assert_eq!(content(r#"{"token_ids": [0, 4294967295]}"#), Content::TokenIds(vec![0, u32::MAX]));
+    assert_eq!(content(r#"{"prompt_token_ids": [7]}"#), Content::TokenIds(vec![7]));
+    let messages = json!([{"role": "user", "content": "a", "x": {"y": 1}}, {"role": "t", "content": [{"type": "image"}]}]);
+    let line = json!({"messages": messages, "prompt": null, "token_ids": null}).to_string();
+    assert_eq!(content(&line), Content::Messages(messages.as_array().unwrap().clone()));
+}
+
+#[test]
+fn what_is_not_content_is_handed_through() {
+    let row = Row::parse(
+        r#"{"custom_id": "a", "label": null, "meta": {"z": 1, "a": [2]}, "prompt": "p", "y": 1, "x": 2}"#,
+    );
+    assert_eq!(row.id, Some(json!("a")));
+    assert_eq!(row.label, Some(Value::Null));
+    assert_eq!(row.meta.unwrap().to_string(), r#"{"z":1,"a":[2]}"#);
+    assert_eq!(row.unknown, ["y", "x"]);
+    assert_eq!(Row::parse(r#"{"id": -3, "prompt": "p"}"#).id, Some(json!(-3)));
+    assert_eq!(Row::parse(r#"{"id": null, "prompt": "p"}"#).id, None);
+}
+
+#[test]
+fn broken_json_is_told_with_its_column() {
+    for (line, message) in [
+        (r#"{"prompt": "a""#, "not valid JSON at column 14: EOF while parsing an object"),
+        (r#"{"prompt": a}"#, "not valid JSON at column 12: expected value"),
+        (r#"{"prompt": "a"} x"#, "not valid JSON at column 17: trailing characters"),
+        (r#"{"prompt": "\ud800"}"#, "not valid JSON at column 19: unexpected end of hex escape"),
+        ("[", "not valid JSON at column 1: EOF while parsing a list (is this one JSON array?"),
+    ] {
+        let (kind, found) = error(line);
+        assert_eq!(kind, RowErrorKind::InvalidJson);
+        assert!(found.starts_with(message), "{found}");
+    }
+}
+
+#[test]
+fn deep_json_is_an_error_and_no_stack_overflow() {
+    for line in ["[".repeat(1_000_000), r#"{"meta":"#.repeat(1_000_000)] {
+        let (kind, message) = error(&line);
+        assert_eq!(kind, RowErrorKind::InvalidJson);
+        assert!(message.contains("recursion limit"), "{message}");
+    }
+}
+
+#[test]
+fn rows_of_the_wrong_shape_are_told_what_was_expected() {
+    for (line, message) in [
+        ("3", "expected a JSON object, found an integer"),
+        ("[{}]", "expected a JSON object, found an array (is this one JSON array?"),
+        ("{}", "none of prompt, messages and token_ids is given"),
+        (r#"{"prompt": null}"#, "none of prompt, messages and token_ids is given"),
+        (r#"{"prompt": "a", "token_ids": [1]}"#, "prompt and token_ids are given, but a row has one of"),
+        (r#"{"token_ids": [1], "prompt_token_ids": [1]}"#, "both token_ids and prompt_token_ids are given"),
+        (r#"{"id": 1, "custom_id": 1, "prompt": "a"}"#, "both id and custom_id are given"),
+        (
+            r#"{"id": 1.5, "prompt": "a"}"#,
+            "id must be a string or an integer, found a number with a fraction",
+        ),
+        (r#"{"custom_id": [1], "prompt": "a"}"#, "custom_id must be a string or an integer, found an array"),
+        (r#"{"prompt": 3}"#, "prompt must be a string, found an integer"),
+        (r#"{"messages": "a"}"#, "messages must be an array, found a string"),
+        (r#"{"messages": ["a"]}"#, "messages[0] must be an object with role and content, found a string"),
+        (
+            r#"{"messages": [{"role": "user"}, {"content": "a"}]}"#,
+            "messages[1].role must be a string, found nothing",
+        ),
+        (r#"{"messages": [{"role": 1}]}"#, "messages[0].role must be a string, found an integer"),
+        (
+            r#"{"messages": [{"role": "user", "content": 1}]}"#,
+            "messages[0].content must be a string, null or an",
+        ),
+        (r#"{"token_ids": 3}"#, "token_ids must be an array, found an integer"),
+        (r#"{"token_ids": [1, -1]}"#, "token_ids[1] must be an integer from 0 to 4294967295, found -1"),
+        (r#"{"token_ids": [1.0]}"#, "token_ids[0] must be an integer from 0 to 4294967295, found 1.0"),
+        (
+            r#"{"token_ids": [4294967296]}"#,
+            "token_ids[0] must be an integer from 0 to 4294967295, found 4294967296",
+        ),
+        (
+            r#"{"prompt_token_ids": [0, [1]]}"#,
+            "prompt_token_ids[1] must be an integer from 0 to 4294967295, found an array",
+        ),
+    ] {
+        let (kind, found) = error(line);
+        assert_eq!(kind, RowErrorKind::InvalidRow, "{line}");
+        assert!(found.starts_with(message), "{found}");
+    }
+}
+
+#[test]
+fn nothing_to_score_has_its_own_kind() {
+    for line in [r#"{"prompt": ""}"#, r#"{"messages": []}"#, r#"{"token_ids": []}"#] {
+        assert_eq!(error(line).0, RowErrorKind::EmptyPrompt);
+    }
+}
+
+#[test]
+fn a_bad_row_keeps_what_is_good_in_it() {
+    let row = Row::parse(r#"{"id": "a", "label": 1, "meta": 2, "prompt": 3}"#);
+    assert_eq!((row.id, row.label, row.meta), (Some(json!("a")), Some(json!(1)), Some(json!(2))));
+}
