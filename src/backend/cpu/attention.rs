@@ -17,7 +17,7 @@ pub const KEY_TILE: usize = 512;
 
 #[derive(Default)]
 struct Scratch {
-    /// Scaled queries of the block, transposed: `[Dh, queries]`.
+    /// Scaled queries of the block, heads of a row side by side: `[queries, Dh]`.
     queries: Vec<f32>,
     /// Scores, then weights: `[queries, keys]`.
     scores: Vec<f32>,
@@ -82,9 +82,7 @@ fn block_attention(
     let (dim, group) = (shape.head_dim, shape.group_size());
     let Range { start: first, end: keys } = task.positions;
     let first_row = task.sequence.context.start;
-    // A lone query would take a matrix-vector path: a second, empty one keeps it on the common one.
-    let used = task.positions.len() * group;
-    let count = used.max(2);
+    let count = task.positions.len() * group;
     // SAFETY: the heads of this group in the rows of this block belong to this task alone.
     let head_of = |query: usize| unsafe {
         let row = first_row + first + query / group;
@@ -94,16 +92,13 @@ fn block_attention(
 
     let scale = shape.scale as f32;
     scratch.queries.clear();
-    scratch.queries.resize(dim * count, 0.0);
-    for query in 0..used {
-        for (i, value) in head_of(query).iter().enumerate() {
-            scratch.queries[i * count + query] = value * scale;
-        }
+    for query in 0..count {
+        scratch.queries.extend(head_of(query).iter().map(|value| value * scale));
     }
     scratch.scores.resize(count * keys, 0.0);
     scratch.outputs.resize(count * dim, 0.0);
     let kv_start = first_row * k.cols + task.kv_head * dim;
-    // scores[query, key] = queries[·, query] · k[key, ·]
+    // scores[query, key] = queries[query, ·] · k[key, ·]
     // SAFETY: the operands are `keys` rows of this sequence's keys and buffers of the sizes just given.
     unsafe {
         gemm::gemm(
@@ -118,8 +113,8 @@ fn block_attention(
             1,
             k.cols as isize,
             scratch.queries.as_ptr(),
+            dim as isize,
             1,
-            count as isize,
             1.0,
             1.0,
             false,
@@ -170,7 +165,7 @@ fn block_attention(
             );
         }
     }
-    for (query, output) in scratch.outputs.chunks_exact(dim).take(used).enumerate() {
+    for (query, output) in scratch.outputs.chunks_exact(dim).enumerate() {
         let inverse_sum = scratch.inverse_sums[query];
         head_of(query).iter_mut().zip(output).for_each(|(to, value)| *to = value * inverse_sum);
     }
