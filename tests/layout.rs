@@ -8,12 +8,13 @@ use std::{
 /// Each part and the parts it may use.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("hash", &[]),
     ("tensor", &[]),
     ("twin", &[]),
     ("model", &["error", "tensor", "twin"]),
     ("metrics", &[]),
-    ("checkpoint", &["error", "model", "tensor", "twin"]),
-    ("prompt", &["error"]),
+    ("checkpoint", &["error", "hash", "model", "tensor", "twin"]),
+    ("prompt", &["error", "hash"]),
     ("output", &["error"]),
     ("backend", &["metrics", "model", "tensor", "twin"]),
     ("engine", &["backend", "error", "metrics", "model", "tensor", "twin"]),

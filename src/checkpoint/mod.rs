@@ -7,7 +7,6 @@ mod pair;
 mod vocabulary;
 mod weights;
 
-pub use fingerprint::{file_sha256, sha256_hex};
 pub use hub::resolve;
 pub use pair::Pair;
 pub use weights::Weights;

@@ -7,10 +7,11 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use sha2::{Digest, Sha256};
-
 use super::lines::{BYTE_ORDER_MARK, Lines, is_blank_byte};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    hash,
+};
 
 /// The inputs of a run, in the order given.
 ///
@@ -143,27 +144,10 @@ impl Input {
     }
 
     fn scan(&self) -> Result<Scan> {
-        let mut reader = self.reader()?;
-        let mut hash = Sha256::new();
         let mut rows = RowCount::default();
-        let mut buffer = vec![0; 1 << 18];
-        loop {
-            match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) => {
-                    hash.update(&buffer[..length]);
-                    rows.update(&buffer[..length]);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.read_error(&error)),
-            }
-        }
-        Ok(Scan { sha256: hex(&hash.finalize()), rows: rows.rows })
+        let sha256 = hash::sha256_of(self.reader()?, |chunk| rows.update(chunk));
+        Ok(Scan { sha256: sha256.map_err(|error| self.read_error(&error))?, rows: rows.rows })
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Counts lines with anything in them, from chunks cut anywhere.

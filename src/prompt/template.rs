@@ -8,14 +8,15 @@ use std::{
 use chrono::NaiveDate;
 use minijinja::{Environment, context};
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
 use super::{
     jinja,
     row::{RowError, RowErrorKind},
-    source::hex,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    hash,
+};
 
 /// The tokenizer's named tokens, as a template sees them: `bos_token` → `<s>`.
 pub type SpecialTokens = BTreeMap<String, String>;
@@ -47,7 +48,7 @@ impl ChatTemplate {
         Ok(Self {
             environment,
             special_tokens: special_tokens.clone(),
-            source_sha256: hex(&Sha256::digest(source.as_bytes())),
+            source_sha256: hash::sha256(source.as_bytes()),
             uses_date: source.contains("strftime_now"),
         })
     }
@@ -200,6 +201,6 @@ mod tests {
     #[test]
     fn the_hash_is_of_the_source_as_given() {
         let hash = template("a\r\n").unwrap().source_sha256().to_owned();
-        assert_eq!(hash, hex(&Sha256::digest("a\r\n")));
+        assert_eq!(hash, crate::hash::sha256(b"a\r\n"));
     }
 }

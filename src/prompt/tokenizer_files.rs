@@ -3,11 +3,13 @@
 use std::{fs, io, path::Path};
 
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::{source::hex, template::SpecialTokens};
-use crate::error::{Error, Result};
+use super::template::SpecialTokens;
+use crate::{
+    error::{Error, Result},
+    hash,
+};
 
 /// The text side of a checkpoint. Any of it may be missing: a model can be scored by token ids alone.
 pub(super) struct TokenizerFiles {
@@ -38,7 +40,7 @@ impl TokenizerFiles {
         let path = dir.join("tokenizer.json");
         let (tokenizer, tokenizer_sha256) = match read(&path)? {
             None => (None, None),
-            Some(bytes) => (Some(load(&path, &bytes, &config, &named)?), Some(hex(&Sha256::digest(&bytes)))),
+            Some(bytes) => (Some(load(&path, &bytes, &config, &named)?), Some(hash::sha256(&bytes))),
         };
         const OTHERS: [&str; 4] = ["tokenizer.model", "tekken.json", "vocab.json", "vocab.txt"];
         Ok(Self {

@@ -3,7 +3,11 @@
 //! Every product has the shape that its own sequence gives it, so nothing depends on the rest of the batch.
 
 use super::vector::vectorize;
-use super::{elementwise::softmax, product::Disjoint};
+use super::{
+    elementwise::softmax,
+    gemm::{Left, Right, Size, gemm},
+    product::Disjoint,
+};
 use crate::backend::{AttentionShape, Mat, Sequence};
 use pulp::Arch;
 use rayon::prelude::*;
@@ -101,27 +105,10 @@ fn block_attention(
     // scores[query, key] = queries[query, ·] · k[key, ·]
     // SAFETY: the operands are `keys` rows of this sequence's keys and buffers of the sizes just given.
     unsafe {
-        gemm::gemm(
-            keys,
-            count,
-            dim,
-            scratch.scores.as_mut_ptr(),
-            keys as isize,
-            1,
-            false,
-            k.data()[kv_start..].as_ptr(),
-            1,
-            k.cols as isize,
-            scratch.queries.as_ptr(),
-            dim as isize,
-            1,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+        let left = Left { data: scratch.queries.as_ptr(), stride: dim };
+        let right = Right { data: k.data()[kv_start..].as_ptr(), inner_stride: 1, col_stride: k.cols };
+        let size = Size { rows: count, cols: keys, inner: dim };
+        gemm(size, left, right, scratch.scores.as_mut_ptr(), keys, false);
     }
     scratch.inverse_sums.clear();
     let inverse_sums = &mut scratch.inverse_sums;
@@ -142,27 +129,11 @@ fn block_attention(
         // outputs[query, ·] (+)= Σ weights[query, key] v[key, ·]
         // SAFETY: as above, for the keys of this tile.
         unsafe {
-            gemm::gemm(
-                dim,
-                count,
-                tile_keys,
-                scratch.outputs.as_mut_ptr(),
-                dim as isize,
-                1,
-                tile > 0,
-                v.data()[kv_start + tile * v.cols..].as_ptr(),
-                v.cols as isize,
-                1,
-                scratch.scores[tile..].as_ptr(),
-                keys as isize,
-                1,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
+            let left = Left { data: scratch.scores[tile..].as_ptr(), stride: keys };
+            let values = &v.data()[kv_start + tile * v.cols..];
+            let right = Right { data: values.as_ptr(), inner_stride: v.cols, col_stride: 1 };
+            let size = Size { rows: count, cols: dim, inner: tile_keys };
+            gemm(size, left, right, scratch.outputs.as_mut_ptr(), dim, tile > 0);
         }
     }
     for (query, output) in scratch.outputs.chunks_exact(dim).enumerate() {

@@ -7,6 +7,7 @@
 mod attention;
 mod element;
 mod elementwise;
+mod gemm;
 mod product;
 mod twin;
 mod vector;

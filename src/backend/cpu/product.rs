@@ -9,6 +9,7 @@ use super::vector::vectorize;
 use super::{
     element::{Element, Scratch},
     elementwise::activate,
+    gemm::{Left, Right, Size, gemm},
 };
 use crate::{
     backend::{AttentionShape, Linear, Mat},
@@ -127,61 +128,41 @@ pub fn widened<T: Element>(tensor: Option<&Tensor<'_>>) -> Option<Vec<T>> {
     })
 }
 
-/// Rows of the left operand, `inner` elements each, one after the other.
+/// Rows of activations, `inner` elements each, one after the other.
 #[derive(Clone, Copy)]
-struct Left<'a, T> {
+struct Activations<'a, T> {
     data: &'a [T],
     rows: usize,
     inner: usize,
 }
 
-/// `out[rows, cols] (+)= left · weightsᵀ` for widened `weights[cols, inner]`; rows of `out` lie `stride` apart.
+/// `out[rows, cols] (+)= activations · weightsᵀ` for widened `weights[cols, inner]`, of a size that `gemm` multiplies as
+/// it does large ones.
 ///
 /// # Safety
 /// `out` is valid for `rows` rows of `cols` elements, `stride` apart, and nobody else touches them.
-unsafe fn gemm<T: Element>(
-    left: Left<'_, T>,
+unsafe fn multiply_large<T: Element>(
+    left: Activations<'_, T>,
     weights: &[T],
     cols: usize,
     out: *mut T,
     stride: usize,
     store: Store,
 ) {
-    debug_assert!(left.rows >= MIN_ROWS && cols >= MIN_COLS);
-    debug_assert!(left.data.len() >= left.rows * left.inner && weights.len() >= cols * left.inner);
-    let inner = left.inner as isize;
-    // `gemm` likes results whose columns are contiguous: the transposed product.
-    unsafe {
-        gemm::gemm(
-            cols,
-            left.rows,
-            left.inner,
-            out,
-            stride as isize,
-            1,
-            store == Store::Add,
-            weights.as_ptr(),
-            1,
-            inner,
-            left.data.as_ptr(),
-            inner,
-            1,
-            T::ONE,
-            T::ONE,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
+    let Activations { data, rows, inner } = left;
+    assert!(rows >= MIN_ROWS && cols >= MIN_COLS, "too small a product");
+    assert!(data.len() >= rows * inner && weights.len() >= cols * inner, "operands of a product");
+    let left = Left { data: data.as_ptr(), stride: inner };
+    let right = Right { data: weights.as_ptr(), inner_stride: 1, col_stride: inner };
+    unsafe { gemm(Size { rows, cols, inner }, left, right, out, stride, store == Store::Add) }
 }
 
-/// [`gemm`] for any number of rows and columns: small ones go through padded copies.
+/// [`multiply_large`] for any number of rows and columns: small ones go through padded copies.
 ///
 /// # Safety
-/// As for [`gemm`].
+/// As for [`multiply_large`].
 unsafe fn multiply<T: Element>(
-    left: Left<'_, T>,
+    left: Activations<'_, T>,
     weights: &[T],
     cols: usize,
     out: *mut T,
@@ -190,7 +171,7 @@ unsafe fn multiply<T: Element>(
     padding: (&mut Vec<T>, &mut Vec<T>),
 ) {
     if left.rows >= MIN_ROWS && cols >= MIN_COLS {
-        return unsafe { gemm(left, weights, cols, out, stride, store) };
+        return unsafe { multiply_large(left, weights, cols, out, stride, store) };
     }
     let (rows, padded_rows, padded_cols) = (left.rows, left.rows.max(MIN_ROWS), cols.max(MIN_COLS));
     let data = grown(padding.0, padded_rows * left.inner);
@@ -206,16 +187,16 @@ unsafe fn multiply<T: Element>(
                 tile[row * padded_cols..][..cols].copy_from_slice(row_of(row));
             }
         }
-        let left = Left { data, rows: padded_rows, inner: left.inner };
-        gemm(left, weights, padded_cols, tile.as_mut_ptr(), padded_cols, store);
+        let left = Activations { data, rows: padded_rows, inner: left.inner };
+        multiply_large(left, weights, padded_cols, tile.as_mut_ptr(), padded_cols, store);
         for row in 0..rows {
             row_of(row).copy_from_slice(&tile[row * padded_cols..][..cols]);
         }
     }
 }
 
-fn left_rows<'a, T: Element>(a: &'a Mat<T>, rows: &Range<usize>) -> Left<'a, T> {
-    Left { data: &a.data()[rows.start * a.cols..rows.end * a.cols], rows: rows.len(), inner: a.cols }
+fn left_rows<'a, T: Element>(a: &'a Mat<T>, rows: &Range<usize>) -> Activations<'a, T> {
+    Activations { data: &a.data()[rows.start * a.cols..rows.end * a.cols], rows: rows.len(), inner: a.cols }
 }
 
 fn add_to<T: Element>(values: &mut [T], bias: &[T]) {
@@ -379,7 +360,7 @@ pub fn head_values<T: Element>(
         T::with_scratch(|scratch| {
             let cols = kv_head * dim..(kv_head + 1) * dim;
             let weights = widen(arch, &value.weight, cols, &mut scratch.weights);
-            let left = Left { data: &left, rows: rows * group, inner: hidden };
+            let left = Activations { data: &left, rows: rows * group, inner: hidden };
             let padding = (&mut scratch.rows, &mut scratch.tile);
             // SAFETY: `projected` is this task's own.
             unsafe { multiply(left, weights, dim, projected.as_mut_ptr(), dim, Store::Replace, padding) };

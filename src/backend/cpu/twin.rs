@@ -1,8 +1,11 @@
 //! The twin rows' own operations, in f64: their attention, whose result is a mean of normed hidden states, and their
 //! contributions.
 
-use super::elementwise::dot;
 use super::vector::vectorize;
+use super::{
+    elementwise::dot,
+    gemm::{Left, Right, Size, gemm},
+};
 use crate::{
     backend::{AttentionShape, Mat, Sequence},
     metrics::RunningL1,
@@ -116,27 +119,10 @@ fn context_means(weights: &[f64], normalized: &Mat<f32>, sequence: &Sequence, he
             }
             // SAFETY: the operands are the tile just widened, its columns of the weights, and `out`.
             unsafe {
-                gemm::gemm(
-                    hidden,
-                    heads,
-                    rows,
-                    out.as_mut_ptr(),
-                    hidden as isize,
-                    1,
-                    tile > 0,
-                    widened.as_ptr(),
-                    hidden as isize,
-                    1,
-                    weights[tile..].as_ptr(),
-                    tokens as isize,
-                    1,
-                    1.0,
-                    1.0,
-                    false,
-                    false,
-                    false,
-                    gemm::Parallelism::None,
-                );
+                let left = Left { data: weights[tile..].as_ptr(), stride: tokens };
+                let right = Right { data: widened.as_ptr(), inner_stride: hidden, col_stride: 1 };
+                let size = Size { rows: heads, cols: hidden, inner: rows };
+                gemm(size, left, right, out.as_mut_ptr(), hidden, tile > 0);
             }
         }
     });
