@@ -6,7 +6,7 @@ The packages are downloaded by name and unpacked into a cache folder; nothing is
     bible-kjv(-text)  King James Bible                   (public domain)
     dict-jargon       The Jargon File                    (public domain)
     dict-devil        The Devil's Dictionary             (public domain)
-    miscfiles         countries and their capitals       (public domain)
+    miscfiles         countries and their capitals       (GPL-2+ as a collection; facts only)
 
 Every item (a paragraph, a word, a pair of numbers, a refused request) belongs to the training or the held-out split by a
 hash of what it is about, so no held-out question is a rephrased training question.
