@@ -146,7 +146,7 @@ impl Input {
     fn scan(&self) -> Result<Scan> {
         let mut rows = RowCount::default();
         let sha256 = hash::sha256_of(self.reader()?, |chunk| rows.update(chunk));
-        Ok(Scan { sha256: sha256.map_err(|error| self.read_error(&error))?, rows: rows.rows })
+        Ok(Scan { sha256: sha256.map_err(|error| self.read_error(&error))?, rows: rows.finish() })
     }
 }
 
@@ -162,15 +162,31 @@ struct RowCount {
 impl RowCount {
     fn update(&mut self, bytes: &[u8]) {
         for &byte in bytes {
-            let is_mark = BYTE_ORDER_MARK.get(self.position) == Some(&byte);
-            self.position = if is_mark { self.position + 1 } else { BYTE_ORDER_MARK.len() };
+            if BYTE_ORDER_MARK.get(self.position) == Some(&byte) {
+                self.position += 1;
+                continue;
+            }
+            if self.is_cut_mark() {
+                self.in_row = true;
+                self.rows += 1;
+            }
+            self.position = BYTE_ORDER_MARK.len();
             if byte == b'\n' {
                 self.in_row = false;
-            } else if !self.in_row && !is_mark && !is_blank_byte(byte) {
+            } else if !self.in_row && !is_blank_byte(byte) {
                 self.in_row = true;
                 self.rows += 1;
             }
         }
+    }
+
+    /// The first bytes of a byte order mark without the others are a row like any bytes.
+    fn is_cut_mark(&self) -> bool {
+        (1..BYTE_ORDER_MARK.len()).contains(&self.position)
+    }
+
+    fn finish(&self) -> u64 {
+        self.rows + u64::from(self.is_cut_mark())
     }
 }
 

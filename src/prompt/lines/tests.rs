@@ -73,6 +73,16 @@ fn a_byte_order_mark_counts_only_at_the_start_of_a_file() {
 }
 
 #[test]
+fn part_of_a_byte_order_mark_is_a_row_of_its_own() {
+    for bytes in [b"\xef\n\xbb\xbb".as_slice(), b"\xef\xbb\n\xbf", b"\xefx\n1"] {
+        assert_eq!(Files::new(&[("a.txt", bytes)]).lines().len(), 2, "{bytes:?}");
+    }
+    for bytes in [b"\xef".as_slice(), b"\xef\xbb"] {
+        assert_eq!(Files::new(&[("a.txt", bytes)]).lines().len(), 1, "{bytes:?}");
+    }
+}
+
+#[test]
 fn bad_lines_name_file_and_line_and_the_rest_is_read() {
     let bytes: Vec<u8> = [
         b"{\"prompt\"}\n".as_slice(),
