@@ -14,7 +14,7 @@ const WORKSPACE_BYTES: usize = 160 << 20;
 const MEANS_BYTES: usize = 48 << 20;
 
 /// More rows than this make the products no faster.
-const MOST_TOKENS: usize = 2048;
+const MOST_TOKENS: usize = 4096;
 
 /// How much is computed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

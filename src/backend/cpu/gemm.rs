@@ -25,6 +25,12 @@ pub struct Right<T> {
     pub col_stride: usize,
 }
 
+/// Tells the library, for the whole process, not to copy rows of the left operand into tiles: they are contiguous, and
+/// each would be copied once for every block of columns. Changes no bit of a result.
+pub fn leave_rows_in_place() {
+    gemm::set_rhs_packing_threshold(usize::from(u16::MAX));
+}
+
 /// `out (+)= left · right` on this thread; rows of `out` lie `stride` apart. With `add` the product is added to what
 /// `out` holds.
 ///

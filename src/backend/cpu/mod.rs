@@ -32,6 +32,7 @@ pub struct Cpu {
 
 impl Cpu {
     pub fn new() -> Self {
+        gemm::leave_rows_in_place();
         Self { arch: Arch::new() }
     }
 

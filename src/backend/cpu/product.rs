@@ -24,10 +24,10 @@ use std::ops::Range;
 /// Columns of a block of the result, and its fewest rows. More rows spread the cost of widening and packing the weights;
 /// how many there are changes no bit.
 const BLOCK_COLS: usize = 192;
-const LEAST_BLOCK_ROWS: usize = 256;
+const LEAST_BLOCK_ROWS: usize = 1024;
 
 /// Blocks that every thread should find, so that none waits long for the others at the end.
-const BLOCKS_PER_THREAD: usize = 4;
+const BLOCKS_PER_THREAD: usize = 2;
 
 /// Smallest product that `gemm` multiplies as it does large ones.
 const MIN_ROWS: usize = 4;
