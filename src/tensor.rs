@@ -49,6 +49,18 @@ impl<'a> Tensor<'a> {
         Tensor { rows: range.len(), bytes, ..*self }
     }
 
+    /// The elements `range`, as one row.
+    #[inline(always)]
+    pub fn element_range(&self, range: std::ops::Range<usize>) -> Tensor<'a> {
+        let size = self.dtype.size();
+        Tensor {
+            rows: 1,
+            cols: range.len(),
+            bytes: &self.bytes[range.start * size..range.end * size],
+            ..*self
+        }
+    }
+
     /// Widens all elements to f32 into the front of `out`, exactly but for [`Tensor::rounded_to`].
     #[inline(always)]
     pub fn widen_into(&self, out: &mut [f32]) {

@@ -131,12 +131,16 @@ pub trait Backend: Sync {
     /// `out[i] = table[token_ids[i]]`: `[V, D]` → `[len, D]`.
     fn embed(&self, token_ids: &[u32], table: &Self::Weight<'_>, out: &mut Self::Mat);
 
-    /// Each row over its root mean square: `x / sqrt(mean(x²) + eps)`, `[rows, D]` → `[rows, D]`. With the norm's
-    /// weight this is RMSNorm.
-    fn normalize(&self, x: &Self::Mat, eps: f64, out: &mut Self::Mat);
-
-    /// `out = a ∘ weight`, row by row: `[rows, D]`, `[1, D]` → `[rows, D]`.
-    fn scale(&self, a: &Self::Mat, weight: &Self::Weight<'_>, out: &mut Self::Mat);
+    /// RMSNorm: `normalized = x / sqrt(mean(x²) + eps)`, kept where asked for, and `normed = normalized ∘ weight`, row by
+    /// row: `[rows, D]`, `[1, D]` → `[rows, D]`.
+    fn rms_norm(
+        &self,
+        x: &Self::Mat,
+        weight: &Self::Weight<'_>,
+        eps: f64,
+        normalized: Option<&mut Self::Mat>,
+        normed: &mut Self::Mat,
+    );
 
     /// `out = a · Wᵀ + b`: `[rows, in]` → `[rows, out]`.
     fn linear(&self, a: &Self::Mat, w: &Linear<Self::Weight<'_>>, out: &mut Self::Mat);

@@ -140,9 +140,8 @@ impl<'w, B: Backend> Block<'w, B> {
     ///
     /// Both branches come through here and through [`Block::finish_twin`], so that what rounds alike cancels.
     pub fn start_twin(&self, backend: &B, x: &B::Mat, sequences: &[Sequence], space: &mut TwinSpace<B::Mat>) {
-        let TwinSpace { normalized, normed, queries, keys, .. } = space;
-        backend.normalize(x, self.eps, normalized);
-        backend.scale(normalized, &self.attention_norm, normed);
+        let TwinSpace { normed, queries, keys, .. } = space;
+        backend.rms_norm(x, &self.attention_norm, self.eps, None, normed);
         backend.linear(normed, &self.query, queries);
         backend.linear(normed, &self.key, keys);
         for mat in [queries, keys] {
@@ -153,8 +152,7 @@ impl<'w, B: Backend> Block<'w, B> {
     /// Normed rows and rotated keys of a pack's context rows.
     pub fn prepare_context(&self, backend: &B, pack: PackView<'_, B::Mat>, space: &mut ContextSpace<B::Mat>) {
         let ContextSpace { normalized, normed, keys, .. } = space;
-        backend.normalize(pack.context, self.eps, normalized);
-        backend.scale(normalized, &self.attention_norm, normed);
+        backend.rms_norm(pack.context, &self.attention_norm, self.eps, Some(normalized), normed);
         backend.linear(normed, &self.key, keys);
         backend.rotate(keys, self.shape.head_dim, pack.sequences, Rows::Context, self.branch);
     }
@@ -183,11 +181,10 @@ impl<'w, B: Backend> Block<'w, B> {
 
     /// After attention: the block's output `f(x)` for all twin rows `x[R, D]`.
     pub fn finish_twin(&self, backend: &B, x: &B::Mat, space: &mut TwinSpace<B::Mat>) {
-        let TwinSpace { normalized, normed, heads, stream, hidden, output, .. } = space;
+        let TwinSpace { normed, heads, stream, hidden, output, .. } = space;
         backend.linear(heads, &self.attention_output, output);
         backend.add(x, output, stream);
-        backend.normalize(stream, self.eps, normalized);
-        backend.scale(normalized, &self.mlp_norm, normed);
+        backend.rms_norm(stream, &self.mlp_norm, self.eps, None, normed);
         backend.gated(normed, &self.gate, &self.up, self.activation, hidden);
         backend.linear_add(hidden, &self.down, output);
     }
@@ -200,14 +197,13 @@ impl<'w, B: Backend> Block<'w, B> {
         sequences: &[Sequence],
         space: &mut ContextSpace<B::Mat>,
     ) {
-        let ContextSpace { normalized, normed, keys, values, heads, hidden, .. } = space;
+        let ContextSpace { normed, keys, values, heads, hidden, .. } = space;
         backend.linear(normed, &self.query, heads);
         backend.rotate(heads, self.shape.head_dim, sequences, Rows::Context, self.branch);
         backend.linear(normed, &self.value, values);
         backend.attention(heads, keys, values, sequences, &self.shape);
         backend.linear_add(heads, &self.attention_output, x);
-        backend.normalize(x, self.eps, normalized);
-        backend.scale(normalized, &self.mlp_norm, normed);
+        backend.rms_norm(x, &self.mlp_norm, self.eps, None, normed);
         backend.gated(normed, &self.gate, &self.up, self.activation, hidden);
         backend.linear_add(hidden, &self.down, x);
     }

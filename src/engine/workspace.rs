@@ -25,8 +25,6 @@ pub struct ContextSpace<M> {
 
 /// Matrices of the twin rows in one branch.
 pub struct TwinSpace<M> {
-    /// Normalized rows, of the stream before attention and then before the MLP, `[R, D]`.
-    pub normalized: M,
     /// Output of the attention norm, and afterwards of the MLP norm, `[R, D]`.
     pub normed: M,
     pub queries: M,
@@ -57,7 +55,6 @@ impl<M> Workspace<M> {
         let context = |cols: usize| backend.zeros(Rows::Context, 0, cols);
         let twin = |cols: usize| backend.zeros(Rows::Twin, twin_rows, cols);
         let twin_space = || TwinSpace {
-            normalized: twin(d),
             normed: twin(d),
             queries: twin(q),
             keys: twin(k),

@@ -16,8 +16,10 @@ pub struct Scratch<T> {
 thread_local! {
     static SCRATCH_F32: RefCell<Scratch<f32>> = RefCell::default();
     static SCRATCH_F64: RefCell<Scratch<f64>> = RefCell::default();
-    static NARROW: RefCell<Vec<f32>> = RefCell::default();
 }
+
+/// Elements that are widened to f32 before they are widened to f64: they stay in the cache.
+const NARROW: usize = 256;
 
 /// A floating-point type that rows are computed in.
 pub trait Element:
@@ -47,6 +49,13 @@ pub trait Element:
 
     /// Widens a weight into the front of `out`.
     fn widen(tensor: &Tensor<'_>, out: &mut [Self]);
+
+    /// All elements of a weight.
+    fn widened(tensor: &Tensor<'_>) -> Vec<Self> {
+        let mut out = vec![Self::default(); tensor.rows * tensor.cols];
+        Self::widen(tensor, &mut out);
+        out
+    }
 
     /// Lends this thread's buffers. Not to be nested.
     fn with_scratch<R>(work: impl FnOnce(&mut Scratch<Self>) -> R) -> R;
@@ -100,11 +109,13 @@ impl Element for f64 {
 
     #[inline(always)]
     fn widen(tensor: &Tensor<'_>, out: &mut [f64]) {
-        NARROW.with_borrow_mut(|narrow| {
-            narrow.resize(tensor.rows * tensor.cols, 0.0);
-            tensor.widen_into(narrow);
-            out.iter_mut().zip(&*narrow).for_each(|(to, from)| *to = f64::from(*from));
-        });
+        let mut narrow = [0.0; NARROW];
+        for start in (0..out.len()).step_by(NARROW) {
+            let range = start..(start + NARROW).min(out.len());
+            let narrow = &mut narrow[..range.len()];
+            tensor.element_range(range.clone()).widen_into(narrow);
+            out[range].iter_mut().zip(narrow).for_each(|(to, from)| *to = f64::from(*from));
+        }
     }
 
     fn with_scratch<R>(work: impl FnOnce(&mut Scratch<f64>) -> R) -> R {

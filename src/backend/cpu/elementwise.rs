@@ -8,6 +8,7 @@ use super::vector::vectorize;
 use crate::{
     backend::{Mat, Rows, Sequence},
     model::Activation,
+    tensor::Tensor,
     twin::Branch,
 };
 use pulp::Arch;
@@ -81,46 +82,38 @@ pub fn activate<T: Element>(arch: Arch, activation: Activation, gate: &mut [T], 
     }
 }
 
-/// Runs `work` on pairs of rows `(out, x)`, shared over the threads.
-fn for_rows<T: Element>(arch: Arch, x: &Mat<T>, out: &mut Mat<T>, work: impl Fn(&mut [T], &[T]) + Sync) {
-    let cols = x.cols;
-    let tasks = out.data_mut().par_chunks_mut(TASK_ROWS * cols).zip(x.data().par_chunks(TASK_ROWS * cols));
-    tasks.for_each(|(out, x)| {
+/// See [`Backend::rms_norm`](crate::backend::Backend::rms_norm).
+pub fn rms_norm<T: Element>(
+    arch: Arch,
+    x: &Mat<T>,
+    weight: &Tensor<'_>,
+    eps: f64,
+    normalized: Option<&mut Mat<T>>,
+    normed: &mut Mat<T>,
+) {
+    let (cols, size) = (x.cols, TASK_ROWS * x.cols);
+    let weight = T::widened(weight);
+    let mut kept = normalized.map(|mat| mat.data_mut().chunks_mut(size));
+    let tasks: Vec<_> = (x.data().chunks(size).zip(normed.data_mut().chunks_mut(size)))
+        .map(|(x, normed)| (x, normed, kept.as_mut().and_then(Iterator::next)))
+        .collect();
+    tasks.into_par_iter().for_each(|(x, normed, mut normalized)| {
         vectorize(
             arch,
             #[inline(always)]
             || {
-                for (out, x) in out.chunks_exact_mut(cols).zip(x.chunks_exact(cols)) {
-                    work(out, x);
+                for (row, (x, normed)) in x.chunks_exact(cols).zip(normed.chunks_exact_mut(cols)).enumerate()
+                {
+                    let scale = T::of(1.0 / (mean_square(x) + eps).sqrt());
+                    normed.iter_mut().zip(x).for_each(|(to, v)| *to = *v * scale);
+                    if let Some(normalized) = &mut normalized {
+                        normalized[row * cols..(row + 1) * cols].copy_from_slice(normed);
+                    }
+                    normed.iter_mut().zip(&weight).for_each(|(to, w)| *to = *w * *to);
                 }
             },
         );
     });
-}
-
-/// Every row over its root mean square.
-pub fn normalize<T: Element>(arch: Arch, x: &Mat<T>, eps: f64, out: &mut Mat<T>) {
-    for_rows(
-        arch,
-        x,
-        out,
-        #[inline(always)]
-        |out, x| {
-            let scale = T::of(1.0 / (mean_square(x) + eps).sqrt());
-            out.iter_mut().zip(x).for_each(|(to, v)| *to = *v * scale);
-        },
-    );
-}
-
-/// Every row times `weight`.
-pub fn scale<T: Element>(arch: Arch, a: &Mat<T>, weight: &[T], out: &mut Mat<T>) {
-    for_rows(
-        arch,
-        a,
-        out,
-        #[inline(always)]
-        |out, a| out.iter_mut().zip(a).zip(weight).for_each(|((to, v), w)| *to = *w * *v),
-    );
 }
 
 /// `out = a + b`.

@@ -137,14 +137,24 @@ impl Backend for Cpu {
         });
     }
 
-    fn normalize(&self, x: &CpuMat, eps: f64, out: &mut CpuMat) {
-        same_kind!((x) -> out, elementwise::normalize(self.arch, x, eps, out));
-    }
-
-    fn scale(&self, a: &CpuMat, weight: &Tensor<'_>, out: &mut CpuMat) {
-        same_kind!((a) -> out, {
-            elementwise::scale(self.arch, a, &product::widened(Some(weight)).unwrap_or_default(), out)
-        });
+    fn rms_norm(
+        &self,
+        x: &CpuMat,
+        weight: &Tensor<'_>,
+        eps: f64,
+        normalized: Option<&mut CpuMat>,
+        normed: &mut CpuMat,
+    ) {
+        match (x, normed) {
+            (CpuMat::Context(x), CpuMat::Context(normed)) => {
+                let normalized = normalized.map(CpuMat::context_mut);
+                elementwise::rms_norm(self.arch, x, weight, eps, normalized, normed);
+            }
+            (x, normed) => {
+                let normalized = normalized.map(CpuMat::twin_mut);
+                elementwise::rms_norm(self.arch, x.twin(), weight, eps, normalized, normed.twin_mut());
+            }
+        }
     }
 
     fn linear(&self, a: &CpuMat, w: &Linear<Tensor<'_>>, out: &mut CpuMat) {

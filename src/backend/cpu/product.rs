@@ -120,14 +120,6 @@ fn widen<'s, T: Element>(
     room
 }
 
-pub fn widened<T: Element>(tensor: Option<&Tensor<'_>>) -> Option<Vec<T>> {
-    tensor.map(|tensor| {
-        let mut out = vec![T::default(); tensor.rows * tensor.cols];
-        T::widen(tensor, &mut out);
-        out
-    })
-}
-
 /// Rows of activations, `inner` elements each, one after the other.
 #[derive(Clone, Copy)]
 struct Activations<'a, T> {
@@ -236,7 +228,7 @@ fn product<T: Element>(
 /// `out (+)= a · Wᵀ + b`.
 pub fn linear<T: Element>(arch: Arch, a: &Mat<T>, w: &Linear<Tensor<'_>>, out: &mut Mat<T>, store: Store) {
     assert_eq!((w.weight.rows, w.weight.cols, a.rows), (out.cols, a.cols, out.rows), "shapes of a linear");
-    let bias = widened(w.bias.as_ref());
+    let bias = w.bias.as_ref().map(T::widened);
     product(a, |cols, scratch| widen(arch, &w.weight, cols, scratch), bias.as_deref(), out, store);
 }
 
@@ -276,7 +268,7 @@ pub fn key_difference<T: Element>(
             },
         );
     };
-    let bias = key.map(|key| widened::<f64>(key.bias.as_ref()));
+    let bias = key.map(|key| key.bias.as_ref().map(f64::widened));
     let bias: Option<Vec<T>> = match (bias.pt, bias.ft) {
         (Some(pt), Some(ft)) => Some(pt.iter().zip(&ft).map(|(pt, ft)| T::of(pt - ft)).collect()),
         _ => None,
@@ -308,7 +300,7 @@ pub fn gated<T: Element>(
         "shapes of a gated product"
     );
     let stride = out.cols;
-    let biases: [Option<Vec<T>>; 2] = [gate, up].map(|linear| widened(linear.bias.as_ref()));
+    let biases: [Option<Vec<T>>; 2] = [gate, up].map(|linear| linear.bias.as_ref().map(T::widened));
     let target = Disjoint::new(out.data_mut());
     blocks(a.rows, stride).into_par_iter().for_each(|(rows, cols)| {
         T::with_scratch(|scratch| {
@@ -347,7 +339,7 @@ pub fn head_values<T: Element>(
     out: &mut Mat<T>,
 ) {
     let (dim, hidden, group) = (shape.head_dim, value.weight.cols, shape.group_size());
-    let bias = widened::<T>(value.bias.as_ref());
+    let bias = value.bias.as_ref().map(T::widened);
     let (rows, stride) = (means.rows, out.cols);
     let target = Disjoint::new(out.data_mut());
     (0..shape.num_key_value_heads).into_par_iter().for_each(|kv_head| {

@@ -44,20 +44,22 @@ impl Backend for Reference {
         }
     }
 
-    fn normalize(&self, x: &Mat<f64>, eps: f64, out: &mut Mat<f64>) {
+    fn rms_norm(
+        &self,
+        x: &Mat<f64>,
+        weight: &Mat<f64>,
+        eps: f64,
+        mut normalized: Option<&mut Mat<f64>>,
+        normed: &mut Mat<f64>,
+    ) {
         for row in 0..x.rows {
             let mean_square = x.row(row).iter().map(|v| v * v).sum::<f64>() / x.cols as f64;
             let scale = 1.0 / (mean_square + eps).sqrt();
-            for (to, v) in out.row_mut(row).iter_mut().zip(x.row(row)) {
-                *to = v * scale;
-            }
-        }
-    }
-
-    fn scale(&self, a: &Mat<f64>, weight: &Mat<f64>, out: &mut Mat<f64>) {
-        for row in 0..a.rows {
-            for ((to, v), w) in out.row_mut(row).iter_mut().zip(a.row(row)).zip(weight.data()) {
-                *to = w * v;
+            for (col, v) in x.row(row).iter().enumerate() {
+                if let Some(normalized) = &mut normalized {
+                    normalized.row_mut(row)[col] = v * scale;
+                }
+                normed.row_mut(row)[col] = weight.data()[col] * (v * scale);
             }
         }
     }
@@ -148,12 +150,10 @@ impl Backend for Reference {
         key: Twin<&Linear<Mat<f64>>>,
         out: &mut Mat<f64>,
     ) {
-        let mut normed = Twin::new(normalized.clone(), normalized.clone());
-        self.scale(normalized, norm_weight.pt, &mut normed.pt);
-        self.scale(normalized, norm_weight.ft, &mut normed.ft);
         for row in 0..normalized.rows {
+            let normed = norm_weight.map(|weight| scaled(normalized.row(row), weight));
             for (col, to) in out.row_mut(row).iter_mut().enumerate() {
-                *to = product(normed.pt.row(row), key.pt, col) - product(normed.ft.row(row), key.ft, col);
+                *to = product(&normed.pt, key.pt, col) - product(&normed.ft, key.ft, col);
             }
         }
     }
@@ -169,15 +169,14 @@ impl Backend for Reference {
         let (dim, hidden) = (shape.head_dim, attended.normalized.cols);
         let first = sequences.first().map_or(0, |sequence| sequence.twin.start);
         let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
-        let scaled =
-            |a: &[f64]| a.iter().zip(attended.norm_weight.data()).map(|(a, w)| a * w).collect::<Vec<_>>();
         for sequence in sequences {
             for row in sequence.twin.clone() {
                 let context = sequence.context.clone();
                 let own = sequence.twin.start..row + 1;
-                let normed: Vec<_> = (context.clone().map(|i| scaled(attended.normalized.row(i))))
-                    .chain(own.clone().map(|i| attended.twin_normed.row(i).to_vec()))
-                    .collect();
+                let normed: Vec<_> =
+                    (context.clone().map(|i| scaled(attended.normalized.row(i), attended.norm_weight)))
+                        .chain(own.clone().map(|i| attended.twin_normed.row(i).to_vec()))
+                        .collect();
                 let context_key = |i: usize| match attended.key_difference {
                     Some(difference) => sum(attended.context_keys.row(i), difference.row(i)),
                     None => attended.context_keys.row(i).to_vec(),
@@ -247,6 +246,11 @@ impl Backend for Reference {
 /// Column `col` of `a · Wᵀ + b`.
 fn product(a: &[f64], w: &Linear<Mat<f64>>, col: usize) -> f64 {
     dot(a, w.weight.row(col)) + w.bias.as_ref().map_or(0.0, |bias| bias.data()[col])
+}
+
+/// `a ∘ weight`.
+fn scaled(a: &[f64], weight: &Mat<f64>) -> Vec<f64> {
+    a.iter().zip(weight.data()).map(|(a, w)| a * w).collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
