@@ -141,9 +141,9 @@ fn cost(pair: &Pair) -> String {
     let limits = PackLimits::for_model(spec);
     let row = 3 * spec.hidden_size + spec.query_width() + 3 * spec.key_width() + spec.intermediate_size;
     text += &format!(
-        "\nMemory beside the mapped files: {} of workspace and {} of hidden states for 16384 tokens\n",
+        "\nMemory beside the mapped files: {} of workspace and {} of hidden states for 32768 tokens\n",
         megabytes((4 * row * limits.tokens) as f64),
-        megabytes((4 * spec.hidden_size * 16384) as f64),
+        megabytes((4 * spec.hidden_size * 32768) as f64),
     );
     text
 }

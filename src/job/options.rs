@@ -72,7 +72,7 @@ pub struct MachineOptions {
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = parse_batch_size, env = "TUCO_BATCH_SIZE")]
     pub batch_size: BatchSize,
     /// Tokens that go through the layers together (k and K mean a thousand; results do not depend on it)
-    #[arg(long, value_name = "N", default_value = "16384", value_parser = parse_count, env = "TUCO_MAX_BATCH_TOKENS")]
+    #[arg(long, value_name = "N", default_value = "32768", value_parser = parse_count, env = "TUCO_MAX_BATCH_TOKENS")]
     pub max_batch_tokens: usize,
 }
 

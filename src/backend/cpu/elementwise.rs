@@ -1,7 +1,7 @@
 //! What is done element by element or row by row: norm, activation, rotation, exponentials, running sums.
 //!
 //! Loops are written so that the compiler can make vector code of them inside [`Arch::dispatch`]; sums have a fixed
-//! number of lanes, so their bits do not depend on the vector width.
+//! number of lanes, so their bits do not depend on the vector width. `mul_add` is one instruction there.
 
 use super::element::Element;
 use super::vector::vectorize;
@@ -30,12 +30,12 @@ pub fn vector_exp(x: f32) -> f32 {
     // Adding 1.5 · 2^23 rounds to an integer and leaves it in the low bits of the mantissa.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.3, 88.7);
-    let shifted = x * LOG2_E + ROUND;
+    let shifted = x.mul_add(LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
     // Taylor's series; |r| ≤ ln 2 / 2, so the first term left out is below 6e-9.
-    let tail = r * (1.0 / 720.0 + r * (1.0 / 5040.0));
-    let series = 1.0 + r * (1.0 + r * (0.5 + r * (1.0 / 6.0 + r * (1.0 / 24.0 + r * (1.0 / 120.0 + tail)))));
+    const TERMS: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    let series = TERMS.iter().fold(1.0 / 5040.0, |sum: f32, term| sum.mul_add(r, *term));
     // 2^n in two steps: n = 128 is no exponent of a float.
     let half = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32 >> 1;
     let rest = (shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32) - half;
@@ -139,7 +139,7 @@ fn mean_square<T: Element>(x: &[T]) -> f64 {
     let (blocks, rest) = x.as_chunks::<LANES>();
     for block in blocks {
         for (lane, v) in lanes.iter_mut().zip(block) {
-            *lane += v.wide() * v.wide();
+            *lane = v.wide().mul_add(v.wide(), *lane);
         }
     }
     let rest: f64 = rest.iter().map(|v| v.wide() * v.wide()).sum();
@@ -153,7 +153,7 @@ pub fn dot<A: Element, B: Element>(a: &[A], b: &[B]) -> f64 {
     let ((a_blocks, a_rest), (b_blocks, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a_blocks.iter().zip(b_blocks) {
         for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += a.wide() * b.wide();
+            *lane = a.wide().mul_add(b.wide(), *lane);
         }
     }
     let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a.wide() * b.wide()).sum();

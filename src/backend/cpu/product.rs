@@ -21,10 +21,13 @@ use pulp::Arch;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Columns of a block of the result, and its fewest rows. More rows spread the cost of widening and packing the weights;
-/// how many there are changes no bit.
+/// Columns of a block of the result, and its fewest rows. More spread the cost of widening and packing the weights; how
+/// many there are changes no bit.
 const BLOCK_COLS: usize = 192;
 const LEAST_BLOCK_ROWS: usize = 1024;
+
+/// Columns of a block where wide ones are too few for the threads.
+const NARROW_BLOCK_COLS: usize = 96;
 
 /// Blocks that every thread should find, so that none waits long for the others at the end.
 const BLOCKS_PER_THREAD: usize = 2;
@@ -76,16 +79,20 @@ fn parts(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clon
     (0..total).step_by(width).map(move |start| start..(start + width).min(total))
 }
 
-/// The blocks of a `[rows, cols]` result.
+/// The blocks of a `[rows, cols]` result: as large as keeps all threads busy to the end.
 fn blocks(rows: usize, cols: usize) -> Vec<(Range<usize>, Range<usize>)> {
     let threads = rayon::current_num_threads();
-    // A multiple of the threads: the last round leaves none of them idle.
-    let chunks = (BLOCKS_PER_THREAD * threads).div_ceil(cols.div_ceil(BLOCK_COLS)).next_multiple_of(threads);
-    let most = rows.div_ceil(chunks).max(LEAST_BLOCK_ROWS);
-    let rows: Vec<_> = parts(rows, most).collect();
-    parts(cols, BLOCK_COLS)
-        .flat_map(|cols| rows.iter().cloned().map(move |rows| (rows, cols.clone())))
-        .collect()
+    let most_chunks = rows.div_ceil(LEAST_BLOCK_ROWS).max(1);
+    let enough = |blocks: usize| blocks >= BLOCKS_PER_THREAD * threads && blocks.is_multiple_of(threads);
+    let fitting = |width: usize| {
+        let across = cols.div_ceil(width);
+        (1..=most_chunks).find(|chunks| enough(chunks * across)).map(|chunks| (width, chunks))
+    };
+    let (width, chunks) = fitting(BLOCK_COLS)
+        .or_else(|| fitting(NARROW_BLOCK_COLS))
+        .unwrap_or((NARROW_BLOCK_COLS, most_chunks));
+    let rows: Vec<_> = parts(rows, rows.div_ceil(chunks).max(1)).collect();
+    parts(cols, width).flat_map(|cols| rows.iter().cloned().map(move |rows| (rows, cols.clone()))).collect()
 }
 
 fn grown<T: Element>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {

@@ -46,7 +46,7 @@ pub fn twin_attend(
     let rows: Vec<_> = sequences.iter().flat_map(|s| s.twin.clone().map(move |row| (s, row))).collect();
     rows.into_par_iter().zip(out.data_mut().par_chunks_exact_mut(cols)).for_each(|((sequence, row), out)| {
         let weights = weights(arch, q.row(row), keys, sequence, row, shape);
-        context_means(&weights, keys.normalized, sequence, shape.num_attention_heads, out);
+        context_means(arch, &weights, keys.normalized, sequence, shape.num_attention_heads, out);
         for head in out.chunks_exact_mut(norm_weight.len()) {
             head.iter_mut().zip(&norm_weight).for_each(|(mean, weight)| *mean *= weight);
         }
@@ -104,7 +104,14 @@ fn softmax(scores: &mut [f64], scale: f64) {
 }
 
 /// `out[head, ·] = Σ weights[head, token] normalized[token, ·]` over the context.
-fn context_means(weights: &[f64], normalized: &Mat<f32>, sequence: &Sequence, heads: usize, out: &mut [f64]) {
+fn context_means(
+    arch: Arch,
+    weights: &[f64],
+    normalized: &Mat<f32>,
+    sequence: &Sequence,
+    heads: usize,
+    out: &mut [f64],
+) {
     let context = sequence.context.clone();
     let (hidden, tokens) = (normalized.cols, weights.len() / heads);
     if context.is_empty() {
@@ -113,10 +120,14 @@ fn context_means(weights: &[f64], normalized: &Mat<f32>, sequence: &Sequence, he
     WIDENED.with_borrow_mut(|widened| {
         for tile in (0..context.len()).step_by(TILE) {
             let rows = TILE.min(context.len() - tile);
-            widened.clear();
-            for row in context.start + tile..context.start + tile + rows {
-                widened.extend(normalized.row(row).iter().map(|v| f64::from(*v)));
-            }
+            widened.resize(TILE * hidden, 0.0);
+            let first = (context.start + tile) * hidden;
+            let narrow = &normalized.data()[first..first + rows * hidden];
+            vectorize(
+                arch,
+                #[inline(always)]
+                || widened.iter_mut().zip(narrow).for_each(|(to, from)| *to = f64::from(*from)),
+            );
             // SAFETY: the operands are the tile just widened, its columns of the weights, and `out`.
             unsafe {
                 let left = Left { data: weights[tile..].as_ptr(), stride: tokens };
