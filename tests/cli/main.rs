@@ -2,4 +2,5 @@
 
 mod checkpoints;
 mod common;
+mod reports;
 mod score;
