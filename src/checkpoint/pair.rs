@@ -48,12 +48,13 @@ impl Pair {
 
     /// Hashes of `config.json` and of all weight files: file name → SHA-256, in order.
     pub fn fingerprints(&self) -> Result<Twin<Vec<(String, String)>>> {
-        self.checkpoints.as_ref().try_map(|checkpoint| {
+        let files = self.checkpoints.as_ref().map(|checkpoint| {
             let config = checkpoint.dir.join("config.json");
-            let files: Vec<&Path> =
-                std::iter::once(config.as_path()).chain(checkpoint.weights.files()).collect();
-            fingerprint::files(&files)
-        })
+            let weights = checkpoint.weights.files().map(Path::to_path_buf);
+            std::iter::once(config).chain(weights).collect::<Vec<_>>()
+        });
+        let (pt, ft) = rayon::join(|| fingerprint::files(&files.pt), || fingerprint::files(&files.ft));
+        Ok(Twin::new(pt?, ft?))
     }
 }
 

@@ -105,8 +105,8 @@ fn block_attention(
     // scores[query, key] = queries[query, ·] · k[key, ·]
     // SAFETY: the operands are `keys` rows of this sequence's keys and buffers of the sizes just given.
     unsafe {
-        let left = Left { data: scratch.queries.as_ptr(), stride: dim };
-        let right = Right { data: k.data()[kv_start..].as_ptr(), inner_stride: 1, col_stride: k.cols };
+        let left = Left { data: &scratch.queries, stride: dim };
+        let right = Right { data: &k.data()[kv_start..], inner_stride: 1, col_stride: k.cols };
         let size = Size { rows: count, cols: keys, inner: dim };
         gemm(size, left, right, scratch.scores.as_mut_ptr(), keys, false);
     }
@@ -129,9 +129,9 @@ fn block_attention(
         // outputs[query, ·] (+)= Σ weights[query, key] v[key, ·]
         // SAFETY: as above, for the keys of this tile.
         unsafe {
-            let left = Left { data: scratch.scores[tile..].as_ptr(), stride: keys };
+            let left = Left { data: &scratch.scores[tile..], stride: keys };
             let values = &v.data()[kv_start + tile * v.cols..];
-            let right = Right { data: values.as_ptr(), inner_stride: v.cols, col_stride: 1 };
+            let right = Right { data: values, inner_stride: v.cols, col_stride: 1 };
             let size = Size { rows: count, cols: dim, inner: tile_keys };
             gemm(size, left, right, scratch.outputs.as_mut_ptr(), dim, tile > 0);
         }

@@ -1,8 +1,14 @@
 //! The two element types of the CPU backend: f32 for context rows, f64 for twin rows.
 
-use super::elementwise::vector_exp;
+use super::{
+    elementwise::vector_exp,
+    gemm::Right,
+    product::widen_part,
+    weight::{Panels, Weight},
+};
 use crate::tensor::Tensor;
-use std::cell::RefCell;
+use pulp::Arch;
+use std::{cell::RefCell, ops::Range};
 
 /// Buffers that a thread keeps between blocks of a product.
 #[derive(Default)]
@@ -38,6 +44,9 @@ pub trait Element:
 {
     const ONE: Self;
 
+    /// Most rows of a block of a product.
+    const BLOCK_ROWS: usize;
+
     /// Rounds to the type.
     fn of(value: f64) -> Self;
 
@@ -57,12 +66,30 @@ pub trait Element:
         out
     }
 
+    /// A weight, ready to be multiplied by.
+    type Operand<'a>: Copy + Sync;
+
+    /// Gets a weight ready.
+    fn operand<'a>(arch: Arch, weight: &'a Weight<'_>) -> Self::Operand<'a>;
+
+    /// The columns `cols` of a product's right operand: of one of the [`panels`](super::product::panels), and padded to
+    /// at least [`MIN_COLS`](super::product::MIN_COLS).
+    fn part<'s, 'a: 's>(
+        arch: Arch,
+        operand: Self::Operand<'a>,
+        cols: Range<usize>,
+        scratch: &'s mut Vec<Self>,
+    ) -> Right<'s, Self>;
+
     /// Lends this thread's buffers. Not to be nested.
     fn with_scratch<R>(work: impl FnOnce(&mut Scratch<Self>) -> R) -> R;
 }
 
 impl Element for f32 {
     const ONE: Self = 1.0;
+
+    /// A block's rows stay in a core's own cache while they meet one panel of the weight after the other.
+    const BLOCK_ROWS: usize = 384;
 
     #[inline(always)]
     fn of(value: f64) -> Self {
@@ -84,6 +111,21 @@ impl Element for f32 {
         tensor.widen_into(out);
     }
 
+    type Operand<'a> = &'a Panels;
+
+    fn operand<'a>(arch: Arch, weight: &'a Weight<'_>) -> &'a Panels {
+        weight.widened(arch)
+    }
+
+    fn part<'s, 'a: 's>(
+        _: Arch,
+        operand: &'a Panels,
+        cols: Range<usize>,
+        _: &'s mut Vec<f32>,
+    ) -> Right<'s, f32> {
+        operand.part(cols)
+    }
+
     fn with_scratch<R>(work: impl FnOnce(&mut Scratch<f32>) -> R) -> R {
         SCRATCH_F32.with_borrow_mut(work)
     }
@@ -91,6 +133,9 @@ impl Element for f32 {
 
 impl Element for f64 {
     const ONE: Self = 1.0;
+
+    /// Every block widens its part of the weight anew: many rows spread that cost.
+    const BLOCK_ROWS: usize = 1024;
 
     #[inline(always)]
     fn of(value: f64) -> Self {
@@ -116,6 +161,22 @@ impl Element for f64 {
             tensor.element_range(range.clone()).widen_into(narrow);
             out[range].iter_mut().zip(narrow).for_each(|(to, from)| *to = f64::from(*from));
         }
+    }
+
+    /// Twin rows are few: a weight is widened part by part, as it is needed.
+    type Operand<'a> = Tensor<'a>;
+
+    fn operand<'a>(_: Arch, weight: &'a Weight<'_>) -> Tensor<'a> {
+        weight.tensor
+    }
+
+    fn part<'s, 'a: 's>(
+        arch: Arch,
+        operand: Tensor<'a>,
+        cols: Range<usize>,
+        scratch: &'s mut Vec<f64>,
+    ) -> Right<'s, f64> {
+        widen_part(arch, &operand, cols, scratch)
     }
 
     fn with_scratch<R>(work: impl FnOnce(&mut Scratch<f64>) -> R) -> R {

@@ -1,5 +1,5 @@
-//! The fast CPU backend: matrix products of the `gemm` crate, weights widened block by block as they are used, work
-//! shared among the threads of the rayon pool it is called in.
+//! The fast CPU backend: matrix products of the `gemm` crate with widened weights, work shared among the threads of the
+//! rayon pool it is called in.
 //!
 //! Context rows are f32; their rounding is common to both branches. Twin rows, a few in a hundred, are f64: what
 //! fine-tuning adds is a small difference of their results, and f32 would drown light fine-tunes.
@@ -11,6 +11,7 @@ mod gemm;
 mod product;
 mod twin;
 mod vector;
+mod weight;
 
 use super::{Attended, AttentionShape, Backend, Linear, Mat, Rows, Sequence};
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
 use element::Element;
 use product::Store;
 use pulp::Arch;
+use weight::Weight;
 
 /// The fast CPU backend.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +34,7 @@ pub struct Cpu {
 
 impl Cpu {
     pub fn new() -> Self {
-        gemm::leave_rows_in_place();
+        gemm::leave_operands_in_place();
         Self { arch: Arch::new() }
     }
 
@@ -103,7 +105,7 @@ macro_rules! same_kind {
 
 impl Backend for Cpu {
     type Mat = CpuMat;
-    type Weight<'w> = Tensor<'w>;
+    type Weight<'w> = Weight<'w>;
     type Sums = twin::Sums;
 
     fn zeros(&self, kind: Rows, rows: usize, cols: usize) -> CpuMat {
@@ -124,12 +126,12 @@ impl Backend for Cpu {
         }
     }
 
-    fn weight<'w>(&self, tensor: Tensor<'w>) -> Tensor<'w> {
-        tensor
+    fn weight<'w>(&self, tensor: Tensor<'w>) -> Weight<'w> {
+        Weight::new(tensor)
     }
 
-    fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut CpuMat) {
-        let rows = token_ids.iter().map(|id| table.row_range(*id as usize..*id as usize + 1));
+    fn embed(&self, token_ids: &[u32], table: &Weight<'_>, out: &mut CpuMat) {
+        let rows = token_ids.iter().map(|id| table.tensor.row_range(*id as usize..*id as usize + 1));
         same_kind!(() -> out, {
             for (row, embedding) in rows.enumerate() {
                 Element::widen(&embedding, out.row_mut(row));
@@ -140,7 +142,7 @@ impl Backend for Cpu {
     fn rms_norm(
         &self,
         x: &CpuMat,
-        weight: &Tensor<'_>,
+        weight: &Weight<'_>,
         eps: f64,
         normalized: Option<&mut CpuMat>,
         normed: &mut CpuMat,
@@ -148,28 +150,35 @@ impl Backend for Cpu {
         match (x, normed) {
             (CpuMat::Context(x), CpuMat::Context(normed)) => {
                 let normalized = normalized.map(CpuMat::context_mut);
-                elementwise::rms_norm(self.arch, x, weight, eps, normalized, normed);
+                elementwise::rms_norm(self.arch, x, &weight.tensor, eps, normalized, normed);
             }
             (x, normed) => {
                 let normalized = normalized.map(CpuMat::twin_mut);
-                elementwise::rms_norm(self.arch, x.twin(), weight, eps, normalized, normed.twin_mut());
+                elementwise::rms_norm(
+                    self.arch,
+                    x.twin(),
+                    &weight.tensor,
+                    eps,
+                    normalized,
+                    normed.twin_mut(),
+                );
             }
         }
     }
 
-    fn linear(&self, a: &CpuMat, w: &Linear<Tensor<'_>>, out: &mut CpuMat) {
+    fn linear(&self, a: &CpuMat, w: &Linear<Weight<'_>>, out: &mut CpuMat) {
         same_kind!((a) -> out, product::linear(self.arch, a, w, out, Store::Replace));
     }
 
-    fn linear_add(&self, a: &CpuMat, w: &Linear<Tensor<'_>>, x: &mut CpuMat) {
+    fn linear_add(&self, a: &CpuMat, w: &Linear<Weight<'_>>, x: &mut CpuMat) {
         same_kind!((a) -> x, product::linear(self.arch, a, w, x, Store::Add));
     }
 
     fn gated(
         &self,
         a: &CpuMat,
-        gate: &Linear<Tensor<'_>>,
-        up: &Linear<Tensor<'_>>,
+        gate: &Linear<Weight<'_>>,
+        up: &Linear<Weight<'_>>,
         activation: Activation,
         out: &mut CpuMat,
     ) {
@@ -198,8 +207,8 @@ impl Backend for Cpu {
     fn key_difference(
         &self,
         normalized: &CpuMat,
-        norm_weight: Twin<&Tensor<'_>>,
-        key: Twin<&Linear<Tensor<'_>>>,
+        norm_weight: Twin<&Weight<'_>>,
+        key: Twin<&Linear<Weight<'_>>>,
         out: &mut CpuMat,
     ) {
         product::key_difference(self.arch, normalized.context(), norm_weight, key, out.context_mut());
@@ -208,7 +217,7 @@ impl Backend for Cpu {
     fn twin_attend(
         &self,
         q: &CpuMat,
-        attended: &Attended<'_, CpuMat, Tensor<'_>>,
+        attended: &Attended<'_, CpuMat, Weight<'_>>,
         sequences: &[Sequence],
         shape: &AttentionShape,
         out: &mut CpuMat,
@@ -221,13 +230,13 @@ impl Backend for Cpu {
             twin_normed: attended.twin_normed.twin(),
         };
         let out = out.twin_mut();
-        twin::twin_attend(self.arch, q.twin(), &keys, attended.norm_weight, sequences, shape, out);
+        twin::twin_attend(self.arch, q.twin(), &keys, &attended.norm_weight.tensor, sequences, shape, out);
     }
 
     fn head_values(
         &self,
         means: &CpuMat,
-        value: &Linear<Tensor<'_>>,
+        value: &Linear<Weight<'_>>,
         shape: &AttentionShape,
         first: usize,
         out: &mut CpuMat,

@@ -1,5 +1,5 @@
-//! Matrix products with a weight of the checkpoint: blocks of its rows are widened to f32 and multiplied by the `gemm`
-//! crate, blocks are shared over the threads.
+//! Matrix products with a weight of the checkpoint: widened weights are multiplied by the `gemm` crate, blocks of the
+//! result are shared over the threads.
 //!
 //! Batch invariance: `gemm` takes other code paths for small products (dot products for up to 256 results, other
 //! blocking of the inner dimension up to 64 × 64, matrix-vector products). [`multiply`] never gives it one of those:
@@ -10,6 +10,7 @@ use super::{
     element::{Element, Scratch},
     elementwise::activate,
     gemm::{Left, Right, Size, gemm},
+    weight::{Panels, RUN, Weight},
 };
 use crate::{
     backend::{AttentionShape, Linear, Mat},
@@ -21,20 +22,15 @@ use pulp::Arch;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Columns of a block of the result, and its fewest rows. More spread the cost of widening and packing the weights; how
-/// many there are changes no bit.
-const BLOCK_COLS: usize = 192;
-const LEAST_BLOCK_ROWS: usize = 1024;
-
-/// Columns of a block where wide ones are too few for the threads.
-const NARROW_BLOCK_COLS: usize = 96;
+/// Columns of a panel of the result (the last one has half as many to one and a half times as many).
+const PANEL_COLS: usize = 192;
 
 /// Blocks that every thread should find, so that none waits long for the others at the end.
-const BLOCKS_PER_THREAD: usize = 2;
+const BLOCKS_PER_THREAD: usize = 4;
 
 /// Smallest product that `gemm` multiplies as it does large ones.
 const MIN_ROWS: usize = 4;
-const MIN_COLS: usize = 80;
+pub const MIN_COLS: usize = 80;
 
 /// What happens to what the result held before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,26 +69,33 @@ impl<T> Disjoint<T> {
     }
 }
 
-/// Splits `total` into parts of equal width (but for the last) of at most `most`. Equal, so that no part is tiny.
-fn parts(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {
-    let width = total.div_ceil(total.div_ceil(most).max(1)).max(1);
-    (0..total).step_by(width).map(move |start| start..(start + width).min(total))
+/// Cuts `cols` columns into panels of about [`PANEL_COLS`]; none is narrower than [`MIN_COLS`] unless it is the only one.
+pub fn panels(cols: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    let count = ((cols + PANEL_COLS / 2) / PANEL_COLS).max(1);
+    (0..count).map(move |panel| {
+        let end = if panel + 1 == count { cols } else { (panel + 1) * PANEL_COLS };
+        panel * PANEL_COLS..end
+    })
 }
 
-/// The blocks of a `[rows, cols]` result: as large as keeps all threads busy to the end.
-fn blocks(rows: usize, cols: usize) -> Vec<(Range<usize>, Range<usize>)> {
-    let threads = rayon::current_num_threads();
-    let most_chunks = rows.div_ceil(LEAST_BLOCK_ROWS).max(1);
-    let enough = |blocks: usize| blocks >= BLOCKS_PER_THREAD * threads && blocks.is_multiple_of(threads);
-    let fitting = |width: usize| {
-        let across = cols.div_ceil(width);
-        (1..=most_chunks).find(|chunks| enough(chunks * across)).map(|chunks| (width, chunks))
+/// Splits `total` into parts of about equal length of at most `most`.
+fn parts(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    let len = total.div_ceil(total.div_ceil(most).max(1)).max(1);
+    (0..total).step_by(len).map(move |start| start..(start + len).min(total))
+}
+
+/// The blocks of a `[rows, cols]` result: all panels of some rows, then those of the next ones, so that the rows stay
+/// in the cache. Where that makes too few for the threads, panels are halved.
+fn blocks<T: Element>(rows: usize, cols: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    let chunks = parts(rows, T::BLOCK_ROWS);
+    let enough =
+        chunks.clone().count() * panels(cols).count() >= BLOCKS_PER_THREAD * rayon::current_num_threads();
+    let halved = |panel: Range<usize>| {
+        let middle = panel.start + panel.len() / 2;
+        let middle = if enough || panel.len() < 2 * MIN_COLS { panel.end } else { middle };
+        [panel.start..middle, middle..panel.end].into_iter().filter(|part| !part.is_empty())
     };
-    let (width, chunks) = fitting(BLOCK_COLS)
-        .or_else(|| fitting(NARROW_BLOCK_COLS))
-        .unwrap_or((NARROW_BLOCK_COLS, most_chunks));
-    let rows: Vec<_> = parts(rows, rows.div_ceil(chunks).max(1)).collect();
-    parts(cols, width).flat_map(|cols| rows.iter().cloned().map(move |rows| (rows, cols.clone()))).collect()
+    chunks.flat_map(|rows| panels(cols).flat_map(halved).map(move |cols| (rows.clone(), cols))).collect()
 }
 
 fn grown<T: Element>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
@@ -102,29 +105,23 @@ fn grown<T: Element>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     &mut buffer[..len]
 }
 
-/// Room for `cols` rows of weights of `inner` elements, padded with zero rows to [`MIN_COLS`].
-fn weight_room<T: Element>(scratch: &mut Vec<T>, cols: usize, inner: usize) -> (&mut [T], usize) {
-    let used = cols * inner;
-    let room = grown(scratch, cols.max(MIN_COLS) * inner);
-    room[used..].fill(T::default());
-    (room, used)
-}
-
-/// Widens the rows `cols` of a weight (columns of the result).
-fn widen<'s, T: Element>(
+/// Widens the rows `cols` of a weight (columns of the result), padded with zero rows to [`MIN_COLS`].
+pub fn widen_part<'s, T: Element>(
     arch: Arch,
     weight: &Tensor<'_>,
     cols: Range<usize>,
     scratch: &'s mut Vec<T>,
-) -> &'s [T] {
-    let (room, used) = weight_room(scratch, cols.len(), weight.cols);
+) -> Right<'s, T> {
+    let (inner, used) = (weight.cols, cols.len() * weight.cols);
+    let data = grown(scratch, cols.len().max(MIN_COLS) * inner);
+    data[used..].fill(T::default());
     let block = weight.row_range(cols);
     vectorize(
         arch,
         #[inline(always)]
-        || T::widen(&block, &mut room[..used]),
+        || T::widen(&block, &mut data[..used]),
     );
-    room
+    Right { data, inner_stride: 1, col_stride: inner }
 }
 
 /// Rows of activations, `inner` elements each, one after the other.
@@ -135,61 +132,43 @@ struct Activations<'a, T> {
     inner: usize,
 }
 
-/// `out[rows, cols] (+)= activations · weightsᵀ` for widened `weights[cols, inner]`, of a size that `gemm` multiplies as
-/// it does large ones.
+/// `out[rows, cols] (+)= activations · weights`; small products go through padded copies, so `weights` has at least
+/// [`MIN_COLS`] columns.
 ///
 /// # Safety
 /// `out` is valid for `rows` rows of `cols` elements, `stride` apart, and nobody else touches them.
-unsafe fn multiply_large<T: Element>(
-    left: Activations<'_, T>,
-    weights: &[T],
-    cols: usize,
-    out: *mut T,
-    stride: usize,
-    store: Store,
-) {
-    let Activations { data, rows, inner } = left;
-    assert!(rows >= MIN_ROWS && cols >= MIN_COLS, "too small a product");
-    assert!(data.len() >= rows * inner && weights.len() >= cols * inner, "operands of a product");
-    let left = Left { data: data.as_ptr(), stride: inner };
-    let right = Right { data: weights.as_ptr(), inner_stride: 1, col_stride: inner };
-    unsafe { gemm(Size { rows, cols, inner }, left, right, out, stride, store == Store::Add) }
-}
-
-/// [`multiply_large`] for any number of rows and columns: small ones go through padded copies.
-///
-/// # Safety
-/// As for [`multiply_large`].
 unsafe fn multiply<T: Element>(
     left: Activations<'_, T>,
-    weights: &[T],
+    weights: Right<'_, T>,
     cols: usize,
     out: *mut T,
     stride: usize,
     store: Store,
     padding: (&mut Vec<T>, &mut Vec<T>),
 ) {
-    if left.rows >= MIN_ROWS && cols >= MIN_COLS {
-        return unsafe { multiply_large(left, weights, cols, out, stride, store) };
+    let Activations { data, rows, inner } = left;
+    if rows >= MIN_ROWS && cols >= MIN_COLS {
+        let left = Left { data: &data[..rows * inner], stride: inner };
+        return unsafe { gemm(Size { rows, cols, inner }, left, weights, out, stride, store == Store::Add) };
     }
-    let (rows, padded_rows, padded_cols) = (left.rows, left.rows.max(MIN_ROWS), cols.max(MIN_COLS));
-    let data = grown(padding.0, padded_rows * left.inner);
-    data[..rows * left.inner].copy_from_slice(&left.data[..rows * left.inner]);
-    data[rows * left.inner..].fill(T::default());
-    let tile = grown(padding.1, padded_rows * padded_cols);
+    let size = Size { rows: rows.max(MIN_ROWS), cols: cols.max(MIN_COLS), inner };
+    let padded = grown(padding.0, size.rows * inner);
+    padded[..rows * inner].copy_from_slice(&data[..rows * inner]);
+    padded[rows * inner..].fill(T::default());
+    let tile = grown(padding.1, size.rows * size.cols);
     tile.fill(T::default());
     // SAFETY: the caller vouches for `out`; the tile is ours.
     unsafe {
         let row_of = |row: usize| std::slice::from_raw_parts_mut(out.add(row * stride), cols);
         if store == Store::Add {
             for row in 0..rows {
-                tile[row * padded_cols..][..cols].copy_from_slice(row_of(row));
+                tile[row * size.cols..][..cols].copy_from_slice(row_of(row));
             }
         }
-        let left = Activations { data, rows: padded_rows, inner: left.inner };
-        multiply_large(left, weights, padded_cols, tile.as_mut_ptr(), padded_cols, store);
+        let left = Left { data: &*padded, stride: inner };
+        gemm(size, left, weights, tile.as_mut_ptr(), size.cols, store == Store::Add);
         for row in 0..rows {
-            row_of(row).copy_from_slice(&tile[row * padded_cols..][..cols]);
+            row_of(row).copy_from_slice(&tile[row * size.cols..][..cols]);
         }
     }
 }
@@ -202,19 +181,20 @@ fn add_to<T: Element>(values: &mut [T], bias: &[T]) {
     values.iter_mut().zip(bias).for_each(|(value, bias)| *value += *bias);
 }
 
-/// `out (+)= a · Wᵀ + b`, where `fill(cols, scratch)` gives the widened rows `cols` of `W`.
+/// `out (+)= a · Wᵀ + b`.
 fn product<T: Element>(
+    arch: Arch,
     a: &Mat<T>,
-    fill: impl for<'s> Fn(Range<usize>, &'s mut Vec<T>) -> &'s [T] + Sync,
+    weight: T::Operand<'_>,
     bias: Option<&[T]>,
     out: &mut Mat<T>,
     store: Store,
 ) {
     let stride = out.cols;
     let target = Disjoint::new(out.data_mut());
-    blocks(a.rows, stride).into_par_iter().for_each(|(rows, cols)| {
+    blocks::<T>(a.rows, stride).into_par_iter().for_each(|(rows, cols)| {
         T::with_scratch(|scratch| {
-            let weights = fill(cols.clone(), &mut scratch.weights);
+            let weights = T::part(arch, weight, cols.clone(), &mut scratch.weights);
             let padding = (&mut scratch.rows, &mut scratch.tile);
             // SAFETY: blocks are disjoint parts of `out`.
             unsafe {
@@ -233,83 +213,68 @@ fn product<T: Element>(
 }
 
 /// `out (+)= a · Wᵀ + b`.
-pub fn linear<T: Element>(arch: Arch, a: &Mat<T>, w: &Linear<Tensor<'_>>, out: &mut Mat<T>, store: Store) {
-    assert_eq!((w.weight.rows, w.weight.cols, a.rows), (out.cols, a.cols, out.rows), "shapes of a linear");
-    let bias = w.bias.as_ref().map(T::widened);
-    product(a, |cols, scratch| widen(arch, &w.weight, cols, scratch), bias.as_deref(), out, store);
+pub fn linear<T: Element>(arch: Arch, a: &Mat<T>, w: &Linear<Weight<'_>>, out: &mut Mat<T>, store: Store) {
+    let weight = &w.weight.tensor;
+    assert_eq!((weight.rows, weight.cols, a.rows), (out.cols, a.cols, out.rows), "shapes of a linear");
+    let bias = w.bias.as_ref().map(|bias| T::widened(&bias.tensor));
+    product(arch, a, T::operand(arch, &w.weight), bias.as_deref(), out, store);
 }
 
 /// `out = a · (W_pt ∘ g_pt − W_ft ∘ g_ft)ᵀ + b_pt − b_ft`, the difference of the weights taken in f64.
-pub fn key_difference<T: Element>(
+pub fn key_difference(
     arch: Arch,
-    a: &Mat<T>,
-    norm_weight: Twin<&Tensor<'_>>,
-    key: Twin<&Linear<Tensor<'_>>>,
-    out: &mut Mat<T>,
+    a: &Mat<f32>,
+    norm_weight: Twin<&Weight<'_>>,
+    key: Twin<&Linear<Weight<'_>>>,
+    out: &mut Mat<f32>,
 ) {
-    let norm = norm_weight.map(|weight| weight.to_f32());
-    let fill = |cols: Range<usize>, scratch: &mut Vec<T>| {
-        let inner = key.ft.weight.cols;
-        let blocks = key.map(|key| {
-            let block = key.weight.row_range(cols.clone());
-            let mut wide = vec![0.0f32; cols.len() * inner];
-            vectorize(
-                arch,
-                #[inline(always)]
-                || block.widen_into(&mut wide),
-            );
-            wide
-        });
-        let (room, _) = weight_room(scratch, cols.len(), inner);
-        vectorize(
-            arch,
-            #[inline(always)]
-            || {
-                let rows = blocks.pt.chunks_exact(inner).zip(blocks.ft.chunks_exact(inner));
-                for (out, (pt, ft)) in room.chunks_exact_mut(inner).zip(rows) {
-                    for (i, to) in out.iter_mut().enumerate() {
-                        let pt = f64::from(pt[i]) * f64::from(norm.pt[i]);
-                        *to = T::of(pt - f64::from(ft[i]) * f64::from(norm.ft[i]));
-                    }
-                }
-            },
-        );
-    };
-    let bias = key.map(|key| key.bias.as_ref().map(f64::widened));
-    let bias: Option<Vec<T>> = match (bias.pt, bias.ft) {
-        (Some(pt), Some(ft)) => Some(pt.iter().zip(&ft).map(|(pt, ft)| T::of(pt - ft)).collect()),
+    let norm = norm_weight.map(|weight| weight.tensor.to_f32());
+    let weight = key.map(|key| &key.weight.tensor);
+    let difference = Panels::fill(
+        arch,
+        out.cols,
+        a.cols,
+        #[inline(always)]
+        |col, inner, out| {
+            let mut pt = [0.0; RUN];
+            let pt = &mut pt[..inner.len()];
+            for (weight, to) in [(weight.pt, &mut *pt), (weight.ft, &mut *out)] {
+                weight.row_range(col..col + 1).element_range(inner.clone()).widen_into(to);
+            }
+            for ((to, pt), i) in out.iter_mut().zip(pt).zip(inner) {
+                let pt = f64::from(*pt) * f64::from(norm.pt[i]);
+                *to = (pt - f64::from(*to) * f64::from(norm.ft[i])) as f32;
+            }
+        },
+    );
+    let bias = key.map(|key| key.bias.as_ref().map(|bias| f64::widened(&bias.tensor)));
+    let bias: Option<Vec<f32>> = match (bias.pt, bias.ft) {
+        (Some(pt), Some(ft)) => Some(pt.iter().zip(&ft).map(|(pt, ft)| (pt - ft) as f32).collect()),
         _ => None,
     };
-    product(
-        a,
-        |cols, scratch| {
-            fill(cols, scratch);
-            scratch
-        },
-        bias.as_deref(),
-        out,
-        Store::Replace,
-    );
+    product(arch, a, &difference, bias.as_deref(), out, Store::Replace);
 }
 
 /// `out = act(a · Wgᵀ + bg) ∘ (a · Wuᵀ + bu)`; neither product reaches memory beyond a block.
 pub fn gated<T: Element>(
     arch: Arch,
     a: &Mat<T>,
-    gate: &Linear<Tensor<'_>>,
-    up: &Linear<Tensor<'_>>,
+    gate: &Linear<Weight<'_>>,
+    up: &Linear<Weight<'_>>,
     activation: Activation,
     out: &mut Mat<T>,
 ) {
     assert_eq!(
-        (up.weight.rows, up.weight.cols, a.rows),
+        (up.weight.tensor.rows, up.weight.tensor.cols, a.rows),
         (out.cols, a.cols, out.rows),
         "shapes of a gated product"
     );
     let stride = out.cols;
-    let biases: [Option<Vec<T>>; 2] = [gate, up].map(|linear| linear.bias.as_ref().map(T::widened));
+    let biases: [Option<Vec<T>>; 2] =
+        [gate, up].map(|linear| linear.bias.as_ref().map(|bias| T::widened(&bias.tensor)));
+    let [gate, up] = [gate, up].map(|linear| T::operand(arch, &linear.weight));
     let target = Disjoint::new(out.data_mut());
-    blocks(a.rows, stride).into_par_iter().for_each(|(rows, cols)| {
+    blocks::<T>(a.rows, stride).into_par_iter().for_each(|(rows, cols)| {
         T::with_scratch(|scratch| {
             let Scratch { weights, rows: padded, tile, second_tile } = scratch;
             let (width, left) = (cols.len(), left_rows(a, &rows));
@@ -317,9 +282,9 @@ pub fn gated<T: Element>(
             // SAFETY: the gate goes to this block of `out`, `up` to the thread's own tile.
             unsafe {
                 let corner = target.0.add(rows.start * stride + cols.start);
-                let widened = widen(arch, &gate.weight, cols.clone(), weights);
+                let widened = T::part(arch, gate, cols.clone(), weights);
                 multiply(left, widened, width, corner, stride, Store::Replace, (padded, tile));
-                let widened = widen(arch, &up.weight, cols.clone(), weights);
+                let widened = T::part(arch, up, cols.clone(), weights);
                 multiply(left, widened, width, up_tile.as_mut_ptr(), width, Store::Replace, (padded, tile));
                 for (row, up) in rows.zip(up_tile.chunks_exact_mut(width)) {
                     let gate = target.slice(row * stride + cols.start..row * stride + cols.end);
@@ -340,13 +305,13 @@ pub fn gated<T: Element>(
 pub fn head_values<T: Element>(
     arch: Arch,
     means: &Mat<T>,
-    value: &Linear<Tensor<'_>>,
+    value: &Linear<Weight<'_>>,
     shape: &AttentionShape,
     first: usize,
     out: &mut Mat<T>,
 ) {
-    let (dim, hidden, group) = (shape.head_dim, value.weight.cols, shape.group_size());
-    let bias = value.bias.as_ref().map(T::widened);
+    let (dim, hidden, group) = (shape.head_dim, value.weight.tensor.cols, shape.group_size());
+    let bias = value.bias.as_ref().map(|bias| T::widened(&bias.tensor));
     let (rows, stride) = (means.rows, out.cols);
     let target = Disjoint::new(out.data_mut());
     (0..shape.num_key_value_heads).into_par_iter().for_each(|kv_head| {
@@ -358,7 +323,7 @@ pub fn head_values<T: Element>(
         let mut projected = vec![T::default(); rows * group * dim];
         T::with_scratch(|scratch| {
             let cols = kv_head * dim..(kv_head + 1) * dim;
-            let weights = widen(arch, &value.weight, cols, &mut scratch.weights);
+            let weights = widen_part(arch, &value.weight.tensor, cols, &mut scratch.weights);
             let left = Activations { data: &left, rows: rows * group, inner: hidden };
             let padding = (&mut scratch.rows, &mut scratch.tile);
             // SAFETY: `projected` is this task's own.
@@ -407,7 +372,8 @@ mod tests {
         let weight =
             Tensor { dtype: Dtype::F32, rows: cols, cols: inner, bytes: &bytes, rounded_to: Dtype::F32 };
         let mut out: Mat<T> = mat(rows, cols, &values(rows * cols, 3));
-        linear::<T>(Arch::new(), &mat(rows, inner, a), &Linear { weight, bias: None }, &mut out, store);
+        let weight = Linear { weight: Weight::new(weight), bias: None };
+        linear::<T>(Arch::new(), &mat(rows, inner, a), &weight, &mut out, store);
         out.data().to_vec()
     }
 
@@ -453,11 +419,18 @@ mod tests {
     }
 
     #[test]
-    fn parts_cover_everything_once() {
-        for total in 1..1000 {
-            let widths: Vec<_> = parts(total, BLOCK_COLS).collect();
-            assert_eq!(widths.iter().map(|r| r.len()).sum::<usize>(), total);
-            assert!(widths.iter().all(|r| r.len() <= BLOCK_COLS));
+    fn blocks_cover_everything_once() {
+        for (rows, cols) in (1..1000).zip((1..1000).rev()).chain([(20_000, 1), (1, 20_000), (5000, 4096)]) {
+            let blocks = blocks::<f32>(rows, cols);
+            assert_eq!(blocks.iter().map(|(rows, cols)| rows.len() * cols.len()).sum::<usize>(), rows * cols);
+            let covered =
+                |r, c| blocks.iter().filter(|(rows, cols)| rows.contains(&r) && cols.contains(&c)).count();
+            for (row, col) in
+                [(0, 0), (rows - 1, 0), (0, cols - 1), (rows / 2, cols / 2), (rows - 1, cols - 1)]
+            {
+                assert_eq!(covered(row, col), 1, "({row}, {col}) of {rows} × {cols}");
+            }
+            assert!(cols < MIN_COLS || blocks.iter().all(|(_, cols)| cols.len() >= MIN_COLS));
         }
     }
 }

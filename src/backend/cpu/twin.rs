@@ -130,8 +130,8 @@ fn context_means(
             );
             // SAFETY: the operands are the tile just widened, its columns of the weights, and `out`.
             unsafe {
-                let left = Left { data: weights[tile..].as_ptr(), stride: tokens };
-                let right = Right { data: widened.as_ptr(), inner_stride: hidden, col_stride: 1 };
+                let left = Left { data: &weights[tile..], stride: tokens };
+                let right = Right { data: widened.as_slice(), inner_stride: hidden, col_stride: 1 };
                 let size = Size { rows: heads, cols: hidden, inner: rows };
                 gemm(size, left, right, out.as_mut_ptr(), hidden, tile > 0);
             }
