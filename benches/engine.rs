@@ -16,6 +16,10 @@ use tuco::{
 /// Lengths of the prompts: mixed, 20 to 400 tokens.
 const LENGTHS: [usize; 16] = [20, 394, 57, 211, 133, 289, 76, 340, 102, 248, 180, 31, 365, 155, 310, 228];
 
+/// Prompts of each length: together about as many tokens as a job's batches have (`--max-batch-tokens`), since work on
+/// the weights is shared by a batch.
+const PROMPTS_OF_LENGTH: usize = 4;
+
 fn dir(variable: &str, side: &str) -> PathBuf {
     let demo = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/demo").join(side);
     env::var_os(variable).map_or_else(demo, PathBuf::from)
@@ -25,15 +29,15 @@ fn score_and_plain(criterion: &mut Criterion) {
     let (base, tuned) = (dir("TUCO_BENCH_BASE", "base"), dir("TUCO_BENCH_TUNED", "tuned"));
     let pair = Pair::open(&base, &tuned, None).expect("a pair");
     let vocab_size = pair.spec().ft.vocab_size;
-    let prompts: Vec<Vec<u32>> = LENGTHS
-        .iter()
-        .map(|length| (0..*length).map(|i| ((i * 7919 + length) % vocab_size) as u32).collect())
+    let prompts: Vec<Vec<u32>> = (0..PROMPTS_OF_LENGTH)
+        .flat_map(|seed| LENGTHS.map(|length| (seed, length)))
+        .map(|(seed, length)| (0..length).map(|i| ((i * 7919 + length + seed) % vocab_size) as u32).collect())
         .collect();
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let backend = Cpu::new();
     let engine = Engine::new(&backend, &pair);
     let mut group = criterion.benchmark_group("engine");
-    group.throughput(Throughput::Elements(LENGTHS.iter().sum::<usize>() as u64));
+    group.throughput(Throughput::Elements(prompts.iter().map(|prompt| prompt.len() as u64).sum()));
     group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(20));
     group.bench_function("plain", |bencher| {
         bencher.iter(|| engine.plain(Branch::Ft, &prompts, &unobserved).expect("it is not stopped"));

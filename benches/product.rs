@@ -1,4 +1,4 @@
-//! The matrix product with a bf16 weight, at the shapes of a 135M model and of an 8B model: `rows cols inner GFLOP/s`
+//! The matrix product with a bf16 weight (the first run widens it), at the shapes of a 135M model and of an 8B model: `rows cols inner GFLOP/s`
 //! on a line each, the best of several runs. `benches/vs_openblas.py` compares it with numpy.
 
 use std::time::Instant;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Our matrix product (bf16 weights, widened as they are used) against numpy's OpenBLAS (float32 weights), same shapes.
+"""Our matrix product (bf16 weights, widened before the first product) against numpy's OpenBLAS (float32 weights), same shapes.
 
     python benches/vs_openblas.py [--threads 2] [--repeat 3]
 
