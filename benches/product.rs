@@ -1,5 +1,5 @@
-//! The matrix product with a bf16 weight (the first run widens it), at the shapes of a 135M model and of an 8B model: `rows cols inner GFLOP/s`
-//! on a line each, the best of several runs. `benches/vs_openblas.py` compares it with numpy.
+//! The matrix product with a bf16 weight at the shapes of a 135M model and of an 8B model: `rows cols inner GFLOP/s` on a
+//! line each, the best of several runs (the first one widens the weight). `benches/vs_openblas.py` compares it with numpy.
 
 use std::time::Instant;
 use tuco::{
