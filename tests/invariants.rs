@@ -26,9 +26,25 @@ fn slices(prompts: &[Vec<u32>]) -> Vec<&[u32]> {
     prompts.iter().map(Vec::as_slice).collect()
 }
 
+/// A case of every family, for what has to hold in all of them.
+const FAMILIES: [&str; 12] = [
+    "llama_gqa_tied_bf16",
+    "mistral",
+    "gemma",
+    "gemma2",
+    "gemma3_layer_types",
+    "qwen2_window",
+    "qwen3",
+    "phi3",
+    "phi3_longrope",
+    "olmo2",
+    "granite",
+    "smollm3",
+];
+
 #[test]
 fn a_model_against_itself_gives_exactly_zero() {
-    for case in ["llama_gqa_tied_bf16", "llama_biases", "rope_llama3"] {
+    for case in FAMILIES.into_iter().chain(["llama_biases", "rope_llama3"]) {
         let dir = golden(case, "tuned");
         let pair = Pair::open(&dir, &dir, None).unwrap();
         let ids = prompts(50, &[1, 2, 9, 33]);
@@ -62,7 +78,7 @@ impl PairWeights for Unshared<'_> {
 
 #[test]
 fn equal_weights_give_exactly_zero_through_the_whole_computation_too() {
-    for case in ["llama_gqa_tied_bf16", "llama_biases", "rope_yarn", "light_f32"] {
+    for case in FAMILIES.into_iter().chain(["llama_biases", "rope_yarn", "light_f32", "qwen3_light"]) {
         let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
         let ids = prompts(50, &[1, 2, 9, 33, 64]);
         let engine_scores =
@@ -77,7 +93,7 @@ fn equal_weights_give_exactly_zero_through_the_whole_computation_too() {
 fn batch_order_and_threads_change_no_bit() {
     let lengths = [1, 40, 3, 2, 19, 64, 7, 33, 5, 1, 58];
     for case in
-        ["llama_gqa_tied_bf16", "llama_mha_untied_f32", "rope_dynamic", "rope_differs", "llama_biases"]
+        FAMILIES.into_iter().chain(["llama_mha_untied_f32", "rope_dynamic", "rope_differs", "llama_biases"])
     {
         let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
         let backend = Cpu::new();

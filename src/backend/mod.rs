@@ -26,14 +26,24 @@ use std::{ops::Range, sync::Arc};
 pub struct Sequence {
     pub context: Range<usize>,
     pub twin: Range<usize>,
-    /// Rotary tables of each branch; long enough for all positions of the sequence.
-    pub rope: Twin<Arc<RopeTable>>,
+    /// Rotary tables of each branch, long enough for all positions of the sequence.
+    pub ropes: Twin<Ropes>,
 }
 
+/// Rotary tables of a model, in the order of [`ModelSpec::ropes`](crate::model::ModelSpec).
+pub type Ropes = Arc<[Arc<RopeTable>]>;
+
 impl Sequence {
-    /// The rotary table of a branch.
-    pub fn rope(&self, branch: Branch) -> &RopeTable {
-        self.rope.get(branch)
+    /// A rotary table of a branch.
+    pub fn rope(&self, rope: RopeOf) -> &RopeTable {
+        &self.ropes.get(rope.branch)[rope.index]
+    }
+
+    /// The context rows and twin rows that twin row `row` sees.
+    pub fn visible_to_twin(&self, row: usize, shape: &AttentionShape) -> (Range<usize>, Range<usize>) {
+        let unseen = shape.first_visible(self.context.len() + row - self.twin.start);
+        let in_context = unseen.min(self.context.len());
+        (self.context.start + in_context..self.context.end, self.twin.start + unseen - in_context..row + 1)
     }
 
     /// Number of tokens.
@@ -64,6 +74,13 @@ impl Rows {
     }
 }
 
+/// Which of a sequence's rotary tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RopeOf {
+    pub branch: Branch,
+    pub index: usize,
+}
+
 /// Shapes of attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionShape {
@@ -72,9 +89,18 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor on `q · k` before the softmax.
     pub scale: f64,
+    /// Scores `s`, scaled, become `cap · tanh(s / cap)`.
+    pub softcap: Option<f64>,
+    /// A token sees this many tokens up to itself; `None`: all.
+    pub sliding_window: Option<usize>,
 }
 
 impl AttentionShape {
+    /// The first position that a token at `position` sees.
+    pub fn first_visible(&self, position: usize) -> usize {
+        self.sliding_window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
     /// Query heads that share one key-value head.
     pub fn group_size(&self) -> usize {
         self.num_attention_heads / self.num_key_value_heads
@@ -88,6 +114,16 @@ pub struct Linear<W> {
     pub bias: Option<W>,
 }
 
+/// RMSNorm: `x / sqrt(mean(x²) + eps) ∘ w`.
+#[derive(Debug, Clone)]
+pub struct Norm<W> {
+    /// `[1, n]`
+    pub weight: W,
+    /// Added to the weight: 1 in families whose norms multiply with `1 + w`.
+    pub offset: f64,
+    pub eps: f64,
+}
+
 /// What the twin rows of a pack attend to: the context rows before them and the twin rows up to and including
 /// themselves, in one branch.
 pub struct Attended<'a, M, W> {
@@ -97,8 +133,8 @@ pub struct Attended<'a, M, W> {
     pub key_difference: Option<&'a M>,
     /// Normalized hidden states before the norm's weight, context rows `[C, D]`.
     pub normalized: &'a M,
-    /// This branch's norm weight, `[1, D]`.
-    pub norm_weight: &'a W,
+    /// This branch's norm before attention; `None`: normalized rows are attended to as they are.
+    pub norm: Option<&'a Norm<W>>,
     /// Rotated keys and outputs of the attention norm of this branch, twin rows `[R, K·Dh]`, `[R, D]`.
     pub twin_keys: &'a M,
     pub twin_normed: &'a M,
@@ -131,16 +167,19 @@ pub trait Backend: Sync {
     /// `out[i] = table[token_ids[i]]`: `[V, D]` → `[len, D]`.
     fn embed(&self, token_ids: &[u32], table: &Self::Weight<'_>, out: &mut Self::Mat);
 
-    /// RMSNorm: `normalized = x / sqrt(mean(x²) + eps)`, kept where asked for, and `normed = normalized ∘ weight`, row by
-    /// row: `[rows, D]`, `[1, D]` → `[rows, D]`.
+    /// `normalized = x / sqrt(mean(x²) + eps)`, kept where asked for, and `normed = normalized ∘ (weight + offset)`, row by
+    /// row: `[rows, D]` → `[rows, D]`.
     fn rms_norm(
         &self,
         x: &Self::Mat,
-        weight: &Self::Weight<'_>,
-        eps: f64,
+        norm: &Norm<Self::Weight<'_>>,
         normalized: Option<&mut Self::Mat>,
         normed: &mut Self::Mat,
     );
+
+    /// [`Backend::rms_norm`] in place, of every `n` elements of a row for themselves, `n` being the norm's width: of
+    /// each head or of all together.
+    fn norm_heads(&self, x: &mut Self::Mat, norm: &Norm<Self::Weight<'_>>);
 
     /// `out = a · Wᵀ + b`: `[rows, in]` → `[rows, out]`.
     fn linear(&self, a: &Self::Mat, w: &Linear<Self::Weight<'_>>, out: &mut Self::Mat);
@@ -161,10 +200,20 @@ pub trait Backend: Sync {
     /// `out = a + b`, all of one shape.
     fn add(&self, a: &Self::Mat, b: &Self::Mat, out: &mut Self::Mat);
 
-    /// Rotates every head of `x[rows, heads·Dh]` by its row's position. `sequences` are all those with rows in `x`.
-    fn rotate(&self, x: &mut Self::Mat, head_dim: usize, sequences: &[Sequence], rows: Rows, branch: Branch);
+    /// `out = a`, of one shape.
+    fn copy(&self, a: &Self::Mat, out: &mut Self::Mat);
 
-    /// Causal attention of the context rows among themselves, in place: `q[C, H·Dh]` becomes the heads' outputs.
+    /// `x += a`, of one shape.
+    fn accumulate(&self, a: &Self::Mat, x: &mut Self::Mat);
+
+    /// `x = factor · x`.
+    fn scale(&self, x: &mut Self::Mat, factor: f64);
+
+    /// Rotates every head of `x[rows, heads·Dh]` by its row's position: of the first `n` dimensions, `n` being those that
+    /// the table is for, dimension `i` with `i + n/2`. `sequences` are all those with rows in `x`.
+    fn rotate(&self, x: &mut Self::Mat, head_dim: usize, sequences: &[Sequence], rows: Rows, rope: RopeOf);
+
+    /// Causal attention of the context rows among themselves, each within its window, in place: `q[C, H·Dh]` becomes the heads' outputs.
     /// `k`, `v`: `[C, K·Dh]`.
     fn attention(
         &self,
@@ -176,16 +225,25 @@ pub trait Backend: Sync {
     );
 
     /// Keys of the pre-trained model minus keys of the tuned model, before rotation: `normalized[C, D]` →
-    /// `out[C, K·Dh]`, `out = normalized · (Wk_pt ∘ g_pt − Wk_ft ∘ g_ft)ᵀ + b_pt − b_ft`.
+    /// `out[C, K·Dh]`, `out = normalized · (Wk_pt ∘ g_pt − Wk_ft ∘ g_ft)ᵀ + b_pt − b_ft`, g being the norms' factors (1 without a norm).
     ///
     /// Taken as one product with the difference of the weights, so that the rounding of the tuned model's keys is
     /// common to both branches and the difference has only its own.
     fn key_difference(
         &self,
         normalized: &Self::Mat,
-        norm_weight: Twin<&Self::Weight<'_>>,
+        norm: Twin<Option<&Norm<Self::Weight<'_>>>>,
         key: Twin<&Linear<Self::Weight<'_>>>,
         out: &mut Self::Mat,
+    );
+
+    /// The difference of normed keys from that of keys: `d = norm_pt(k + d) − norm_ft(k)` of every `n` elements of a row,
+    /// `n` being the norms' width. `k`, `d`: `[C, K·Dh]`, before rotation.
+    fn normed_key_difference(
+        &self,
+        keys: &Self::Mat,
+        norm: Twin<&Norm<Self::Weight<'_>>>,
+        difference: &mut Self::Mat,
     );
 
     /// For every twin row of `sequences` and every head the softmax-weighted mean of the *normed hidden states* it

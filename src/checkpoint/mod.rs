@@ -49,8 +49,14 @@ impl Checkpoint {
 
     /// A tensor of a layer; `None` where the model has no such tensor.
     pub fn layer_tensor(&self, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
-        tensor.shape(&self.spec)?;
-        self.weights.get(&self.spec.family.layer_tensor_name(layer, tensor)?)
+        let (rows, _) = tensor.shape(&self.spec)?;
+        let stored = self.weights.get(&self.spec.family.layer_tensor_name(layer, tensor)?)?;
+        if tensor.is_vector() {
+            return Some(stored);
+        }
+        let before = self.spec.family.fused_with(tensor).take_while(|other| *other != tensor);
+        let first: usize = before.filter_map(|other| other.shape(&self.spec)).map(|(rows, _)| rows).sum();
+        Some(stored.row_range(first..first + rows))
     }
 
     /// The token embedding `[V, D]`.
@@ -90,7 +96,9 @@ impl Checkpoint {
     fn check_layers(&self) -> Result<()> {
         for layer in 0..self.spec.num_hidden_layers {
             for (tensor, _) in self.spec.family.layer_tensors {
-                let Some((rows, cols)) = tensor.shape(&self.spec) else { continue };
+                let Some((_, cols)) = tensor.shape(&self.spec) else { continue };
+                let fused = self.spec.family.fused_with(*tensor);
+                let rows = fused.filter_map(|tensor| tensor.shape(&self.spec)).map(|(rows, _)| rows).sum();
                 let name = self.spec.family.layer_tensor_name(layer, *tensor).expect("listed by the family");
                 let (vector, matrix) = ([cols], [rows, cols]);
                 self.checked(&name, if tensor.is_vector() { &vector } else { &matrix })?;
@@ -119,12 +127,13 @@ impl Checkpoint {
         match self.weights.names().find(|name| !known(name)) {
             None => Ok(()),
             Some(name) => Err(Error::checkpoint(format!(
-                "{}: tensor {name} is not part of a {} model with this config.json ({} layers, attention_bias {}, \
-                 mlp_bias {})",
+                "{}: tensor {name} is not part of a {} model with this config.json ({} layers, qkv_bias {}, \
+                 attention_output_bias {}, mlp_bias {})",
                 self.weights.file_of(name).display(),
                 family.model_type,
                 self.spec.num_hidden_layers,
-                self.spec.attention_bias,
+                self.spec.qkv_bias,
+                self.spec.attention_output_bias,
                 self.spec.mlp_bias,
             ))),
         }

@@ -105,8 +105,13 @@ fn differences(checkpoints: &Twin<Checkpoint>) -> Vec<String> {
             notices.push(format!("{what} differs: base {base}, tuned {tuned}; each block runs with its own"));
         }
     };
-    note("the rotary embedding", format!("{:?}", pt.rope), format!("{:?}", ft.rope));
+    note("the rotary embedding", format!("{:?}", pt.ropes), format!("{:?}", ft.ropes));
+    note("the layers' windows", format!("{:?}", pt.layers), format!("{:?}", ft.layers));
     note("rms_norm_eps", pt.rms_norm_eps.to_string(), ft.rms_norm_eps.to_string());
+    note("the factor on attention scores", pt.attention_scale.to_string(), ft.attention_scale.to_string());
+    let cap = |spec: &ModelSpec| format!("{:?}", spec.attn_logit_softcapping);
+    note("attn_logit_softcapping", cap(pt), cap(ft));
+    note("residual_multiplier", pt.residual_multiplier.to_string(), ft.residual_multiplier.to_string());
     if pt.vocab_size != ft.vocab_size {
         notices.push(format!(
             "vocab_size differs: base {}, tuned {}; prompts are embedded with the tuned model's",
@@ -120,9 +125,11 @@ fn check_finite(checkpoints: &Twin<Checkpoint>) -> Result<()> {
     let Twin { pt, ft } = checkpoints;
     let names_of = |checkpoint: &Checkpoint| {
         let family = checkpoint.spec.family;
-        layer_tensors(&checkpoint.spec)
-            .filter_map(|(layer, tensor)| family.layer_tensor_name(layer, tensor))
-            .collect::<Vec<_>>()
+        let names = layer_tensors(&checkpoint.spec)
+            .filter_map(|(layer, tensor)| family.layer_tensor_name(layer, tensor));
+        let mut names: Vec<String> = names.collect();
+        names.dedup();
+        names
     };
     let mut tensors: Vec<(&Checkpoint, String)> = vec![(ft, ft.spec.family.embedding.to_string())];
     for checkpoint in [pt, ft] {

@@ -2,26 +2,30 @@
 
 use super::workspace::{ContextSpace, TwinSpace};
 use crate::{
-    backend::{Attended, AttentionShape, Backend, Linear, Rows, Sequence},
+    backend::{Attended, AttentionShape, Backend, Linear, Norm, RopeOf, Rows, Sequence},
     model::{Activation, LayerTensor, ModelSpec, PairWeights},
     twin::{Branch, Twin},
 };
 
 /// The weights of a layer of one model, and the numbers that go with them.
 pub struct Block<'w, B: Backend> {
-    branch: Branch,
-    attention_norm: B::Weight<'w>,
+    attention_norm: Option<Norm<B::Weight<'w>>>,
     query: Linear<B::Weight<'w>>,
     key: Linear<B::Weight<'w>>,
     value: Linear<B::Weight<'w>>,
+    query_norm: Option<Norm<B::Weight<'w>>>,
+    key_norm: Option<Norm<B::Weight<'w>>>,
     attention_output: Linear<B::Weight<'w>>,
-    mlp_norm: B::Weight<'w>,
+    attention_post_norm: Option<Norm<B::Weight<'w>>>,
+    mlp_norm: Option<Norm<B::Weight<'w>>>,
     gate: Linear<B::Weight<'w>>,
     up: Linear<B::Weight<'w>>,
     down: Linear<B::Weight<'w>>,
-    eps: f64,
+    mlp_post_norm: Option<Norm<B::Weight<'w>>>,
+    residual_multiplier: f64,
     activation: Activation,
     shape: AttentionShape,
+    rope: Option<RopeOf>,
 }
 
 /// A layer of a pair.
@@ -42,9 +46,16 @@ impl<'w, B: Backend> Layer<'w, B> {
         use LayerTensor::*;
         let spec = weights.spec();
         let shared = |tensors: &[LayerTensor]| tensors.iter().all(|t| weights.is_shared(index, *t));
-        let same_positions = spec.pt.rms_norm_eps == spec.ft.rms_norm_eps && spec.pt.rope == spec.ft.rope;
-        let same_keys = same_positions && shared(&[AttentionNorm, Key, KeyBias]);
+        let rope = spec.map(|spec| spec.layers[index].rope.map(|rope| &spec.ropes[rope]));
+        let same_positions = spec.pt.rms_norm_eps == spec.ft.rms_norm_eps && rope.pt == rope.ft;
+        let same_keys = same_positions && shared(&[AttentionNorm, Key, KeyBias, KeyNorm]);
+        let same_numbers = |spec: &ModelSpec| {
+            let ModelSpec { attention_scale, attn_logit_softcapping, residual_multiplier, .. } = spec;
+            let window = spec.layers[index].sliding_window;
+            (*attention_scale, *attn_logit_softcapping, *residual_multiplier, window)
+        };
         let same_block = same_keys
+            && same_numbers(spec.pt) == same_numbers(spec.ft)
             && spec.ft.family.layer_tensors.iter().all(|(tensor, _)| weights.is_shared(index, *tensor));
         let blocks = Twin::new((Branch::Pt, spec.pt), (Branch::Ft, spec.ft))
             .map(|(branch, spec)| Block::load(backend, weights, branch, spec, index));
@@ -71,12 +82,15 @@ impl<'w, B: Backend> Layer<'w, B> {
         ft.prepare_context(backend, pack, space);
         ft.attend(backend, pack, space, None, &mut twin.ft, means);
         if !self.same_block && self.same_positions {
-            let norms = Twin::new(&pt.attention_norm, &ft.attention_norm);
+            let norms = Twin::new(pt.attention_norm.as_ref(), ft.attention_norm.as_ref());
             let keys = Twin::new(&pt.key, &ft.key);
             let difference = &mut space.key_difference;
             if !self.same_keys {
                 backend.key_difference(&space.normalized, norms, keys, difference);
-                backend.rotate(difference, pt.shape.head_dim, pack.sequences, Rows::Context, Branch::Pt);
+                if let (Some(pt), Some(ft)) = (&pt.key_norm, &ft.key_norm) {
+                    backend.normed_key_difference(&space.raw_keys, Twin::new(pt, ft), difference);
+                }
+                pt.rotate(backend, difference, pack.sequences, Rows::Context);
             }
             let space = &*space;
             let difference = (!self.same_keys).then_some(&space.key_difference);
@@ -114,25 +128,42 @@ impl<'w, B: Backend> Block<'w, B> {
         let optional = |tensor| weights.layer_tensor(branch, index, tensor).map(|t| backend.weight(t));
         let required = |tensor| optional(tensor).expect("a checked model has all its tensors");
         let linear = |weight, bias| Linear { weight: required(weight), bias: optional(bias) };
+        let norm = |tensor| {
+            let offset = if spec.family.norms_add_one { 1.0 } else { 0.0 };
+            optional(tensor).map(|weight| Norm { weight, offset, eps: spec.rms_norm_eps })
+        };
+        let layer = spec.layers[index];
         Self {
-            branch,
-            attention_norm: required(AttentionNorm),
+            attention_norm: norm(AttentionNorm),
             query: linear(Query, QueryBias),
             key: linear(Key, KeyBias),
             value: linear(Value, ValueBias),
+            query_norm: norm(QueryNorm),
+            key_norm: norm(KeyNorm),
             attention_output: linear(AttentionOutput, AttentionOutputBias),
-            mlp_norm: required(MlpNorm),
+            attention_post_norm: norm(AttentionPostNorm),
+            mlp_norm: norm(MlpNorm),
             gate: linear(Gate, GateBias),
             up: linear(Up, UpBias),
             down: linear(Down, DownBias),
-            eps: spec.rms_norm_eps,
+            mlp_post_norm: norm(MlpPostNorm),
+            residual_multiplier: spec.residual_multiplier,
             activation: spec.hidden_act,
             shape: AttentionShape {
                 num_attention_heads: spec.num_attention_heads,
                 num_key_value_heads: spec.num_key_value_heads,
                 head_dim: spec.head_dim,
-                scale: spec.attention_scale(),
+                scale: spec.attention_scale,
+                softcap: spec.attn_logit_softcapping,
+                sliding_window: layer.sliding_window,
             },
+            rope: layer.rope.map(|index| RopeOf { branch, index }),
+        }
+    }
+
+    fn rotate(&self, backend: &B, x: &mut B::Mat, sequences: &[Sequence], rows: Rows) {
+        if let Some(rope) = self.rope {
+            backend.rotate(x, self.shape.head_dim, sequences, rows, rope);
         }
     }
 
@@ -141,20 +172,33 @@ impl<'w, B: Backend> Block<'w, B> {
     /// Both branches come through here and through [`Block::finish_twin`], so that what rounds alike cancels.
     pub fn start_twin(&self, backend: &B, x: &B::Mat, sequences: &[Sequence], space: &mut TwinSpace<B::Mat>) {
         let TwinSpace { normed, queries, keys, .. } = space;
-        backend.rms_norm(x, &self.attention_norm, self.eps, None, normed);
+        norm_or_copy(backend, x, self.attention_norm.as_ref(), normed);
         backend.linear(normed, &self.query, queries);
         backend.linear(normed, &self.key, keys);
-        for mat in [queries, keys] {
-            backend.rotate(mat, self.shape.head_dim, sequences, Rows::Twin, self.branch);
+        for (mat, norm) in [(queries, &self.query_norm), (keys, &self.key_norm)] {
+            if let Some(norm) = norm {
+                backend.norm_heads(mat, norm);
+            }
+            self.rotate(backend, mat, sequences, Rows::Twin);
         }
     }
 
     /// Normed rows and rotated keys of a pack's context rows.
     pub fn prepare_context(&self, backend: &B, pack: PackView<'_, B::Mat>, space: &mut ContextSpace<B::Mat>) {
-        let ContextSpace { normalized, normed, keys, .. } = space;
-        backend.rms_norm(pack.context, &self.attention_norm, self.eps, Some(normalized), normed);
+        let ContextSpace { normalized, normed, raw_keys, keys, .. } = space;
+        match &self.attention_norm {
+            Some(norm) => backend.rms_norm(pack.context, norm, Some(normalized), normed),
+            None => {
+                backend.copy(pack.context, normalized);
+                backend.copy(pack.context, normed);
+            }
+        }
         backend.linear(normed, &self.key, keys);
-        backend.rotate(keys, self.shape.head_dim, pack.sequences, Rows::Context, self.branch);
+        if let Some(norm) = &self.key_norm {
+            backend.copy(keys, raw_keys);
+            backend.norm_heads(keys, norm);
+        }
+        self.rotate(backend, keys, pack.sequences, Rows::Context);
     }
 
     /// Attention of a pack's twin rows: the outputs of their heads.
@@ -171,7 +215,7 @@ impl<'w, B: Backend> Block<'w, B> {
             context_keys: &context.keys,
             key_difference,
             normalized: &context.normalized,
-            norm_weight: &self.attention_norm,
+            norm: self.attention_norm.as_ref(),
             twin_keys: &twin.keys,
             twin_normed: &twin.normed,
         };
@@ -182,11 +226,37 @@ impl<'w, B: Backend> Block<'w, B> {
     /// After attention: the block's output `f(x)` for all twin rows `x[R, D]`.
     pub fn finish_twin(&self, backend: &B, x: &B::Mat, space: &mut TwinSpace<B::Mat>) {
         let TwinSpace { normed, heads, stream, hidden, output, .. } = space;
-        backend.linear(heads, &self.attention_output, output);
+        backend.linear(heads, &self.attention_output, stream);
+        self.finish_branch(backend, stream, self.attention_post_norm.as_ref(), output);
         backend.add(x, output, stream);
-        backend.rms_norm(stream, &self.mlp_norm, self.eps, None, normed);
+        norm_or_copy(backend, stream, self.mlp_norm.as_ref(), normed);
         backend.gated(normed, &self.gate, &self.up, self.activation, hidden);
-        backend.linear_add(hidden, &self.down, output);
+        if self.writes_plainly(self.mlp_post_norm.as_ref()) {
+            backend.linear_add(hidden, &self.down, output);
+        } else {
+            backend.linear(hidden, &self.down, stream);
+            self.finish_branch(backend, stream, self.mlp_post_norm.as_ref(), normed);
+            backend.accumulate(normed, output);
+        }
+    }
+
+    /// Whether attention or MLP adds its last product to the stream as it is.
+    fn writes_plainly(&self, post_norm: Option<&Norm<B::Weight<'w>>>) -> bool {
+        post_norm.is_none() && self.residual_multiplier == 1.0
+    }
+
+    /// What attention or MLP adds to the stream, of its last product.
+    fn finish_branch(
+        &self,
+        backend: &B,
+        product: &B::Mat,
+        post_norm: Option<&Norm<B::Weight<'w>>>,
+        out: &mut B::Mat,
+    ) {
+        norm_or_copy(backend, product, post_norm, out);
+        if self.residual_multiplier != 1.0 {
+            backend.scale(out, self.residual_multiplier);
+        }
     }
 
     /// Moves a pack's context rows `x[C, D]` through the block, after [`Block::prepare_context`].
@@ -197,14 +267,34 @@ impl<'w, B: Backend> Block<'w, B> {
         sequences: &[Sequence],
         space: &mut ContextSpace<B::Mat>,
     ) {
-        let ContextSpace { normed, keys, values, heads, hidden, .. } = space;
+        let ContextSpace { normalized, normed, keys, values, heads, hidden, .. } = space;
+        let mut write = |a: &B::Mat, w, post_norm: Option<&_>, normed: &mut B::Mat, x: &mut B::Mat| {
+            if self.writes_plainly(post_norm) {
+                backend.linear_add(a, w, x);
+            } else {
+                backend.linear(a, w, normalized);
+                self.finish_branch(backend, normalized, post_norm, normed);
+                backend.accumulate(normed, x);
+            }
+        };
         backend.linear(normed, &self.query, heads);
-        backend.rotate(heads, self.shape.head_dim, sequences, Rows::Context, self.branch);
+        if let Some(norm) = &self.query_norm {
+            backend.norm_heads(heads, norm);
+        }
+        self.rotate(backend, heads, sequences, Rows::Context);
         backend.linear(normed, &self.value, values);
         backend.attention(heads, keys, values, sequences, &self.shape);
-        backend.linear_add(heads, &self.attention_output, x);
-        backend.rms_norm(x, &self.mlp_norm, self.eps, None, normed);
+        write(heads, &self.attention_output, self.attention_post_norm.as_ref(), normed, x);
+        norm_or_copy(backend, x, self.mlp_norm.as_ref(), normed);
         backend.gated(normed, &self.gate, &self.up, self.activation, hidden);
-        backend.linear_add(hidden, &self.down, x);
+        write(hidden, &self.down, self.mlp_post_norm.as_ref(), normed, x);
+    }
+}
+
+/// A norm, or the rows as they are where there is none.
+fn norm_or_copy<B: Backend>(backend: &B, x: &B::Mat, norm: Option<&Norm<B::Weight<'_>>>, out: &mut B::Mat) {
+    match norm {
+        Some(norm) => backend.rms_norm(x, norm, None, out),
+        None => backend.copy(x, out),
     }
 }

@@ -53,9 +53,9 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
     /// Lays `prompts` out and embeds them with the tuned model's embedding.
     fn embedded(&self, prompts: &[&[u32]]) -> Batch<B::Mat> {
         let table = self.backend.weight(self.weights.embedding());
-        let hidden_size = self.weights.spec().ft.hidden_size;
-        let mut ropes = RopeTables::new(self.weights.spec().map(|spec| &spec.rope));
-        Batch::embed(self.backend, &table, hidden_size, prompts, self.limits, &mut ropes)
+        let spec = self.weights.spec();
+        let mut ropes = RopeTables::new(spec.map(|spec| spec.ropes.as_slice()));
+        Batch::embed(self.backend, &table, spec.ft, prompts, self.limits, &mut ropes)
     }
 
     /// Layer-major schedule: the whole batch passes a layer before the next one's weights are touched.

@@ -2,8 +2,8 @@
 //! twin rows of all.
 
 use crate::{
-    backend::{Backend, Rows, Sequence},
-    model::{ModelSpec, Rope, RopeTable},
+    backend::{Backend, Ropes, Rows, Sequence},
+    model::{ModelSpec, Rope},
     twin::Twin,
 };
 use std::{collections::HashMap, ops::Range, sync::Arc};
@@ -29,7 +29,7 @@ impl PackLimits {
     /// Limits that keep the workspace of a model of any size small.
     pub fn for_model(spec: &ModelSpec) -> Self {
         let row =
-            4 * (3 * spec.hidden_size + spec.query_width() + 3 * spec.key_width() + spec.intermediate_size);
+            4 * (3 * spec.hidden_size + spec.query_width() + 4 * spec.key_width() + spec.intermediate_size);
         let means = 4 * spec.num_attention_heads * spec.hidden_size;
         Self {
             tokens: (WORKSPACE_BYTES / row).clamp(256, MOST_TOKENS),
@@ -58,32 +58,43 @@ pub fn plan(prompts: &[&[u32]], limits: PackLimits) -> Vec<Range<usize>> {
 
 /// Rotary tables by the length that selects the frequencies, grown as longer prompts come.
 pub struct RopeTables<'a> {
-    rope: Twin<&'a Rope>,
-    tables: Twin<HashMap<usize, Arc<RopeTable>>>,
+    models: Twin<ModelTables<'a>>,
+    same: bool,
+}
+
+struct ModelTables<'a> {
+    ropes: &'a [Rope],
+    /// By what [`Rope::table_length`] says of each of them.
+    tables: HashMap<Vec<usize>, Ropes>,
 }
 
 impl<'a> RopeTables<'a> {
-    pub fn new(rope: Twin<&'a Rope>) -> Self {
-        Self { rope, tables: Twin::default() }
+    pub fn new(ropes: Twin<&'a [Rope]>) -> Self {
+        let same = ropes.pt == ropes.ft;
+        Self { models: ropes.map(|ropes| ModelTables { ropes, tables: HashMap::new() }), same }
     }
 
     /// Tables that hold the positions of a prompt of `tokens` tokens.
-    fn get(&mut self, tokens: usize) -> Twin<Arc<RopeTable>> {
-        let pt = lookup(self.rope.pt, &mut self.tables.pt, tokens);
-        if self.rope.pt == self.rope.ft {
-            return Twin::new(pt.clone(), pt);
-        }
-        Twin::new(pt, lookup(self.rope.ft, &mut self.tables.ft, tokens))
+    fn get(&mut self, tokens: usize) -> Twin<Ropes> {
+        let pt = self.models.pt.get(tokens);
+        let ft = if self.same { pt.clone() } else { self.models.ft.get(tokens) };
+        Twin::new(pt, ft)
     }
 }
 
-fn lookup(rope: &Rope, tables: &mut HashMap<usize, Arc<RopeTable>>, tokens: usize) -> Arc<RopeTable> {
-    let length = rope.table_length(tokens);
-    let table = tables.entry(length).or_insert_with(|| Arc::new(rope.table(tokens, length)));
-    if table.positions() < tokens {
-        *table = Arc::new(rope.table(tokens.next_power_of_two(), length));
+impl ModelTables<'_> {
+    fn get(&mut self, tokens: usize) -> Ropes {
+        let lengths: Vec<usize> = self.ropes.iter().map(|rope| rope.table_length(tokens)).collect();
+        let make = |positions: usize| -> Ropes {
+            let tables = self.ropes.iter().zip(&lengths);
+            tables.map(|(rope, length)| Arc::new(rope.table(positions, *length))).collect()
+        };
+        let tables = self.tables.entry(lengths.clone()).or_insert_with(|| make(tokens));
+        if tables.iter().any(|table| table.positions() < tokens) {
+            *tables = make(tokens.next_power_of_two());
+        }
+        tables.clone()
     }
-    table.clone()
 }
 
 /// The context rows of some prompts.
@@ -117,14 +128,17 @@ impl<M> Batch<M> {
     pub fn embed<B: Backend<Mat = M>>(
         backend: &B,
         table: &B::Weight<'_>,
-        hidden_size: usize,
+        spec: &ModelSpec,
         prompts: &[&[u32]],
         limits: PackLimits,
         ropes: &mut RopeTables<'_>,
     ) -> Self {
         let embed = |kind: Rows, ids: &[u32]| {
-            let mut rows = backend.zeros(kind, ids.len(), hidden_size);
+            let mut rows = backend.zeros(kind, ids.len(), spec.hidden_size);
             backend.embed(ids, table, &mut rows);
+            if spec.embedding_multiplier != 1.0 {
+                backend.scale(&mut rows, spec.embedding_multiplier);
+            }
             rows
         };
         let mut sequences = Vec::with_capacity(prompts.len());
@@ -139,7 +153,7 @@ impl<M> Batch<M> {
                 sequences.push(Sequence {
                     context: start..context_ids.len(),
                     twin: twin_ids.len()..twin_ids.len() + 1,
-                    rope: ropes.get(prompt.len()),
+                    ropes: ropes.get(prompt.len()),
                 });
                 twin_ids.push(*last);
             }

@@ -2,7 +2,7 @@
 
 use crate::{
     backend::{Backend, Rows},
-    model::ModelSpec,
+    model::{LayerTensor, ModelSpec},
     twin::Twin,
 };
 
@@ -12,6 +12,8 @@ pub struct ContextSpace<M> {
     pub normalized: M,
     /// Output of the tuned model's attention norm, and afterwards of its MLP norm, `[C, D]`.
     pub normed: M,
+    /// Keys of the tuned model before their norm; without columns where keys have none.
+    pub raw_keys: M,
     /// Rotated keys of the tuned model and what the pre-trained model's differ by, `[C, K·Dh]`.
     pub keys: M,
     pub key_difference: M,
@@ -67,6 +69,7 @@ impl<M> Workspace<M> {
             context: ContextSpace {
                 normalized: context(d),
                 normed: context(d),
+                raw_keys: context(if LayerTensor::KeyNorm.shape(spec).is_some() { k } else { 0 }),
                 keys: context(k),
                 key_difference: context(k),
                 values: context(k),
@@ -80,9 +83,9 @@ impl<M> Workspace<M> {
 
     /// Makes room for a pack's context rows and the means of its twin rows.
     pub fn fit<B: Backend<Mat = M>>(&mut self, backend: &B, context_rows: usize, twin_rows: usize) {
-        let ContextSpace { normalized, normed, keys, key_difference, values, heads, hidden } =
+        let ContextSpace { normalized, normed, raw_keys, keys, key_difference, values, heads, hidden } =
             &mut self.context;
-        for mat in [normalized, normed, keys, key_difference, values, heads, hidden] {
+        for mat in [normalized, normed, raw_keys, keys, key_difference, values, heads, hidden] {
             backend.resize(mat, context_rows);
         }
         backend.resize(&mut self.means, twin_rows);

@@ -107,7 +107,16 @@ fn models(pair: &Pair) -> String {
         format!("{} tokens", pt.spec.context_length),
         format!("{} tokens", ft.spec.context_length),
     );
-    row("rope_theta", pt.spec.rope.rope_theta.to_string(), ft.spec.rope.rope_theta.to_string());
+    let rope_theta = |spec: &ModelSpec| {
+        let thetas: Vec<String> = spec.ropes.iter().map(|rope| rope.rope_theta.to_string()).collect();
+        thetas.join(", ")
+    };
+    row("rope_theta", rope_theta(&pt.spec), rope_theta(&ft.spec));
+    let windows = |spec: &ModelSpec| {
+        let sliding: Vec<usize> = spec.layers.iter().filter_map(|layer| layer.sliding_window).collect();
+        sliding.first().map_or("none".into(), |window| format!("{window} in {} layers", sliding.len()))
+    };
+    row("sliding_window", windows(&pt.spec), windows(&ft.spec));
     row("dtype", pt.dtype().name().into(), ft.dtype().name().into());
     row("parameters", millions(parameters(&pt.spec)), millions(parameters(&ft.spec)));
     row("files", megabytes(pt.bytes() as f64), megabytes(ft.bytes() as f64));
@@ -139,7 +148,7 @@ fn cost(pair: &Pair) -> String {
         text += &format!("| {tokens} | {:.3} | {:.3} |\n", pass / 1e9, score / pass);
     }
     let limits = PackLimits::for_model(spec);
-    let row = 3 * spec.hidden_size + spec.query_width() + 3 * spec.key_width() + spec.intermediate_size;
+    let row = 3 * spec.hidden_size + spec.query_width() + 4 * spec.key_width() + spec.intermediate_size;
     text += &format!(
         "\nMemory beside the mapped files: {} of workspace and {} of hidden states for 32768 tokens\n",
         megabytes((4 * row * limits.tokens) as f64),

@@ -1,6 +1,7 @@
-//! The families that are known: for each the names of its tensors and what its `config.json` leaves unsaid.
+//! What a family is: the names of its tensors and what its `config.json` leaves unsaid.
 
 use super::ModelSpec;
+use serde_json::{Map, Value};
 
 /// The tensors of one layer. The order is the order of computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -9,11 +10,14 @@ pub enum LayerTensor {
     Query,
     Key,
     Value,
-    AttentionOutput,
     QueryBias,
     KeyBias,
     ValueBias,
+    QueryNorm,
+    KeyNorm,
+    AttentionOutput,
     AttentionOutputBias,
+    AttentionPostNorm,
     MlpNorm,
     Gate,
     Up,
@@ -21,6 +25,19 @@ pub enum LayerTensor {
     GateBias,
     UpBias,
     DownBias,
+    MlpPostNorm,
+}
+
+/// Which layers see only a window, where `sliding_window` is set and `layer_types` does not say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum WindowRule {
+    All,
+    /// All but every n-th, n being a field of the config or this number.
+    AllButEvery(&'static str, usize),
+    /// Those from the one that a field names.
+    From(&'static str),
+    /// Those that do not rotate.
+    WithoutRope,
 }
 
 /// A family as data: everything else comes from `config.json`.
@@ -32,16 +49,25 @@ pub struct Family {
     pub embedding: &'static str,
     /// What stands before a layer's number in tensor names.
     pub layer_prefix: &'static str,
-    /// What stands after it.
+    /// What stands after it. Tensors of the same name are fused: their rows follow each other in this order. A layer has
+    /// no norm that is not listed.
     pub layer_tensors: &'static [(LayerTensor, &'static str)],
     /// Tensors outside the layers that a checkpoint may have besides the embedding.
     pub other_tensors: &'static [&'static str],
     /// Endings of tensor names that old releases store and nobody needs.
     pub ignored_suffixes: &'static [&'static str],
-    /// `rms_norm_eps` where `config.json` has none.
-    pub default_rms_norm_eps: f64,
-    /// `max_position_embeddings` where `config.json` has none.
-    pub default_max_position_embeddings: usize,
+    /// The fields of its `config.json` that not all families know, and the values of absent ones, as JSON.
+    pub defaults: &'static str,
+    /// Which layers see only a window.
+    pub window_rule: WindowRule,
+    /// Norms multiply with `1 + weight`, not `weight`.
+    pub norms_add_one: bool,
+    /// Embeddings are multiplied with `sqrt(hidden_size)`.
+    pub scaled_embedding: bool,
+    /// Queries, keys and values have biases, whatever `attention_bias` says.
+    pub always_qkv_bias: bool,
+    /// Query and key norms take all heads together, not each head for itself.
+    pub whole_qk_norm: bool,
 }
 
 impl Family {
@@ -49,6 +75,20 @@ impl Family {
     pub fn layer_tensor_name(&self, layer: usize, tensor: LayerTensor) -> Option<String> {
         let (_, suffix) = self.layer_tensors.iter().find(|(kind, _)| *kind == tensor)?;
         Some(format!("{}{layer}.{suffix}", self.layer_prefix))
+    }
+
+    /// The tensors that are stored under the same name as `tensor`, itself among them, in the order of their rows.
+    pub fn fused_with(&self, tensor: LayerTensor) -> impl Iterator<Item = LayerTensor> {
+        let name = self.layer_tensors.iter().find(|(kind, _)| *kind == tensor).map(|(_, name)| *name);
+        self.layer_tensors.iter().filter(move |(_, other)| Some(*other) == name).map(|(kind, _)| *kind)
+    }
+
+    /// [`Family::defaults`], parsed.
+    ///
+    /// # Panics
+    /// If it is no JSON object; a test reads those of all families.
+    pub fn config_defaults(&self) -> Map<String, Value> {
+        serde_json::from_str(self.defaults).expect("a family's defaults are a JSON object")
     }
 }
 
@@ -62,52 +102,25 @@ impl LayerTensor {
     /// Rows and columns that `spec` demands of this tensor (vectors are one row), or `None` if the model has none.
     pub fn shape(self, spec: &ModelSpec) -> Option<(usize, usize)> {
         use LayerTensor::*;
+        if !spec.family.layer_tensors.iter().any(|(tensor, _)| *tensor == self) {
+            return None;
+        }
         let (d, f) = (spec.hidden_size, spec.intermediate_size);
         let (q, k) = (spec.query_width(), spec.key_width());
         match self {
-            AttentionNorm | MlpNorm => Some((1, d)),
+            AttentionNorm | AttentionPostNorm | MlpNorm | MlpPostNorm => Some((1, d)),
+            QueryNorm => Some((1, spec.query_norm_width())),
+            KeyNorm => Some((1, spec.key_norm_width())),
             Query => Some((q, d)),
             Key | Value => Some((k, d)),
             AttentionOutput => Some((d, q)),
             Gate | Up => Some((f, d)),
             Down => Some((d, f)),
-            QueryBias => spec.attention_bias.then_some((1, q)),
-            KeyBias | ValueBias => spec.attention_bias.then_some((1, k)),
-            AttentionOutputBias => spec.attention_bias.then_some((1, d)),
+            QueryBias => spec.qkv_bias.then_some((1, q)),
+            KeyBias | ValueBias => spec.qkv_bias.then_some((1, k)),
+            AttentionOutputBias => spec.attention_output_bias.then_some((1, d)),
             GateBias | UpBias => spec.mlp_bias.then_some((1, f)),
             DownBias => spec.mlp_bias.then_some((1, d)),
         }
     }
 }
-
-/// Llama 1 to 3.3, and what was made from them: Vicuna, SmolLM, TinyLlama, Yi … (`transformers` modeling_llama.py).
-static LLAMA: Family = Family {
-    model_type: "llama",
-    embedding: "model.embed_tokens.weight",
-    layer_prefix: "model.layers.",
-    layer_tensors: &[
-        (LayerTensor::AttentionNorm, "input_layernorm.weight"),
-        (LayerTensor::Query, "self_attn.q_proj.weight"),
-        (LayerTensor::Key, "self_attn.k_proj.weight"),
-        (LayerTensor::Value, "self_attn.v_proj.weight"),
-        (LayerTensor::AttentionOutput, "self_attn.o_proj.weight"),
-        (LayerTensor::QueryBias, "self_attn.q_proj.bias"),
-        (LayerTensor::KeyBias, "self_attn.k_proj.bias"),
-        (LayerTensor::ValueBias, "self_attn.v_proj.bias"),
-        (LayerTensor::AttentionOutputBias, "self_attn.o_proj.bias"),
-        (LayerTensor::MlpNorm, "post_attention_layernorm.weight"),
-        (LayerTensor::Gate, "mlp.gate_proj.weight"),
-        (LayerTensor::Up, "mlp.up_proj.weight"),
-        (LayerTensor::Down, "mlp.down_proj.weight"),
-        (LayerTensor::GateBias, "mlp.gate_proj.bias"),
-        (LayerTensor::UpBias, "mlp.up_proj.bias"),
-        (LayerTensor::DownBias, "mlp.down_proj.bias"),
-    ],
-    other_tensors: &["model.norm.weight", "lm_head.weight"],
-    ignored_suffixes: &["rotary_emb.inv_freq"],
-    default_rms_norm_eps: 1e-6,
-    default_max_position_embeddings: 2048,
-};
-
-/// All families that load.
-pub static FAMILIES: &[&Family] = &[&LLAMA];

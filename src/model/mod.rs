@@ -1,11 +1,15 @@
 //! What a model is, as data: a [`ModelSpec`] says everything in which families differ, so that a layer is written once.
 
 mod config;
+mod families;
 mod family;
+mod fields;
 mod rope;
+mod rope_config;
 
 pub use config::parse_config;
-pub use family::{FAMILIES, Family, LayerTensor};
+pub use families::FAMILIES;
+pub use family::{Family, LayerTensor, WindowRule};
 pub use rope::{Rope, RopeScaling, RopeTable};
 
 use crate::{
@@ -64,11 +68,33 @@ pub struct ModelSpec {
     pub context_length: usize,
     pub rms_norm_eps: f64,
     pub hidden_act: Activation,
-    /// Biases on q, k, v and o.
-    pub attention_bias: bool,
+    /// Biases on q, k and v.
+    pub qkv_bias: bool,
+    /// A bias on o.
+    pub attention_output_bias: bool,
     /// Biases on gate, up and down.
     pub mlp_bias: bool,
-    pub rope: Rope,
+    /// Factor on `q · k` before the softmax.
+    pub attention_scale: f64,
+    /// Scores `s` become `cap · tanh(s / cap)`.
+    pub attn_logit_softcapping: Option<f64>,
+    /// Factor on embeddings.
+    pub embedding_multiplier: f64,
+    /// Factor on what attention and MLP add to the residual stream.
+    pub residual_multiplier: f64,
+    /// In what the layers differ, one entry each.
+    pub layers: Vec<LayerSpec>,
+    /// Rotary embeddings that layers choose from.
+    pub ropes: Vec<Rope>,
+}
+
+/// In what layers of one model differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerSpec {
+    /// A token sees the `sliding_window` tokens up to itself; `None`: all before it.
+    pub sliding_window: Option<usize>,
+    /// Which of [`ModelSpec::ropes`]; `None`: queries and keys are not rotated.
+    pub rope: Option<usize>,
 }
 
 impl ModelSpec {
@@ -87,13 +113,18 @@ impl ModelSpec {
         self.num_key_value_heads * self.head_dim
     }
 
-    /// Factor on `q · k` before the softmax.
-    pub fn attention_scale(&self) -> f64 {
-        (self.head_dim as f64).powf(-0.5)
+    /// Elements that a query norm takes together.
+    pub fn query_norm_width(&self) -> usize {
+        if self.family.whole_qk_norm { self.query_width() } else { self.head_dim }
+    }
+
+    /// Elements that a key norm takes together.
+    pub fn key_norm_width(&self) -> usize {
+        if self.family.whole_qk_norm { self.key_width() } else { self.head_dim }
     }
 
     /// The fields whose difference makes two models no pair, by name.
-    pub fn shape_fields(&self) -> [(&'static str, String); 10] {
+    pub fn shape_fields(&self) -> [(&'static str, String); 11] {
         [
             ("model_type", self.family.model_type.to_string()),
             ("hidden_size", self.hidden_size.to_string()),
@@ -103,7 +134,8 @@ impl ModelSpec {
             ("head_dim", self.head_dim.to_string()),
             ("intermediate_size", self.intermediate_size.to_string()),
             ("hidden_act", self.hidden_act.name().to_string()),
-            ("attention_bias", self.attention_bias.to_string()),
+            ("qkv_bias", self.qkv_bias.to_string()),
+            ("attention_output_bias", self.attention_output_bias.to_string()),
             ("mlp_bias", self.mlp_bias.to_string()),
         ]
     }

@@ -29,6 +29,13 @@ pub enum RopeScaling {
         truncate: bool,
         original_max_position_embeddings: f64,
     },
+    /// A factor for each frequency; prompts longer than the original length have other ones.
+    LongRope {
+        short_factor: Vec<f32>,
+        long_factor: Vec<f32>,
+        attention_factor: f64,
+        original_max_position_embeddings: usize,
+    },
 }
 
 /// The rotary embedding of a model.
@@ -67,6 +74,9 @@ impl Rope {
             RopeScaling::Dynamic { max_position_embeddings, .. } => {
                 sequence_length.max(max_position_embeddings)
             }
+            RopeScaling::LongRope { original_max_position_embeddings: original, .. } => {
+                if sequence_length > original { original + 1 } else { 0 }
+            }
             _ => 0,
         }
     }
@@ -89,10 +99,12 @@ impl Rope {
         RopeTable { half_dim, cos, sin }
     }
 
-    /// What YaRN multiplies cosines and sines with.
+    /// What YaRN and LongRoPE multiply cosines and sines with.
     fn attention_factor(&self) -> f64 {
         match self.scaling {
-            RopeScaling::Yarn { attention_factor, .. } => attention_factor,
+            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => {
+                attention_factor
+            }
             _ => 1.0,
         }
     }
@@ -159,6 +171,19 @@ impl Rope {
                     (frequency / factor * interpolated + frequency * (1.0 - interpolated)) as f32
                 };
                 base.into_iter().enumerate().map(blend).collect()
+            }
+            RopeScaling::LongRope {
+                ref short_factor,
+                ref long_factor,
+                original_max_position_embeddings: original,
+                ..
+            } => {
+                let factors = if sequence_length > original { long_factor } else { short_factor };
+                let theta = self.rope_theta;
+                let frequency = |(i, factor): (usize, &f32)| {
+                    1.0 / (factor * theta.powf(f64::from(2.0 * i as f32 / dim as f32)) as f32)
+                };
+                factors.iter().enumerate().map(frequency).collect()
             }
         }
     }

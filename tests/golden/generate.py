@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the golden pairs of this folder: small random Llama models and the values `tuco` must find on them.
+"""Make the golden pairs of this folder: small random models of every family and the values `tuco` must find on them.
 
     pip install torch==2.15.0 transformers==5.23.0 safetensors==0.8.0
     python tests/golden/generate.py            # writes every case again, in place (well under a minute)
@@ -10,7 +10,7 @@ seeded by the case's name, so a run with the versions above rewrites the same by
 
 How the gold is computed. The stored (rounded) weights are read back by `transformers` and widened to float64; attention is
 "eager"; each prompt runs alone, without padding. At every layer the base model's layer gets the tuned model's input to that
-layer, with the base's own rotary table:
+layer, with the base's own rotary table and mask (what `transformers` itself hands its layers, taken by hooks):
 
     ptc = base_layer(x) - x,   ftc = tuned_layer(x) - base_layer(x),   x = tuned_layer(x)
 
@@ -34,15 +34,28 @@ import json
 import pathlib
 import random
 import shutil
+import sys
 import zlib
 from dataclasses import dataclass, field
 from unittest import mock
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-from transformers.masking_utils import create_causal_mask
-from transformers.models.llama import modeling_llama
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, repeat_kv
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -54,10 +67,11 @@ F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 
 @dataclass
 class Case:
-    """One pair. `shape` are `LlamaConfig` fields, shared by both sides unless a field below says otherwise."""
+    """One pair. `shape` are fields of `config`, shared by both sides unless a field below says otherwise."""
 
     shape: dict
     noise: float  # tuned = base + noise * (spread of the tensor) * N(0, 1)
+    config: type = LlamaConfig
     rope: dict = field(default_factory=lambda: {"rope_type": "default", "rope_theta": 10000.0})
     tuned_rope: dict | None = None
     base_dtype: torch.dtype = BF16
@@ -175,6 +189,77 @@ CASES = {
     "heavy": Case(shape(32, 4, 2, 63, 2, 85, rms_norm_eps=0.02), 0.6),
     "gelu_tanh": Case(shape(32, 4, 2, 45, 2, 75, hidden_act="gelu_pytorch_tanh"), 0.1),
     "gelu_erf": Case(shape(32, 4, 2, 45, 2, 75, hidden_act="gelu"), 0.1),
+    # The other families. Windows are shorter than most of the prompts.
+    "mistral": Case(shape(32, 4, 2, 41, 3, 67, head_dim=12, sliding_window=9), 0.1, MistralConfig, base_form="v4"),
+    "mistral_no_window": Case(shape(24, 4, 4, 33, 2, 63, sliding_window=None), 0.1, MistralConfig, tuned_form="v4"),
+    "gemma": Case(shape(30, 3, 1, 41, 2, 71, head_dim=16, hidden_act="gelu_pytorch_tanh"), 0.1, GemmaConfig, base_form="v4"),
+    "gemma2": Case(
+        shape(32, 4, 2, 37, 3, 69, head_dim=10, sliding_window=11, query_pre_attn_scalar=24, attn_logit_softcapping=15.0),
+        0.1,
+        Gemma2Config,
+        base_form="v4",
+    ),
+    "gemma3_layer_types": Case(
+        shape(
+            32, 4, 1, 37, 3, 65, head_dim=12, sliding_window=8, query_pre_attn_scalar=20,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        ),
+        0.1,
+        Gemma3TextConfig,
+        rope={
+            "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    ),
+    "gemma3_pattern": Case(
+        shape(20, 4, 2, 25, 6, 61, head_dim=8, sliding_window=10, query_pre_attn_scalar=8),
+        0.05,
+        Gemma3TextConfig,
+        rope={
+            "full_attention": {"rope_type": "default", "rope_theta": 500000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        },
+        base_form="v4",
+        tuned_form="v4",
+    ),
+    "qwen2": Case(shape(32, 4, 2, 43, 2, 75, tie_word_embeddings=True), 0.1, Qwen2Config, base_form="v4"),
+    "qwen2_window": Case(
+        shape(32, 4, 2, 39, 3, 67, use_sliding_window=True, sliding_window=7, max_window_layers=1),
+        0.1,
+        Qwen2Config,
+        tuned_form="v4",
+    ),
+    "qwen3": Case(shape(30, 5, 1, 41, 3, 71, head_dim=12), 0.1, Qwen3Config, base_form="v4"),
+    # Light changes of the keys before their norm and of the norm itself.
+    "qwen3_light": Case(shape(32, 4, 2, 43, 2, 67, head_dim=8, attention_bias=True), 0.001, Qwen3Config, base_dtype=F32, tuned_dtype=F32),
+    "phi3": Case(shape(32, 4, 4, 41, 2, 67, sliding_window=13, pad_token_id=0), 0.1, Phi3Config, base_form="v4"),
+    # 65 tokens are more than the original length: they get the long factors. 6 of 12 dimensions are rotated.
+    "phi3_longrope": Case(
+        shape(48, 4, 2, 37, 2, 63, original_max_position_embeddings=40, pad_token_id=0),
+        0.1,
+        Phi3Config,
+        rope={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.5,
+            "short_factor": [1.0, 1.1, 1.3],
+            "long_factor": [1.2, 2.5, 6.0],
+            "original_max_position_embeddings": 40,
+        },
+        lengths=(65, 1, 7, 40, 41, 19),
+        base_form="v4_type",
+    ),
+    "olmo2": Case(shape(32, 4, 2, 41, 2, 71), 0.1, Olmo2Config, base_form="v4"),
+    "granite": Case(
+        shape(
+            32, 4, 2, 41, 3, 71, embedding_multiplier=6.0, residual_multiplier=0.3, attention_multiplier=0.2,
+            attention_bias=True, mlp_bias=True, logits_scaling=8.0,
+        ),
+        0.1,
+        GraniteConfig,
+        base_form="v4",
+    ),
+    "smollm3": Case(shape(24, 4, 2, 33, 5, 61, pad_token_id=0), 0.1, SmolLM3Config, base_form="v4"),
 }
 
 
@@ -186,7 +271,7 @@ def config_of(case, side):
     fields = case.shape | {"rope_parameters": dict(rope)}
     if side == "tuned":
         fields["vocab_size"] += case.extra_tokens
-    return LlamaConfig(**fields)
+    return case.config(**fields)
 
 
 def spread(name, parameter, case):
@@ -201,15 +286,17 @@ def spread(name, parameter, case):
 
 
 def make_base(case, generator):
-    model = LlamaForCausalLM(config_of(case, "base"))
+    model = AutoModelForCausalLM.from_config(config_of(case, "base"))
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data = spread(name, parameter, case) * noise + (1.0 if "norm" in name else 0.0)
+        # Gemma's norms multiply with 1 + weight.
+        center = 1.0 if "norm" in name and "gemma" not in model.config.model_type else 0.0
+        parameter.data = spread(name, parameter, case) * noise + center
     return to_storage(model, case.base_dtype, case)
 
 
 def make_tuned(case, base, generator):
-    model = LlamaForCausalLM(config_of(case, "tuned"))
+    model = AutoModelForCausalLM.from_config(config_of(case, "tuned"))
     base_weights = dict(base.named_parameters())
     for name, parameter in model.named_parameters():
         kept = base_weights[name].data.float()
@@ -249,12 +336,23 @@ def as_transformers_4(config, form):
     """
     fields = config.to_dict()
     rope = fields.pop("rope_parameters")
+    if "full_attention" in rope:
+        fields["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
     fields["rope_theta"] = rope.pop("rope_theta")
     fields["torch_dtype"] = fields.pop("dtype")
     kind = rope.pop("rope_type")
     name = "type" if form == "v4_type" else "rope_type"
     fields["rope_scaling"] = None if kind == "default" else rope | {name: kind}
     fields["transformers_version"] = "4.46.3"
+    if config.model_type != "llama":
+        if "partial_rotary_factor" in rope:
+            fields["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
+            fields["rope_scaling"] = None if kind == "default" else rope | {name: kind}
+        if "_sliding_window_pattern" in fields:
+            fields["sliding_window_pattern"] = fields.pop("_sliding_window_pattern")
+        written_by_5 = {"layer_types", "no_rope_layers", "use_bidirectional_attention"}
+        return {key: value for key, value in fields.items() if key not in written_by_5}
     written_by_4 = set(
         "architectures attention_bias attention_dropout bos_token_id eos_token_id head_dim hidden_act hidden_size "
         "initializer_range intermediate_size max_position_embeddings mlp_bias model_type num_attention_heads "
@@ -270,11 +368,22 @@ def as_transformers_4(config, form):
 
 def check_config(folder, wanted):
     """The config.json on disk must mean the same to transformers as the one the weights were made with."""
-    loaded = AutoConfig.from_pretrained(folder).to_dict()
-    rope = {key: value for key, value in loaded["rope_parameters"].items() if key != "type"}
-    assert rope == wanted.to_dict()["rope_parameters"], (folder, rope)
-    for key in "hidden_size head_dim num_key_value_heads vocab_size hidden_act attention_bias mlp_bias rms_norm_eps".split():
-        assert loaded[key] == getattr(wanted, key), (folder, key)
+
+    def meaning(config):
+        fields = config.to_dict()
+        for key in "dtype transformers_version architectures _name_or_path sliding_window_pattern".split():
+            fields.pop(key, None)
+        # What the scaling is called by, in every form; partial rotation is a field of its own in version 4.
+        ropes = fields["rope_parameters"]
+        for rope in ropes.values() if "full_attention" in ropes else [ropes]:
+            rope.pop("type", None)
+            rope.setdefault("partial_rotary_factor", 1.0)
+        own = ("partial_rotary_factor", "rope_theta", "rope_local_base_freq", "rope_scaling", "pretraining_tp")
+        return {key: value for key, value in fields.items() if key not in own}
+
+    loaded, wanted = meaning(AutoConfig.from_pretrained(folder)), meaning(wanted)
+    differing = {key: (loaded.get(key), value) for key, value in wanted.items() if loaded.get(key) != value}
+    assert not differing, (folder, differing)
 
 
 def make_checkpoints(name, case):
@@ -295,15 +404,21 @@ def load(folder):
     return model.eval()
 
 
-def positions(model, hidden):
-    """Causal mask and rotary table for one prompt. The rotary module is made anew: the dynamic kind remembers longer
-    prompts it has seen, and a prompt's values must not depend on those."""
-    model.rotary_emb = LlamaRotaryEmbedding(config=model.config)
-    ids = torch.arange(hidden.shape[1])[None]
-    mask = create_causal_mask(
-        config=model.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None, position_ids=ids
-    )
-    return {"attention_mask": mask, "position_embeddings": model.rotary_emb(hidden, ids), "position_ids": ids}
+def run(model, ids):
+    """What `transformers` gives each layer (hidden states and keyword arguments), what it gives the final norm, and the
+    logits. The rotary module is made anew: the dynamic kind remembers longer prompts it has seen, and a prompt's values
+    must not depend on those."""
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
+    layers, last = [], []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args, kwargs: layers.append((args[0], kwargs)), with_kwargs=True)
+        for layer in model.model.layers
+    ]
+    hooks.append(model.model.norm.register_forward_pre_hook(lambda _, args: last.append(args[0])))
+    logits = model(ids, use_cache=False).logits[0, -1]
+    for hook in hooks:
+        hook.remove()
+    return layers, last[0], logits
 
 
 def l1(hidden):
@@ -318,24 +433,27 @@ def share(part, rest):
 @torch.no_grad()
 def measure(base, tuned, token_ids):
     ids = torch.tensor([token_ids])
-    x0 = x = tuned.model.embed_tokens(ids)
-    base_positions, tuned_positions = positions(base.model, x), positions(tuned.model, x)
+    tuned_run, last, logits = run(tuned, ids)
+    # Only what depends on positions is taken from the base's run, so any tokens do.
+    base_run, _, _ = run(base, torch.zeros_like(ids))
+    x0 = x = tuned_run[0][0]
     ptc_sum, ftc_sum = torch.zeros_like(x), torch.zeros_like(x)
     ptc_norms, ftc_norms = [], []
-    for base_layer, tuned_layer in zip(base.model.layers, tuned.model.layers, strict=True):
-        base_out = base_layer(x, **base_positions)
-        tuned_out = tuned_layer(x, **tuned_positions)
+    layers = zip(base.model.layers, base_run, tuned.model.layers, tuned_run, strict=True)
+    for base_layer, (_, base_kwargs), tuned_layer, (tuned_input, tuned_kwargs) in layers:
+        torch.testing.assert_close(x, tuned_input, rtol=1e-12, atol=1e-12)
+        base_out = base_layer(x, **base_kwargs)
+        tuned_out = tuned_layer(x, **tuned_kwargs)
         ptc_sum = ptc_sum + (base_out - x)
         ftc_sum = ftc_sum + (tuned_out - base_out)
         ptc_norms.append(l1(ptc_sum))
         ftc_norms.append(l1(ftc_sum))
         x = tuned_out
-    logits = tuned.lm_head(tuned.model.norm(x))[0, -1]
-    torch.testing.assert_close(logits, tuned(ids).logits[0, -1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(x, last, rtol=1e-12, atol=1e-12)
 
     base_alone = x0
-    for base_layer in base.model.layers:
-        base_alone = base_layer(base_alone, **base_positions)
+    for base_layer, (_, base_kwargs) in zip(base.model.layers, base_run, strict=True):
+        base_alone = base_layer(base_alone, **base_kwargs)
 
     betas = [share(f, p) for p, f in zip(ptc_norms, ftc_norms)]
     return {
@@ -367,14 +485,17 @@ def prompts_of(name, case):
 
 
 def norm_in_input_dtype(self, hidden_states):
-    variance = hidden_states.pow(2).mean(-1, keepdim=True)
-    return self.weight * (hidden_states * torch.rsqrt(variance + self.variance_epsilon))
+    eps = self.eps if hasattr(self, "eps") else self.variance_epsilon
+    weight = 1.0 + self.weight if type(self).__name__.startswith("Gemma") else self.weight
+    return weight * (hidden_states * torch.rsqrt(hidden_states.pow(2).mean(-1, keepdim=True) + eps))
 
 
-def attention_in_input_dtype(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+def attention_in_input_dtype(module, query, key, value, attention_mask, scaling, dropout=0.0, softcap=None, **kwargs):
     key = repeat_kv(key, module.num_key_value_groups)
     value = repeat_kv(value, module.num_key_value_groups)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = torch.softmax(scores, dim=-1)
@@ -389,15 +510,17 @@ def angles_in_float64(self, x, position_ids):
     return angle.cos() * self.attention_scaling, angle.sin() * self.attention_scaling
 
 
-def everything_float64_but_angles():
+def everything_float64_but_angles(model):
     stack = contextlib.ExitStack()
-    stack.enter_context(mock.patch.object(modeling_llama.LlamaRMSNorm, "forward", norm_in_input_dtype))
-    stack.enter_context(mock.patch.object(modeling_llama, "eager_attention_forward", attention_in_input_dtype))
+    for norm in {type(module) for module in model.modules() if type(module).__name__.endswith("RMSNorm")}:
+        stack.enter_context(mock.patch.object(norm, "forward", norm_in_input_dtype))
+    modeling = sys.modules[type(model).__module__]
+    stack.enter_context(mock.patch.object(modeling, "eager_attention_forward", attention_in_input_dtype))
     return stack
 
 
-def everything_float64():
-    stack = everything_float64_but_angles()
+def everything_float64(model):
+    stack = everything_float64_but_angles(model)
     LlamaRotaryEmbedding.stock_forward = LlamaRotaryEmbedding.forward
     stack.enter_context(mock.patch.object(LlamaRotaryEmbedding, "forward", angles_in_float64))
     return stack
@@ -405,7 +528,7 @@ def everything_float64():
 
 def gold(name, case, precision=everything_float64_but_angles):
     base, tuned = load(HERE / name / "base"), load(HERE / name / "tuned")
-    with precision():
+    with precision(tuned):
         return [measure(base, tuned, token_ids) for token_ids in prompts_of(name, case)]
 
 
@@ -419,7 +542,7 @@ def compare():
     print(f"{'case':22} {'TuCo from':>10} {'to':>8} {'stock: tuco':>12} {'any':>8} {'f64 angles: tuco':>17} {'any':>8}")
     for name, case in CASES.items():
         wanted = gold(name, case)
-        stock = gold(name, case, contextlib.nullcontext)
+        stock = gold(name, case, lambda _: contextlib.nullcontext())
         full = gold(name, case, everything_float64)
         tucos = [prompt["tuco"] for prompt in wanted]
         print(

@@ -4,7 +4,7 @@
 
 use super::vector::vectorize;
 use super::{
-    elementwise::softmax,
+    elementwise::{softcap, softmax},
     gemm::{Left, Right, Size, gemm},
     product::Disjoint,
 };
@@ -84,7 +84,10 @@ fn block_attention(
     scratch: &mut Scratch,
 ) {
     let (dim, group) = (shape.head_dim, shape.group_size());
-    let Range { start: first, end: keys } = task.positions;
+    let Range { start: first, end } = task.positions;
+    // Keys before `unseen` are outside of the window of all of the block's queries.
+    let unseen = shape.first_visible(first);
+    let keys = end - unseen;
     let first_row = task.sequence.context.start;
     let count = task.positions.len() * group;
     // SAFETY: the heads of this group in the rows of this block belong to this task alone.
@@ -101,9 +104,9 @@ fn block_attention(
     }
     scratch.scores.resize(count * keys, 0.0);
     scratch.outputs.resize(count * dim, 0.0);
-    let kv_start = first_row * k.cols + task.kv_head * dim;
+    let kv_start = (first_row + unseen) * k.cols + task.kv_head * dim;
     // scores[query, key] = queries[query, ·] · k[key, ·]
-    // SAFETY: the operands are `keys` rows of this sequence's keys and buffers of the sizes just given.
+    // SAFETY: the operands are rows of this sequence's keys and buffers of the sizes just given.
     unsafe {
         let left = Left { data: &scratch.queries, stride: dim };
         let right = Right { data: &k.data()[kv_start..], inner_stride: 1, col_stride: k.cols };
@@ -117,10 +120,15 @@ fn block_attention(
         #[inline(always)]
         || {
             for (query, row) in scratch.scores.chunks_exact_mut(keys).enumerate() {
-                let visible = (first + query / group + 1).min(keys);
-                let (seen, masked) = row.split_at_mut(visible);
+                let position = first + query / group;
+                let (row, later) = row.split_at_mut(position + 1 - unseen);
+                let (earlier, seen) = row.split_at_mut(shape.first_visible(position) - unseen);
+                if let Some(cap) = shape.softcap {
+                    softcap(seen, cap as f32);
+                }
                 inverse_sums.push(softmax(seen));
-                masked.fill(0.0);
+                earlier.fill(0.0);
+                later.fill(0.0);
             }
         },
     );

@@ -4,12 +4,11 @@
 //! number of lanes, so their bits do not depend on the vector width. `mul_add` is one instruction there.
 
 use super::element::Element;
-use super::vector::vectorize;
+use super::{vector::vectorize, weight::Weight};
 use crate::{
-    backend::{Mat, Rows, Sequence},
+    backend::{Mat, Norm, RopeOf, Rows, Sequence},
     model::Activation,
-    tensor::Tensor,
-    twin::Branch,
+    twin::Twin,
 };
 use pulp::Arch;
 use rayon::prelude::*;
@@ -82,17 +81,25 @@ pub fn activate<T: Element>(arch: Arch, activation: Activation, gate: &mut [T], 
     }
 }
 
+/// The factors `weight + offset` of a norm.
+pub fn norm_factors<T: Element>(norm: &Norm<Weight<'_>>) -> Vec<T> {
+    let mut factors = T::widened(&norm.weight.tensor);
+    if norm.offset != 0.0 {
+        factors.iter_mut().for_each(|factor| *factor += T::of(norm.offset));
+    }
+    factors
+}
+
 /// See [`Backend::rms_norm`](crate::backend::Backend::rms_norm).
 pub fn rms_norm<T: Element>(
     arch: Arch,
     x: &Mat<T>,
-    weight: &Tensor<'_>,
-    eps: f64,
+    norm: &Norm<Weight<'_>>,
     normalized: Option<&mut Mat<T>>,
     normed: &mut Mat<T>,
 ) {
     let (cols, size) = (x.cols, TASK_ROWS * x.cols);
-    let weight = T::widened(weight);
+    let factors = norm_factors::<T>(norm);
     let mut kept = normalized.map(|mat| mat.data_mut().chunks_mut(size));
     let tasks: Vec<_> = (x.data().chunks(size).zip(normed.data_mut().chunks_mut(size)))
         .map(|(x, normed)| (x, normed, kept.as_mut().and_then(Iterator::next)))
@@ -104,16 +111,82 @@ pub fn rms_norm<T: Element>(
             || {
                 for (row, (x, normed)) in x.chunks_exact(cols).zip(normed.chunks_exact_mut(cols)).enumerate()
                 {
-                    let scale = T::of(1.0 / (mean_square(x) + eps).sqrt());
+                    let scale = T::of(1.0 / (mean_square(x) + norm.eps).sqrt());
                     normed.iter_mut().zip(x).for_each(|(to, v)| *to = *v * scale);
                     if let Some(normalized) = &mut normalized {
                         normalized[row * cols..(row + 1) * cols].copy_from_slice(normed);
                     }
-                    normed.iter_mut().zip(&weight).for_each(|(to, w)| *to = *w * *to);
+                    normed.iter_mut().zip(&factors).for_each(|(to, w)| *to = *w * *to);
                 }
             },
         );
     });
+}
+
+/// See [`Backend::norm_heads`](crate::backend::Backend::norm_heads).
+pub fn norm_heads<T: Element>(arch: Arch, x: &mut Mat<T>, norm: &Norm<Weight<'_>>) {
+    let size = TASK_ROWS * x.cols;
+    let factors = norm_factors::<T>(norm);
+    x.data_mut().par_chunks_mut(size).for_each(|rows| {
+        vectorize(
+            arch,
+            #[inline(always)]
+            || {
+                for part in rows.chunks_exact_mut(factors.len()) {
+                    let scale = T::of(1.0 / (mean_square(part) + norm.eps).sqrt());
+                    part.iter_mut().zip(&factors).for_each(|(v, w)| *v = *w * (*v * scale));
+                }
+            },
+        );
+    });
+}
+
+/// See [`Backend::normed_key_difference`](crate::backend::Backend::normed_key_difference). All in f64, so that the
+/// difference has no rounding but its own.
+pub fn normed_key_difference(
+    arch: Arch,
+    keys: &Mat<f32>,
+    norm: Twin<&Norm<Weight<'_>>>,
+    difference: &mut Mat<f32>,
+) {
+    let size = TASK_ROWS * keys.cols;
+    let factors = norm.map(norm_factors::<f64>);
+    let width = factors.ft.len();
+    let parts = keys.data().par_chunks(size).zip(difference.data_mut().par_chunks_mut(size));
+    parts.for_each(|(keys, difference)| {
+        let mut pt = vec![0.0f64; width];
+        vectorize(
+            arch,
+            #[inline(always)]
+            || {
+                for (ft, difference) in keys.chunks_exact(width).zip(difference.chunks_exact_mut(width)) {
+                    for ((pt, ft), d) in pt.iter_mut().zip(ft).zip(&*difference) {
+                        *pt = f64::from(*ft) + f64::from(*d);
+                    }
+                    let pt_scale = 1.0 / (mean_square(&pt) + norm.pt.eps).sqrt();
+                    let ft_scale = 1.0 / (mean_square(ft) + norm.ft.eps).sqrt();
+                    for (i, to) in difference.iter_mut().enumerate() {
+                        let pt = pt[i] * pt_scale * factors.pt[i];
+                        *to = (pt - f64::from(ft[i]) * ft_scale * factors.ft[i]) as f32;
+                    }
+                }
+            },
+        );
+    });
+}
+
+/// `x += a`.
+pub fn accumulate<T: Element>(a: &Mat<T>, x: &mut Mat<T>) {
+    let size = TASK_ROWS * a.cols;
+    x.data_mut().par_chunks_mut(size).zip(a.data().par_chunks(size)).for_each(|(x, a)| {
+        x.iter_mut().zip(a).for_each(|(to, a)| *to += *a);
+    });
+}
+
+/// `x = factor · x`.
+pub fn scale<T: Element>(x: &mut Mat<T>, factor: f64) {
+    let (size, factor) = (TASK_ROWS * x.cols, T::of(factor));
+    x.data_mut().par_chunks_mut(size).for_each(|x| x.iter_mut().for_each(|v| *v = *v * factor));
 }
 
 /// `out = a + b`.
@@ -160,6 +233,20 @@ pub fn dot<A: Element, B: Element>(a: &[A], b: &[B]) -> f64 {
     lanes.iter().sum::<f64>() + rest
 }
 
+/// `cap · tanh(s / cap)` of every score, to f32's precision for small ones too.
+#[inline(always)]
+pub fn softcap(scores: &mut [f32], cap: f32) {
+    for score in scores {
+        let y = *score / cap;
+        // tanh y = 1 − 2 / (e^2y + 1) cancels for small y; there the series' first term left out is below 1e-9.
+        let far = 1.0 - 2.0 / (vector_exp(2.0 * y) + 1.0);
+        let square = y * y;
+        const TERMS: [f32; 4] = [-17.0 / 315.0, 2.0 / 15.0, -1.0 / 3.0, 1.0];
+        let near = y * TERMS.iter().fold(62.0 / 2835.0, |sum: f32, term| sum.mul_add(square, *term));
+        *score = cap * if square < 0.04 { near } else { far };
+    }
+}
+
 /// Replaces scores by their unnormalized softmax `e^(s - max)` and returns one over their sum.
 #[inline(always)]
 pub fn softmax(scores: &mut [f32]) -> f32 {
@@ -187,14 +274,15 @@ pub fn softmax(scores: &mut [f32]) -> f32 {
     1.0 / (sums.iter().sum::<f32>() + sum)
 }
 
-/// Rotates every head of every row: dimension `i` with dimension `i + Dh/2` (`rotate_half` of `transformers`).
+/// Rotates every head of every row: of as many dimensions as the table is for, `i` with the one half of them further on
+/// (`rotate_half` of `transformers`).
 pub fn rotate<T: Element>(
     arch: Arch,
     x: &mut Mat<T>,
     head_dim: usize,
     sequences: &[Sequence],
     rows: Rows,
-    branch: Branch,
+    rope: RopeOf,
 ) {
     let cols = x.cols;
     let mut parts = Vec::new();
@@ -205,7 +293,7 @@ pub fn rotate<T: Element>(
         while left > 0 {
             let count = left.min(TASK_ROWS);
             let (part, rest) = data.split_at_mut(count * cols);
-            parts.push((part, sequence.rope(branch), position));
+            parts.push((part, sequence.rope(rope), position));
             (data, left, position) = (rest, left - count, position + count);
         }
     }
@@ -244,6 +332,17 @@ mod tests {
         assert_eq!(vector_exp(0.0), 1.0);
         assert!(vector_exp(f32::NEG_INFINITY) < 1.3e-38);
         assert!(vector_exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn softcap_is_exact_for_small_and_large_scores() {
+        for i in -2000..=2000 {
+            let score = i as f32 * 0.1 + 0.003;
+            let exact = 50.0 * (f64::from(score) / 50.0).tanh();
+            let mut capped = [score];
+            softcap(&mut capped, 50.0);
+            assert!((f64::from(capped[0]) / exact - 1.0).abs() < 1e-6, "{score}: {} {exact}", capped[0]);
+        }
     }
 
     #[test]

@@ -13,13 +13,8 @@ mod twin;
 mod vector;
 mod weight;
 
-use super::{Attended, AttentionShape, Backend, Linear, Mat, Rows, Sequence};
-use crate::{
-    metrics::RunningL1,
-    model::Activation,
-    tensor::Tensor,
-    twin::{Branch, Twin},
-};
+use super::{Attended, AttentionShape, Backend, Linear, Mat, Norm, RopeOf, Rows, Sequence};
+use crate::{metrics::RunningL1, model::Activation, tensor::Tensor, twin::Twin};
 use element::Element;
 use product::Store;
 use pulp::Arch;
@@ -142,28 +137,24 @@ impl Backend for Cpu {
     fn rms_norm(
         &self,
         x: &CpuMat,
-        weight: &Weight<'_>,
-        eps: f64,
+        norm: &Norm<Weight<'_>>,
         normalized: Option<&mut CpuMat>,
         normed: &mut CpuMat,
     ) {
         match (x, normed) {
             (CpuMat::Context(x), CpuMat::Context(normed)) => {
                 let normalized = normalized.map(CpuMat::context_mut);
-                elementwise::rms_norm(self.arch, x, &weight.tensor, eps, normalized, normed);
+                elementwise::rms_norm(self.arch, x, norm, normalized, normed);
             }
             (x, normed) => {
                 let normalized = normalized.map(CpuMat::twin_mut);
-                elementwise::rms_norm(
-                    self.arch,
-                    x.twin(),
-                    &weight.tensor,
-                    eps,
-                    normalized,
-                    normed.twin_mut(),
-                );
+                elementwise::rms_norm(self.arch, x.twin(), norm, normalized, normed.twin_mut());
             }
         }
+    }
+
+    fn norm_heads(&self, x: &mut CpuMat, norm: &Norm<Weight<'_>>) {
+        same_kind!(() -> x, elementwise::norm_heads(self.arch, x, norm));
     }
 
     fn linear(&self, a: &CpuMat, w: &Linear<Weight<'_>>, out: &mut CpuMat) {
@@ -189,8 +180,20 @@ impl Backend for Cpu {
         same_kind!((a, b) -> out, elementwise::add(self.arch, a, b, out));
     }
 
-    fn rotate(&self, x: &mut CpuMat, head_dim: usize, sequences: &[Sequence], rows: Rows, branch: Branch) {
-        same_kind!(() -> x, elementwise::rotate(self.arch, x, head_dim, sequences, rows, branch));
+    fn copy(&self, a: &CpuMat, out: &mut CpuMat) {
+        same_kind!((a) -> out, out.data_mut().copy_from_slice(a.data()));
+    }
+
+    fn accumulate(&self, a: &CpuMat, x: &mut CpuMat) {
+        same_kind!((a) -> x, elementwise::accumulate(a, x));
+    }
+
+    fn scale(&self, x: &mut CpuMat, factor: f64) {
+        same_kind!(() -> x, elementwise::scale(x, factor));
+    }
+
+    fn rotate(&self, x: &mut CpuMat, head_dim: usize, sequences: &[Sequence], rows: Rows, rope: RopeOf) {
+        same_kind!(() -> x, elementwise::rotate(self.arch, x, head_dim, sequences, rows, rope));
     }
 
     fn attention(
@@ -207,11 +210,15 @@ impl Backend for Cpu {
     fn key_difference(
         &self,
         normalized: &CpuMat,
-        norm_weight: Twin<&Weight<'_>>,
+        norm: Twin<Option<&Norm<Weight<'_>>>>,
         key: Twin<&Linear<Weight<'_>>>,
         out: &mut CpuMat,
     ) {
-        product::key_difference(self.arch, normalized.context(), norm_weight, key, out.context_mut());
+        product::key_difference(self.arch, normalized.context(), norm, key, out.context_mut());
+    }
+
+    fn normed_key_difference(&self, keys: &CpuMat, norm: Twin<&Norm<Weight<'_>>>, difference: &mut CpuMat) {
+        elementwise::normed_key_difference(self.arch, keys.context(), norm, difference.context_mut());
     }
 
     fn twin_attend(
@@ -230,7 +237,7 @@ impl Backend for Cpu {
             twin_normed: attended.twin_normed.twin(),
         };
         let out = out.twin_mut();
-        twin::twin_attend(self.arch, q.twin(), &keys, &attended.norm_weight.tensor, sequences, shape, out);
+        twin::twin_attend(self.arch, q.twin(), &keys, attended.norm, sequences, shape, out);
     }
 
     fn head_values(

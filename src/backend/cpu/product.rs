@@ -8,12 +8,12 @@
 use super::vector::vectorize;
 use super::{
     element::{Element, Scratch},
-    elementwise::activate,
+    elementwise::{activate, norm_factors},
     gemm::{Left, Right, Size, gemm},
     weight::{Panels, RUN, Weight},
 };
 use crate::{
-    backend::{AttentionShape, Linear, Mat},
+    backend::{AttentionShape, Linear, Mat, Norm},
     model::Activation,
     tensor::Tensor,
     twin::Twin,
@@ -220,15 +220,15 @@ pub fn linear<T: Element>(arch: Arch, a: &Mat<T>, w: &Linear<Weight<'_>>, out: &
     product(arch, a, T::operand(arch, &w.weight), bias.as_deref(), out, store);
 }
 
-/// `out = a · (W_pt ∘ g_pt − W_ft ∘ g_ft)ᵀ + b_pt − b_ft`, the difference of the weights taken in f64.
+/// `out = a · (W_pt ∘ g_pt − W_ft ∘ g_ft)ᵀ + b_pt − b_ft`, g being the norms' factors, the difference of the weights taken in f64.
 pub fn key_difference(
     arch: Arch,
     a: &Mat<f32>,
-    norm_weight: Twin<&Weight<'_>>,
+    norm: Twin<Option<&Norm<Weight<'_>>>>,
     key: Twin<&Linear<Weight<'_>>>,
     out: &mut Mat<f32>,
 ) {
-    let norm = norm_weight.map(|weight| weight.tensor.to_f32());
+    let factors = norm.map(|norm| norm.map_or(vec![1.0; a.cols], norm_factors::<f64>));
     let weight = key.map(|key| &key.weight.tensor);
     let difference = Panels::fill(
         arch,
@@ -242,8 +242,8 @@ pub fn key_difference(
                 weight.row_range(col..col + 1).element_range(inner.clone()).widen_into(to);
             }
             for ((to, pt), i) in out.iter_mut().zip(pt).zip(inner) {
-                let pt = f64::from(*pt) * f64::from(norm.pt[i]);
-                *to = (pt - f64::from(*to) * f64::from(norm.ft[i])) as f32;
+                let pt = f64::from(*pt) * factors.pt[i];
+                *to = (pt - f64::from(*to) * factors.ft[i]) as f32;
             }
         },
     );

@@ -3,17 +3,17 @@
 
 use super::vector::vectorize;
 use super::{
-    elementwise::dot,
+    elementwise::{dot, norm_factors},
     gemm::{Left, Right, Size, gemm},
+    weight::Weight,
 };
 use crate::{
-    backend::{AttentionShape, Mat, Sequence},
+    backend::{AttentionShape, Mat, Norm, Sequence},
     metrics::RunningL1,
-    tensor::Tensor,
 };
 use pulp::Arch;
 use rayon::prelude::*;
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
 /// Context rows that are widened to f64 at once: they stay in the cache. Fixed, so that the order of summation is.
 const TILE: usize = 64;
@@ -36,35 +36,38 @@ pub fn twin_attend(
     arch: Arch,
     q: &Mat<f64>,
     keys: &Keys<'_>,
-    norm_weight: &Tensor<'_>,
+    norm: Option<&Norm<Weight<'_>>>,
     sequences: &[Sequence],
     shape: &AttentionShape,
     out: &mut Mat<f64>,
 ) {
     let cols = out.cols;
-    let norm_weight: Vec<f64> = norm_weight.to_f32().into_iter().map(f64::from).collect();
+    let factors = norm.map(norm_factors::<f64>);
     let rows: Vec<_> = sequences.iter().flat_map(|s| s.twin.clone().map(move |row| (s, row))).collect();
     rows.into_par_iter().zip(out.data_mut().par_chunks_exact_mut(cols)).for_each(|((sequence, row), out)| {
-        let weights = weights(arch, q.row(row), keys, sequence, row, shape);
-        context_means(arch, &weights, keys.normalized, sequence, shape.num_attention_heads, out);
-        for head in out.chunks_exact_mut(norm_weight.len()) {
-            head.iter_mut().zip(&norm_weight).for_each(|(mean, weight)| *mean *= weight);
+        let (context, own) = sequence.visible_to_twin(row, shape);
+        let weights = weights(arch, q.row(row), keys, &context, &own, shape);
+        context_means(arch, &weights, keys.normalized, &context, shape.num_attention_heads, out);
+        if let Some(factors) = &factors {
+            for head in out.chunks_exact_mut(factors.len()) {
+                head.iter_mut().zip(factors).for_each(|(mean, factor)| *mean *= factor);
+            }
         }
-        add_twin_rows(&weights, keys.twin_normed, sequence, row, shape.num_attention_heads, out);
+        add_twin_rows(&weights, keys.twin_normed, context.len(), own, shape.num_attention_heads, out);
     });
 }
 
-/// Attention weights of one twin row over its context and over the twin rows up to itself: `[H, tokens]`.
+/// Attention weights of one twin row over the context rows and twin rows that it sees: `[H, tokens]`.
 fn weights(
     arch: Arch,
     query: &[f64],
     keys: &Keys<'_>,
-    sequence: &Sequence,
-    row: usize,
+    context_rows: &Range<usize>,
+    own_rows: &Range<usize>,
     shape: &AttentionShape,
 ) -> Vec<f64> {
     let dim = shape.head_dim;
-    let tokens = sequence.context.len() + row + 1 - sequence.twin.start;
+    let tokens = context_rows.len() + own_rows.len();
     let mut weights = vec![0.0; shape.num_attention_heads * tokens];
     vectorize(
         arch,
@@ -73,27 +76,32 @@ fn weights(
             for (head, weights) in weights.chunks_exact_mut(tokens).enumerate() {
                 let query = &query[head * dim..(head + 1) * dim];
                 let shared = head / shape.group_size() * dim..head / shape.group_size() * dim + dim;
-                let (context, own) = weights.split_at_mut(sequence.context.len());
-                for (weight, row) in context.iter_mut().zip(sequence.context.clone()) {
+                let (context, own) = weights.split_at_mut(context_rows.len());
+                for (weight, row) in context.iter_mut().zip(context_rows.clone()) {
                     *weight = dot(query, &keys.context_keys.row(row)[shared.clone()]);
                 }
                 if let Some(difference) = keys.key_difference {
-                    for (weight, row) in context.iter_mut().zip(sequence.context.clone()) {
+                    for (weight, row) in context.iter_mut().zip(context_rows.clone()) {
                         *weight += dot(query, &difference.row(row)[shared.clone()]);
                     }
                 }
-                for (weight, row) in own.iter_mut().zip(sequence.twin.clone()) {
+                for (weight, row) in own.iter_mut().zip(own_rows.clone()) {
                     *weight = dot(query, &keys.twin_keys.row(row)[shared.clone()]);
                 }
-                softmax(weights, shape.scale);
+                softmax(weights, shape);
             }
         },
     );
     weights
 }
 
-/// Softmax of `scale · scores`.
-fn softmax(scores: &mut [f64], scale: f64) {
+/// Softmax of `q · k`, scaled and capped.
+fn softmax(scores: &mut [f64], shape: &AttentionShape) {
+    let mut scale = shape.scale;
+    if let Some(cap) = shape.softcap {
+        scores.iter_mut().for_each(|score| *score = cap * (*score * scale / cap).tanh());
+        scale = 1.0;
+    }
     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mut sum = 0.0;
     for score in scores.iter_mut() {
@@ -103,16 +111,15 @@ fn softmax(scores: &mut [f64], scale: f64) {
     scores.iter_mut().for_each(|score| *score /= sum);
 }
 
-/// `out[head, ·] = Σ weights[head, token] normalized[token, ·]` over the context.
+/// `out[head, ·] = Σ weights[head, token] normalized[token, ·]` over the context rows.
 fn context_means(
     arch: Arch,
     weights: &[f64],
     normalized: &Mat<f32>,
-    sequence: &Sequence,
+    context: &Range<usize>,
     heads: usize,
     out: &mut [f64],
 ) {
-    let context = sequence.context.clone();
     let (hidden, tokens) = (normalized.cols, weights.len() / heads);
     if context.is_empty() {
         out.fill(0.0);
@@ -139,19 +146,19 @@ fn context_means(
     });
 }
 
-/// Adds the twin rows' part of the means.
+/// Adds the twin rows' part of the means, whose weights stand behind those of the context rows.
 fn add_twin_rows(
     weights: &[f64],
     twin_normed: &Mat<f64>,
-    sequence: &Sequence,
-    row: usize,
+    context_rows: usize,
+    own_rows: Range<usize>,
     heads: usize,
     out: &mut [f64],
 ) {
     let (hidden, tokens) = (twin_normed.cols, weights.len() / heads);
-    for (own, twin_row) in (sequence.twin.start..row + 1).enumerate() {
+    for (own, twin_row) in own_rows.enumerate() {
         for (head, out) in out.chunks_exact_mut(hidden).enumerate() {
-            let weight = weights[head * tokens + sequence.context.len() + own];
+            let weight = weights[head * tokens + context_rows + own];
             out.iter_mut().zip(twin_normed.row(twin_row)).for_each(|(to, v)| *to += weight * v);
         }
     }

@@ -1,12 +1,7 @@
 //! What every operation means: plain loops in f64, to be read. Slow.
 
-use super::{Attended, AttentionShape, Backend, Linear, Mat, Rows, Sequence};
-use crate::{
-    metrics::RunningL1,
-    model::Activation,
-    tensor::Tensor,
-    twin::{Branch, Twin},
-};
+use super::{Attended, AttentionShape, Backend, Linear, Mat, Norm, RopeOf, Rows, Sequence};
+use crate::{metrics::RunningL1, model::Activation, tensor::Tensor, twin::Twin};
 
 /// The reference backend.
 #[derive(Debug, Clone, Copy, Default)]
@@ -47,20 +42,22 @@ impl Backend for Reference {
     fn rms_norm(
         &self,
         x: &Mat<f64>,
-        weight: &Mat<f64>,
-        eps: f64,
+        norm: &Norm<Mat<f64>>,
         mut normalized: Option<&mut Mat<f64>>,
         normed: &mut Mat<f64>,
     ) {
         for row in 0..x.rows {
-            let mean_square = x.row(row).iter().map(|v| v * v).sum::<f64>() / x.cols as f64;
-            let scale = 1.0 / (mean_square + eps).sqrt();
-            for (col, v) in x.row(row).iter().enumerate() {
-                if let Some(normalized) = &mut normalized {
-                    normalized.row_mut(row)[col] = v * scale;
-                }
-                normed.row_mut(row)[col] = weight.data()[col] * (v * scale);
+            let plain = unit(x.row(row), norm.eps);
+            if let Some(normalized) = &mut normalized {
+                normalized.row_mut(row).copy_from_slice(&plain);
             }
+            normed.row_mut(row).copy_from_slice(&scaled(&plain, Some(norm)));
+        }
+    }
+
+    fn norm_heads(&self, x: &mut Mat<f64>, norm: &Norm<Mat<f64>>) {
+        for part in x.data_mut().chunks_exact_mut(norm.weight.cols) {
+            part.copy_from_slice(&scaled(&unit(part, norm.eps), Some(norm)));
         }
     }
 
@@ -101,11 +98,23 @@ impl Backend for Reference {
         }
     }
 
-    fn rotate(&self, x: &mut Mat<f64>, head_dim: usize, sequences: &[Sequence], rows: Rows, branch: Branch) {
+    fn copy(&self, a: &Mat<f64>, out: &mut Mat<f64>) {
+        out.data_mut().copy_from_slice(a.data());
+    }
+
+    fn accumulate(&self, a: &Mat<f64>, x: &mut Mat<f64>) {
+        x.data_mut().iter_mut().zip(a.data()).for_each(|(to, a)| *to += a);
+    }
+
+    fn scale(&self, x: &mut Mat<f64>, factor: f64) {
+        x.data_mut().iter_mut().for_each(|v| *v *= factor);
+    }
+
+    fn rotate(&self, x: &mut Mat<f64>, head_dim: usize, sequences: &[Sequence], rows: Rows, rope: RopeOf) {
         for sequence in sequences {
             let (range, first) = rows.of(sequence);
             for (offset, row) in range.enumerate() {
-                let (cos, sin) = sequence.rope(branch).row(first + offset);
+                let (cos, sin) = sequence.rope(rope).row(first + offset);
                 for head in x.row_mut(row).chunks_exact_mut(head_dim) {
                     for i in 0..cos.len() {
                         let (c, s) = (f64::from(cos[i]), f64::from(sin[i]));
@@ -129,13 +138,14 @@ impl Backend for Reference {
         let dim = shape.head_dim;
         for sequence in sequences {
             for row in sequence.context.clone() {
-                let keys: Vec<usize> = (sequence.context.start..=row).collect();
+                let start = sequence.context.start;
+                let keys: Vec<usize> = (start + shape.first_visible(row - start)..=row).collect();
                 for head in 0..shape.num_attention_heads {
                     let own = head * dim..(head + 1) * dim;
                     let shared = (head / shape.group_size()) * dim;
                     let part = |mat: &Mat<f64>, key: usize| mat.row(key)[shared..shared + dim].to_vec();
                     let query = q.row(row)[own.clone()].to_vec();
-                    let weights = softmax(keys.iter().map(|key| dot(&query, &part(k, *key)) * shape.scale));
+                    let weights = softmax(keys.iter().map(|key| score(dot(&query, &part(k, *key)), shape)));
                     let values: Vec<_> = keys.iter().map(|key| part(v, *key)).collect();
                     q.row_mut(row)[own].copy_from_slice(&mean(&weights, &values, dim));
                 }
@@ -146,14 +156,27 @@ impl Backend for Reference {
     fn key_difference(
         &self,
         normalized: &Mat<f64>,
-        norm_weight: Twin<&Mat<f64>>,
+        norm: Twin<Option<&Norm<Mat<f64>>>>,
         key: Twin<&Linear<Mat<f64>>>,
         out: &mut Mat<f64>,
     ) {
         for row in 0..normalized.rows {
-            let normed = norm_weight.map(|weight| scaled(normalized.row(row), weight));
+            let normed = norm.map(|norm| scaled(normalized.row(row), norm));
             for (col, to) in out.row_mut(row).iter_mut().enumerate() {
                 *to = product(&normed.pt, key.pt, col) - product(&normed.ft, key.ft, col);
+            }
+        }
+    }
+
+    fn normed_key_difference(&self, keys: &Mat<f64>, norm: Twin<&Norm<Mat<f64>>>, difference: &mut Mat<f64>) {
+        let width = norm.ft.weight.cols;
+        let parts = keys.data().chunks_exact(width).zip(difference.data_mut().chunks_exact_mut(width));
+        for (ft, difference) in parts {
+            let pt: Vec<f64> = ft.iter().zip(&*difference).map(|(ft, d)| ft + d).collect();
+            let normed = Twin::new((&pt[..], norm.pt), (ft, norm.ft))
+                .map(|(keys, norm)| scaled(&unit(keys, norm.eps), Some(norm)));
+            for ((to, pt), ft) in difference.iter_mut().zip(normed.pt).zip(normed.ft) {
+                *to = pt - ft;
             }
         }
     }
@@ -171,10 +194,9 @@ impl Backend for Reference {
         let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
         for sequence in sequences {
             for row in sequence.twin.clone() {
-                let context = sequence.context.clone();
-                let own = sequence.twin.start..row + 1;
+                let (context, own) = sequence.visible_to_twin(row, shape);
                 let normed: Vec<_> =
-                    (context.clone().map(|i| scaled(attended.normalized.row(i), attended.norm_weight)))
+                    (context.clone().map(|i| scaled(attended.normalized.row(i), attended.norm)))
                         .chain(own.clone().map(|i| attended.twin_normed.row(i).to_vec()))
                         .collect();
                 let context_key = |i: usize| match attended.key_difference {
@@ -184,7 +206,7 @@ impl Backend for Reference {
                 for head in 0..shape.num_attention_heads {
                     let query = &q.row(row)[head * dim..(head + 1) * dim];
                     let shared = (head / shape.group_size()) * dim;
-                    let score = |key: &[f64]| dot(query, &key[shared..shared + dim]) * shape.scale;
+                    let score = |key: &[f64]| score(dot(query, &key[shared..shared + dim]), shape);
                     let weights = softmax(
                         (context.clone().map(|i| score(&context_key(i))))
                             .chain(own.clone().map(|i| score(attended.twin_keys.row(i)))),
@@ -248,9 +270,24 @@ fn product(a: &[f64], w: &Linear<Mat<f64>>, col: usize) -> f64 {
     dot(a, w.weight.row(col)) + w.bias.as_ref().map_or(0.0, |bias| bias.data()[col])
 }
 
-/// `a ∘ weight`.
-fn scaled(a: &[f64], weight: &Mat<f64>) -> Vec<f64> {
-    a.iter().zip(weight.data()).map(|(a, w)| a * w).collect()
+/// `a / sqrt(mean(a²) + eps)`
+fn unit(a: &[f64], eps: f64) -> Vec<f64> {
+    let mean_square = a.iter().map(|v| v * v).sum::<f64>() / a.len() as f64;
+    a.iter().map(|v| v / (mean_square + eps).sqrt()).collect()
+}
+
+/// `a ∘ (weight + offset)`, or `a` without a norm.
+fn scaled(a: &[f64], norm: Option<&Norm<Mat<f64>>>) -> Vec<f64> {
+    match norm {
+        Some(norm) => a.iter().zip(norm.weight.data()).map(|(a, w)| a * (w + norm.offset)).collect(),
+        None => a.to_vec(),
+    }
+}
+
+/// What the softmax gets of `q · k`.
+fn score(product: f64, shape: &AttentionShape) -> f64 {
+    let scaled = product * shape.scale;
+    shape.softcap.map_or(scaled, |cap| cap * (scaled / cap).tanh())
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

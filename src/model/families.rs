@@ -1,0 +1,312 @@
+//! All families that load, a table each. A family that differs only in known ways is one more table here and a golden
+//! case in `tests/golden/generate.py`.
+
+use super::family::{
+    Family,
+    LayerTensor::{self, *},
+    WindowRule,
+};
+
+/// All families.
+pub static FAMILIES: &[&Family] =
+    &[&LLAMA, &MISTRAL, &GEMMA, &GEMMA2, &GEMMA3_TEXT, &QWEN2, &QWEN3, &PHI3, &OLMO2, &GRANITE, &SMOLLM3];
+
+const OTHER_TENSORS: &[&str] = &["model.norm.weight", "lm_head.weight"];
+
+/// What is common to most: the names that Llama gave the tensors, norms and embeddings as they are.
+const LIKE_LLAMA: Family = Family {
+    model_type: "llama",
+    embedding: "model.embed_tokens.weight",
+    layer_prefix: "model.layers.",
+    layer_tensors: LLAMA_TENSORS,
+    other_tensors: OTHER_TENSORS,
+    ignored_suffixes: &["rotary_emb.inv_freq"],
+    defaults: "{}",
+    window_rule: WindowRule::All,
+    norms_add_one: false,
+    scaled_embedding: false,
+    always_qkv_bias: false,
+    whole_qk_norm: false,
+};
+
+const LLAMA_TENSORS: &[(LayerTensor, &str)] = &[
+    (AttentionNorm, "input_layernorm.weight"),
+    (Query, "self_attn.q_proj.weight"),
+    (Key, "self_attn.k_proj.weight"),
+    (Value, "self_attn.v_proj.weight"),
+    (QueryBias, "self_attn.q_proj.bias"),
+    (KeyBias, "self_attn.k_proj.bias"),
+    (ValueBias, "self_attn.v_proj.bias"),
+    (AttentionOutput, "self_attn.o_proj.weight"),
+    (AttentionOutputBias, "self_attn.o_proj.bias"),
+    (MlpNorm, "post_attention_layernorm.weight"),
+    (Gate, "mlp.gate_proj.weight"),
+    (Up, "mlp.up_proj.weight"),
+    (Down, "mlp.down_proj.weight"),
+    (GateBias, "mlp.gate_proj.bias"),
+    (UpBias, "mlp.up_proj.bias"),
+    (DownBias, "mlp.down_proj.bias"),
+];
+
+/// Llama 1 to 3.3, and what was made from them: Vicuna, SmolLM, TinyLlama, Yi … (`transformers` modeling_llama.py).
+static LLAMA: Family = Family {
+    model_type: "llama",
+    layer_tensors: LLAMA_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false,
+        "mlp_bias": false}"#,
+    ..LIKE_LLAMA
+};
+
+const MISTRAL_TENSORS: &[(LayerTensor, &str)] = &[
+    (AttentionNorm, "input_layernorm.weight"),
+    (Query, "self_attn.q_proj.weight"),
+    (Key, "self_attn.k_proj.weight"),
+    (Value, "self_attn.v_proj.weight"),
+    (AttentionOutput, "self_attn.o_proj.weight"),
+    (MlpNorm, "post_attention_layernorm.weight"),
+    (Gate, "mlp.gate_proj.weight"),
+    (Up, "mlp.up_proj.weight"),
+    (Down, "mlp.down_proj.weight"),
+];
+
+/// Mistral 7B, its fine-tunes and successors (modeling_mistral.py).
+static MISTRAL: Family = Family {
+    model_type: "mistral",
+    layer_tensors: MISTRAL_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "hidden_act": "silu", "num_key_value_heads": 8,
+        "sliding_window": 4096}"#,
+    ..LIKE_LLAMA
+};
+
+const GEMMA_TENSORS: &[(LayerTensor, &str)] = &[
+    (AttentionNorm, "input_layernorm.weight"),
+    (Query, "self_attn.q_proj.weight"),
+    (Key, "self_attn.k_proj.weight"),
+    (Value, "self_attn.v_proj.weight"),
+    (QueryBias, "self_attn.q_proj.bias"),
+    (KeyBias, "self_attn.k_proj.bias"),
+    (ValueBias, "self_attn.v_proj.bias"),
+    (AttentionOutput, "self_attn.o_proj.weight"),
+    (AttentionOutputBias, "self_attn.o_proj.bias"),
+    (MlpNorm, "post_attention_layernorm.weight"),
+    (Gate, "mlp.gate_proj.weight"),
+    (Up, "mlp.up_proj.weight"),
+    (Down, "mlp.down_proj.weight"),
+];
+
+/// Gemma 1 (modeling_gemma.py).
+static GEMMA: Family = Family {
+    model_type: "gemma",
+    layer_tensors: GEMMA_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 8192, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": null,
+        "num_key_value_heads": 16, "head_dim": 256, "attention_bias": false, "use_bidirectional_attention": null}"#,
+    norms_add_one: true,
+    scaled_embedding: true,
+    ..LIKE_LLAMA
+};
+
+const GEMMA2_TENSORS: &[(LayerTensor, &str)] = &[
+    (AttentionNorm, "input_layernorm.weight"),
+    (Query, "self_attn.q_proj.weight"),
+    (Key, "self_attn.k_proj.weight"),
+    (Value, "self_attn.v_proj.weight"),
+    (QueryBias, "self_attn.q_proj.bias"),
+    (KeyBias, "self_attn.k_proj.bias"),
+    (ValueBias, "self_attn.v_proj.bias"),
+    (AttentionOutput, "self_attn.o_proj.weight"),
+    (AttentionOutputBias, "self_attn.o_proj.bias"),
+    (AttentionPostNorm, "post_attention_layernorm.weight"),
+    (MlpNorm, "pre_feedforward_layernorm.weight"),
+    (Gate, "mlp.gate_proj.weight"),
+    (Up, "mlp.up_proj.weight"),
+    (Down, "mlp.down_proj.weight"),
+    (MlpPostNorm, "post_feedforward_layernorm.weight"),
+];
+
+/// Gemma 2 (modeling_gemma2.py).
+static GEMMA2: Family = Family {
+    model_type: "gemma2",
+    layer_tensors: GEMMA2_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 8192, "hidden_activation": "gelu_pytorch_tanh",
+        "num_key_value_heads": 4, "head_dim": 256, "attention_bias": false, "use_bidirectional_attention": null,
+        "sliding_window": 4096, "layer_types": null, "attn_logit_softcapping": 50.0, "query_pre_attn_scalar": 256}"#,
+    norms_add_one: true,
+    scaled_embedding: true,
+    window_rule: WindowRule::AllButEvery("sliding_window_pattern", 2),
+    ..LIKE_LLAMA
+};
+
+const GEMMA3_TEXT_TENSORS: &[(LayerTensor, &str)] = &[
+    (AttentionNorm, "input_layernorm.weight"),
+    (Query, "self_attn.q_proj.weight"),
+    (Key, "self_attn.k_proj.weight"),
+    (Value, "self_attn.v_proj.weight"),
+    (QueryBias, "self_attn.q_proj.bias"),
+    (KeyBias, "self_attn.k_proj.bias"),
+    (ValueBias, "self_attn.v_proj.bias"),
+    (QueryNorm, "self_attn.q_norm.weight"),
+    (KeyNorm, "self_attn.k_norm.weight"),
+    (AttentionOutput, "self_attn.o_proj.weight"),
+    (AttentionOutputBias, "self_attn.o_proj.bias"),
+    (AttentionPostNorm, "post_attention_layernorm.weight"),
+    (MlpNorm, "pre_feedforward_layernorm.weight"),
+    (Gate, "mlp.gate_proj.weight"),
+    (Up, "mlp.up_proj.weight"),
+    (Down, "mlp.down_proj.weight"),
+    (MlpPostNorm, "post_feedforward_layernorm.weight"),
+];
+
+/// The text models of Gemma 3 (modeling_gemma3.py).
+static GEMMA3_TEXT: Family = Family {
+    model_type: "gemma3_text",
+    layer_tensors: GEMMA3_TEXT_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "hidden_activation": "gelu_pytorch_tanh",
+        "num_key_value_heads": 4, "head_dim": 256, "attention_bias": false, "use_bidirectional_attention": null,
+        "sliding_window": 4096, "layer_types": null, "attn_logit_softcapping": null, "query_pre_attn_scalar": 256,
+        "rope_theta": 1e6, "rope_local_base_freq": 1e4}"#,
+    norms_add_one: true,
+    scaled_embedding: true,
+    window_rule: WindowRule::AllButEvery("sliding_window_pattern", 6),
+    ..LIKE_LLAMA
+};
+
+const QWEN2_TENSORS: &[(LayerTensor, &str)] = &[
+    (AttentionNorm, "input_layernorm.weight"),
+    (Query, "self_attn.q_proj.weight"),
+    (Key, "self_attn.k_proj.weight"),
+    (Value, "self_attn.v_proj.weight"),
+    (QueryBias, "self_attn.q_proj.bias"),
+    (KeyBias, "self_attn.k_proj.bias"),
+    (ValueBias, "self_attn.v_proj.bias"),
+    (AttentionOutput, "self_attn.o_proj.weight"),
+    (MlpNorm, "post_attention_layernorm.weight"),
+    (Gate, "mlp.gate_proj.weight"),
+    (Up, "mlp.up_proj.weight"),
+    (Down, "mlp.down_proj.weight"),
+];
+
+/// Qwen 1.5 to 2.5 (modeling_qwen2.py).
+static QWEN2: Family = Family {
+    model_type: "qwen2",
+    layer_tensors: QWEN2_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 32,
+        "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28, "layer_types": null}"#,
+    always_qkv_bias: true,
+    window_rule: WindowRule::From("max_window_layers"),
+    ..LIKE_LLAMA
+};
+
+const QWEN3_TENSORS: &[(LayerTensor, &str)] = &[
+    (AttentionNorm, "input_layernorm.weight"),
+    (Query, "self_attn.q_proj.weight"),
+    (Key, "self_attn.k_proj.weight"),
+    (Value, "self_attn.v_proj.weight"),
+    (QueryBias, "self_attn.q_proj.bias"),
+    (KeyBias, "self_attn.k_proj.bias"),
+    (ValueBias, "self_attn.v_proj.bias"),
+    (QueryNorm, "self_attn.q_norm.weight"),
+    (KeyNorm, "self_attn.k_norm.weight"),
+    (AttentionOutput, "self_attn.o_proj.weight"),
+    (AttentionOutputBias, "self_attn.o_proj.bias"),
+    (MlpNorm, "post_attention_layernorm.weight"),
+    (Gate, "mlp.gate_proj.weight"),
+    (Up, "mlp.up_proj.weight"),
+    (Down, "mlp.down_proj.weight"),
+];
+
+/// Qwen 3, dense (modeling_qwen3.py).
+static QWEN3: Family = Family {
+    model_type: "qwen3",
+    layer_tensors: QWEN3_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 32,
+        "head_dim": 128, "attention_bias": false, "use_sliding_window": false, "sliding_window": 4096,
+        "max_window_layers": 28, "layer_types": null}"#,
+    window_rule: WindowRule::From("max_window_layers"),
+    ..LIKE_LLAMA
+};
+
+const PHI3_TENSORS: &[(LayerTensor, &str)] = &[
+    (AttentionNorm, "input_layernorm.weight"),
+    (Query, "self_attn.qkv_proj.weight"),
+    (Key, "self_attn.qkv_proj.weight"),
+    (Value, "self_attn.qkv_proj.weight"),
+    (AttentionOutput, "self_attn.o_proj.weight"),
+    (MlpNorm, "post_attention_layernorm.weight"),
+    (Gate, "mlp.gate_up_proj.weight"),
+    (Up, "mlp.gate_up_proj.weight"),
+    (Down, "mlp.down_proj.weight"),
+];
+
+/// Phi 3 to 4 (modeling_phi3.py).
+static PHI3: Family = Family {
+    model_type: "phi3",
+    layer_tensors: PHI3_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "hidden_act": "silu", "sliding_window": null,
+        "original_max_position_embeddings": 4096, "partial_rotary_factor": 1.0}"#,
+    ..LIKE_LLAMA
+};
+
+const OLMO2_TENSORS: &[(LayerTensor, &str)] = &[
+    (Query, "self_attn.q_proj.weight"),
+    (Key, "self_attn.k_proj.weight"),
+    (Value, "self_attn.v_proj.weight"),
+    (QueryBias, "self_attn.q_proj.bias"),
+    (KeyBias, "self_attn.k_proj.bias"),
+    (ValueBias, "self_attn.v_proj.bias"),
+    (QueryNorm, "self_attn.q_norm.weight"),
+    (KeyNorm, "self_attn.k_norm.weight"),
+    (AttentionOutput, "self_attn.o_proj.weight"),
+    (AttentionOutputBias, "self_attn.o_proj.bias"),
+    (AttentionPostNorm, "post_attention_layernorm.weight"),
+    (Gate, "mlp.gate_proj.weight"),
+    (Up, "mlp.up_proj.weight"),
+    (Down, "mlp.down_proj.weight"),
+    (MlpPostNorm, "post_feedforward_layernorm.weight"),
+];
+
+/// OLMo 2 (modeling_olmo2.py): norms after attention and MLP, none before.
+static OLMO2: Family = Family {
+    model_type: "olmo2",
+    layer_tensors: OLMO2_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false}"#,
+    whole_qk_norm: true,
+    ..LIKE_LLAMA
+};
+
+/// Granite 3, dense (modeling_granite.py).
+static GRANITE: Family = Family {
+    model_type: "granite",
+    layer_tensors: LLAMA_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false,
+        "mlp_bias": false, "embedding_multiplier": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0}"#,
+    ..LIKE_LLAMA
+};
+
+/// SmolLM3 (modeling_smollm3.py): every fourth layer does not rotate.
+static SMOLLM3: Family = Family {
+    model_type: "smollm3",
+    layer_tensors: LLAMA_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 4,
+        "rope_theta": 2e6, "attention_bias": false, "mlp_bias": false, "no_rope_layers": null,
+        "no_rope_layer_interval": 4, "use_sliding_window": false, "sliding_window": null, "layer_types": null}"#,
+    window_rule: WindowRule::WithoutRope,
+    ..LIKE_LLAMA
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_sound() {
+        for family in FAMILIES {
+            assert!(!family.config_defaults().is_empty(), "{}", family.model_type);
+            let twice = |f: &Family| FAMILIES.iter().filter(|other| other.model_type == f.model_type).count();
+            assert_eq!(twice(family), 1, "{}", family.model_type);
+            for (index, (tensor, _)) in family.layer_tensors.iter().enumerate() {
+                let first = family.layer_tensors.iter().position(|(other, _)| other == tensor);
+                assert_eq!(first, Some(index), "{tensor:?} of {}", family.model_type);
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Fields of a `config.json`, asked for by name and type.
+
+use serde_json::{Map, Value};
+
+/// A JSON object and what its absent fields mean; `null` counts as absent, as in `transformers`.
+#[derive(Clone, Copy)]
+pub struct Fields<'a> {
+    pub object: &'a Map<String, Value>,
+    /// Values of fields that the object does not have.
+    pub defaults: &'a Map<String, Value>,
+    /// The object's own name with a dot, for messages.
+    pub within: &'static str,
+}
+
+impl<'a> Fields<'a> {
+    pub fn get(&self, name: &str) -> Option<&'a Value> {
+        self.object.get(name).or_else(|| self.defaults.get(name)).filter(|value| !value.is_null())
+    }
+
+    /// The fields without those that the family does not know: they mean nothing in its models.
+    pub fn known(&self, name: &str) -> Option<&'a Value> {
+        if self.defaults.contains_key(name) { self.get(name) } else { None }
+    }
+
+    pub fn size(&self, name: &str) -> Result<usize, String> {
+        match self.get(name) {
+            // Sizes beyond 2^32 are no sizes of any model, and products of them would overflow.
+            Some(value) => match value.as_u64() {
+                Some(size) if size > 0 && size < 1 << 32 => Ok(size as usize),
+                _ => Err(format!("{}{name} is {value}, expected a positive integer", self.within)),
+            },
+            None => Err(format!("has no {}{name}", self.within)),
+        }
+    }
+
+    pub fn size_or(&self, name: &str, default: usize) -> Result<usize, String> {
+        if self.get(name).is_some() { self.size(name) } else { Ok(default) }
+    }
+
+    pub fn optional_number(&self, name: &str) -> Result<Option<f64>, String> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(value) => match value.as_f64() {
+                Some(number) if number >= 0.0 => Ok(Some(number)),
+                _ => Err(format!("{}{name} is {value}, expected a number that is not negative", self.within)),
+            },
+        }
+    }
+
+    pub fn number(&self, name: &str) -> Result<f64, String> {
+        self.optional_number(name)?.ok_or_else(|| format!("has no {}{name}", self.within))
+    }
+
+    pub fn number_or(&self, name: &str, default: f64) -> Result<f64, String> {
+        Ok(self.optional_number(name)?.unwrap_or(default))
+    }
+
+    /// The scaling factor, which must not be zero.
+    pub fn factor(&self) -> Result<f64, String> {
+        match self.number("factor")? {
+            factor if factor > 0.0 => Ok(factor),
+            factor => Err(format!("{}factor is {factor}, expected a positive number", self.within)),
+        }
+    }
+
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, String> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(other) => Err(format!("{}{name} is {other}, expected true or false", self.within)),
+        }
+    }
+}

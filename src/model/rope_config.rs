@@ -1,0 +1,170 @@
+//! The rotary embeddings of a `config.json`, in the form of `transformers` 4 (`rope_theta`, `rope_scaling`) and 5
+//! (`rope_parameters`).
+
+use super::{Rope, RopeScaling, fields::Fields};
+use serde_json::{Map, Value};
+
+/// Rotary embeddings of a model: that of layers with full attention and, where it differs, that of sliding ones.
+pub struct Ropes {
+    pub full: Rope,
+    pub sliding: Option<Rope>,
+    /// The prompt length they serve.
+    pub context_length: usize,
+}
+
+/// Reads all of them.
+pub fn ropes_of(config: &Fields, head_dim: usize, max_position_embeddings: usize) -> Result<Ropes, String> {
+    let empty = Map::new();
+    let object_in = |name: &str| match config.get(name) {
+        None => Ok(None),
+        Some(Value::Object(object)) => Ok(Some(object)),
+        Some(other) => Err(format!("{name} is {other}, expected an object or null")),
+    };
+    let by_layer_type = |object: &Map<String, Value>| {
+        object.values().any(Value::is_object).then_some(["full_attention", "sliding_attention"])
+    };
+    let (within, object) = match (object_in("rope_parameters")?, object_in("rope_scaling")?) {
+        (Some(object), _) => ("rope_parameters.", object),
+        (None, Some(object)) => ("rope_scaling.", object),
+        (None, None) => ("", &empty),
+    };
+    let part = |name: &str| match object.get(name) {
+        Some(Value::Object(part)) => Ok(part),
+        _ => Err(format!("has no object {within}{name}")),
+    };
+    let fields = |object| Fields { object, defaults: &empty, within };
+    let has_local = config.known("rope_local_base_freq").is_some();
+    let (full, sliding) = match by_layer_type(object) {
+        Some(_) if !has_local => {
+            return Err(format!(
+                "{within}full_attention: this family has one rotary embedding for all layers"
+            ));
+        }
+        Some([full, sliding]) => (fields(part(full)?), Some(fields(part(sliding)?))),
+        None => (fields(object), None),
+    };
+    let (full, context_length) = rope_of(config, &full, "rope_theta", head_dim, max_position_embeddings)?;
+    let sliding = if has_local {
+        let sliding = sliding.unwrap_or(fields(&empty));
+        Some(rope_of(config, &sliding, "rope_local_base_freq", head_dim, max_position_embeddings)?.0)
+    } else {
+        None
+    };
+    Ok(Ropes { full, sliding, context_length })
+}
+
+/// One rotary embedding, whose base is `theta_field` of the config where it has none of its own, and the prompt length it
+/// serves.
+fn rope_of(
+    config: &Fields,
+    rope: &Fields,
+    theta_field: &str,
+    head_dim: usize,
+    max_position_embeddings: usize,
+) -> Result<(Rope, usize), String> {
+    let within = rope.within;
+    let rope_theta = match rope.get("rope_theta") {
+        Some(_) => rope.number("rope_theta")?,
+        None => config.number_or(theta_field, 10_000.0)?,
+    };
+    if rope_theta <= 1.0 {
+        return Err(format!("{within}rope_theta is {rope_theta}, expected more than 1"));
+    }
+    let partial = match rope.get("partial_rotary_factor") {
+        Some(_) => rope.number("partial_rotary_factor")?,
+        None => config.number_or("partial_rotary_factor", 1.0)?,
+    };
+    if partial != 1.0 && config.known("partial_rotary_factor").is_none() {
+        return Err(format!("partial_rotary_factor is {partial}; models of this family rotate whole heads"));
+    }
+    let rotary_dim = (head_dim as f64 * partial) as usize;
+    if rotary_dim == 0 || rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) {
+        return Err(format!(
+            "partial_rotary_factor is {partial}: {rotary_dim} of {head_dim} dimensions of a head are rotated, expected an \
+             even number of them"
+        ));
+    }
+    let rope_type = match rope.get("rope_type").or_else(|| rope.get("type")) {
+        None => "default",
+        Some(Value::String(name)) => name,
+        Some(other) => return Err(format!("{within}rope_type is {other}, expected a string")),
+    };
+    let longest = max_position_embeddings as f64;
+    let scaling = match rope_type {
+        "default" => RopeScaling::Default,
+        "linear" => RopeScaling::Linear { factor: rope.factor()? },
+        "dynamic" => RopeScaling::Dynamic { factor: rope.factor()?, max_position_embeddings },
+        "llama3" => RopeScaling::Llama3 {
+            factor: rope.factor()?,
+            low_freq_factor: rope.number("low_freq_factor")?,
+            high_freq_factor: rope.number("high_freq_factor")?,
+            original_max_position_embeddings: rope.number_or("original_max_position_embeddings", longest)?,
+        },
+        "yarn" => yarn(rope, longest)?,
+        "longrope" | "su" => longrope(config, rope, rotary_dim, longest)?,
+        other => {
+            return Err(format!(
+                "{within}rope_type \"{other}\" is not known (known: default, linear, dynamic, llama3, yarn, longrope)"
+            ));
+        }
+    };
+    // Where max_position_embeddings is the length before stretching, the model serves what it was stretched to.
+    let stretched = match scaling {
+        RopeScaling::Default | RopeScaling::Llama3 { .. } | RopeScaling::LongRope { .. } => longest,
+        RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor, .. } => longest * factor,
+        RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
+            original_max_position_embeddings * factor
+        }
+    };
+    let rope = Rope { rope_theta, scaling, rotary_dim };
+    Ok((rope, max_position_embeddings.max(stretched as usize)))
+}
+
+fn yarn(rope: &Fields, longest: f64) -> Result<RopeScaling, String> {
+    let original = rope.number_or("original_max_position_embeddings", longest)?;
+    let factor = match rope.get("factor") {
+        Some(_) => rope.factor()?,
+        None => longest / original,
+    };
+    let mscale_of = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
+    // A zero counts as absent, as it does in transformers.
+    let nonzero = |name| Ok::<_, String>(rope.optional_number(name)?.filter(|value| *value != 0.0));
+    let attention_factor = match rope.optional_number("attention_factor")? {
+        Some(given) => given,
+        None => match (nonzero("mscale")?, nonzero("mscale_all_dim")?) {
+            (Some(mscale), Some(all_dim)) => mscale_of(mscale) / mscale_of(all_dim),
+            _ => mscale_of(1.0),
+        },
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        attention_factor,
+        beta_fast: nonzero("beta_fast")?.unwrap_or(32.0),
+        beta_slow: nonzero("beta_slow")?.unwrap_or(1.0),
+        truncate: rope.flag("truncate")?.unwrap_or(true),
+        original_max_position_embeddings: original,
+    })
+}
+
+/// Factors of Phi-3 for each frequency, others for long prompts.
+fn longrope(config: &Fields, rope: &Fields, rotary_dim: usize, longest: f64) -> Result<RopeScaling, String> {
+    let factors = |name: &str| {
+        let wrong = || format!("{}{name}: expected {} positive numbers", rope.within, rotary_dim / 2);
+        let list = rope.get(name).and_then(Value::as_array).ok_or_else(wrong)?;
+        let list: Option<Vec<f32>> =
+            list.iter().map(|v| v.as_f64().filter(|v| *v > 0.0).map(|v| v as f32)).collect();
+        list.filter(|list| list.len() == rotary_dim / 2).ok_or_else(wrong)
+    };
+    let original = match rope.get("original_max_position_embeddings") {
+        Some(_) => rope.size("original_max_position_embeddings")?,
+        None => config.size_or("original_max_position_embeddings", longest as usize)?,
+    };
+    let factor = rope.optional_number("factor")?.unwrap_or(longest / original as f64);
+    let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() };
+    Ok(RopeScaling::LongRope {
+        short_factor: factors("short_factor")?,
+        long_factor: factors("long_factor")?,
+        attention_factor: rope.number_or("attention_factor", default)?,
+        original_max_position_embeddings: original,
+    })
+}
