@@ -22,8 +22,7 @@ fn main() {
     for (rows, cols, inner) in SHAPES {
         let bytes: Vec<u8> =
             (0..cols * inner).flat_map(|i| (0x3f80 + (i % 64) as u16).to_le_bytes()).collect();
-        let tensor =
-            Tensor { dtype: Dtype::Bf16, rows: cols, cols: inner, bytes: &bytes, rounded_to: Dtype::Bf16 };
+        let tensor = Tensor::stored(Dtype::Bf16, cols, inner, &bytes);
         let weight = Linear { weight: backend.weight(tensor), bias: None };
         let a = backend.zeros(Rows::Context, rows, inner);
         let mut out = backend.zeros(Rows::Context, rows, cols);

@@ -1,6 +1,8 @@
-//! A weight tensor as it lies in a mapped file: element type, shape, bytes. Nothing is copied.
+//! A weight tensor as it lies in a mapped file: element type, shape, bytes, and what an adapter adds to it. Nothing is
+//! copied.
 
 use half::{bf16, f16};
+use std::ops::Range;
 
 /// Element types of weights that can be computed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,69 +31,137 @@ impl Dtype {
     }
 }
 
-/// A borrowed tensor, row-major, little-endian, of any alignment.
-#[derive(Debug, Clone, Copy)]
+/// Elements as they lie in a file: row-major, little-endian, of any alignment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stored<'a> {
+    pub dtype: Dtype,
+    pub cols: usize,
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Stored<'a> {
+    fn row_range(&self, range: Range<usize>) -> Self {
+        let row_bytes = self.cols * self.dtype.size();
+        Self { bytes: &self.bytes[range.start * row_bytes..range.end * row_bytes], ..*self }
+    }
+
+    /// The elements `cols` of row `row`, exactly.
+    #[inline(always)]
+    fn widen_run(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
+        let size = self.dtype.size();
+        let (start, end) = (row * self.cols + cols.start, row * self.cols + cols.end);
+        widen(self.dtype, &self.bytes[start * size..end * size], out);
+    }
+}
+
+/// What a low-rank adapter makes of a weight: `row_scales ∘ (W + scale · B · A)` (LoRA, DoRA).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LowRank<'a> {
+    /// `[rank, cols]`
+    pub a: Stored<'a>,
+    /// `[rows, rank]`
+    pub b: Stored<'a>,
+    pub scale: f64,
+    /// One for each row; `None`: all 1.
+    pub row_scales: Option<&'a [f64]>,
+    /// The type that the result is rounded to, as if it had been merged and stored.
+    pub merged_to: Option<Dtype>,
+}
+
+/// A borrowed weight. It is read widened, to f32 or f64.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tensor<'a> {
     pub dtype: Dtype,
     /// Rows and columns; a vector is one row.
     pub rows: usize,
     pub cols: usize,
     pub bytes: &'a [u8],
-    /// The type that elements are rounded to when they are read, as if the checkpoint had been stored in it.
+    /// The type that stored elements are rounded to when they are read, as if the checkpoint had been stored in it.
     pub rounded_to: Dtype,
+    /// An adapter's part of it.
+    pub update: Option<LowRank<'a>>,
 }
 
+/// Elements of a row that are widened at once: they stay in registers and the nearest cache.
+const RUN: usize = 256;
+
 impl<'a> Tensor<'a> {
-    /// The rows `range`, as a tensor of their own.
-    pub fn row_range(&self, range: std::ops::Range<usize>) -> Tensor<'a> {
-        let row_bytes = self.cols * self.dtype.size();
-        let bytes = &self.bytes[range.start * row_bytes..range.end * row_bytes];
-        Tensor { rows: range.len(), bytes, ..*self }
+    /// Elements as they are stored.
+    pub fn stored(dtype: Dtype, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
+        Self { dtype, rows, cols, bytes, rounded_to: dtype, update: None }
     }
 
-    /// The elements `range`, as one row.
+    /// The rows `range`, as a tensor of their own.
+    pub fn row_range(&self, range: Range<usize>) -> Tensor<'a> {
+        let bytes =
+            Stored { dtype: self.dtype, cols: self.cols, bytes: self.bytes }.row_range(range.clone()).bytes;
+        let update = self.update.map(|update| LowRank {
+            b: update.b.row_range(range.clone()),
+            row_scales: update.row_scales.map(|scales| &scales[range.clone()]),
+            ..update
+        });
+        Tensor { rows: range.len(), bytes, update, ..*self }
+    }
+
+    /// Whether all elements are the same, to the bit.
+    pub fn is_same(&self, other: &Tensor<'_>) -> bool {
+        let one_place = std::ptr::eq(self.bytes, other.bytes);
+        (self.dtype, self.rounded_to, self.update) == (other.dtype, other.rounded_to, other.update)
+            && (one_place || self.bytes == other.bytes)
+    }
+
+    /// Widens the elements `cols` of row `row` to f32 into the front of `out`: exactly but for what they are
+    /// [rounded to](Tensor::rounded_to), and with one rounding of an adapter's sum.
     #[inline(always)]
-    pub fn element_range(&self, range: std::ops::Range<usize>) -> Tensor<'a> {
-        let size = self.dtype.size();
-        Tensor {
-            rows: 1,
-            cols: range.len(),
-            bytes: &self.bytes[range.start * size..range.end * size],
-            ..*self
+    pub fn widen_run(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
+        if self.update.is_none() {
+            return self.widen_stored(row, cols, out);
+        }
+        let mut wide = [0.0f64; RUN];
+        for (start, out) in cols.clone().step_by(RUN).zip(out.chunks_mut(RUN)) {
+            let run = start..(start + RUN).min(cols.end);
+            self.widen_run_f64(row, run.clone(), &mut wide[..run.len()]);
+            out.iter_mut().zip(&wide[..run.len()]).for_each(|(to, from)| *to = *from as f32);
         }
     }
 
-    /// Widens all elements to f32 into the front of `out`, exactly but for [`Tensor::rounded_to`].
+    /// [`Tensor::widen_run`] to f64.
+    #[inline(always)]
+    pub fn widen_run_f64(&self, row: usize, cols: Range<usize>, out: &mut [f64]) {
+        let mut narrow = [0.0f32; RUN];
+        for (start, out) in cols.clone().step_by(RUN).zip(out.chunks_mut(RUN)) {
+            let run = start..(start + RUN).min(cols.end);
+            let (narrow, out) = (&mut narrow[..run.len()], &mut out[..run.len()]);
+            self.widen_stored(row, run.clone(), narrow);
+            out.iter_mut().zip(&*narrow).for_each(|(to, from)| *to = f64::from(*from));
+            if let Some(update) = &self.update {
+                update.apply(row, run, narrow, out);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn widen_stored(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
+        let out = &mut out[..cols.len()];
+        Stored { dtype: self.dtype, cols: self.cols, bytes: self.bytes }.widen_run(row, cols, out);
+        if self.rounded_to != self.dtype {
+            round(self.rounded_to, out);
+        }
+    }
+
+    /// All elements as f32, into the front of `out`.
     #[inline(always)]
     pub fn widen_into(&self, out: &mut [f32]) {
-        self.widen_stored_into(out);
-        if self.rounded_to != self.dtype {
-            match self.rounded_to {
-                Dtype::F32 => {}
-                Dtype::F16 => out.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
-                Dtype::Bf16 => out.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
-            }
+        for row in 0..self.rows {
+            self.widen_run(row, 0..self.cols, &mut out[row * self.cols..(row + 1) * self.cols]);
         }
     }
 
+    /// All elements as f64, into the front of `out`.
     #[inline(always)]
-    fn widen_stored_into(&self, out: &mut [f32]) {
-        match self.dtype {
-            Dtype::F32 => {
-                for (to, from) in out.iter_mut().zip(self.bytes.as_chunks::<4>().0) {
-                    *to = f32::from_le_bytes(*from);
-                }
-            }
-            Dtype::Bf16 => {
-                for (to, from) in out.iter_mut().zip(self.bytes.as_chunks::<2>().0) {
-                    *to = f32::from_bits(u32::from(u16::from_le_bytes(*from)) << 16);
-                }
-            }
-            Dtype::F16 => {
-                for (to, from) in out.iter_mut().zip(self.bytes.as_chunks::<2>().0) {
-                    *to = f16::from_le_bytes(*from).to_f32();
-                }
-            }
+    pub fn widen_into_f64(&self, out: &mut [f64]) {
+        for row in 0..self.rows {
+            self.widen_run_f64(row, 0..self.cols, &mut out[row * self.cols..(row + 1) * self.cols]);
         }
     }
 
@@ -118,6 +188,59 @@ impl<'a> Tensor<'a> {
     }
 }
 
+impl LowRank<'_> {
+    /// Makes of the elements `cols` of row `row` what the adapter makes of them; `buffer` is as long as `out`.
+    #[inline(always)]
+    fn apply(&self, row: usize, cols: Range<usize>, buffer: &mut [f32], out: &mut [f64]) {
+        for k in 0..self.b.cols {
+            let mut factor = [0.0f32];
+            self.b.widen_run(row, k..k + 1, &mut factor);
+            let factor = self.scale * f64::from(factor[0]);
+            self.a.widen_run(k, cols.clone(), buffer);
+            out.iter_mut().zip(&*buffer).for_each(|(to, a)| *to += factor * f64::from(*a));
+        }
+        if let Some(scales) = self.row_scales {
+            out.iter_mut().for_each(|v| *v *= scales[row]);
+        }
+        if let Some(dtype) = self.merged_to {
+            buffer.iter_mut().zip(&*out).for_each(|(to, v)| *to = *v as f32);
+            round(dtype, buffer);
+            out.iter_mut().zip(&*buffer).for_each(|(to, v)| *to = f64::from(*v));
+        }
+    }
+}
+
+#[inline(always)]
+fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        Dtype::F32 => {
+            for (to, from) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *to = f32::from_le_bytes(*from);
+            }
+        }
+        Dtype::Bf16 => {
+            for (to, from) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *to = f32::from_bits(u32::from(u16::from_le_bytes(*from)) << 16);
+            }
+        }
+        Dtype::F16 => {
+            for (to, from) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *to = f16::from_le_bytes(*from).to_f32();
+            }
+        }
+    }
+}
+
+/// Rounds values to what `dtype` can hold.
+#[inline(always)]
+fn round(dtype: Dtype, values: &mut [f32]) {
+    match dtype {
+        Dtype::F32 => {}
+        Dtype::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
+        Dtype::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
+    }
+}
+
 /// First 16-bit element all of whose exponent bits (those of `mask`) are set. Blocks are tested whole, without early
 /// exit inside, so that the loop runs at memory speed.
 fn first_with_exponent(bytes: &[u8], mask: u16) -> Option<usize> {
@@ -136,7 +259,7 @@ mod tests {
     use super::*;
 
     fn tensor(dtype: Dtype, bytes: &[u8]) -> Tensor<'_> {
-        Tensor { dtype, rows: 1, cols: bytes.len() / dtype.size(), bytes, rounded_to: dtype }
+        Tensor::stored(dtype, 1, bytes.len() / dtype.size(), bytes)
     }
 
     #[test]
@@ -162,6 +285,41 @@ mod tests {
             };
             assert_eq!(rounded, [expected(1.001), expected(-3.3)]);
         }
+    }
+
+    #[test]
+    fn a_low_rank_update_is_added_in_f64_and_rounded_where_it_is_merged() {
+        let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let (rows, cols, rank) = (3, 300, 2);
+        let values = |n: usize, step: f32| (0..n).map(|i| (i as f32 * step).sin()).collect::<Vec<f32>>();
+        let (w, a, b) = (values(rows * cols, 0.7), values(rank * cols, 0.3), values(rows * rank, 1.1));
+        let (w_bytes, a_bytes, b_bytes) = (bytes(&w), bytes(&a), bytes(&b));
+        let stored = |cols, bytes| Stored { dtype: Dtype::F32, cols, bytes };
+        let row_scales = [1.0, 0.5, 2.0];
+        let update = LowRank {
+            a: stored(cols, &a_bytes),
+            b: stored(rank, &b_bytes),
+            scale: 0.25,
+            row_scales: Some(&row_scales),
+            merged_to: None,
+        };
+        let tensor = Tensor { update: Some(update), ..Tensor::stored(Dtype::F32, rows, cols, &w_bytes) };
+        let mut wide = vec![0.0; rows * cols];
+        tensor.widen_into_f64(&mut wide);
+        let merged = Tensor { update: Some(LowRank { merged_to: Some(Dtype::Bf16), ..update }), ..tensor };
+        for row in 0..rows {
+            for col in 0..cols {
+                let product = |k: usize| f64::from(b[row * rank + k]) * f64::from(a[k * cols + col]);
+                let sum = f64::from(w[row * cols + col]) + 0.25 * (product(0) + product(1));
+                let expected = row_scales[row] * sum;
+                assert!((wide[row * cols + col] - expected).abs() < 1e-15);
+                assert_eq!(tensor.to_f32()[row * cols + col], wide[row * cols + col] as f32);
+                let rounded = bf16::from_f32(wide[row * cols + col] as f32).to_f32();
+                assert_eq!(merged.to_f32()[row * cols + col], rounded);
+            }
+        }
+        assert_eq!(tensor.row_range(1..3).to_f32(), tensor.to_f32()[cols..]);
+        assert!(tensor.is_same(&tensor) && !tensor.is_same(&merged));
     }
 
     #[test]

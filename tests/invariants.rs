@@ -135,7 +135,7 @@ fn the_stream_of_a_score_is_the_tuned_model_s_own_pass() {
 fn sums<B: Backend>(backend: &B, layers: &[([f32; 2], [f32; 2])]) -> Vec<RunningL1> {
     let row = |values: &[f32; 2]| {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let table = Tensor { dtype: Dtype::F32, rows: 1, cols: 2, bytes: &bytes, rounded_to: Dtype::F32 };
+        let table = Tensor::stored(Dtype::F32, 1, 2, &bytes);
         let mut mat = backend.zeros(Rows::Twin, 1, 2);
         backend.embed(&[0], &backend.weight(table), &mut mat);
         mat
@@ -208,14 +208,14 @@ impl PairWeights for Random {
 
     fn embedding(&self) -> Tensor<'_> {
         let (rows, cols) = (self.spec.vocab_size, self.spec.hidden_size);
-        Tensor { dtype: Dtype::F32, rows, cols, bytes: &self.embedding, rounded_to: Dtype::F32 }
+        Tensor::stored(Dtype::F32, rows, cols, &self.embedding)
     }
 
     fn layer_tensor(&self, branch: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
         let (rows, cols) = tensor.shape(&self.spec)?;
         let found = self.tensors.get(branch).iter().find(|(l, t, _)| (*l, *t) == (layer, tensor));
         let bytes = &found.expect("made for every layer").2;
-        Some(Tensor { dtype: Dtype::F32, rows, cols, bytes, rounded_to: Dtype::F32 })
+        Some(Tensor::stored(Dtype::F32, rows, cols, bytes))
     }
 
     fn is_shared(&self, _: usize, _: LayerTensor) -> bool {

@@ -152,7 +152,7 @@ fn shared_tensors(checkpoints: &Twin<Checkpoint>) -> HashSet<(usize, LayerTensor
         .filter(|(layer, tensor)| {
             let tensors = [pt, ft].map(|checkpoint| checkpoint.layer_tensor(*layer, *tensor));
             let [Some(base), Some(tuned)] = tensors else { return false };
-            base.dtype == tuned.dtype && base.bytes == tuned.bytes
+            base.is_same(&tuned)
         })
         .collect()
 }

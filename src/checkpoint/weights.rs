@@ -145,7 +145,8 @@ impl Weights {
             _ => return None,
         };
         let bytes = &self.files[entry.file].1[entry.range.clone()];
-        Some(Tensor { dtype, rows, cols, bytes, rounded_to: self.rounded_to.unwrap_or(dtype) })
+        let rounded_to = self.rounded_to.unwrap_or(dtype);
+        Some(Tensor { rounded_to, ..Tensor::stored(dtype, rows, cols, bytes) })
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {

@@ -133,7 +133,7 @@ fn layers_of(
                 Ok(match family.window_rule {
                     WindowRule::All => true,
                     WindowRule::AllButEvery(field, default) => {
-                        (layer + 1) % config.size_or(field, default)? != 0
+                        !(layer + 1).is_multiple_of(config.size_or(field, default)?)
                     }
                     WindowRule::From(field) => layer >= config.size_or(field, num_hidden_layers)?,
                     WindowRule::WithoutRope => !has_rope[layer],
@@ -188,7 +188,7 @@ fn no_rope_layers(config: &Fields, num_hidden_layers: usize) -> Result<Vec<bool>
         None => Ok(vec![true; num_hidden_layers]),
         Some(_) => {
             let interval = config.size("no_rope_layer_interval")?;
-            Ok((1..=num_hidden_layers).map(|layer| layer % interval != 0).collect())
+            Ok((1..=num_hidden_layers).map(|layer| !layer.is_multiple_of(interval)).collect())
         }
     }
 }

@@ -75,7 +75,7 @@ impl Rope {
                 sequence_length.max(max_position_embeddings)
             }
             RopeScaling::LongRope { original_max_position_embeddings: original, .. } => {
-                if sequence_length > original { original + 1 } else { 0 }
+                (original + 1) * usize::from(sequence_length > original)
             }
             _ => 0,
         }

@@ -24,9 +24,6 @@ thread_local! {
     static SCRATCH_F64: RefCell<Scratch<f64>> = RefCell::default();
 }
 
-/// Elements that are widened to f32 before they are widened to f64: they stay in the cache.
-const NARROW: usize = 256;
-
 /// A floating-point type that rows are computed in.
 pub trait Element:
     Copy
@@ -154,13 +151,7 @@ impl Element for f64 {
 
     #[inline(always)]
     fn widen(tensor: &Tensor<'_>, out: &mut [f64]) {
-        let mut narrow = [0.0; NARROW];
-        for start in (0..out.len()).step_by(NARROW) {
-            let range = start..(start + NARROW).min(out.len());
-            let narrow = &mut narrow[..range.len()];
-            tensor.element_range(range.clone()).widen_into(narrow);
-            out[range].iter_mut().zip(narrow).for_each(|(to, from)| *to = f64::from(*from));
-        }
+        tensor.widen_into_f64(out);
     }
 
     /// Twin rows are few: a weight is widened part by part, as it is needed.

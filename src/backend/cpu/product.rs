@@ -236,14 +236,11 @@ pub fn key_difference(
         a.cols,
         #[inline(always)]
         |col, inner, out| {
-            let mut pt = [0.0; RUN];
-            let pt = &mut pt[..inner.len()];
-            for (weight, to) in [(weight.pt, &mut *pt), (weight.ft, &mut *out)] {
-                weight.row_range(col..col + 1).element_range(inner.clone()).widen_into(to);
-            }
-            for ((to, pt), i) in out.iter_mut().zip(pt).zip(inner) {
-                let pt = f64::from(*pt) * factors.pt[i];
-                *to = (pt - f64::from(*to) * factors.ft[i]) as f32;
+            let mut wide = Twin::new([0.0f64; RUN], [0.0f64; RUN]);
+            weight.pt.widen_run_f64(col, inner.clone(), &mut wide.pt[..inner.len()]);
+            weight.ft.widen_run_f64(col, inner.clone(), &mut wide.ft[..inner.len()]);
+            for ((to, i), (pt, ft)) in out.iter_mut().zip(inner).zip(wide.pt.iter().zip(&wide.ft)) {
+                *to = (pt * factors.pt[i] - ft * factors.ft[i]) as f32;
             }
         },
     );
@@ -369,8 +366,7 @@ mod tests {
     fn linear_of<T: Element>(rows: usize, a: &[f32], weight: &[f32], cols: usize, store: Store) -> Vec<T> {
         let inner = weight.len() / cols;
         let bytes: Vec<u8> = weight.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let weight =
-            Tensor { dtype: Dtype::F32, rows: cols, cols: inner, bytes: &bytes, rounded_to: Dtype::F32 };
+        let weight = Tensor::stored(Dtype::F32, cols, inner, &bytes);
         let mut out: Mat<T> = mat(rows, cols, &values(rows * cols, 3));
         let weight = Linear { weight: Weight::new(weight), bias: None };
         linear::<T>(Arch::new(), &mat(rows, inner, a), &weight, &mut out, store);

@@ -28,8 +28,7 @@ impl<'w> Weight<'w> {
         self.widened.get_or_init(|| {
             let Tensor { rows, cols, .. } = self.tensor;
             Panels::fill(arch, rows, cols, |col, inner, out| {
-                let row = self.tensor.row_range(col..col + 1);
-                row.element_range(inner).widen_into(out);
+                self.tensor.widen_run(col, inner, out);
             })
         })
     }

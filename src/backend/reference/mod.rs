@@ -27,9 +27,7 @@ impl Backend for Reference {
 
     fn weight<'w>(&self, tensor: Tensor<'w>) -> Mat<f64> {
         let mut mat = Mat::zeros(tensor.rows, tensor.cols);
-        for (to, from) in mat.data_mut().iter_mut().zip(tensor.to_f32()) {
-            *to = f64::from(from);
-        }
+        tensor.widen_into_f64(mat.data_mut());
         mat
     }
 
