@@ -1,14 +1,16 @@
 //! Checkpoints on disk: found, mapped, proven whole, and proven to be a pair. Nothing is copied; a layer's tensors are
 //! borrowed from the mapped files.
 
+mod adapter;
 mod fingerprint;
 mod hub;
 mod pair;
 mod vocabulary;
 mod weights;
 
+pub use adapter::{Adapter, base_of};
 pub use hub::resolve;
-pub use pair::Pair;
+pub use pair::{Pair, Side};
 pub use weights::Weights;
 
 use crate::{
@@ -20,37 +22,72 @@ use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-/// A model on disk whose tensors are all there and of the right shapes.
-#[derive(Debug)]
+/// A model on disk whose tensors are all there and of the right shapes, perhaps with an adapter on it. Clones share the
+/// mapped files.
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     pub dir: PathBuf,
     pub spec: ModelSpec,
-    pub weights: Weights,
+    pub weights: Arc<Weights>,
+    pub adapter: Option<Arc<Adapter>>,
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face model directory.
+    /// Opens a Hugging Face model directory. With `dtype`, weights are read as if they had been stored in it.
     ///
     /// # Errors
     /// A sentence that names the file and the field or tensor: usage errors for paths that are not there, checkpoint
     /// errors for everything that is broken or not supported.
-    pub fn open(dir: &Path) -> Result<Self> {
+    pub fn open(dir: &Path, dtype: Option<Dtype>) -> Result<Self> {
+        if adapter::is_adapter(dir) {
+            return Err(Error::usage(format!(
+                "{} is a PEFT adapter, not a model: pass it with --adapter",
+                dir.display()
+            )));
+        }
         let config_path = dir.join("config.json");
         let config = read_json(&config_path)?;
         let spec = parse_config(&config)
             .map_err(|problem| Error::checkpoint(format!("{} {problem}", config_path.display())))?;
-        let checkpoint = Self { dir: dir.to_path_buf(), weights: Weights::open(dir)?, spec };
+        let weights = Arc::new(Weights::open(dir, dtype)?);
+        let checkpoint = Self { dir: dir.to_path_buf(), weights, spec, adapter: None };
         checkpoint.check_layers()?;
         checkpoint.check_unknown()?;
         Ok(checkpoint)
     }
 
+    /// The same model with an adapter on it, see [`Adapter::open`].
+    pub fn with_adapter(&self, dir: &Path, merge: bool) -> Result<Self> {
+        let adapter = Adapter::open(dir, &self.spec, &self.weights, merge)?;
+        Ok(Self { adapter: Some(Arc::new(adapter)), ..self.clone() })
+    }
+
+    /// The directory that says how text becomes tokens: the adapter's, if it brings a tokenizer.
+    pub fn tokenizer_dir(&self) -> &Path {
+        let own = self.adapter.as_ref().filter(|adapter| adapter.dir.join("tokenizer.json").exists());
+        own.map_or(&self.dir, |adapter| &adapter.dir)
+    }
+
+    /// All files that say what the model computes.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let weights = self.weights.files().map(Path::to_path_buf);
+        let adapter = self.adapter.iter().flat_map(|adapter| adapter.files());
+        std::iter::once(self.dir.join("config.json")).chain(weights).chain(adapter).collect()
+    }
+
+    /// A tensor by its name in the file, as the adapter changes it.
+    fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        let stored = self.weights.get(name)?;
+        Some(self.adapter.as_ref().map_or(stored, |adapter| adapter.apply(name, stored)))
+    }
+
     /// A tensor of a layer; `None` where the model has no such tensor.
     pub fn layer_tensor(&self, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
         let (rows, _) = tensor.shape(&self.spec)?;
-        let stored = self.weights.get(&self.spec.family.layer_tensor_name(layer, tensor)?)?;
+        let stored = self.tensor(&self.spec.family.layer_tensor_name(layer, tensor)?)?;
         if tensor.is_vector() {
             return Some(stored);
         }
@@ -87,7 +124,7 @@ impl Checkpoint {
             let message = format!("{file}: tensor {name} has shape {found:?}, config.json demands {shape:?}");
             return Err(Error::checkpoint(message));
         }
-        self.weights.get(name).ok_or_else(|| {
+        self.tensor(name).ok_or_else(|| {
             let dtype = self.weights.dtype_name(name);
             Error::checkpoint(format!("{file}: tensor {name} is {dtype}, expected F32, F16 or BF16"))
         })
@@ -111,18 +148,9 @@ impl Checkpoint {
     fn check_unknown(&self) -> Result<()> {
         let family = self.spec.family;
         let known = |name: &str| {
-            name == family.embedding
-                || family.other_tensors.contains(&name)
+            self.spec.is_scored(name)
+                || self.spec.is_after_layers(name)
                 || family.ignored_suffixes.iter().any(|suffix| name.ends_with(suffix))
-                || name.strip_prefix(family.layer_prefix).and_then(|rest| rest.split_once('.')).is_some_and(
-                    |(layer, suffix)| {
-                        layer.parse::<usize>().is_ok_and(|layer| layer < self.spec.num_hidden_layers)
-                            && family
-                                .layer_tensors
-                                .iter()
-                                .any(|(tensor, known)| *known == suffix && tensor.shape(&self.spec).is_some())
-                    },
-                )
         };
         match self.weights.names().find(|name| !known(name)) {
             None => Ok(()),

@@ -8,7 +8,10 @@ use crate::{
     twin::{Branch, Twin},
 };
 use rayon::prelude::*;
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 /// A pre-trained model and the one fine-tuned from it.
 #[derive(Debug)]
@@ -20,6 +23,14 @@ pub struct Pair {
     pub notices: Vec<String>,
 }
 
+/// Where one model of a pair is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Side {
+    pub model: PathBuf,
+    /// A PEFT adapter on it.
+    pub adapter: Option<PathBuf>,
+}
+
 impl Pair {
     /// Opens two model directories and proves that they are a pair. With `dtype`, weights are read as if they had
     /// been stored in it.
@@ -28,14 +39,27 @@ impl Pair {
     /// Those of [`Checkpoint::open`]; a mismatch names the first field that differs; weights that are not finite are
     /// refused.
     pub fn open(base: &Path, tuned: &Path, dtype: Option<Dtype>) -> Result<Self> {
-        let mut checkpoints = Twin::new(base, tuned).try_map(Checkpoint::open)?;
-        if let Some(dtype) = dtype {
-            checkpoints.pt.weights.round_to(dtype);
-            checkpoints.ft.weights.round_to(dtype);
-        }
+        let side = |model: &Path| Side { model: model.to_path_buf(), adapter: None };
+        Self::open_sides(&Twin::new(side(base), side(tuned)), dtype, false)
+    }
+
+    /// [`Pair::open`] for models with adapters on them. With `merge`, weights are rounded to the models' own types after
+    /// the adapters were added. One model on both sides is mapped once.
+    ///
+    /// # Errors
+    /// As [`Pair::open`] and [`Adapter::open`](super::Adapter::open).
+    pub fn open_sides(sides: &Twin<Side>, dtype: Option<Dtype>, merge: bool) -> Result<Self> {
+        let pt = Checkpoint::open(&sides.pt.model, dtype)?;
+        let same = sides.pt.model == sides.ft.model;
+        let ft = if same { pt.clone() } else { Checkpoint::open(&sides.ft.model, dtype)? };
+        let adapted = |checkpoint: Checkpoint, side: &Side| match &side.adapter {
+            Some(dir) => checkpoint.with_adapter(dir, merge),
+            None => Ok(checkpoint),
+        };
+        let checkpoints = Twin::new(adapted(pt, &sides.pt)?, adapted(ft, &sides.ft)?);
         check_shapes(&checkpoints)?;
         let mut notices = differences(&checkpoints);
-        notices.extend(vocabulary::compare(&checkpoints.as_ref().map(|c| c.dir.as_path()))?);
+        notices.extend(vocabulary::compare(&checkpoints.as_ref().map(Checkpoint::tokenizer_dir))?);
         check_finite(&checkpoints)?;
         let shared = shared_tensors(&checkpoints);
         Ok(Self { checkpoints, shared, notices })
@@ -46,13 +70,9 @@ impl Pair {
         layer_tensors(&self.checkpoints.ft.spec)
     }
 
-    /// Hashes of `config.json` and of all weight files: file name → SHA-256, in order.
+    /// Hashes of the configs and of all weight files: file name → SHA-256, in order.
     pub fn fingerprints(&self) -> Result<Twin<Vec<(String, String)>>> {
-        let files = self.checkpoints.as_ref().map(|checkpoint| {
-            let config = checkpoint.dir.join("config.json");
-            let weights = checkpoint.weights.files().map(Path::to_path_buf);
-            std::iter::once(config).chain(weights).collect::<Vec<_>>()
-        });
+        let files = self.checkpoints.as_ref().map(Checkpoint::files);
         let (pt, ft) = rayon::join(|| fingerprint::files(&files.pt), || fingerprint::files(&files.ft));
         Ok(Twin::new(pt?, ft?))
     }

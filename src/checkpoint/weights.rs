@@ -41,7 +41,12 @@ struct Entry {
 
 impl Weights {
     /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` names.
-    pub fn open(dir: &Path) -> Result<Self> {
+    /// With `dtype`, elements are read as if they had been stored in it.
+    pub fn open(dir: &Path, dtype: Option<Dtype>) -> Result<Self> {
+        Ok(Self { rounded_to: dtype, ..Self::find(dir)? })
+    }
+
+    fn find(dir: &Path) -> Result<Self> {
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
         if single.exists() {
             return Self::map(&[single]);
@@ -91,7 +96,8 @@ impl Weights {
         Ok(weights)
     }
 
-    fn map(paths: &[PathBuf]) -> Result<Self> {
+    /// Maps and validates files.
+    pub fn map(paths: &[PathBuf]) -> Result<Self> {
         let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new(), rounded_to: None };
         for path in paths {
             let file = File::open(path).map_err(|error| Error::unreadable(path, &error))?;
@@ -123,11 +129,6 @@ impl Weights {
             }
         }
         Ok(())
-    }
-
-    /// Reads all elements as if they had been stored as `dtype`.
-    pub fn round_to(&mut self, dtype: Dtype) {
-        self.rounded_to = Some(dtype);
     }
 
     /// A tensor of one or two dimensions of a type that can be computed with.

@@ -2,7 +2,7 @@
 //! what a run will cost.
 
 use crate::{
-    checkpoint::Pair,
+    checkpoint::{Checkpoint, Pair},
     engine::PackLimits,
     model::{LayerTensor, ModelSpec, PairWeights},
     twin::{Branch, Twin},
@@ -79,9 +79,14 @@ fn change(pair: &Pair, layer: usize, tensor: LayerTensor) -> Change {
     let weights = [Branch::Pt, Branch::Ft].map(|branch| pair.layer_tensor(branch, layer, tensor));
     let [Some(pt), Some(ft)] = weights else { return Change::default() };
     let (mut squared, mut squared_change) = (0.0, 0.0);
-    for (pt, ft) in pt.to_f32().iter().zip(ft.to_f32()) {
-        squared += f64::from(*pt).powi(2);
-        squared_change += (f64::from(ft) - f64::from(*pt)).powi(2);
+    let mut rows = Twin::new(vec![0.0; pt.cols], vec![0.0; pt.cols]);
+    for row in 0..pt.rows {
+        pt.widen_run_f64(row, 0..pt.cols, &mut rows.pt);
+        ft.widen_run_f64(row, 0..pt.cols, &mut rows.ft);
+        for (pt, ft) in rows.pt.iter().zip(&rows.ft) {
+            squared += pt * pt;
+            squared_change += (ft - pt).powi(2);
+        }
     }
     Change { squared, squared_change, tensors: 1, identical }
 }
@@ -98,6 +103,10 @@ fn models(pair: &Pair) -> String {
     let mut text = "| | base | tuned |\n|---|---|---|\n".to_string();
     let mut row = |name: &str, pt: String, ft: String| text += &format!("| {name} | {pt} | {ft} |\n");
     row("directory", pt.dir.display().to_string(), ft.dir.display().to_string());
+    let adapter = |checkpoint: &Checkpoint| {
+        checkpoint.adapter.as_ref().map_or("none".into(), |adapter| adapter.dir.display().to_string())
+    };
+    row("adapter", adapter(pt), adapter(ft));
     for ((name, pt), (_, ft)) in pt.spec.shape_fields().into_iter().zip(ft.spec.shape_fields()) {
         row(name, pt, ft);
     }

@@ -11,14 +11,17 @@ pub use score::{ScoreJob, ScoreOptions};
 
 use crate::{
     Error, Result,
-    checkpoint::{self, Pair},
+    checkpoint::{self, Pair, Side},
     experiment::inspect,
     output,
     prompt::{Encoder, EncoderOptions},
     twin::Twin,
 };
 use chrono::NaiveDate;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// Set when the run is asked to stop (Ctrl-C, SIGTERM).
 pub static STOP: AtomicBool = AtomicBool::new(false);
@@ -36,12 +39,32 @@ pub fn stop_on_signals() {
 
 /// Opens the pair that the flags name.
 pub fn open_pair(options: &PairOptions) -> Result<Pair> {
-    let names = Twin::new(
-        ("--base", &options.base, options.base_revision.as_deref()),
-        ("--tuned", &options.tuned, options.tuned_revision.as_deref()),
+    let resolve = |flag: &str, name: &Option<String>, revision: &Option<String>| {
+        name.as_ref().map(|name| checkpoint::resolve(flag, name, revision.as_deref())).transpose()
+    };
+    let adapters = Twin::new(
+        resolve("--base-adapter", &options.base_adapter, &None)?,
+        resolve("--adapter", &options.adapter, &None)?,
     );
-    let dirs = names.try_map(|(flag, name, revision)| checkpoint::resolve(flag, name, revision))?;
-    Pair::open(&dirs.pt, &dirs.ft, options.dtype.dtype())
+    let base = match (resolve("--base", &options.base, &options.base_revision)?, &adapters.ft) {
+        (Some(base), _) => base,
+        (None, Some(adapter)) => base_of_adapter(adapter)?,
+        (None, None) => return Err(Error::usage("--base is missing")),
+    };
+    let tuned = resolve("--tuned", &options.tuned, &options.tuned_revision)?.unwrap_or(base.clone());
+    let sides =
+        Twin::new(Side { model: base, adapter: adapters.pt }, Side { model: tuned, adapter: adapters.ft });
+    Pair::open_sides(&sides, options.dtype.dtype(), options.merge_adapter)
+}
+
+/// The model that an adapter names as its base.
+fn base_of_adapter(adapter: &Path) -> Result<PathBuf> {
+    let config = adapter.join("adapter_config.json");
+    let name = checkpoint::base_of(adapter)?.ok_or_else(|| {
+        Error::usage(format!("--base is missing, and {} has no base_model_name_or_path", config.display()))
+    })?;
+    let flag = format!("--base is missing, and base_model_name_or_path of {}:", config.display());
+    checkpoint::resolve(&flag, &name, None)
 }
 
 /// `tuco inspect`: prints what the pair is.
@@ -65,7 +88,7 @@ pub fn open_encoder(pair: &Pair, options: &PromptOptions, template_date: NaiveDa
         template_date,
         on_overlength: options.on_overlength,
     };
-    Encoder::open(&tuned.dir, tuned.spec.vocab_size, max_length, encoder_options)
+    Encoder::open(tuned.tokenizer_dir(), tuned.spec.vocab_size, max_length, encoder_options)
 }
 
 /// The threads that do the work.

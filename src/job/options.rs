@@ -9,12 +9,21 @@ use std::{path::PathBuf, str::FromStr};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Models")]
 pub struct PairOptions {
-    /// The pre-trained model: a directory, or a Hugging Face id in the local cache
-    #[arg(long, value_name = "DIR|ID", env = "TUCO_BASE")]
-    pub base: String,
-    /// The model fine-tuned from it: a directory, or a Hugging Face id in the local cache
-    #[arg(long, value_name = "DIR|ID", env = "TUCO_TUNED")]
-    pub tuned: String,
+    /// The pre-trained model: a directory, or a Hugging Face id in the local cache; default: what --adapter was trained on
+    #[arg(long, value_name = "DIR|ID", env = "TUCO_BASE", required_unless_present = "adapter")]
+    pub base: Option<String>,
+    /// The model fine-tuned from it: a directory, or a Hugging Face id in the local cache; default with --adapter: the base
+    #[arg(long, value_name = "DIR|ID", env = "TUCO_TUNED", required_unless_present = "adapter")]
+    pub tuned: Option<String>,
+    /// A PEFT adapter (LoRA, DoRA) on the tuned model: a directory, or a Hugging Face id in the local cache
+    #[arg(long, value_name = "DIR|ID", env = "TUCO_ADAPTER")]
+    pub adapter: Option<String>,
+    /// A PEFT adapter on the base
+    #[arg(long, value_name = "DIR|ID", env = "TUCO_BASE_ADAPTER")]
+    pub base_adapter: Option<String>,
+    /// Round weights to the model's own type after an adapter was added, as merging it would
+    #[arg(long, env = "TUCO_MERGE_ADAPTER")]
+    pub merge_adapter: bool,
     /// Branch, tag or commit of --base, if that is an id
     #[arg(long, value_name = "REVISION", env = "TUCO_BASE_REVISION")]
     pub base_revision: Option<String>,

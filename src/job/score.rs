@@ -194,6 +194,7 @@ fn manifest(
         "tokenizer_sha256": encoder.tokenizer_sha256(),
         "chat_template_sha256": encoder.template_sha256(),
         "template_date": encoder.uses_date().then(|| date.to_string()),
+        "merge_adapter": options.pair.merge_adapter,
         "apply_chat_template": options.prompts.apply_chat_template,
         "system_instruction": options.prompts.system_instruction,
         "max_length": options.prompts.max_length,
@@ -204,10 +205,13 @@ fn manifest(
         "inputs": inputs.iter().map(|(_, hash)| hash).collect::<Vec<_>>(),
     });
     let dirs = Twin::new(&pair.checkpoints.pt.dir, &pair.checkpoints.ft.dir);
+    let adapters = pair.checkpoints.as_ref().map(|checkpoint| checkpoint.adapter.as_ref().map(|a| &a.dir));
     let about = json!({
         "command": std::env::args().collect::<Vec<_>>(),
         "base_dir": dirs.pt,
         "tuned_dir": dirs.ft,
+        "base_adapter_dir": adapters.pt,
+        "adapter_dir": adapters.ft,
         "inputs": inputs.iter().map(|(path, _)| path).collect::<Vec<_>>(),
         "instruction_set": Cpu::new().instruction_set(),
         "notices": pair.notices,

@@ -77,6 +77,12 @@ impl Family {
         Some(format!("{}{layer}.{suffix}", self.layer_prefix))
     }
 
+    /// The layer that a tensor belongs to by its full name, and what its name ends with there.
+    pub fn layer_tensor_of<'n>(&self, name: &'n str) -> Option<(usize, &'n str)> {
+        let (layer, suffix) = name.strip_prefix(self.layer_prefix)?.split_once('.')?;
+        Some((layer.parse().ok()?, suffix))
+    }
+
     /// The tensors that are stored under the same name as `tensor`, itself among them, in the order of their rows.
     pub fn fused_with(&self, tensor: LayerTensor) -> impl Iterator<Item = LayerTensor> {
         let name = self.layer_tensors.iter().find(|(kind, _)| *kind == tensor).map(|(_, name)| *name);

@@ -123,6 +123,21 @@ impl ModelSpec {
         if self.family.whole_qk_norm { self.key_width() } else { self.head_dim }
     }
 
+    /// Whether a tensor of this name is the embedding or one of a layer.
+    pub fn is_scored(&self, name: &str) -> bool {
+        name == self.family.embedding
+            || self.family.layer_tensor_of(name).is_some_and(|(layer, suffix)| {
+                let known =
+                    |(tensor, own): &(LayerTensor, &str)| *own == suffix && tensor.shape(self).is_some();
+                layer < self.num_hidden_layers && self.family.layer_tensors.iter().any(known)
+            })
+    }
+
+    /// Whether a tensor of this name comes after the layers: the final norm, the head.
+    pub fn is_after_layers(&self, name: &str) -> bool {
+        self.family.other_tensors.contains(&name)
+    }
+
     /// The fields whose difference makes two models no pair, by name.
     pub fn shape_fields(&self) -> [(&'static str, String); 11] {
         [

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Make the golden pairs of this folder: small random models of every family and the values `tuco` must find on them.
 
-    pip install torch==2.15.0 transformers==5.23.0 safetensors==0.8.0
+    pip install torch==2.15.0 transformers==5.23.0 safetensors==0.8.0 peft==0.21.2
     python tests/golden/generate.py            # writes every case again, in place (well under a minute)
     python tests/golden/generate.py --compare  # writes nothing; prints how far other precisions move the values
 
-Each case is `<case>/base`, `<case>/tuned` (checkpoints as `transformers` saves them) and `<case>/gold.json`. Everything is
+Each case is `<case>/base`, `<case>/tuned` (checkpoints as `transformers` saves them) and `<case>/gold.json`; cases of adapters
+have `<case>/adapter` (as `peft` saves it; on the base where there is no `tuned`) and perhaps `<case>/base_adapter`. Everything is
 seeded by the case's name, so a run with the versions above rewrites the same bytes.
 
 How the gold is computed. The stored (rounded) weights are read back by `transformers` and widened to float64; attention is
@@ -39,6 +40,7 @@ import zlib
 from dataclasses import dataclass, field
 from unittest import mock
 
+import peft
 import torch
 import transformers
 from transformers import (
@@ -83,6 +85,9 @@ class Case:
     tuned_shard: str | None = None
     extra_tokens: int = 0  # rows the tuned vocabulary has beyond the base's
     shared: tuple = ()  # tensors whose name contains one of these keep their base bits
+    adapter: dict | None = None  # fields of `LoraConfig`; without `tuned_too` the adapter is all that tuning did
+    base_adapter: dict | None = None
+    tuned_too: bool = False
     matrix_std: float = 0.2
     lengths: tuple = (1, 2, 7, 19, 40, 65)
 
@@ -259,6 +264,52 @@ CASES = {
         GraniteConfig,
         base_form="v4",
     ),
+    # Adapters. In `peft` the entries of B begin as zeros; here every part is random, of the strength `noise`.
+    "lora": Case(
+        shape(48, 6, 2, 53, 2, 83),
+        0.1,
+        adapter=dict(
+            r=3, lora_alpha=5, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            rank_pattern={"k_proj": 2, r"layers\.1\.mlp\.up_proj": 4}, alpha_pattern={"down_proj": 7, "0.self_attn.v_proj": 2},
+        ),
+    ),
+    # So light that merging it into bf16 weights would round most of it away.
+    "lora_light": Case(
+        shape(48, 6, 2, 53, 3, 83),
+        0.001,
+        adapter=dict(r=4, lora_alpha=8, use_rslora=True, target_modules=r".*\.(q|v)_proj"),
+        matrix_std=0.15,
+    ),
+    "lora_dora": Case(
+        shape(32, 4, 2, 37, 2, 69, head_dim=10, sliding_window=11, query_pre_attn_scalar=24),
+        0.1,
+        Gemma2Config,
+        adapter=dict(r=2, lora_alpha=4, use_dora=True, target_modules="all-linear"),
+    ),
+    "lora_saved_modules": Case(
+        shape(36, 6, 3, 47, 2, 71, attention_bias=True, mlp_bias=True),
+        0.1,
+        adapter=dict(
+            r=2, lora_alpha=2, bias="all", target_modules=["q_proj", "up_proj"],
+            modules_to_save=["embed_tokens", "input_layernorm", "lm_head"],
+        ),
+    ),
+    "lora_fused": Case(
+        shape(32, 4, 2, 41, 2, 67, pad_token_id=0),
+        0.1,
+        Phi3Config,
+        adapter=dict(r=3, lora_alpha=3, target_modules=["qkv_proj", "gate_up_proj"]),
+    ),
+    "lora_both_sides": Case(
+        shape(32, 4, 2, 41, 2, 67),
+        0.1,
+        Qwen3Config,
+        adapter=dict(r=2, lora_alpha=4, target_modules="all-linear"),
+        base_adapter=dict(r=3, lora_alpha=3, target_modules=["k_proj", "down_proj"]),
+    ),
+    "lora_on_tuned": Case(
+        shape(32, 4, 2, 41, 2, 67), 0.05, adapter=dict(r=2, lora_alpha=4, target_modules=["k_proj", "o_proj"]), tuned_too=True
+    ),
     "smollm3": Case(shape(24, 4, 2, 33, 5, 61, pad_token_id=0), 0.1, SmolLM3Config, base_form="v4"),
 }
 
@@ -388,20 +439,58 @@ def check_config(folder, wanted):
 
 def make_checkpoints(name, case):
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    folder = HERE / name
     base = make_base(case, generator)
-    tuned = make_tuned(case, base, generator)
-    save(base, HERE / name / "base", case.base_form, case.base_shard)
-    save(tuned, HERE / name / "tuned", case.tuned_form, case.tuned_shard)
-    check_config(HERE / name / "base", config_of(case, "base"))
-    check_config(HERE / name / "tuned", config_of(case, "tuned"))
+    save(base, folder / "base", case.base_form, case.base_shard)
+    check_config(folder / "base", config_of(case, "base"))
+    if not case.adapter or case.tuned_too:
+        tuned = make_tuned(case, base, generator)
+        save(tuned, folder / "tuned", case.tuned_form, case.tuned_shard)
+        check_config(folder / "tuned", config_of(case, "tuned"))
+    for which, config in (("adapter", case.adapter), ("base_adapter", case.base_adapter)):
+        if config:
+            make_adapter(folder, which, case, config, generator)
+
+
+def make_adapter(folder, which, case, config, generator):
+    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **config))
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if "lora_A" in name:
+            parameter.data = noise
+        elif "lora_B" in name:
+            parameter.data = case.noise * case.matrix_std * noise
+        elif parameter.requires_grad:  # biases, saved modules, DoRA's magnitudes
+            parameter.data = parameter.data + case.noise * spread(name, parameter, case) * noise
+    shutil.rmtree(folder / which, ignore_errors=True)
+    model.save_pretrained(folder / which)
+    (folder / which / "README.md").unlink()
+    path = folder / which / "adapter_config.json"
+    path.write_text(path.read_text().replace(str(folder), "."))
+    for file in path.parent.iterdir():
+        file.chmod(0o644)
 
 
 # ------------------------------------------------------------------------------------------------------------ the gold values
 
 
-def load(folder):
+def load(folder, adapter=None):
+    """A model in float64, with an adapter merged in float64."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    if adapter:
+        model = peft.PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
+        model = model.to(torch.float64).merge_and_unload()
     return model.eval()
+
+
+def load_pair(name, case):
+    folder = HERE / name
+    tuned = folder / ("tuned" if case.tuned_too or not case.adapter else "base")
+    return (
+        load(folder / "base", folder / "base_adapter" if case.base_adapter else None),
+        load(tuned, folder / "adapter" if case.adapter else None),
+    )
 
 
 def run(model, ids):
@@ -527,7 +616,7 @@ def everything_float64(model):
 
 
 def gold(name, case, precision=everything_float64_but_angles):
-    base, tuned = load(HERE / name / "base"), load(HERE / name / "tuned")
+    base, tuned = load_pair(name, case)
     with precision(tuned):
         return [measure(base, tuned, token_ids) for token_ids in prompts_of(name, case)]
 
