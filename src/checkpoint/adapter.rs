@@ -128,12 +128,11 @@ impl Adapter {
     /// Finds out what each tensor of the file is for.
     fn sort_tensors(&mut self, spec: &ModelSpec, model: &Weights, config: &Config) -> Result<()> {
         let names: Vec<String> = self.weights.names().map(str::to_owned).collect();
+        if let Some(name) = names.iter().find(|name| !name.starts_with(PREFIX)) {
+            return Err(self.broken(format!("has tensor {name}, whose name does not begin with {PREFIX}")));
+        }
         for name in &names {
-            let Some(target) = name.strip_prefix(PREFIX) else {
-                return Err(
-                    self.broken(format!("has tensor {name}, whose name does not begin with {PREFIX}"))
-                );
-            };
+            let target = name.trim_start_matches(PREFIX);
             let target = target.replace(".base_layer.", ".");
             if let Some(module) = target.strip_suffix(".lora_A.weight") {
                 if spec.is_scored(&format!("{module}.weight")) {
@@ -256,23 +255,30 @@ impl Config {
             None => return Err("has no peft_type (known: LORA)".into()),
         }
         // Each of these changes what the weights mean; `transformers` writes null, false or nothing where it is not used.
-        let unread = [
+        const UNREAD: [&str; 12] = [
             "fan_in_fan_out",
             "layer_replication",
             "trainable_token_indices",
             "target_parameters",
             "lora_bias",
+            "alora_invocation_tokens",
+            "arrow_config",
+            "kasa_config",
+            "monteclora_config",
+            "use_bdlora",
+            "use_qalora",
+            "velora_config",
         ];
         let is_set = |value: &&Value| match value {
             Value::Null | Value::Bool(false) => false,
             Value::Array(list) => !list.is_empty(),
             _ => true,
         };
-        if let Some(field) = unread.into_iter().find(|field| object.get(*field).filter(is_set).is_some()) {
+        if let Some(field) = UNREAD.into_iter().find(|field| object.get(*field).filter(is_set).is_some()) {
             return Err(format!("has {field}, which cannot be read yet"));
         }
         if let Some(Value::String(init)) = object.get("init_lora_weights") {
-            let changes_base = ["pissa", "olora", "corda"].iter().any(|name| init.starts_with(name));
+            let changes_base = ["pissa", "olora", "corda", "loftq"].iter().any(|name| init.starts_with(name));
             if changes_base {
                 return Err(format!(
                     "has init_lora_weights \"{init}\", which changes the base as well; save it with \

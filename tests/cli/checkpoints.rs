@@ -18,19 +18,6 @@ fn refused(code: i32, parts: &[&str], spoil: impl FnOnce(&Pair)) {
     assert!(!pair.path("out.jsonl").exists(), "an output was begun");
 }
 
-/// Rewrites the header of a safetensors file; `edit` gets it as JSON, the data stay.
-fn edit_header(pair: &Pair, edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) {
-    let bytes = fs::read(pair.path(WEIGHTS)).unwrap();
-    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let mut header: serde_json::Map<_, _> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    edit(&mut header);
-    let text = serde_json::to_vec(&header).unwrap();
-    let mut out = (text.len() as u64).to_le_bytes().to_vec();
-    out.extend(text);
-    out.extend(&bytes[8 + length..]);
-    pair.write(WEIGHTS, out);
-}
-
 #[test]
 fn missing_directories_and_files() {
     let pair = Pair::copy(CASE);
@@ -72,20 +59,20 @@ fn files_that_are_no_safetensors() {
 fn headers_that_lie() {
     let norm = "model.layers.0.input_layernorm.weight";
     refused(42, &[WEIGHTS], |pair| {
-        edit_header(pair, |header| header[norm]["data_offsets"] = json!([0, 1u64 << 40]));
+        pair.edit_header(WEIGHTS, |header| header[norm]["data_offsets"] = json!([0, 1u64 << 40]));
     });
     refused(42, &[WEIGHTS], |pair| {
         // Two tensors over the same bytes.
-        edit_header(pair, |header| {
+        pair.edit_header(WEIGHTS, |header| {
             header[norm]["data_offsets"] =
                 header["model.layers.1.input_layernorm.weight"]["data_offsets"].clone();
         });
     });
     refused(42, &[norm, "U16", "expected F32, F16 or BF16"], |pair| {
-        edit_header(pair, |header| header[norm]["dtype"] = json!("U16"));
+        pair.edit_header(WEIGHTS, |header| header[norm]["dtype"] = json!("U16"));
     });
     refused(42, &["q_proj.weight", "config.json demands"], |pair| {
-        edit_header(pair, |header| {
+        pair.edit_header(WEIGHTS, |header| {
             let shape = header["model.layers.0.self_attn.q_proj.weight"]["shape"].as_array_mut().unwrap();
             shape.reverse();
             let product: u64 = shape.iter().map(|n| n.as_u64().unwrap()).product();
@@ -93,13 +80,13 @@ fn headers_that_lie() {
         });
     });
     refused(42, &["tensor model.layers.1.mlp.up_proj.weight is missing"], |pair| {
-        edit_header(pair, |header| {
+        pair.edit_header(WEIGHTS, |header| {
             let tensor = header.remove("model.layers.1.mlp.up_proj.weight").unwrap();
             header.insert("lm_head.weight".into(), tensor);
         });
     });
     refused(42, &["q_norm.weight", "is not part of a llama model"], |pair| {
-        edit_header(pair, |header| {
+        pair.edit_header(WEIGHTS, |header| {
             let tensor = header.remove("model.norm.weight").unwrap();
             header.insert("model.layers.0.self_attn.q_norm.weight".into(), tensor);
         });
@@ -149,7 +136,34 @@ fn configs_that_cannot_be_meant() {
     spoiled(&["quantization_config"], "quantization_config", json!({"bits": 4}));
     spoiled(&["rope_type \"spiral\""], "rope_parameters", json!({"rope_type": "spiral", "rope_theta": 1e4}));
     spoiled(&["has no rope_parameters.factor"], "rope_parameters", json!({"rope_type": "linear"}));
+    spoiled(&["partial_rotary_factor"], "partial_rotary_factor", json!(0.5));
     refused(42, &["tuned/config.json", "not valid JSON"], |pair| drop(pair.write("tuned/config.json", "{")));
+}
+
+#[test]
+fn configs_of_other_families_that_cannot_be_meant() {
+    let spoiled = |case: &str, parts: &[&str], field: &str, value: serde_json::Value| {
+        let pair = Pair::copy(case);
+        pair.write("in.jsonl", rows(2));
+        pair.edit_json("base/config.json", |config| config[field] = value);
+        let mut all = vec!["base/config.json"];
+        all.extend(parts);
+        run(&mut pair.score(&["in.jsonl"])).expect(42, &all);
+    };
+    spoiled("mistral", &["sliding_window is \"wide\""], "sliding_window", json!("wide"));
+    spoiled("gemma2", &["layer_types", "list of 3"], "layer_types", json!(["full_attention"]));
+    let chunked = json!(["chunked_attention", "full_attention", "full_attention"]);
+    spoiled("gemma2", &["chunked_attention", "expected full_attention"], "layer_types", chunked);
+    spoiled("gemma2", &["use_bidirectional_attention"], "use_bidirectional_attention", json!(true));
+    let sliding = json!(vec!["sliding_attention"; 5]);
+    spoiled("smollm3", &["layer_types[0]", "no sliding_window"], "layer_types", sliding);
+    spoiled("smollm3", &["no_rope_layers", "list of 5"], "no_rope_layers", json!([1, 0]));
+    spoiled("phi3_longrope", &["rope_scaling.short_factor", "3 positive numbers"], "rope_scaling", {
+        json!({"type": "longrope", "short_factor": [1.0], "long_factor": [1.0, 1.0, 1.0]})
+    });
+    spoiled("phi3_longrope", &["partial_rotary_factor is 0.01"], "partial_rotary_factor", json!(0.01));
+    let nested = json!({"full_attention": {"rope_theta": 1e4, "rope_type": "default"}});
+    spoiled("qwen3", &["rope_parameters.full_attention", "one rotary embedding"], "rope_parameters", nested);
 }
 
 #[test]

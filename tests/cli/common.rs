@@ -19,7 +19,7 @@ pub fn golden(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
 }
 
-/// A folder with a copy of a golden pair (`base`, `tuned`) that a test may break.
+/// A folder with a copy of a golden pair (`base`, `tuned`, adapters) that a test may break.
 pub struct Pair {
     pub dir: tempfile::TempDir,
 }
@@ -27,7 +27,8 @@ pub struct Pair {
 impl Pair {
     pub fn copy(case: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for side in ["base", "tuned"] {
+        let has = |side: &&str| golden(case).join(side).exists();
+        for side in ["base", "tuned", "adapter", "base_adapter"].into_iter().filter(has) {
             fs::create_dir(dir.path().join(side)).unwrap();
             for entry in fs::read_dir(golden(case).join(side)).unwrap() {
                 let entry = entry.unwrap();
@@ -53,19 +54,34 @@ impl Pair {
         self.write(name, json.to_string());
     }
 
+    /// Rewrites the header of a safetensors file; `edit` gets it as JSON, the data stay.
+    pub fn edit_header(
+        &self,
+        name: &str,
+        edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),
+    ) {
+        let bytes = fs::read(self.path(name)).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut header: serde_json::Map<_, _> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        edit(&mut header);
+        let text = serde_json::to_vec(&header).unwrap();
+        let mut out = (text.len() as u64).to_le_bytes().to_vec();
+        out.extend(text);
+        out.extend(&bytes[8 + length..]);
+        self.write(name, out);
+    }
+
     /// `tuco score` with this pair, in its folder.
     pub fn score(&self, args: &[&str]) -> Command {
+        let mut command = self.run("score", &["--base", "base", "--tuned", "tuned"]);
+        command.args(["--threads", "2"]).args(args);
+        command
+    }
+
+    /// A subcommand, in the pair's folder.
+    pub fn run(&self, subcommand: &str, args: &[&str]) -> Command {
         let mut command = tuco();
-        command.current_dir(self.dir.path()).args([
-            "score",
-            "--base",
-            "base",
-            "--tuned",
-            "tuned",
-            "--threads",
-            "2",
-        ]);
-        command.args(args);
+        command.current_dir(self.dir.path()).arg(subcommand).args(args);
         command
     }
 }

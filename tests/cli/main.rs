@@ -1,5 +1,6 @@
 //! The command line as users meet it.
 
+mod adapters;
 mod checkpoints;
 mod common;
 mod reports;

@@ -1,0 +1,162 @@
+//! Adapters on the command line: what they are put on, and everything that can be wrong with them.
+
+use crate::common::{Pair, golden, rows, run};
+use serde_json::{Value, json};
+use std::fs;
+
+const CONFIG: &str = "adapter/adapter_config.json";
+const WEIGHTS: &str = "adapter/adapter_model.safetensors";
+
+/// Scores the prompts of a golden case and compares TuCo with its gold.
+#[track_caller]
+fn agrees(case: &str, args: &[&str]) {
+    let pair = Pair::copy(case);
+    let gold: Value = serde_json::from_slice(&fs::read(golden(case).join("gold.json")).unwrap()).unwrap();
+    let prompts = gold["prompts"].as_array().unwrap();
+    let lines: String = prompts.iter().map(|p| format!("{{\"token_ids\": {}}}\n", p["token_ids"])).collect();
+    pair.write("in.jsonl", lines);
+    let ran = run(pair.run("score", args).arg("in.jsonl")).expect(0, &[]);
+    for (row, prompt) in ran.rows().iter().zip(prompts) {
+        let (found, expected) = (row["tuco"].as_f64().unwrap(), prompt["tuco"].as_f64().unwrap());
+        assert!((found / expected - 1.0).abs() < 3e-6, "{found}, gold {expected}");
+    }
+}
+
+#[test]
+fn an_adapter_is_put_on_the_base_or_on_the_tuned_model() {
+    agrees("lora", &["--base", "base", "--adapter", "adapter"]);
+    agrees("lora", &["--base", "base", "--tuned", "base", "--adapter", "adapter"]);
+    agrees("lora", &["--adapter", "adapter"]); // its config names ./base
+    agrees("lora_on_tuned", &["--base", "base", "--tuned", "tuned", "--adapter", "adapter"]);
+    let both = ["--base", "base", "--base-adapter", "base_adapter", "--adapter", "adapter"];
+    agrees("lora_both_sides", &both);
+}
+
+#[test]
+fn the_same_adapter_on_both_sides_gives_exactly_zero() {
+    let pair = Pair::copy("lora");
+    pair.write("in.jsonl", rows(5));
+    let sides = ["--base", "base", "--base-adapter", "adapter", "--adapter", "adapter", "in.jsonl"];
+    for row in run(&mut pair.run("score", &sides)).expect(0, &[]).rows() {
+        assert_eq!((row["tuco"].as_f64(), row["ftc_l1"].as_f64()), (Some(0.0), Some(0.0)));
+    }
+}
+
+#[test]
+fn merging_rounds_and_is_another_run() {
+    let pair = Pair::copy("lora_light");
+    pair.write("in.jsonl", rows(4));
+    let score = |args: &[&str]| run(pair.run("score", &["--adapter", "adapter", "in.jsonl"]).args(args));
+    let unmerged = score(&[]).expect(0, &[]).rows();
+    let merged = score(&["--merge-adapter"]).expect(0, &[]).rows();
+    for (unmerged, merged) in unmerged.iter().zip(&merged) {
+        let [unmerged, merged] = [unmerged, merged].map(|row| row["ftc_l1"].as_f64().unwrap());
+        assert!((merged / unmerged - 1.0).abs() > 1e-3, "{merged} {unmerged}");
+    }
+    score(&["-o", "out.jsonl"]).expect(0, &[]);
+    score(&["-o", "out.jsonl", "--merge-adapter"]).expect(42, &["merge_adapter was false and is now true"]);
+}
+
+#[test]
+fn an_adapter_is_reported() {
+    let pair = Pair::copy("lora_light");
+    let ran = run(&mut pair.run("inspect", &["--adapter", "adapter"])).expect(0, &[]);
+    assert!(ran.stdout.contains("| adapter | none | adapter |"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("| self_attn.k_proj.weight | 3 of 3 | 0.00e0 |"), "{}", ran.stdout);
+}
+
+/// Breaks a copy of a case and scores with its adapter.
+#[track_caller]
+fn refused(code: i32, parts: &[&str], spoil: impl FnOnce(&Pair)) {
+    let pair = Pair::copy("lora");
+    pair.write("in.jsonl", rows(2));
+    spoil(&pair);
+    let args = ["--base", "base", "--adapter", "adapter", "in.jsonl", "-o", "out.jsonl"];
+    run(&mut pair.run("score", &args)).expect(code, parts);
+    assert!(!pair.path("out.jsonl").exists(), "an output was begun");
+}
+
+#[test]
+fn directories_that_are_no_adapters() {
+    refused(2, &["no PEFT adapter", "adapter_config.json"], |pair| {
+        fs::remove_file(pair.path(CONFIG)).unwrap()
+    });
+    refused(2, &["no adapter_model.safetensors"], |pair| fs::remove_file(pair.path(WEIGHTS)).unwrap());
+    refused(2, &["adapter_model.bin", "save_pretrained"], |pair| {
+        fs::rename(pair.path(WEIGHTS), pair.path("adapter/adapter_model.bin")).unwrap();
+    });
+    let pair = Pair::copy("lora");
+    let swapped = ["--base", "base", "--tuned", "adapter", "in.jsonl"];
+    run(&mut pair.run("score", &swapped)).expect(2, &["adapter is a PEFT adapter", "--adapter"]);
+    run(&mut pair.run("score", &["in.jsonl"])).expect(2, &["--base", "--tuned"]);
+}
+
+#[test]
+fn configs_that_cannot_be_read() {
+    let spoiled = |parts: &[&str], field: &'static str, value: Value| {
+        let mut all = vec![CONFIG];
+        all.extend(parts);
+        refused(42, &all, |pair| pair.edit_json(CONFIG, |config| config[field] = value));
+    };
+    spoiled(&["peft_type IA3", "known: LORA"], "peft_type", json!("IA3"));
+    spoiled(&["r 0", "positive number"], "r", json!(0));
+    spoiled(&["lora_alpha \"big\""], "lora_alpha", json!("big"));
+    spoiled(&["fan_in_fan_out"], "fan_in_fan_out", json!(true));
+    spoiled(&["layer_replication"], "layer_replication", json!([[0, 1], [0, 2]]));
+    spoiled(&["init_lora_weights \"pissa\""], "init_lora_weights", json!("pissa"));
+    spoiled(&["alpha_pattern"], "alpha_pattern", json!({"(q": 3}));
+    refused(42, &["rank 3", "says 5"], |pair| pair.edit_json(CONFIG, |config| config["r"] = json!(5)));
+    refused(42, &["use_dora", "lora_magnitude_vector"], |pair| {
+        pair.edit_json(CONFIG, |config| config["use_dora"] = json!(true));
+    });
+    let pair = Pair::copy("lora");
+    pair.edit_json(CONFIG, |config| config["base_model_name_or_path"] = json!("org/absent"));
+    let nameless = run(&mut pair.run("score", &["--adapter", "adapter", "in.jsonl"]));
+    nameless.expect(2, &["base_model_name_or_path", "org/absent", "hf download org/absent"]);
+}
+
+#[test]
+fn weights_that_do_not_fit() {
+    const A: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
+    const B: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight";
+    let renamed = |parts: &[&str], from: &'static str, to: &'static str| {
+        refused(42, parts, |pair| {
+            pair.edit_header(WEIGHTS, |header| {
+                let entry = header.remove(from).unwrap();
+                header.insert(to.into(), entry);
+            });
+        });
+    };
+    renamed(
+        &[WEIGHTS, "q_proj.lora_B.weight of shape None", "another model"],
+        B,
+        "base_model.model.x.lora_B.weight",
+    );
+    renamed(
+        &["adapts model.layers.0.attn.q, which the model does not have"],
+        A,
+        "base_model.model.model.layers.0.attn.q.lora_A.weight",
+    );
+    renamed(
+        &["whose name does not begin with base_model.model."],
+        A,
+        "model.layers.0.self_attn.q_proj.lora_A.weight",
+    );
+    renamed(
+        &["lora_embedding_A", "cannot be read yet"],
+        A,
+        "base_model.model.model.embed_tokens.lora_embedding_A",
+    );
+    refused(42, &["it was trained on another model"], |pair| {
+        for name in ["config.json", "model.safetensors"] {
+            let other = golden("llama_head_dim").join("base").join(name);
+            fs::copy(other, pair.path(&format!("base/{name}"))).unwrap();
+        }
+    });
+    refused(42, &[WEIGHTS, "NaN or infinite"], |pair| {
+        let mut bytes = fs::read(pair.path(WEIGHTS)).unwrap();
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        pair.write(WEIGHTS, bytes);
+    });
+}
