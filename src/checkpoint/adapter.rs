@@ -134,6 +134,8 @@ impl Adapter {
         for name in &names {
             let target = name.trim_start_matches(PREFIX);
             let target = target.replace(".base_layer.", ".");
+            // An adapter of a multimodal model may change the part for images too.
+            let Some(target) = model.own_name(&target) else { continue };
             if let Some(module) = target.strip_suffix(".lora_A.weight") {
                 if spec.is_scored(&format!("{module}.weight")) {
                     let update = self.update(name, module, model, config)?;
@@ -144,10 +146,9 @@ impl Adapter {
             } else if target.contains(".lora_embedding_") {
                 return Err(self.broken(format!("has tensor {name}: adapted embeddings cannot be read yet")));
             } else if target.contains(".lora_") {
-                let module = target.split(".lora_").next().unwrap_or_default();
-                let known = [".lora_B.weight", ".lora_magnitude_vector", ".lora_magnitude_vector.weight"];
-                let whole = names.contains(&format!("{PREFIX}{module}.lora_A.weight"));
-                if !whole || !known.iter().any(|ending| target == format!("{module}{ending}")) {
+                let (module, part) = name.split_once(".lora_").unwrap_or_default();
+                let known = ["B.weight", "magnitude_vector", "magnitude_vector.weight"].contains(&part);
+                if !known || !names.contains(&format!("{module}.lora_A.weight")) {
                     return Err(self.broken(format!("has tensor {name}, which belongs to no lora_A.weight")));
                 }
             } else if spec.is_scored(&target) {

@@ -15,7 +15,7 @@ pub use weights::Weights;
 
 use crate::{
     Error, Result,
-    model::{LayerTensor, ModelSpec, parse_config},
+    model::{LayerTensor, ModelSpec, parse_config, text_config},
     tensor::{Dtype, Tensor},
 };
 use serde_json::Value;
@@ -36,7 +36,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face model directory. With `dtype`, weights are read as if they had been stored in it.
+    /// Opens a Hugging Face model directory; of a multimodal model its text part. With `dtype`, weights are read as if they
+    /// had been stored in it.
     ///
     /// # Errors
     /// A sentence that names the file and the field or tensor: usage errors for paths that are not there, checkpoint
@@ -50,9 +51,14 @@ impl Checkpoint {
         }
         let config_path = dir.join("config.json");
         let config = read_json(&config_path)?;
-        let spec = parse_config(&config)
+        let text = text_config(&config);
+        let spec = parse_config(text.unwrap_or(&config))
             .map_err(|problem| Error::checkpoint(format!("{} {problem}", config_path.display())))?;
-        let weights = Arc::new(Weights::open(dir, dtype)?);
+        let mut weights = Weights::open(dir, dtype)?;
+        if text.is_some() {
+            weights.keep_text_part();
+        }
+        let weights = Arc::new(weights);
         let checkpoint = Self { dir: dir.to_path_buf(), weights, spec, adapter: None };
         checkpoint.check_layers()?;
         checkpoint.check_unknown()?;

@@ -23,6 +23,8 @@ pub struct Weights {
     tensors: BTreeMap<String, Entry>,
     /// What elements are rounded to when read; `None` leaves them as stored.
     rounded_to: Option<Dtype>,
+    /// The file holds a model of text and images, of which only the text part is here.
+    is_text_part: bool,
 }
 
 impl std::fmt::Debug for Weights {
@@ -98,7 +100,8 @@ impl Weights {
 
     /// Maps and validates files.
     pub fn map(paths: &[PathBuf]) -> Result<Self> {
-        let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new(), rounded_to: None };
+        let (files, tensors) = (Vec::new(), BTreeMap::new());
+        let mut weights = Self { files, tensors, rounded_to: None, is_text_part: false };
         for path in paths {
             let file = File::open(path).map_err(|error| Error::unreadable(path, &error))?;
             // SAFETY: a mapped checkpoint must not be changed while it is used; nobody rewrites checkpoints in place.
@@ -129,6 +132,18 @@ impl Weights {
             }
         }
         Ok(())
+    }
+
+    /// Keeps the tensors of the text model that is a part of this one, under the names that it has on its own.
+    pub fn keep_text_part(&mut self) {
+        self.is_text_part = true;
+        let tensors = std::mem::take(&mut self.tensors).into_iter();
+        self.tensors = tensors.filter_map(|(name, entry)| Some((text_name(&name)?, entry))).collect();
+    }
+
+    /// The name here of what another file calls `name`, if it is part of what is here.
+    pub fn own_name(&self, name: &str) -> Option<String> {
+        if self.is_text_part { text_name(name) } else { Some(name.to_owned()) }
     }
 
     /// A tensor of one or two dimensions of a type that can be computed with.
@@ -179,6 +194,18 @@ impl Weights {
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|(_, map)| map.len() as u64).sum()
     }
+}
+
+/// The name that a tensor of a multimodal model has in its text model: `language_model.model.layers…` (transformers 4) and
+/// `model.language_model.layers…` (5) are `model.layers…`.
+fn text_name(name: &str) -> Option<String> {
+    if let Some(rest) = name.strip_prefix("language_model.") {
+        return Some(rest.to_owned());
+    }
+    if let Some(rest) = name.strip_prefix("model.language_model.") {
+        return Some(format!("model.{rest}"));
+    }
+    name.starts_with("lm_head.").then(|| name.to_owned())
 }
 
 /// What a file that is no safetensors file may be.

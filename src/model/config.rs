@@ -5,7 +5,12 @@ use super::{
 };
 use serde_json::{Map, Value};
 
-/// Reads a parsed `config.json`.
+/// The text model's part of the `config.json` of a model of text and images.
+pub fn text_config(config: &Value) -> Option<&Value> {
+    config.get("text_config").filter(|text| text.is_object())
+}
+
+/// Reads a parsed `config.json`, or a part of one, of a text model.
 ///
 /// # Errors
 /// A sentence that names the field, what it holds and what was expected.

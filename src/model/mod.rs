@@ -7,7 +7,7 @@ mod fields;
 mod rope;
 mod rope_config;
 
-pub use config::parse_config;
+pub use config::{parse_config, text_config};
 pub use families::FAMILIES;
 pub use family::{Family, LayerTensor, WindowRule};
 pub use rope::{Rope, RopeScaling, RopeTable};

@@ -46,7 +46,11 @@ import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     Gemma2Config,
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GemmaConfig,
     GraniteConfig,
@@ -56,6 +60,7 @@ from transformers import (
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
+    SiglipVisionConfig,
     SmolLM3Config,
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, repeat_kv
@@ -88,6 +93,7 @@ class Case:
     adapter: dict | None = None  # fields of `LoraConfig`; without `tuned_too` the adapter is all that tuning did
     base_adapter: dict | None = None
     tuned_too: bool = False
+    with_images: bool = False  # saved as the text part of a Gemma 3 for text and images
     matrix_std: float = 0.2
     lengths: tuple = (1, 2, 7, 19, 40, 65)
 
@@ -226,6 +232,17 @@ CASES = {
         },
         base_form="v4",
         tuned_form="v4",
+    ),
+    "gemma3_with_images": Case(
+        shape(20, 4, 2, 25, 6, 61, head_dim=8, sliding_window=10, query_pre_attn_scalar=8),
+        0.05,
+        Gemma3TextConfig,
+        rope={
+            "full_attention": {"rope_type": "default", "rope_theta": 500000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        },
+        adapter=dict(r=2, lora_alpha=2, target_modules="all-linear"),
+        with_images=True,
     ),
     "qwen2": Case(shape(32, 4, 2, 43, 2, 75, tie_word_embeddings=True), 0.1, Qwen2Config, base_form="v4"),
     "qwen2_window": Case(
@@ -441,8 +458,11 @@ def make_checkpoints(name, case):
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     folder = HERE / name
     base = make_base(case, generator)
-    save(base, folder / "base", case.base_form, case.base_shard)
-    check_config(folder / "base", config_of(case, "base"))
+    if case.with_images:
+        save(with_images(base), folder / "base", case.base_form, case.base_shard)
+    else:
+        save(base, folder / "base", case.base_form, case.base_shard)
+        check_config(folder / "base", config_of(case, "base"))
     if not case.adapter or case.tuned_too:
         tuned = make_tuned(case, base, generator)
         save(tuned, folder / "tuned", case.tuned_form, case.tuned_shard)
@@ -452,8 +472,21 @@ def make_checkpoints(name, case):
             make_adapter(folder, which, case, config, generator)
 
 
+def with_images(text):
+    """A Gemma 3 for text and images whose text part is `text`."""
+    vision = SiglipVisionConfig(
+        hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1, image_size=4, patch_size=4
+    )
+    torch.manual_seed(0)
+    config = Gemma3Config(text_config=text.config, vision_config=vision, mm_tokens_per_image=1, image_token_index=60)
+    model = Gemma3ForConditionalGeneration(config).to(text.dtype)
+    model.model.language_model.load_state_dict(text.model.state_dict())
+    return model
+
+
 def make_adapter(folder, which, case, config, generator):
-    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    auto = AutoModelForImageTextToText if case.with_images else AutoModelForCausalLM
+    model = auto.from_pretrained(folder / "base", dtype=torch.float32)
     model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **config))
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -467,7 +500,10 @@ def make_adapter(folder, which, case, config, generator):
     model.save_pretrained(folder / which)
     (folder / which / "README.md").unlink()
     path = folder / which / "adapter_config.json"
-    path.write_text(path.read_text().replace(str(folder), "."))
+    written = json.loads(path.read_text().replace(str(folder), "."))
+    if isinstance(written["target_modules"], list):
+        written["target_modules"].sort()  # a set, in the order of this run's hashes
+    path.write_text(json.dumps(written, indent=1) + "\n")
     for file in path.parent.iterdir():
         file.chmod(0o644)
 
@@ -475,12 +511,17 @@ def make_adapter(folder, which, case, config, generator):
 # ------------------------------------------------------------------------------------------------------------ the gold values
 
 
-def load(folder, adapter=None):
-    """A model in float64, with an adapter merged in float64."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+def load(folder, case, adapter=None):
+    """A model in float64, with an adapter merged in float64; of one with images the text part."""
+    auto = AutoModelForImageTextToText if case.with_images else AutoModelForCausalLM
+    model = auto.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
     if adapter:
         model = peft.PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
         model = model.to(torch.float64).merge_and_unload()
+    if case.with_images:
+        text = Gemma3ForCausalLM(model.config.text_config)
+        text.model, text.lm_head = model.model.language_model, model.lm_head
+        model = text
     return model.eval()
 
 
@@ -488,8 +529,8 @@ def load_pair(name, case):
     folder = HERE / name
     tuned = folder / ("tuned" if case.tuned_too or not case.adapter else "base")
     return (
-        load(folder / "base", folder / "base_adapter" if case.base_adapter else None),
-        load(tuned, folder / "adapter" if case.adapter else None),
+        load(folder / "base", case, folder / "base_adapter" if case.base_adapter else None),
+        load(tuned, case, folder / "adapter" if case.adapter else None),
     )
 
 
