@@ -27,7 +27,7 @@ fn slices(prompts: &[Vec<u32>]) -> Vec<&[u32]> {
 }
 
 /// A case of every family, for what has to hold in all of them.
-const FAMILIES: [&str; 12] = [
+const FAMILIES: [&str; 14] = [
     "llama_gqa_tied_bf16",
     "mistral",
     "gemma",
@@ -40,6 +40,8 @@ const FAMILIES: [&str; 12] = [
     "olmo2",
     "granite",
     "smollm3",
+    "mixtral",
+    "qwen3_moe",
 ];
 
 #[test]
@@ -188,13 +190,13 @@ impl Random {
         let embedding: Vec<f32> = (0..spec.vocab_size * spec.hidden_size).map(|_| random()).collect();
         let mut tensors = Twin::new(Vec::new(), Vec::new());
         for layer in 0..spec.num_hidden_layers {
-            for (tensor, _) in spec.family.layer_tensors {
-                let Some((rows, cols)) = tensor.shape(&spec) else { continue };
+            for tensor in spec.layer_tensors(layer) {
+                let (rows, cols) = tensor.shape(&spec, layer).unwrap();
                 let scale = if tensor.is_vector() { 1.0 } else { 2.0 / (cols as f32).sqrt() };
                 let pt: Vec<f32> = (0..rows * cols).map(|_| random() * scale).collect();
                 let ft: Vec<f32> = pt.iter().map(|v| v + random() * scale * noise).collect();
-                tensors.pt.push((layer, *tensor, bytes(&pt)));
-                tensors.ft.push((layer, *tensor, bytes(&ft)));
+                tensors.pt.push((layer, tensor, bytes(&pt)));
+                tensors.ft.push((layer, tensor, bytes(&ft)));
             }
         }
         Self { spec, embedding: bytes(&embedding), tensors }
@@ -212,7 +214,7 @@ impl PairWeights for Random {
     }
 
     fn layer_tensor(&self, branch: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
-        let (rows, cols) = tensor.shape(&self.spec)?;
+        let (rows, cols) = tensor.shape(&self.spec, layer)?;
         let found = self.tensors.get(branch).iter().find(|(l, t, _)| (*l, *t) == (layer, tensor));
         let bytes = &found.expect("made for every layer").2;
         Some(Tensor::stored(Dtype::F32, rows, cols, bytes))

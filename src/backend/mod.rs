@@ -206,6 +206,12 @@ pub trait Backend: Sync {
     /// `x += a`, of one shape.
     fn accumulate(&self, a: &Self::Mat, x: &mut Self::Mat);
 
+    /// `out[i] = a[rows[i]]`.
+    fn gather(&self, a: &Self::Mat, rows: &[usize], out: &mut Self::Mat);
+
+    /// `x[rows[i]] += factors[i] · a[i]`; no row comes twice.
+    fn scatter_add(&self, a: &Self::Mat, rows: &[usize], factors: &[f64], x: &mut Self::Mat);
+
     /// `x = factor · x`.
     fn scale(&self, x: &mut Self::Mat, factor: f64);
 

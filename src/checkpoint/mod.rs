@@ -92,13 +92,14 @@ impl Checkpoint {
 
     /// A tensor of a layer; `None` where the model has no such tensor.
     pub fn layer_tensor(&self, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
-        let (rows, _) = tensor.shape(&self.spec)?;
+        let (rows, _) = tensor.shape(&self.spec, layer)?;
         let stored = self.tensor(&self.spec.family.layer_tensor_name(layer, tensor)?)?;
         if tensor.is_vector() {
             return Some(stored);
         }
         let before = self.spec.family.fused_with(tensor).take_while(|other| *other != tensor);
-        let first: usize = before.filter_map(|other| other.shape(&self.spec)).map(|(rows, _)| rows).sum();
+        let first: usize =
+            before.filter_map(|other| other.shape(&self.spec, layer)).map(|(rows, _)| rows).sum();
         Some(stored.row_range(first..first + rows))
     }
 
@@ -138,11 +139,11 @@ impl Checkpoint {
 
     fn check_layers(&self) -> Result<()> {
         for layer in 0..self.spec.num_hidden_layers {
-            for (tensor, _) in self.spec.family.layer_tensors {
-                let Some((_, cols)) = tensor.shape(&self.spec) else { continue };
-                let fused = self.spec.family.fused_with(*tensor);
-                let rows = fused.filter_map(|tensor| tensor.shape(&self.spec)).map(|(rows, _)| rows).sum();
-                let name = self.spec.family.layer_tensor_name(layer, *tensor).expect("listed by the family");
+            for tensor in self.spec.layer_tensors(layer) {
+                let shape = |tensor: LayerTensor| tensor.shape(&self.spec, layer);
+                let (_, cols) = shape(tensor).expect("the layer has it");
+                let rows = self.spec.family.fused_with(tensor).filter_map(shape).map(|(rows, _)| rows).sum();
+                let name = self.spec.family.layer_tensor_name(layer, tensor).expect("listed by the family");
                 let (vector, matrix) = ([cols], [rows, cols]);
                 self.checked(&name, if tensor.is_vector() { &vector } else { &matrix })?;
             }

@@ -92,14 +92,12 @@ impl PairWeights for Pair {
     }
 
     fn is_shared(&self, layer: usize, tensor: LayerTensor) -> bool {
-        tensor.shape(&self.checkpoints.ft.spec).is_none() || self.shared.contains(&(layer, tensor))
+        tensor.shape(&self.checkpoints.ft.spec, layer).is_none() || self.shared.contains(&(layer, tensor))
     }
 }
 
 fn layer_tensors(spec: &ModelSpec) -> impl Iterator<Item = (usize, LayerTensor)> {
-    let tensors = spec.family.layer_tensors.iter().map(|(tensor, _)| *tensor);
-    let tensors: Vec<_> = tensors.filter(|tensor| tensor.shape(spec).is_some()).collect();
-    (0..spec.num_hidden_layers).flat_map(move |layer| tensors.clone().into_iter().map(move |t| (layer, t)))
+    (0..spec.num_hidden_layers).flat_map(|layer| spec.layer_tensors(layer).map(move |tensor| (layer, tensor)))
 }
 
 fn check_shapes(checkpoints: &Twin<Checkpoint>) -> Result<()> {

@@ -1,6 +1,9 @@
 //! One layer, written once for all modes: its weights, and what twin rows and context rows do in it.
 
-use super::workspace::{ContextSpace, TwinSpace};
+use super::{
+    experts::{Expert, Experts},
+    workspace::{ContextSpace, TwinSpace},
+};
 use crate::{
     backend::{Attended, AttentionShape, Backend, Linear, Norm, RopeOf, Rows, Sequence},
     model::{Activation, LayerTensor, ModelSpec, PairWeights},
@@ -18,14 +21,17 @@ pub struct Block<'w, B: Backend> {
     attention_output: Linear<B::Weight<'w>>,
     attention_post_norm: Option<Norm<B::Weight<'w>>>,
     mlp_norm: Option<Norm<B::Weight<'w>>>,
-    gate: Linear<B::Weight<'w>>,
-    up: Linear<B::Weight<'w>>,
-    down: Linear<B::Weight<'w>>,
+    mlp: Mlp<'w, B>,
     mlp_post_norm: Option<Norm<B::Weight<'w>>>,
     residual_multiplier: f64,
     activation: Activation,
     shape: AttentionShape,
     rope: Option<RopeOf>,
+}
+
+enum Mlp<'w, B: Backend> {
+    One(Expert<'w, B>),
+    Experts(Experts<'w, B>),
 }
 
 /// A layer of a pair.
@@ -56,7 +62,7 @@ impl<'w, B: Backend> Layer<'w, B> {
         };
         let same_block = same_keys
             && same_numbers(spec.pt) == same_numbers(spec.ft)
-            && spec.ft.family.layer_tensors.iter().all(|(tensor, _)| weights.is_shared(index, *tensor));
+            && spec.ft.layer_tensors(index).all(|tensor| weights.is_shared(index, tensor));
         let blocks = Twin::new((Branch::Pt, spec.pt), (Branch::Ft, spec.ft))
             .map(|(branch, spec)| Block::load(backend, weights, branch, spec, index));
         let is_last = index + 1 == spec.ft.num_hidden_layers;
@@ -128,6 +134,7 @@ impl<'w, B: Backend> Block<'w, B> {
         let optional = |tensor| weights.layer_tensor(branch, index, tensor).map(|t| backend.weight(t));
         let required = |tensor| optional(tensor).expect("a checked model has all its tensors");
         let linear = |weight, bias| Linear { weight: required(weight), bias: optional(bias) };
+        let plain = |weight| Linear { weight: required(weight), bias: None };
         let norm = |tensor| {
             let offset = if spec.family.norms_add_one { 1.0 } else { 0.0 };
             optional(tensor).map(|weight| Norm { weight, offset, eps: spec.rms_norm_eps })
@@ -143,9 +150,24 @@ impl<'w, B: Backend> Block<'w, B> {
             attention_output: linear(AttentionOutput, AttentionOutputBias),
             attention_post_norm: norm(AttentionPostNorm),
             mlp_norm: norm(MlpNorm),
-            gate: linear(Gate, GateBias),
-            up: linear(Up, UpBias),
-            down: linear(Down, DownBias),
+            mlp: match spec.experts.as_ref().filter(|_| layer.has_experts) {
+                None => Mlp::One(Expert {
+                    gate: linear(Gate, GateBias),
+                    up: linear(Up, UpBias),
+                    down: linear(Down, DownBias),
+                }),
+                Some(experts) => Mlp::Experts(Experts {
+                    router: plain(Router),
+                    experts: (0..experts.count as u16)
+                        .map(|expert| Expert {
+                            gate: plain(ExpertGate(expert)),
+                            up: plain(ExpertUp(expert)),
+                            down: plain(ExpertDown(expert)),
+                        })
+                        .collect(),
+                    spec: experts.clone(),
+                }),
+            },
             mlp_post_norm: norm(MlpPostNorm),
             residual_multiplier: spec.residual_multiplier,
             activation: spec.hidden_act,
@@ -223,18 +245,25 @@ impl<'w, B: Backend> Block<'w, B> {
         backend.head_values(means, &self.value, &self.shape, pack.first_twin, &mut twin.heads);
     }
 
-    /// After attention: the block's output `f(x)` for all twin rows `x[R, D]`.
-    pub fn finish_twin(&self, backend: &B, x: &B::Mat, space: &mut TwinSpace<B::Mat>) {
-        let TwinSpace { normed, heads, stream, hidden, output, .. } = space;
+    /// After attention: the block's output `f(x)` for all `rows` twin rows `x[R, D]`.
+    pub fn finish_twin(&self, backend: &B, x: &B::Mat, rows: usize, space: &mut TwinSpace<B::Mat>) {
+        let TwinSpace { normed, heads, stream, hidden, experts: expert_space, output, .. } = space;
         backend.linear(heads, &self.attention_output, stream);
         self.finish_branch(backend, stream, self.attention_post_norm.as_ref(), output);
         backend.add(x, output, stream);
         norm_or_copy(backend, stream, self.mlp_norm.as_ref(), normed);
-        backend.gated(normed, &self.gate, &self.up, self.activation, hidden);
+        let Expert { gate, up, down } = match &self.mlp {
+            Mlp::One(mlp) => mlp,
+            Mlp::Experts(experts) => {
+                let expert_space = expert_space.as_mut().expect("made for models with experts");
+                return experts.add(backend, self.activation, normed, rows, expert_space, output);
+            }
+        };
+        backend.gated(normed, gate, up, self.activation, hidden);
         if self.writes_plainly(self.mlp_post_norm.as_ref()) {
-            backend.linear_add(hidden, &self.down, output);
+            backend.linear_add(hidden, down, output);
         } else {
-            backend.linear(hidden, &self.down, stream);
+            backend.linear(hidden, down, stream);
             self.finish_branch(backend, stream, self.mlp_post_norm.as_ref(), normed);
             backend.accumulate(normed, output);
         }
@@ -267,7 +296,8 @@ impl<'w, B: Backend> Block<'w, B> {
         sequences: &[Sequence],
         space: &mut ContextSpace<B::Mat>,
     ) {
-        let ContextSpace { normalized, normed, keys, values, heads, hidden, .. } = space;
+        let ContextSpace { normalized, normed, keys, values, heads, hidden, experts: expert_space, .. } =
+            space;
         let mut write = |a: &B::Mat, w, post_norm: Option<&_>, normed: &mut B::Mat, x: &mut B::Mat| {
             if self.writes_plainly(post_norm) {
                 backend.linear_add(a, w, x);
@@ -286,8 +316,17 @@ impl<'w, B: Backend> Block<'w, B> {
         backend.attention(heads, keys, values, sequences, &self.shape);
         write(heads, &self.attention_output, self.attention_post_norm.as_ref(), normed, x);
         norm_or_copy(backend, x, self.mlp_norm.as_ref(), normed);
-        backend.gated(normed, &self.gate, &self.up, self.activation, hidden);
-        write(hidden, &self.down, self.mlp_post_norm.as_ref(), normed, x);
+        match &self.mlp {
+            Mlp::One(Expert { gate, up, down }) => {
+                backend.gated(normed, gate, up, self.activation, hidden);
+                write(hidden, down, self.mlp_post_norm.as_ref(), normed, x);
+            }
+            Mlp::Experts(experts) => {
+                let expert_space = expert_space.as_mut().expect("made for models with experts");
+                let rows = sequences.iter().map(|sequence| sequence.context.len()).sum();
+                experts.add(backend, self.activation, normed, rows, expert_space, x);
+            }
+        }
     }
 }
 

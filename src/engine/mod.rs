@@ -9,6 +9,7 @@
 //! branches, by the same code in the same order, so that equal weights give exactly equal results). Nobody attends to
 //! the last token, so a scored prompt has one twin row and its other tokens are context.
 
+mod experts;
 mod layer;
 mod pack;
 mod plain;

@@ -30,7 +30,7 @@ fn plain_layer<B: Backend>(
     workspace: &mut Workspace<B::Mat>,
     observer: Observer<'_>,
 ) -> ControlFlow<()> {
-    let Batch { sequences, packs, twin, .. } = batch;
+    let Batch { sequences, packs, twin, twin_rows } = batch;
     let block = layer.blocks.get(branch);
     block.start_twin(backend, twin, sequences, &mut workspace.twin.ft);
     for pack in packs {
@@ -46,7 +46,7 @@ fn plain_layer<B: Backend>(
         observer(pack.tokens() as f64)?;
     }
     let space = &mut workspace.twin.ft;
-    block.finish_twin(backend, twin, space);
+    block.finish_twin(backend, twin, *twin_rows, space);
     backend.add(twin, &space.output, &mut space.stream);
     std::mem::swap(twin, &mut space.stream);
     ControlFlow::Continue(())

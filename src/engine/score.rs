@@ -72,10 +72,10 @@ fn score_twin<B: Backend>(
     workspace: &mut Workspace<B::Mat>,
     sums: &mut B::Sums,
 ) -> Vec<RunningL1> {
-    let (twin, space) = (&mut batch.twin, &mut workspace.twin);
-    layer.blocks.ft.finish_twin(backend, twin, &mut space.ft);
+    let (twin, rows, space) = (&mut batch.twin, batch.twin_rows, &mut workspace.twin);
+    layer.blocks.ft.finish_twin(backend, twin, rows, &mut space.ft);
     if !layer.same_block {
-        layer.blocks.pt.finish_twin(backend, twin, &mut space.pt);
+        layer.blocks.pt.finish_twin(backend, twin, rows, &mut space.pt);
     }
     let f_pt = (!layer.same_block).then_some(&space.pt.output);
     backend.contribution(f_pt, &space.ft.output, twin, sums)

@@ -23,6 +23,7 @@ pub struct ContextSpace<M> {
     pub heads: M,
     /// Inside of the MLP, `[C, F]`.
     pub hidden: M,
+    pub experts: Option<ExpertSpace<M>>,
 }
 
 /// Matrices of the twin rows in one branch.
@@ -37,7 +38,18 @@ pub struct TwinSpace<M> {
     pub stream: M,
     /// Inside of the MLP, `[R, F]`.
     pub hidden: M,
+    pub experts: Option<ExpertSpace<M>>,
     /// The block's output, `[R, D]`.
+    pub output: M,
+}
+
+/// Matrices of the rows that go through experts.
+pub struct ExpertSpace<M> {
+    /// Router logits of all rows, `[rows, experts]`.
+    pub logits: M,
+    /// The rows of one expert: what it gets, its inside, what it gives.
+    pub chosen: M,
+    pub hidden: M,
     pub output: M,
 }
 
@@ -56,6 +68,14 @@ impl<M> Workspace<M> {
         let (q, k) = (spec.query_width(), spec.key_width());
         let context = |cols: usize| backend.zeros(Rows::Context, 0, cols);
         let twin = |cols: usize| backend.zeros(Rows::Twin, twin_rows, cols);
+        let experts = |kind: Rows| {
+            spec.experts.as_ref().map(|experts| ExpertSpace {
+                logits: backend.zeros(kind, 0, experts.count),
+                chosen: backend.zeros(kind, 0, d),
+                hidden: backend.zeros(kind, 0, experts.intermediate_size),
+                output: backend.zeros(kind, 0, d),
+            })
+        };
         let twin_space = || TwinSpace {
             normed: twin(d),
             queries: twin(q),
@@ -63,18 +83,20 @@ impl<M> Workspace<M> {
             heads: twin(q),
             stream: twin(d),
             hidden: twin(f),
+            experts: experts(Rows::Twin),
             output: twin(d),
         };
         Self {
             context: ContextSpace {
                 normalized: context(d),
                 normed: context(d),
-                raw_keys: context(if LayerTensor::KeyNorm.shape(spec).is_some() { k } else { 0 }),
+                raw_keys: context(if LayerTensor::KeyNorm.shape(spec, 0).is_some() { k } else { 0 }),
                 keys: context(k),
                 key_difference: context(k),
                 values: context(k),
                 heads: context(q),
                 hidden: context(f),
+                experts: experts(Rows::Context),
             },
             twin: Twin::new(twin_space(), twin_space()),
             means: backend.zeros(Rows::Twin, 0, spec.num_attention_heads * d),
@@ -83,8 +105,9 @@ impl<M> Workspace<M> {
 
     /// Makes room for a pack's context rows and the means of its twin rows.
     pub fn fit<B: Backend<Mat = M>>(&mut self, backend: &B, context_rows: usize, twin_rows: usize) {
-        let ContextSpace { normalized, normed, raw_keys, keys, key_difference, values, heads, hidden } =
-            &mut self.context;
+        let ContextSpace {
+            normalized, normed, raw_keys, keys, key_difference, values, heads, hidden, ..
+        } = &mut self.context;
         for mat in [normalized, normed, raw_keys, keys, key_difference, values, heads, hidden] {
             backend.resize(mat, context_rows);
         }

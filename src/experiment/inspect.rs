@@ -43,9 +43,9 @@ pub fn report(pair: &Pair) -> String {
     for ((layer, tensor), change) in all.iter().zip(&changes) {
         total.merge(*change);
         by_layer.entry(*layer).or_default().merge(*change);
-        match by_tensor.iter_mut().find(|(kind, _)| kind == tensor) {
+        match by_tensor.iter_mut().find(|(kind, _)| *kind == tensor.listed()) {
             Some((_, sum)) => sum.merge(*change),
-            None => by_tensor.push((*tensor, *change)),
+            None => by_tensor.push((tensor.listed(), *change)),
         }
     }
     let family = pair.spec().ft.family;
@@ -58,7 +58,7 @@ pub fn report(pair: &Pair) -> String {
     );
     text += "\n| tensor | identical | relative change |\n|---|---:|---:|\n";
     for (tensor, change) in &by_tensor {
-        let name = family.layer_tensors.iter().find(|(kind, _)| kind == tensor).map_or("", |(_, name)| name);
+        let name = family.suffix(*tensor).unwrap_or_default();
         text +=
             &format!("| {name} | {} of {} | {:.2e} |\n", change.identical, change.tensors, change.relative());
     }
@@ -93,9 +93,23 @@ fn change(pair: &Pair, layer: usize, tensor: LayerTensor) -> Change {
 
 /// Weights of the blocks and of the embedding.
 fn parameters(spec: &ModelSpec) -> usize {
-    let shapes = spec.family.layer_tensors.iter().filter_map(|(tensor, _)| tensor.shape(spec));
-    let layer: usize = shapes.map(|(rows, cols)| rows * cols).sum();
-    layer * spec.num_hidden_layers + spec.vocab_size * spec.hidden_size
+    let elements =
+        |(layer, tensor): (usize, LayerTensor)| tensor.shape(spec, layer).map_or(0, |(r, c)| r * c);
+    all_tensors(spec).map(elements).sum::<usize>() + spec.vocab_size * spec.hidden_size
+}
+
+fn all_tensors(spec: &ModelSpec) -> impl Iterator<Item = (usize, LayerTensor)> {
+    (0..spec.num_hidden_layers).flat_map(|layer| spec.layer_tensors(layer).map(move |tensor| (layer, tensor)))
+}
+
+/// Operations of a token in all layers' products; of experts in as many as it goes through.
+fn products(spec: &ModelSpec) -> f64 {
+    let share = spec.experts.as_ref().map_or(1.0, |experts| experts.per_token as f64 / experts.count as f64);
+    let operations = |(layer, tensor): (usize, LayerTensor)| {
+        let (rows, cols) = tensor.shape(spec, layer).unwrap_or_default();
+        2.0 * (rows * cols) as f64 * if tensor.expert().is_some() { share } else { 1.0 }
+    };
+    all_tensors(spec).filter(|(_, tensor)| !tensor.is_vector()).map(operations).sum()
 }
 
 fn models(pair: &Pair) -> String {
@@ -139,9 +153,7 @@ fn models(pair: &Pair) -> String {
 fn cost(pair: &Pair) -> String {
     let spec = pair.spec().ft;
     let layers = spec.num_hidden_layers as f64;
-    let matrices = spec.family.layer_tensors.iter().filter(|(tensor, _)| !tensor.is_vector());
-    let layer: f64 =
-        matrices.filter_map(|(tensor, _)| tensor.shape(spec)).map(|(r, c)| 2.0 * (r * c) as f64).sum();
+    let layer = products(spec) / layers;
     let keys = 2.0 * (spec.key_width() * spec.hidden_size) as f64;
     let means = 4.0 * (spec.num_attention_heads * spec.hidden_size) as f64;
     let mut text =

@@ -1,7 +1,8 @@
 //! `config.json` → [`ModelSpec`].
 
 use super::{
-    Activation, FAMILIES, Family, LayerSpec, ModelSpec, WindowRule, fields::Fields, rope_config::ropes_of,
+    Activation, ExpertsSpec, FAMILIES, Family, LayerSpec, ModelSpec, WindowRule, fields::Fields,
+    rope_config::ropes_of,
 };
 use serde_json::{Map, Value};
 
@@ -80,6 +81,7 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
         attn_logit_softcapping: known_number("attn_logit_softcapping")?.filter(|cap| *cap > 0.0),
         embedding_multiplier: known_number("embedding_multiplier")?.unwrap_or(1.0) * scaled_embedding,
         residual_multiplier: known_number("residual_multiplier")?.unwrap_or(1.0),
+        experts: experts_of(&config)?,
         layers: layers_of(&config, family, num_hidden_layers, ropes.sliding.is_some())?,
         ropes: std::iter::once(ropes.full).chain(ropes.sliding).collect(),
     })
@@ -148,6 +150,7 @@ fn layers_of(
         }
     };
     let explicit = config.known("layer_types").is_some();
+    let has_experts = sparse_layers(config, num_hidden_layers)?;
     (0..num_hidden_layers)
         .map(|layer| {
             let sliding = is_sliding[layer] && (window.is_some() || explicit);
@@ -159,9 +162,50 @@ fn layers_of(
             Ok(LayerSpec {
                 sliding_window: window.filter(|_| sliding),
                 rope: has_rope[layer].then_some(usize::from(sliding && has_sliding_rope)),
+                has_experts: has_experts[layer],
             })
         })
         .collect()
+}
+
+/// `num_local_experts` or, as Qwen's configs have it, `num_experts`.
+fn experts_of(config: &Fields) -> Result<Option<ExpertsSpec>, String> {
+    let field = if config.known("num_experts").is_some() { "num_experts" } else { "num_local_experts" };
+    if config.known(field).is_none() {
+        return Ok(None);
+    }
+    let (count, per_token) = (config.size(field)?, config.size("num_experts_per_tok")?);
+    if per_token > count || count > usize::from(u16::MAX) {
+        return Err(format!("num_experts_per_tok is {per_token}, but {field} is {count}"));
+    }
+    let width = if config.known("moe_intermediate_size").is_some() {
+        "moe_intermediate_size"
+    } else {
+        "intermediate_size"
+    };
+    Ok(Some(ExpertsSpec {
+        count,
+        per_token,
+        normalize: config.flag("norm_topk_prob")?.unwrap_or(true),
+        intermediate_size: config.size(width)?,
+    }))
+}
+
+/// Which layers have experts: every `decoder_sparse_step`-th, but none of `mlp_only_layers`.
+fn sparse_layers(config: &Fields, num_hidden_layers: usize) -> Result<Vec<bool>, String> {
+    if experts_of(config)?.is_none() {
+        return Ok(vec![false; num_hidden_layers]);
+    }
+    let step = config.size_or("decoder_sparse_step", 1)?;
+    let dense: Vec<u64> = match config.known("mlp_only_layers") {
+        None => Vec::new(),
+        Some(list) => list
+            .as_array()
+            .and_then(|list| list.iter().map(Value::as_u64).collect())
+            .ok_or_else(|| format!("mlp_only_layers is {list}, expected a list of layers"))?,
+    };
+    let is_sparse = |layer: usize| (layer + 1).is_multiple_of(step) && !dense.contains(&(layer as u64));
+    Ok((0..num_hidden_layers).map(is_sparse).collect())
 }
 
 fn layer_types(types: &Value, num_hidden_layers: usize) -> Result<Vec<bool>, String> {

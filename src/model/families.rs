@@ -8,8 +8,21 @@ use super::family::{
 };
 
 /// All families.
-pub static FAMILIES: &[&Family] =
-    &[&LLAMA, &MISTRAL, &GEMMA, &GEMMA2, &GEMMA3_TEXT, &QWEN2, &QWEN3, &PHI3, &OLMO2, &GRANITE, &SMOLLM3];
+pub static FAMILIES: &[&Family] = &[
+    &LLAMA,
+    &MISTRAL,
+    &GEMMA,
+    &GEMMA2,
+    &GEMMA3_TEXT,
+    &QWEN2,
+    &QWEN3,
+    &PHI3,
+    &OLMO2,
+    &GRANITE,
+    &SMOLLM3,
+    &MIXTRAL,
+    &QWEN3_MOE,
+];
 
 const OTHER_TENSORS: &[&str] = &["model.norm.weight", "lm_head.weight"];
 
@@ -291,6 +304,61 @@ static SMOLLM3: Family = Family {
         "rope_theta": 2e6, "attention_bias": false, "mlp_bias": false, "no_rope_layers": null,
         "no_rope_layer_interval": 4, "use_sliding_window": false, "sliding_window": null, "layer_types": null}"#,
     window_rule: WindowRule::WithoutRope,
+    ..LIKE_LLAMA
+};
+
+const MIXTRAL_TENSORS: &[(LayerTensor, &str)] = &[
+    (AttentionNorm, "input_layernorm.weight"),
+    (Query, "self_attn.q_proj.weight"),
+    (Key, "self_attn.k_proj.weight"),
+    (Value, "self_attn.v_proj.weight"),
+    (AttentionOutput, "self_attn.o_proj.weight"),
+    (MlpNorm, "post_attention_layernorm.weight"),
+    (Router, "block_sparse_moe.gate.weight"),
+    (ExpertGate(0), "block_sparse_moe.experts.{expert}.w1.weight"),
+    (ExpertUp(0), "block_sparse_moe.experts.{expert}.w3.weight"),
+    (ExpertDown(0), "block_sparse_moe.experts.{expert}.w2.weight"),
+];
+
+/// Mixtral 8x7B and 8x22B (modeling_mixtral.py).
+static MIXTRAL: Family = Family {
+    model_type: "mixtral",
+    layer_tensors: MIXTRAL_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 131072, "hidden_act": "silu", "num_key_value_heads": 8,
+        "rope_theta": 1e6, "sliding_window": null, "num_local_experts": 8, "num_experts_per_tok": 2}"#,
+    ..LIKE_LLAMA
+};
+
+const QWEN3_MOE_TENSORS: &[(LayerTensor, &str)] = &[
+    (AttentionNorm, "input_layernorm.weight"),
+    (Query, "self_attn.q_proj.weight"),
+    (Key, "self_attn.k_proj.weight"),
+    (Value, "self_attn.v_proj.weight"),
+    (QueryBias, "self_attn.q_proj.bias"),
+    (KeyBias, "self_attn.k_proj.bias"),
+    (ValueBias, "self_attn.v_proj.bias"),
+    (QueryNorm, "self_attn.q_norm.weight"),
+    (KeyNorm, "self_attn.k_norm.weight"),
+    (AttentionOutput, "self_attn.o_proj.weight"),
+    (AttentionOutputBias, "self_attn.o_proj.bias"),
+    (MlpNorm, "post_attention_layernorm.weight"),
+    (Gate, "mlp.gate_proj.weight"),
+    (Up, "mlp.up_proj.weight"),
+    (Down, "mlp.down_proj.weight"),
+    (Router, "mlp.gate.weight"),
+    (ExpertGate(0), "mlp.experts.{expert}.gate_proj.weight"),
+    (ExpertUp(0), "mlp.experts.{expert}.up_proj.weight"),
+    (ExpertDown(0), "mlp.experts.{expert}.down_proj.weight"),
+];
+
+/// Qwen 3 with experts (modeling_qwen3_moe.py); some layers may have one MLP.
+static QWEN3_MOE: Family = Family {
+    model_type: "qwen3_moe",
+    layer_tensors: QWEN3_MOE_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 4,
+        "attention_bias": false, "use_sliding_window": false, "sliding_window": 4096, "num_experts": null,
+        "num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": false,
+        "decoder_sparse_step": 1, "mlp_only_layers": null}"#,
     ..LIKE_LLAMA
 };
 

@@ -25,6 +25,11 @@ pub enum LayerTensor {
     GateBias,
     UpBias,
     DownBias,
+    /// Chooses experts, where a layer has those in the place of one MLP.
+    Router,
+    ExpertGate(u16),
+    ExpertUp(u16),
+    ExpertDown(u16),
     MlpPostNorm,
 }
 
@@ -50,7 +55,7 @@ pub struct Family {
     /// What stands before a layer's number in tensor names.
     pub layer_prefix: &'static str,
     /// What stands after it. Tensors of the same name are fused: their rows follow each other in this order. A layer has
-    /// no norm that is not listed.
+    /// no norm that is not listed. Of experts the first is listed, with `{expert}` for its number.
     pub layer_tensors: &'static [(LayerTensor, &'static str)],
     /// Tensors outside the layers that a checkpoint may have besides the embedding.
     pub other_tensors: &'static [&'static str],
@@ -71,22 +76,39 @@ pub struct Family {
 }
 
 impl Family {
-    /// The full name of a tensor of layer `layer`.
-    pub fn layer_tensor_name(&self, layer: usize, tensor: LayerTensor) -> Option<String> {
-        let (_, suffix) = self.layer_tensors.iter().find(|(kind, _)| *kind == tensor)?;
-        Some(format!("{}{layer}.{suffix}", self.layer_prefix))
+    /// What the name of a tensor ends with, with `{expert}` for an expert's number.
+    pub fn suffix(&self, tensor: LayerTensor) -> Option<&'static str> {
+        self.layer_tensors.iter().find(|(kind, _)| *kind == tensor.listed()).map(|(_, suffix)| *suffix)
     }
 
-    /// The layer that a tensor belongs to by its full name, and what its name ends with there.
-    pub fn layer_tensor_of<'n>(&self, name: &'n str) -> Option<(usize, &'n str)> {
+    /// The full name of a tensor of layer `layer`.
+    pub fn layer_tensor_name(&self, layer: usize, tensor: LayerTensor) -> Option<String> {
+        let suffix = self.suffix(tensor)?;
+        let name = format!("{}{layer}.{suffix}", self.layer_prefix);
+        Some(match tensor.expert() {
+            Some(expert) => name.replace(EXPERT, &expert.to_string()),
+            None => name,
+        })
+    }
+
+    /// The layer and the tensor (of fused ones the first) that a full name means.
+    pub fn layer_tensor_of(&self, name: &str) -> Option<(usize, LayerTensor)> {
         let (layer, suffix) = name.strip_prefix(self.layer_prefix)?.split_once('.')?;
-        Some((layer.parse().ok()?, suffix))
+        let tensor = self.layer_tensors.iter().find_map(|(kind, own)| match own.split_once(EXPERT) {
+            None => (*own == suffix).then_some(*kind),
+            Some((before, after)) => {
+                let expert = suffix.strip_prefix(before)?.strip_suffix(after)?;
+                Some(kind.of_expert(expert.parse().ok()?))
+            }
+        });
+        Some((layer.parse().ok()?, tensor?))
     }
 
     /// The tensors that are stored under the same name as `tensor`, itself among them, in the order of their rows.
     pub fn fused_with(&self, tensor: LayerTensor) -> impl Iterator<Item = LayerTensor> {
-        let name = self.layer_tensors.iter().find(|(kind, _)| *kind == tensor).map(|(_, name)| *name);
-        self.layer_tensors.iter().filter(move |(_, other)| Some(*other) == name).map(|(kind, _)| *kind)
+        let suffix = self.suffix(tensor);
+        let fused = self.layer_tensors.iter().filter(move |(_, other)| Some(*other) == suffix);
+        fused.map(move |(kind, _)| tensor.expert().map_or(*kind, |expert| kind.of_expert(expert)))
     }
 
     /// [`Family::defaults`], parsed.
@@ -98,21 +120,54 @@ impl Family {
     }
 }
 
+/// Stands for an expert's number in names.
+const EXPERT: &str = "{expert}";
+
 impl LayerTensor {
     /// Norm weights and biases have one dimension.
     pub fn is_vector(self) -> bool {
         use LayerTensor::*;
-        !matches!(self, Query | Key | Value | AttentionOutput | Gate | Up | Down)
+        let is_matrix = matches!(self, Query | Key | Value | AttentionOutput | Gate | Up | Down | Router);
+        !is_matrix && self.expert().is_none()
     }
 
-    /// Rows and columns that `spec` demands of this tensor (vectors are one row), or `None` if the model has none.
-    pub fn shape(self, spec: &ModelSpec) -> Option<(usize, usize)> {
+    /// The number of the expert that it belongs to.
+    pub fn expert(self) -> Option<u16> {
         use LayerTensor::*;
-        if !spec.family.layer_tensors.iter().any(|(tensor, _)| *tensor == self) {
-            return None;
+        match self {
+            ExpertGate(expert) | ExpertUp(expert) | ExpertDown(expert) => Some(expert),
+            _ => None,
         }
+    }
+
+    /// The same tensor of another expert.
+    pub fn of_expert(self, expert: u16) -> Self {
+        use LayerTensor::*;
+        match self {
+            ExpertGate(_) => ExpertGate(expert),
+            ExpertUp(_) => ExpertUp(expert),
+            ExpertDown(_) => ExpertDown(expert),
+            other => other,
+        }
+    }
+
+    /// The tensor that stands for it in a family's table.
+    pub fn listed(self) -> Self {
+        self.of_expert(0)
+    }
+
+    /// Rows and columns that `spec` demands of this tensor in layer `layer` (vectors are one row), or `None` if the layer
+    /// has none.
+    pub fn shape(self, spec: &ModelSpec, layer: usize) -> Option<(usize, usize)> {
+        use LayerTensor::*;
+        spec.family.suffix(self)?;
         let (d, f) = (spec.hidden_size, spec.intermediate_size);
         let (q, k) = (spec.query_width(), spec.key_width());
+        let experts = spec.layers.get(layer)?.has_experts.then_some(spec.experts.as_ref()).flatten();
+        let expert = |expert: u16, rows: fn(usize, usize) -> (usize, usize)| {
+            let experts = experts.filter(|experts| usize::from(expert) < experts.count)?;
+            Some(rows(experts.intermediate_size, spec.hidden_size))
+        };
         match self {
             AttentionNorm | AttentionPostNorm | MlpNorm | MlpPostNorm => Some((1, d)),
             QueryNorm => Some((1, spec.query_norm_width())),
@@ -120,11 +175,15 @@ impl LayerTensor {
             Query => Some((q, d)),
             Key | Value => Some((k, d)),
             AttentionOutput => Some((d, q)),
-            Gate | Up => Some((f, d)),
-            Down => Some((d, f)),
             QueryBias => spec.qkv_bias.then_some((1, q)),
             KeyBias | ValueBias => spec.qkv_bias.then_some((1, k)),
             AttentionOutputBias => spec.attention_output_bias.then_some((1, d)),
+            Router => experts.map(|experts| (experts.count, d)),
+            ExpertGate(index) | ExpertUp(index) => expert(index, |inner, hidden| (inner, hidden)),
+            ExpertDown(index) => expert(index, |inner, hidden| (hidden, inner)),
+            Gate | Up | Down | GateBias | UpBias | DownBias if experts.is_some() => None,
+            Gate | Up => Some((f, d)),
+            Down => Some((d, f)),
             GateBias | UpBias => spec.mlp_bias.then_some((1, f)),
             DownBias => spec.mlp_bias.then_some((1, d)),
         }

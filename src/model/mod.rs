@@ -82,10 +82,23 @@ pub struct ModelSpec {
     pub embedding_multiplier: f64,
     /// Factor on what attention and MLP add to the residual stream.
     pub residual_multiplier: f64,
+    /// The experts of layers that have some.
+    pub experts: Option<ExpertsSpec>,
     /// In what the layers differ, one entry each.
     pub layers: Vec<LayerSpec>,
     /// Rotary embeddings that layers choose from.
     pub ropes: Vec<Rope>,
+}
+
+/// MLPs of which each token goes through a few.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpertsSpec {
+    pub count: usize,
+    /// Experts that a token goes through, those with the largest router probabilities.
+    pub per_token: usize,
+    /// Their probabilities are divided by their sum.
+    pub normalize: bool,
+    pub intermediate_size: usize,
 }
 
 /// In what layers of one model differ.
@@ -95,6 +108,15 @@ pub struct LayerSpec {
     pub sliding_window: Option<usize>,
     /// Which of [`ModelSpec::ropes`]; `None`: queries and keys are not rotated.
     pub rope: Option<usize>,
+    /// Experts in the place of the MLP.
+    pub has_experts: bool,
+}
+
+impl std::fmt::Display for ExpertsSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { count, per_token, intermediate_size, .. } = self;
+        write!(f, "{per_token} of {count}, intermediate_size {intermediate_size}")
+    }
 }
 
 impl ModelSpec {
@@ -126,11 +148,19 @@ impl ModelSpec {
     /// Whether a tensor of this name is the embedding or one of a layer.
     pub fn is_scored(&self, name: &str) -> bool {
         name == self.family.embedding
-            || self.family.layer_tensor_of(name).is_some_and(|(layer, suffix)| {
-                let known =
-                    |(tensor, own): &(LayerTensor, &str)| *own == suffix && tensor.shape(self).is_some();
-                layer < self.num_hidden_layers && self.family.layer_tensors.iter().any(known)
-            })
+            || (self.family.layer_tensor_of(name))
+                .is_some_and(|(layer, tensor)| tensor.shape(self, layer).is_some())
+    }
+
+    /// All tensors of a layer, in the order of the family's table.
+    pub fn layer_tensors(&self, layer: usize) -> impl Iterator<Item = LayerTensor> {
+        let experts = self.experts.as_ref().map_or(0, |experts| experts.count);
+        let listed = self.family.layer_tensors.iter().map(|(tensor, _)| *tensor);
+        let all = listed.flat_map(move |tensor| {
+            let count = if tensor.expert().is_some() { experts } else { 1 };
+            (0..count).map(move |expert| tensor.of_expert(expert as u16))
+        });
+        all.filter(move |tensor| tensor.shape(self, layer).is_some())
     }
 
     /// Whether a tensor of this name comes after the layers: the final norm, the head.
@@ -139,7 +169,7 @@ impl ModelSpec {
     }
 
     /// The fields whose difference makes two models no pair, by name.
-    pub fn shape_fields(&self) -> [(&'static str, String); 11] {
+    pub fn shape_fields(&self) -> [(&'static str, String); 12] {
         [
             ("model_type", self.family.model_type.to_string()),
             ("hidden_size", self.hidden_size.to_string()),
@@ -152,6 +182,7 @@ impl ModelSpec {
             ("qkv_bias", self.qkv_bias.to_string()),
             ("attention_output_bias", self.attention_output_bias.to_string()),
             ("mlp_bias", self.mlp_bias.to_string()),
+            ("experts", self.experts.as_ref().map_or("none".into(), ExpertsSpec::to_string)),
         ]
     }
 }

@@ -56,10 +56,12 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
     SiglipVisionConfig,
     SmolLM3Config,
 )
@@ -327,6 +329,16 @@ CASES = {
     "lora_on_tuned": Case(
         shape(32, 4, 2, 41, 2, 67), 0.05, adapter=dict(r=2, lora_alpha=4, target_modules=["k_proj", "o_proj"]), tuned_too=True
     ),
+    "mixtral": Case(shape(24, 4, 2, 21, 2, 61, num_local_experts=5, num_experts_per_tok=2), 0.1, MixtralConfig, base_form="v4"),
+    # The second layer has one MLP.
+    "qwen3_moe": Case(
+        shape(
+            24, 4, 2, 29, 3, 61, head_dim=8, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=13, mlp_only_layers=[1],
+        ),
+        0.1,
+        Qwen3MoeConfig,
+        tuned_form="v4",
+    ),
     "smollm3": Case(shape(24, 4, 2, 33, 5, 61, pad_token_id=0), 0.1, SmolLM3Config, base_form="v4"),
 }
 
@@ -419,6 +431,8 @@ def as_transformers_4(config, form):
             fields["rope_scaling"] = None if kind == "default" else rope | {name: kind}
         if "_sliding_window_pattern" in fields:
             fields["sliding_window_pattern"] = fields.pop("_sliding_window_pattern")
+        if config.model_type == "qwen3_moe":
+            fields["num_experts"] = fields.pop("num_local_experts")
         written_by_5 = {"layer_types", "no_rope_layers", "use_bidirectional_attention"}
         return {key: value for key, value in fields.items() if key not in written_by_5}
     written_by_4 = set(
@@ -514,7 +528,9 @@ def make_adapter(folder, which, case, config, generator):
 def load(folder, case, adapter=None):
     """A model in float64, with an adapter merged in float64; of one with images the text part."""
     auto = AutoModelForImageTextToText if case.with_images else AutoModelForCausalLM
-    model = auto.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    # The fast kernels for experts know no float64.
+    experts = {"experts_implementation": "eager"} if case.config in (MixtralConfig, Qwen3MoeConfig) else {}
+    model = auto.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager", **experts)
     if adapter:
         model = peft.PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
         model = model.to(torch.float64).merge_and_unload()
@@ -620,6 +636,14 @@ def norm_in_input_dtype(self, hidden_states):
     return weight * (hidden_states * torch.rsqrt(hidden_states.pow(2).mean(-1, keepdim=True) + eps))
 
 
+def router_in_input_dtype(self, hidden_states):
+    logits = torch.nn.functional.linear(hidden_states.reshape(-1, self.hidden_dim), self.weight)
+    values, indices = torch.topk(torch.softmax(logits, dim=-1), self.top_k, dim=-1)
+    if getattr(self, "norm_topk_prob", True):
+        values = values / values.sum(dim=-1, keepdim=True)
+    return logits, values, indices
+
+
 def attention_in_input_dtype(module, query, key, value, attention_mask, scaling, dropout=0.0, softcap=None, **kwargs):
     key = repeat_kv(key, module.num_key_value_groups)
     value = repeat_kv(value, module.num_key_value_groups)
@@ -644,6 +668,8 @@ def everything_float64_but_angles(model):
     stack = contextlib.ExitStack()
     for norm in {type(module) for module in model.modules() if type(module).__name__.endswith("RMSNorm")}:
         stack.enter_context(mock.patch.object(norm, "forward", norm_in_input_dtype))
+    for router in {type(module) for module in model.modules() if type(module).__name__.endswith("TopKRouter")}:
+        stack.enter_context(mock.patch.object(router, "forward", router_in_input_dtype))
     modeling = sys.modules[type(model).__module__]
     stack.enter_context(mock.patch.object(modeling, "eager_attention_forward", attention_in_input_dtype))
     return stack

@@ -183,6 +183,20 @@ pub fn accumulate<T: Element>(a: &Mat<T>, x: &mut Mat<T>) {
     });
 }
 
+/// `out[i] = a[rows[i]]`.
+pub fn gather<T: Element>(a: &Mat<T>, rows: &[usize], out: &mut Mat<T>) {
+    let cols = a.cols;
+    out.data_mut().par_chunks_exact_mut(cols).zip(rows).for_each(|(to, row)| to.copy_from_slice(a.row(*row)));
+}
+
+/// `x[rows[i]] += factors[i] · a[i]`.
+pub fn scatter_add<T: Element>(a: &Mat<T>, rows: &[usize], factors: &[f64], x: &mut Mat<T>) {
+    for (i, (row, factor)) in rows.iter().zip(factors).enumerate() {
+        let factor = T::of(*factor);
+        x.row_mut(*row).iter_mut().zip(a.row(i)).for_each(|(to, a)| *to += factor * *a);
+    }
+}
+
 /// `x = factor · x`.
 pub fn scale<T: Element>(x: &mut Mat<T>, factor: f64) {
     let (size, factor) = (TASK_ROWS * x.cols, T::of(factor));

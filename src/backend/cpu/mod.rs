@@ -188,6 +188,14 @@ impl Backend for Cpu {
         same_kind!((a) -> x, elementwise::accumulate(a, x));
     }
 
+    fn gather(&self, a: &CpuMat, rows: &[usize], out: &mut CpuMat) {
+        same_kind!((a) -> out, elementwise::gather(a, rows, out));
+    }
+
+    fn scatter_add(&self, a: &CpuMat, rows: &[usize], factors: &[f64], x: &mut CpuMat) {
+        same_kind!((a) -> x, elementwise::scatter_add(a, rows, factors, x));
+    }
+
     fn scale(&self, x: &mut CpuMat, factor: f64) {
         same_kind!(() -> x, elementwise::scale(x, factor));
     }

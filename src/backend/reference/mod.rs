@@ -104,6 +104,18 @@ impl Backend for Reference {
         x.data_mut().iter_mut().zip(a.data()).for_each(|(to, a)| *to += a);
     }
 
+    fn gather(&self, a: &Mat<f64>, rows: &[usize], out: &mut Mat<f64>) {
+        for (i, row) in rows.iter().enumerate() {
+            out.row_mut(i).copy_from_slice(a.row(*row));
+        }
+    }
+
+    fn scatter_add(&self, a: &Mat<f64>, rows: &[usize], factors: &[f64], x: &mut Mat<f64>) {
+        for (i, (row, factor)) in rows.iter().zip(factors).enumerate() {
+            x.row_mut(*row).iter_mut().zip(a.row(i)).for_each(|(to, a)| *to += factor * a);
+        }
+    }
+
     fn scale(&self, x: &mut Mat<f64>, factor: f64) {
         x.data_mut().iter_mut().for_each(|v| *v *= factor);
     }

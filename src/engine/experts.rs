@@ -1,0 +1,100 @@
+//! A mixture of experts in the place of an MLP: each row goes through the few that its router likes best.
+
+use super::workspace::ExpertSpace;
+use crate::{
+    backend::{Backend, Linear},
+    model::{Activation, ExpertsSpec},
+};
+
+/// The router and the experts of a layer of one model.
+pub struct Experts<'w, B: Backend> {
+    pub router: Linear<B::Weight<'w>>,
+    pub experts: Vec<Expert<'w, B>>,
+    pub spec: ExpertsSpec,
+}
+
+/// A gated MLP.
+pub struct Expert<'w, B: Backend> {
+    pub gate: Linear<B::Weight<'w>>,
+    pub up: Linear<B::Weight<'w>>,
+    pub down: Linear<B::Weight<'w>>,
+}
+
+/// The rows that go through one expert, and how much of its output each gets.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Route {
+    rows: Vec<usize>,
+    shares: Vec<f64>,
+}
+
+impl<B: Backend> Experts<'_, B> {
+    /// `x += Σ share · expert(normed)` for all `rows` rows, over the experts of each, in their order.
+    pub fn add(
+        &self,
+        backend: &B,
+        activation: Activation,
+        normed: &B::Mat,
+        rows: usize,
+        space: &mut ExpertSpace<B::Mat>,
+        x: &mut B::Mat,
+    ) {
+        let ExpertSpace { logits, chosen, hidden, output } = space;
+        backend.resize(logits, rows);
+        backend.linear(normed, &self.router, logits);
+        let routes = routes(&backend.read(logits), &self.spec);
+        for (Expert { gate, up, down }, route) in self.experts.iter().zip(routes) {
+            if route.rows.is_empty() {
+                continue;
+            }
+            for mat in [&mut *chosen, &mut *hidden, &mut *output] {
+                backend.resize(mat, route.rows.len());
+            }
+            backend.gather(normed, &route.rows, chosen);
+            backend.gated(chosen, gate, up, activation, hidden);
+            backend.linear(hidden, down, output);
+            backend.scatter_add(output, &route.rows, &route.shares, x);
+        }
+    }
+}
+
+/// The route of each expert, from the router's logits `[rows, experts]`.
+fn routes(logits: &[f64], spec: &ExpertsSpec) -> Vec<Route> {
+    let mut routes = vec![Route::default(); spec.count];
+    for (row, logits) in logits.chunks_exact(spec.count).enumerate() {
+        let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let exps: Vec<f64> = logits.iter().map(|logit| (logit - largest).exp()).collect();
+        let mut best: Vec<usize> = (0..spec.count).collect();
+        best.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+        best.truncate(spec.per_token);
+        let sum: f64 =
+            if spec.normalize { best.iter().map(|expert| exps[*expert]).sum() } else { exps.iter().sum() };
+        for expert in best {
+            routes[expert].rows.push(row);
+            routes[expert].shares.push(exps[expert] / sum);
+        }
+    }
+    routes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_go_to_their_best_experts() {
+        let spec = |normalize| ExpertsSpec { count: 3, per_token: 2, normalize, intermediate_size: 1 };
+        let logits = [0.0, 2.0f64.ln(), 3.0f64.ln(), 5.0f64.ln(), 5.0f64.ln(), 5.0f64.ln()];
+        let shares = |normalize| {
+            let found = routes(&logits, &spec(normalize)).into_iter().map(|route| (route.rows, route.shares));
+            found.map(|(rows, shares)| (rows, shares.iter().map(|s| (s * 60.0).round()).collect())).collect()
+        };
+        // Equal logits: the first experts.
+        let normalized: Vec<(Vec<usize>, Vec<f64>)> = shares(true);
+        assert_eq!(
+            normalized,
+            [(vec![1], vec![30.0]), (vec![0, 1], vec![24.0, 30.0]), (vec![0], vec![36.0])]
+        );
+        let plain: Vec<(Vec<usize>, Vec<f64>)> = shares(false);
+        assert_eq!(plain, [(vec![1], vec![20.0]), (vec![0, 1], vec![20.0, 20.0]), (vec![0], vec![30.0])]);
+    }
+}
