@@ -80,6 +80,29 @@ pub struct Tensor<'a> {
     pub rounded_to: Dtype,
     /// An adapter's part of it.
     pub update: Option<LowRank<'a>>,
+    /// Which part of what is stored this is; `None`: all of it, row by row.
+    pub view: Option<View>,
+}
+
+/// A part of a stored matrix: groups of rows that do not follow each other, or columns as rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// The stored row of row 0.
+    pub first: usize,
+    /// Rows that follow each other, and from the first of them to the next such group.
+    pub group: usize,
+    pub stride: usize,
+    /// Rows before the first of this tensor.
+    pub skipped: usize,
+    /// Stored transposed: what is a row here is a column of this many.
+    pub column_of: Option<usize>,
+}
+
+impl View {
+    fn stored_row(&self, row: usize) -> usize {
+        let row = row + self.skipped;
+        self.first + row / self.group * self.stride + row % self.group
+    }
 }
 
 /// Elements of a row that are widened at once: they stay in registers and the nearest cache.
@@ -88,11 +111,15 @@ const RUN: usize = 256;
 impl<'a> Tensor<'a> {
     /// Elements as they are stored.
     pub fn stored(dtype: Dtype, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
-        Self { dtype, rows, cols, bytes, rounded_to: dtype, update: None }
+        Self { dtype, rows, cols, bytes, rounded_to: dtype, update: None, view: None }
     }
 
     /// The rows `range`, as a tensor of their own.
     pub fn row_range(&self, range: Range<usize>) -> Tensor<'a> {
+        if let Some(view) = self.view {
+            let view = View { skipped: view.skipped + range.start, ..view };
+            return Tensor { rows: range.len(), view: Some(view), ..*self };
+        }
         let bytes =
             Stored { dtype: self.dtype, cols: self.cols, bytes: self.bytes }.row_range(range.clone()).bytes;
         let update = self.update.map(|update| LowRank {
@@ -106,7 +133,8 @@ impl<'a> Tensor<'a> {
     /// Whether all elements are the same, to the bit.
     pub fn is_same(&self, other: &Tensor<'_>) -> bool {
         let one_place = std::ptr::eq(self.bytes, other.bytes);
-        (self.dtype, self.rounded_to, self.update) == (other.dtype, other.rounded_to, other.update)
+        (self.dtype, self.rounded_to, self.update, self.view, self.rows)
+            == (other.dtype, other.rounded_to, other.update, other.view, other.rows)
             && (one_place || self.bytes == other.bytes)
     }
 
@@ -135,7 +163,7 @@ impl<'a> Tensor<'a> {
             self.widen_stored(row, run.clone(), narrow);
             out.iter_mut().zip(&*narrow).for_each(|(to, from)| *to = f64::from(*from));
             if let Some(update) = &self.update {
-                update.apply(row, run, narrow, out);
+                update.apply(self.view.map_or(row, |view| view.stored_row(row)), run, narrow, out);
             }
         }
     }
@@ -143,7 +171,17 @@ impl<'a> Tensor<'a> {
     #[inline(always)]
     fn widen_stored(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
         let out = &mut out[..cols.len()];
-        Stored { dtype: self.dtype, cols: self.cols, bytes: self.bytes }.widen_run(row, cols, out);
+        let stored = Stored { dtype: self.dtype, cols: self.cols, bytes: self.bytes };
+        match self.view {
+            None => stored.widen_run(row, cols, out),
+            Some(view @ View { column_of: None, .. }) => stored.widen_run(view.stored_row(row), cols, out),
+            Some(view @ View { column_of: Some(columns), .. }) => {
+                let (stored, col) = (Stored { cols: columns, ..stored }, view.stored_row(row));
+                for (row, out) in cols.zip(out.as_chunks_mut::<1>().0) {
+                    stored.widen_run(row, col..col + 1, out);
+                }
+            }
+        }
         if self.rounded_to != self.dtype {
             round(self.rounded_to, out);
         }

@@ -27,7 +27,7 @@ fn slices(prompts: &[Vec<u32>]) -> Vec<&[u32]> {
 }
 
 /// A case of every family, for what has to hold in all of them.
-const FAMILIES: [&str; 14] = [
+const FAMILIES: [&str; 16] = [
     "llama_gqa_tied_bf16",
     "mistral",
     "gemma",
@@ -42,6 +42,8 @@ const FAMILIES: [&str; 14] = [
     "smollm3",
     "mixtral",
     "qwen3_moe",
+    "gpt_neox",
+    "gpt2",
 ];
 
 #[test]

@@ -114,11 +114,15 @@ pub struct Linear<W> {
     pub bias: Option<W>,
 }
 
-/// RMSNorm: `x / sqrt(mean(x²) + eps) ∘ w`.
+/// RMSNorm, `x / sqrt(mean(x²) + eps) ∘ (weight + offset)`, or LayerNorm, the same of `x − mean(x)`, plus a bias.
 #[derive(Debug, Clone)]
 pub struct Norm<W> {
+    /// Whether the mean is taken off: LayerNorm.
+    pub centered: bool,
     /// `[1, n]`
     pub weight: W,
+    /// `[1, n]`
+    pub bias: Option<W>,
     /// Added to the weight: 1 in families whose norms multiply with `1 + w`.
     pub offset: f64,
     pub eps: f64,
@@ -167,9 +171,9 @@ pub trait Backend: Sync {
     /// `out[i] = table[token_ids[i]]`: `[V, D]` → `[len, D]`.
     fn embed(&self, token_ids: &[u32], table: &Self::Weight<'_>, out: &mut Self::Mat);
 
-    /// `normalized = x / sqrt(mean(x²) + eps)`, kept where asked for, and `normed = normalized ∘ (weight + offset)`, row by
-    /// row: `[rows, D]` → `[rows, D]`.
-    fn rms_norm(
+    /// A [`Norm`], row by row: `normalized` is what it is before weight and bias, kept where asked for, and `normed` with
+    /// them: `[rows, D]` → `[rows, D]`.
+    fn norm(
         &self,
         x: &Self::Mat,
         norm: &Norm<Self::Weight<'_>>,
@@ -177,8 +181,8 @@ pub trait Backend: Sync {
         normed: &mut Self::Mat,
     );
 
-    /// [`Backend::rms_norm`] in place, of every `n` elements of a row for themselves, `n` being the norm's width: of
-    /// each head or of all together.
+    /// An RMSNorm in place, of every `n` elements of a row for themselves, `n` being the norm's width: of each head or of
+    /// all together.
     fn norm_heads(&self, x: &mut Self::Mat, norm: &Norm<Self::Weight<'_>>);
 
     /// `out = a · Wᵀ + b`: `[rows, in]` → `[rows, out]`.
@@ -193,6 +197,15 @@ pub trait Backend: Sync {
         a: &Self::Mat,
         gate: &Linear<Self::Weight<'_>>,
         up: &Linear<Self::Weight<'_>>,
+        activation: Activation,
+        out: &mut Self::Mat,
+    );
+
+    /// `out = act(a · Wᵀ + b)`: `[rows, D]` → `[rows, F]`.
+    fn activated(
+        &self,
+        a: &Self::Mat,
+        w: &Linear<Self::Weight<'_>>,
         activation: Activation,
         out: &mut Self::Mat,
     );
@@ -231,7 +244,8 @@ pub trait Backend: Sync {
     );
 
     /// Keys of the pre-trained model minus keys of the tuned model, before rotation: `normalized[C, D]` →
-    /// `out[C, K·Dh]`, `out = normalized · (Wk_pt ∘ g_pt − Wk_ft ∘ g_ft)ᵀ + b_pt − b_ft`, g being the norms' factors (1 without a norm).
+    /// `out[C, K·Dh]`, `out = normalized · (Wk_pt ∘ g_pt − Wk_ft ∘ g_ft)ᵀ + b_pt − b_ft`, g being the norms' factors (1 without a
+    /// norm); norms with a bias `β` add `Wk_pt β_pt − Wk_ft β_ft`.
     ///
     /// Taken as one product with the difference of the weights, so that the rounding of the tuned model's keys is
     /// common to both branches and the difference has only its own.

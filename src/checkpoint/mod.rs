@@ -15,8 +15,8 @@ pub use weights::Weights;
 
 use crate::{
     Error, Result,
-    model::{LayerTensor, ModelSpec, parse_config, text_config},
-    tensor::{Dtype, Tensor},
+    model::{Fusion, LayerTensor, ModelSpec, parse_config, text_config},
+    tensor::{Dtype, Tensor, View},
 };
 use serde_json::Value;
 use std::{
@@ -58,9 +58,11 @@ impl Checkpoint {
         if text.is_some() {
             weights.keep_text_part();
         }
+        weights.add_prefix_of(spec.family.embedding);
         let weights = Arc::new(weights);
         let checkpoint = Self { dir: dir.to_path_buf(), weights, spec, adapter: None };
         checkpoint.check_layers()?;
+        checkpoint.position_embedding().transpose()?;
         checkpoint.check_unknown()?;
         Ok(checkpoint)
     }
@@ -92,21 +94,49 @@ impl Checkpoint {
 
     /// A tensor of a layer; `None` where the model has no such tensor.
     pub fn layer_tensor(&self, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
-        let (rows, _) = tensor.shape(&self.spec, layer)?;
-        let stored = self.tensor(&self.spec.family.layer_tensor_name(layer, tensor)?)?;
-        if tensor.is_vector() {
-            return Some(stored);
-        }
-        let before = self.spec.family.fused_with(tensor).take_while(|other| *other != tensor);
-        let first: usize =
-            before.filter_map(|other| other.shape(&self.spec, layer)).map(|(rows, _)| rows).sum();
-        Some(stored.row_range(first..first + rows))
+        let (rows, cols) = tensor.shape(&self.spec, layer)?;
+        let family = self.spec.family;
+        let stored = self.tensor(&family.layer_tensor_name(layer, tensor)?)?;
+        // A vector is a matrix of one column here, so that its parts are rows.
+        let (length, inner) = if tensor.is_vector() { (rows * cols, 1) } else { (rows, cols) };
+        let shape =
+            |tensor: LayerTensor| tensor.shape(&self.spec, layer).map(|(rows, cols)| rows * cols / inner);
+        let lengths: Vec<(LayerTensor, usize)> =
+            family.fused_with(tensor).filter_map(|tensor| Some((tensor, shape(tensor)?))).collect();
+        let all: usize = lengths.iter().map(|(_, length)| length).sum();
+        let before: usize = lengths.iter().take_while(|(other, _)| *other != tensor).map(|(_, n)| n).sum();
+        let column_of = (family.transposed && !tensor.is_vector()).then_some(all);
+        let whole = Tensor { rows: all, cols: inner, ..stored };
+        let view = match (lengths.len(), family.fusion, column_of) {
+            (1, _, None) => return Some(stored),
+            (1, _, Some(_)) | (_, Fusion::OneByOne, Some(_)) => {
+                View { first: before, group: all, stride: all, skipped: 0, column_of }
+            }
+            (_, Fusion::OneByOne, None) => return Some(whole.row_range(before..before + length)),
+            (_, Fusion::HeadByHead, _) => {
+                let heads = self.spec.num_attention_heads;
+                View {
+                    first: before / heads,
+                    group: length / heads,
+                    stride: all / heads,
+                    skipped: 0,
+                    column_of,
+                }
+            }
+        };
+        Some(Tensor { rows: length, view: Some(view), ..whole })
     }
 
     /// The token embedding `[V, D]`.
     pub fn embedding(&self) -> Result<Tensor<'_>> {
         let (vocab_size, hidden_size) = (self.spec.vocab_size, self.spec.hidden_size);
         self.checked(self.spec.family.embedding, &[vocab_size, hidden_size])
+    }
+
+    /// The embedding of positions `[context_length, D]`, where the family has one.
+    pub fn position_embedding(&self) -> Option<Result<Tensor<'_>>> {
+        let name = self.spec.family.position_embedding?;
+        Some(self.checked(name, &[self.spec.context_length, self.spec.hidden_size]))
     }
 
     /// The dtype of most of the layers' weights.
@@ -142,10 +172,19 @@ impl Checkpoint {
             for tensor in self.spec.layer_tensors(layer) {
                 let shape = |tensor: LayerTensor| tensor.shape(&self.spec, layer);
                 let (_, cols) = shape(tensor).expect("the layer has it");
-                let rows = self.spec.family.fused_with(tensor).filter_map(shape).map(|(rows, _)| rows).sum();
+                let fused = self.spec.family.fused_with(tensor).filter_map(shape);
+                // Parts of a vector follow each other along its one dimension.
+                let (rows, cols) = if tensor.is_vector() {
+                    (1, fused.map(|(_, cols)| cols).sum())
+                } else {
+                    (fused.map(|(rows, _)| rows).sum(), cols)
+                };
                 let name = self.spec.family.layer_tensor_name(layer, tensor).expect("listed by the family");
-                let (vector, matrix) = ([cols], [rows, cols]);
-                self.checked(&name, if tensor.is_vector() { &vector } else { &matrix })?;
+                match (tensor.is_vector(), self.spec.family.transposed) {
+                    (true, _) => self.checked(&name, &[cols])?,
+                    (false, false) => self.checked(&name, &[rows, cols])?,
+                    (false, true) => self.checked(&name, &[cols, rows])?,
+                };
             }
         }
         Ok(())

@@ -87,6 +87,13 @@ impl PairWeights for Pair {
         self.checkpoints.ft.embedding().expect("checked when the pair was opened")
     }
 
+    fn position_embedding(&self) -> Option<Tensor<'_>> {
+        self.checkpoints
+            .ft
+            .position_embedding()
+            .map(|table| table.expect("checked when the model was opened"))
+    }
+
     fn layer_tensor(&self, branch: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
         self.checkpoints.get(branch).layer_tensor(layer, tensor)
     }
@@ -125,7 +132,7 @@ fn differences(checkpoints: &Twin<Checkpoint>) -> Vec<String> {
     };
     note("the rotary embedding", format!("{:?}", pt.ropes), format!("{:?}", ft.ropes));
     note("the layers' windows", format!("{:?}", pt.layers), format!("{:?}", ft.layers));
-    note("rms_norm_eps", pt.rms_norm_eps.to_string(), ft.rms_norm_eps.to_string());
+    note("the epsilon of norms", pt.norm_eps.to_string(), ft.norm_eps.to_string());
     note("the factor on attention scores", pt.attention_scale.to_string(), ft.attention_scale.to_string());
     let cap = |spec: &ModelSpec| format!("{:?}", spec.attn_logit_softcapping);
     note("attn_logit_softcapping", cap(pt), cap(ft));
@@ -150,6 +157,7 @@ fn check_finite(checkpoints: &Twin<Checkpoint>) -> Result<()> {
         names
     };
     let mut tensors: Vec<(&Checkpoint, String)> = vec![(ft, ft.spec.family.embedding.to_string())];
+    tensors.extend(ft.spec.family.position_embedding.map(|name| (ft, name.to_string())));
     for checkpoint in [pt, ft] {
         tensors.extend(names_of(checkpoint).into_iter().map(|name| (checkpoint, name)));
     }

@@ -141,6 +141,15 @@ impl Weights {
         self.tensors = tensors.filter_map(|(name, entry)| Some((text_name(&name)?, entry))).collect();
     }
 
+    /// Where a model was saved without its head, names lack the first part that they have with it: `embedding` tells which.
+    pub fn add_prefix_of(&mut self, embedding: &str) {
+        let Some((prefix, rest)) = embedding.split_once('.') else { return };
+        if !self.tensors.contains_key(embedding) && self.tensors.contains_key(rest) {
+            let tensors = std::mem::take(&mut self.tensors).into_iter();
+            self.tensors = tensors.map(|(name, entry)| (format!("{prefix}.{name}"), entry)).collect();
+        }
+    }
+
     /// The name here of what another file calls `name`, if it is part of what is here.
     pub fn own_name(&self, name: &str) -> Option<String> {
         if self.is_text_part { text_name(name) } else { Some(name.to_owned()) }

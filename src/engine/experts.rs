@@ -1,4 +1,4 @@
-//! A mixture of experts in the place of an MLP: each row goes through the few that its router likes best.
+//! MLPs, and mixtures of experts in the place of one: each row goes through the few that its router likes best.
 
 use super::workspace::ExpertSpace;
 use crate::{
@@ -13,11 +13,21 @@ pub struct Experts<'w, B: Backend> {
     pub spec: ExpertsSpec,
 }
 
-/// A gated MLP.
+/// An MLP; without a gate a plain one.
 pub struct Expert<'w, B: Backend> {
-    pub gate: Linear<B::Weight<'w>>,
+    pub gate: Option<Linear<B::Weight<'w>>>,
     pub up: Linear<B::Weight<'w>>,
     pub down: Linear<B::Weight<'w>>,
+}
+
+impl<B: Backend> Expert<'_, B> {
+    /// The MLP's inside, before its last product.
+    pub fn fill_hidden(&self, backend: &B, normed: &B::Mat, activation: Activation, hidden: &mut B::Mat) {
+        match &self.gate {
+            Some(gate) => backend.gated(normed, gate, &self.up, activation, hidden),
+            None => backend.activated(normed, &self.up, activation, hidden),
+        }
+    }
 }
 
 /// The rows that go through one expert, and how much of its output each gets.
@@ -42,7 +52,7 @@ impl<B: Backend> Experts<'_, B> {
         backend.resize(logits, rows);
         backend.linear(normed, &self.router, logits);
         let routes = routes(&backend.read(logits), &self.spec);
-        for (Expert { gate, up, down }, route) in self.experts.iter().zip(routes) {
+        for (expert, route) in self.experts.iter().zip(routes) {
             if route.rows.is_empty() {
                 continue;
             }
@@ -50,8 +60,8 @@ impl<B: Backend> Experts<'_, B> {
                 backend.resize(mat, route.rows.len());
             }
             backend.gather(normed, &route.rows, chosen);
-            backend.gated(chosen, gate, up, activation, hidden);
-            backend.linear(hidden, down, output);
+            expert.fill_hidden(backend, chosen, activation, hidden);
+            backend.linear(hidden, &expert.down, output);
             backend.scatter_add(output, &route.rows, &route.shares, x);
         }
     }

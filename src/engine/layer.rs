@@ -23,6 +23,7 @@ pub struct Block<'w, B: Backend> {
     mlp_norm: Option<Norm<B::Weight<'w>>>,
     mlp: Mlp<'w, B>,
     mlp_post_norm: Option<Norm<B::Weight<'w>>>,
+    parallel_residual: bool,
     residual_multiplier: f64,
     activation: Activation,
     shape: AttentionShape,
@@ -53,8 +54,8 @@ impl<'w, B: Backend> Layer<'w, B> {
         let spec = weights.spec();
         let shared = |tensors: &[LayerTensor]| tensors.iter().all(|t| weights.is_shared(index, *t));
         let rope = spec.map(|spec| spec.layers[index].rope.map(|rope| &spec.ropes[rope]));
-        let same_positions = spec.pt.rms_norm_eps == spec.ft.rms_norm_eps && rope.pt == rope.ft;
-        let same_keys = same_positions && shared(&[AttentionNorm, Key, KeyBias, KeyNorm]);
+        let same_positions = spec.pt.norm_eps == spec.ft.norm_eps && rope.pt == rope.ft;
+        let same_keys = same_positions && shared(&[AttentionNorm, AttentionNormBias, Key, KeyBias, KeyNorm]);
         let same_numbers = |spec: &ModelSpec| {
             let ModelSpec { attention_scale, attn_logit_softcapping, residual_multiplier, .. } = spec;
             let window = spec.layers[index].sliding_window;
@@ -135,13 +136,20 @@ impl<'w, B: Backend> Block<'w, B> {
         let required = |tensor| optional(tensor).expect("a checked model has all its tensors");
         let linear = |weight, bias| Linear { weight: required(weight), bias: optional(bias) };
         let plain = |weight| Linear { weight: required(weight), bias: None };
-        let norm = |tensor| {
+        let norm_of = |weight, bias: Option<LayerTensor>| {
             let offset = if spec.family.norms_add_one { 1.0 } else { 0.0 };
-            optional(tensor).map(|weight| Norm { weight, offset, eps: spec.rms_norm_eps })
+            optional(weight).map(|weight| Norm {
+                centered: spec.family.centered_norms,
+                weight,
+                bias: bias.and_then(optional),
+                offset,
+                eps: spec.norm_eps,
+            })
         };
+        let norm = |weight| norm_of(weight, None);
         let layer = spec.layers[index];
         Self {
-            attention_norm: norm(AttentionNorm),
+            attention_norm: norm_of(AttentionNorm, Some(AttentionNormBias)),
             query: linear(Query, QueryBias),
             key: linear(Key, KeyBias),
             value: linear(Value, ValueBias),
@@ -149,10 +157,10 @@ impl<'w, B: Backend> Block<'w, B> {
             key_norm: norm(KeyNorm),
             attention_output: linear(AttentionOutput, AttentionOutputBias),
             attention_post_norm: norm(AttentionPostNorm),
-            mlp_norm: norm(MlpNorm),
+            mlp_norm: norm_of(MlpNorm, Some(MlpNormBias)),
             mlp: match spec.experts.as_ref().filter(|_| layer.has_experts) {
                 None => Mlp::One(Expert {
-                    gate: linear(Gate, GateBias),
+                    gate: Gate.shape(spec, index).map(|_| linear(Gate, GateBias)),
                     up: linear(Up, UpBias),
                     down: linear(Down, DownBias),
                 }),
@@ -160,7 +168,7 @@ impl<'w, B: Backend> Block<'w, B> {
                     router: plain(Router),
                     experts: (0..experts.count as u16)
                         .map(|expert| Expert {
-                            gate: plain(ExpertGate(expert)),
+                            gate: Some(plain(ExpertGate(expert))),
                             up: plain(ExpertUp(expert)),
                             down: plain(ExpertDown(expert)),
                         })
@@ -169,6 +177,7 @@ impl<'w, B: Backend> Block<'w, B> {
                 }),
             },
             mlp_post_norm: norm(MlpPostNorm),
+            parallel_residual: spec.parallel_residual,
             residual_multiplier: spec.residual_multiplier,
             activation: spec.hidden_act,
             shape: AttentionShape {
@@ -209,7 +218,7 @@ impl<'w, B: Backend> Block<'w, B> {
     pub fn prepare_context(&self, backend: &B, pack: PackView<'_, B::Mat>, space: &mut ContextSpace<B::Mat>) {
         let ContextSpace { normalized, normed, raw_keys, keys, .. } = space;
         match &self.attention_norm {
-            Some(norm) => backend.rms_norm(pack.context, norm, Some(normalized), normed),
+            Some(norm) => backend.norm(pack.context, norm, Some(normalized), normed),
             None => {
                 backend.copy(pack.context, normalized);
                 backend.copy(pack.context, normed);
@@ -250,20 +259,24 @@ impl<'w, B: Backend> Block<'w, B> {
         let TwinSpace { normed, heads, stream, hidden, experts: expert_space, output, .. } = space;
         backend.linear(heads, &self.attention_output, stream);
         self.finish_branch(backend, stream, self.attention_post_norm.as_ref(), output);
-        backend.add(x, output, stream);
-        norm_or_copy(backend, stream, self.mlp_norm.as_ref(), normed);
-        let Expert { gate, up, down } = match &self.mlp {
+        if self.parallel_residual {
+            norm_or_copy(backend, x, self.mlp_norm.as_ref(), normed);
+        } else {
+            backend.add(x, output, stream);
+            norm_or_copy(backend, stream, self.mlp_norm.as_ref(), normed);
+        }
+        let mlp = match &self.mlp {
             Mlp::One(mlp) => mlp,
             Mlp::Experts(experts) => {
                 let expert_space = expert_space.as_mut().expect("made for models with experts");
                 return experts.add(backend, self.activation, normed, rows, expert_space, output);
             }
         };
-        backend.gated(normed, gate, up, self.activation, hidden);
+        mlp.fill_hidden(backend, normed, self.activation, hidden);
         if self.writes_plainly(self.mlp_post_norm.as_ref()) {
-            backend.linear_add(hidden, down, output);
+            backend.linear_add(hidden, &mlp.down, output);
         } else {
-            backend.linear(hidden, down, stream);
+            backend.linear(hidden, &mlp.down, stream);
             self.finish_branch(backend, stream, self.mlp_post_norm.as_ref(), normed);
             backend.accumulate(normed, output);
         }
@@ -314,12 +327,17 @@ impl<'w, B: Backend> Block<'w, B> {
         self.rotate(backend, heads, sequences, Rows::Context);
         backend.linear(normed, &self.value, values);
         backend.attention(heads, keys, values, sequences, &self.shape);
-        write(heads, &self.attention_output, self.attention_post_norm.as_ref(), normed, x);
-        norm_or_copy(backend, x, self.mlp_norm.as_ref(), normed);
+        if self.parallel_residual {
+            norm_or_copy(backend, x, self.mlp_norm.as_ref(), normed);
+            backend.linear_add(heads, &self.attention_output, x);
+        } else {
+            write(heads, &self.attention_output, self.attention_post_norm.as_ref(), normed, x);
+            norm_or_copy(backend, x, self.mlp_norm.as_ref(), normed);
+        }
         match &self.mlp {
-            Mlp::One(Expert { gate, up, down }) => {
-                backend.gated(normed, gate, up, self.activation, hidden);
-                write(hidden, down, self.mlp_post_norm.as_ref(), normed, x);
+            Mlp::One(mlp) => {
+                mlp.fill_hidden(backend, normed, self.activation, hidden);
+                write(hidden, &mlp.down, self.mlp_post_norm.as_ref(), normed, x);
             }
             Mlp::Experts(experts) => {
                 let expert_space = expert_space.as_mut().expect("made for models with experts");
@@ -333,7 +351,7 @@ impl<'w, B: Backend> Block<'w, B> {
 /// A norm, or the rows as they are where there is none.
 fn norm_or_copy<B: Backend>(backend: &B, x: &B::Mat, norm: Option<&Norm<B::Weight<'_>>>, out: &mut B::Mat) {
     match norm {
-        Some(norm) => backend.rms_norm(x, norm, None, out),
+        Some(norm) => backend.norm(x, norm, None, out),
         None => backend.copy(x, out),
     }
 }

@@ -21,7 +21,7 @@ pub use score::Score;
 
 use crate::{Error, ErrorKind, Result, backend::Backend, model::PairWeights};
 use layer::Layer;
-use pack::{Batch, RopeTables};
+use pack::{Batch, Embeddings, RopeTables};
 use std::ops::ControlFlow;
 use workspace::Workspace;
 
@@ -53,10 +53,12 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
 
     /// Lays `prompts` out and embeds them with the tuned model's embedding.
     fn embedded(&self, prompts: &[&[u32]]) -> Batch<B::Mat> {
-        let table = self.backend.weight(self.weights.embedding());
+        let tokens = self.backend.weight(self.weights.embedding());
+        let positions = self.weights.position_embedding().map(|table| self.backend.weight(table));
+        let tables = Embeddings { tokens: &tokens, positions: positions.as_ref() };
         let spec = self.weights.spec();
         let mut ropes = RopeTables::new(spec.map(|spec| spec.ropes.as_slice()));
-        Batch::embed(self.backend, &table, spec.ft, prompts, self.limits, &mut ropes)
+        Batch::embed(self.backend, tables, spec.ft, prompts, self.limits, &mut ropes)
     }
 
     /// Layer-major schedule: the whole batch passes a layer before the next one's weights are touched.

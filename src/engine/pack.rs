@@ -113,6 +113,13 @@ impl<M> Pack<M> {
     }
 }
 
+/// Embedding tables: of tokens, and of positions where the model has one.
+#[derive(Clone, Copy)]
+pub struct Embeddings<'a, W> {
+    pub tokens: &'a W,
+    pub positions: Option<&'a W>,
+}
+
 /// Prompts on their way through the layers together. Weights are read once for all of them: the context rows take
 /// turns, pack by pack, the few twin rows of all packs pass the projections together.
 pub struct Batch<M> {
@@ -127,44 +134,58 @@ impl<M> Batch<M> {
     /// Lays out prompts of at least one token, the last token of each a twin row, and looks up their embeddings.
     pub fn embed<B: Backend<Mat = M>>(
         backend: &B,
-        table: &B::Weight<'_>,
+        tables: Embeddings<'_, B::Weight<'_>>,
         spec: &ModelSpec,
         prompts: &[&[u32]],
         limits: PackLimits,
         ropes: &mut RopeTables<'_>,
     ) -> Self {
-        let embed = |kind: Rows, ids: &[u32]| {
+        let embed = |kind: Rows, ids: &[u32], positions: &[u32]| {
             let mut rows = backend.zeros(kind, ids.len(), spec.hidden_size);
-            backend.embed(ids, table, &mut rows);
+            backend.embed(ids, tables.tokens, &mut rows);
             if spec.embedding_multiplier != 1.0 {
                 backend.scale(&mut rows, spec.embedding_multiplier);
+            }
+            if let Some(table) = tables.positions {
+                let mut learned = backend.zeros(kind, ids.len(), spec.hidden_size);
+                backend.embed(positions, table, &mut learned);
+                backend.accumulate(&learned, &mut rows);
             }
             rows
         };
         let mut sequences = Vec::with_capacity(prompts.len());
         let mut packs = Vec::new();
         let mut twin_ids = Vec::with_capacity(prompts.len());
+        let mut twin_positions = Vec::with_capacity(prompts.len());
         for range in plan(prompts, limits) {
-            let (mut context_ids, first_twin) = (Vec::new(), twin_ids.len());
+            let (mut context_ids, mut context_positions, first_twin) =
+                (Vec::new(), Vec::new(), twin_ids.len());
             for prompt in &prompts[range.clone()] {
                 let (last, context) = prompt.split_last().expect("a prompt has at least one token");
                 let start = context_ids.len();
                 context_ids.extend_from_slice(context);
+                context_positions.extend(0..context.len() as u32);
                 sequences.push(Sequence {
                     context: start..context_ids.len(),
                     twin: twin_ids.len()..twin_ids.len() + 1,
                     ropes: ropes.get(prompt.len()),
                 });
                 twin_ids.push(*last);
+                twin_positions.push(context.len() as u32);
             }
             packs.push(Pack {
                 sequences: range,
-                context: embed(Rows::Context, &context_ids),
+                context: embed(Rows::Context, &context_ids, &context_positions),
                 context_rows: context_ids.len(),
                 twin_rows: first_twin..twin_ids.len(),
             });
         }
-        Self { sequences, packs, twin: embed(Rows::Twin, &twin_ids), twin_rows: twin_ids.len() }
+        Self {
+            sequences,
+            packs,
+            twin: embed(Rows::Twin, &twin_ids, &twin_positions),
+            twin_rows: twin_ids.len(),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
     let object = config.as_object().ok_or("is not a JSON object")?;
     let family = family_of(object)?;
     let defaults = family.config_defaults();
-    let config = Fields { object, defaults: &defaults, within: "" };
+    let config = Fields { object, defaults: &defaults, names: family.config_names, within: "" };
     let hidden_size = config.size("hidden_size")?;
     let num_hidden_layers = config.size("num_hidden_layers")?;
     let num_attention_heads = config.size("num_attention_heads")?;
@@ -44,6 +44,16 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
     if config.known("use_bidirectional_attention").is_some_and(|value| value != false) {
         return Err("use_bidirectional_attention is set: an encoder, which has no next token to score".into());
     }
+    let as_trained = [
+        ("scale_attn_weights", true),
+        ("scale_attn_by_inverse_layer_idx", false),
+        ("add_cross_attention", false),
+    ];
+    for (field, expected) in as_trained {
+        if let Some(value) = config.known(field).filter(|value| **value != expected) {
+            return Err(format!("{field} is {value}; only {expected} can be computed"));
+        }
+    }
     let max_position_embeddings = config.size("max_position_embeddings")?;
     let ropes = ropes_of(&config, head_dim, max_position_embeddings)?;
     let known_flag = |name| match config.known(name) {
@@ -65,14 +75,18 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
     Ok(ModelSpec {
         family,
         hidden_size,
-        intermediate_size: config.size("intermediate_size")?,
+        intermediate_size: match config.get("intermediate_size") {
+            // GPT-2's n_inner is null for four times the hidden size.
+            None if defaults.contains_key("n_inner") => 4 * hidden_size,
+            _ => config.size("intermediate_size")?,
+        },
         num_hidden_layers,
         num_attention_heads,
         num_key_value_heads,
         head_dim,
         vocab_size: config.size("vocab_size")?,
         context_length: ropes.context_length,
-        rms_norm_eps: config.number("rms_norm_eps")?,
+        norm_eps: config.number("rms_norm_eps")?,
         hidden_act: activation_of(&config)?,
         qkv_bias: attention_bias || family.always_qkv_bias,
         attention_output_bias: attention_bias,
@@ -80,6 +94,7 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
         attention_scale,
         attn_logit_softcapping: known_number("attn_logit_softcapping")?.filter(|cap| *cap > 0.0),
         embedding_multiplier: known_number("embedding_multiplier")?.unwrap_or(1.0) * scaled_embedding,
+        parallel_residual: known_flag("use_parallel_residual")?.unwrap_or(false),
         residual_multiplier: known_number("residual_multiplier")?.unwrap_or(1.0),
         experts: experts_of(&config)?,
         layers: layers_of(&config, family, num_hidden_layers, ropes.sliding.is_some())?,
@@ -132,7 +147,11 @@ fn layers_of(
         Some(_) if switched_on => Some(config.size("sliding_window")?),
         _ => None,
     };
-    let has_rope = no_rope_layers(config, num_hidden_layers)?;
+    let has_rope = if family.rotates {
+        no_rope_layers(config, num_hidden_layers)?
+    } else {
+        vec![false; num_hidden_layers]
+    };
     let is_sliding = match config.known("layer_types") {
         Some(types) => layer_types(types, num_hidden_layers)?,
         None => {

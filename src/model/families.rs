@@ -2,7 +2,7 @@
 //! case in `tests/golden/generate.py`.
 
 use super::family::{
-    Family,
+    Family, Fusion,
     LayerTensor::{self, *},
     WindowRule,
 };
@@ -22,6 +22,8 @@ pub static FAMILIES: &[&Family] = &[
     &SMOLLM3,
     &MIXTRAL,
     &QWEN3_MOE,
+    &GPT_NEOX,
+    &GPT2,
 ];
 
 const OTHER_TENSORS: &[&str] = &["model.norm.weight", "lm_head.weight"];
@@ -35,7 +37,13 @@ const LIKE_LLAMA: Family = Family {
     other_tensors: OTHER_TENSORS,
     ignored_suffixes: &["rotary_emb.inv_freq"],
     defaults: "{}",
+    config_names: &[],
+    fusion: Fusion::OneByOne,
+    transposed: false,
+    position_embedding: None,
     window_rule: WindowRule::All,
+    centered_norms: false,
+    rotates: true,
     norms_add_one: false,
     scaled_embedding: false,
     always_qkv_bias: false,
@@ -359,6 +367,91 @@ static QWEN3_MOE: Family = Family {
         "attention_bias": false, "use_sliding_window": false, "sliding_window": 4096, "num_experts": null,
         "num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": false,
         "decoder_sparse_step": 1, "mlp_only_layers": null}"#,
+    ..LIKE_LLAMA
+};
+
+/// GPT-NeoX and Pythia (modeling_gpt_neox.py): LayerNorm, biases, attention and MLP side by side.
+static GPT_NEOX: Family = Family {
+    model_type: "gpt_neox",
+    embedding: "gpt_neox.embed_in.weight",
+    layer_prefix: "gpt_neox.layers.",
+    layer_tensors: &[
+        (AttentionNorm, "input_layernorm.weight"),
+        (AttentionNormBias, "input_layernorm.bias"),
+        (Query, "attention.query_key_value.weight"),
+        (Key, "attention.query_key_value.weight"),
+        (Value, "attention.query_key_value.weight"),
+        (QueryBias, "attention.query_key_value.bias"),
+        (KeyBias, "attention.query_key_value.bias"),
+        (ValueBias, "attention.query_key_value.bias"),
+        (AttentionOutput, "attention.dense.weight"),
+        (AttentionOutputBias, "attention.dense.bias"),
+        (MlpNorm, "post_attention_layernorm.weight"),
+        (MlpNormBias, "post_attention_layernorm.bias"),
+        (Up, "mlp.dense_h_to_4h.weight"),
+        (UpBias, "mlp.dense_h_to_4h.bias"),
+        (Down, "mlp.dense_4h_to_h.weight"),
+        (DownBias, "mlp.dense_4h_to_h.bias"),
+    ],
+    other_tensors: &[
+        "gpt_neox.final_layer_norm.weight",
+        "gpt_neox.final_layer_norm.bias",
+        "embed_out.weight",
+    ],
+    ignored_suffixes: &["rotary_emb.inv_freq", "attention.bias", "attention.masked_bias"],
+    defaults: r#"{"layer_norm_eps": 1e-5, "max_position_embeddings": 2048, "hidden_act": "gelu", "attention_bias": true,
+        "mlp_bias": true, "rotary_pct": 0.25, "rotary_emb_base": 1e4, "use_parallel_residual": true}"#,
+    config_names: &[
+        ("rms_norm_eps", "layer_norm_eps"),
+        ("partial_rotary_factor", "rotary_pct"),
+        ("rope_theta", "rotary_emb_base"),
+    ],
+    fusion: Fusion::HeadByHead,
+    centered_norms: true,
+    ..LIKE_LLAMA
+};
+
+/// GPT-2 (modeling_gpt2.py): learned positions, LayerNorm, biases, matrices stored as `[in, out]`.
+static GPT2: Family = Family {
+    model_type: "gpt2",
+    embedding: "transformer.wte.weight",
+    layer_prefix: "transformer.h.",
+    layer_tensors: &[
+        (AttentionNorm, "ln_1.weight"),
+        (AttentionNormBias, "ln_1.bias"),
+        (Query, "attn.c_attn.weight"),
+        (Key, "attn.c_attn.weight"),
+        (Value, "attn.c_attn.weight"),
+        (QueryBias, "attn.c_attn.bias"),
+        (KeyBias, "attn.c_attn.bias"),
+        (ValueBias, "attn.c_attn.bias"),
+        (AttentionOutput, "attn.c_proj.weight"),
+        (AttentionOutputBias, "attn.c_proj.bias"),
+        (MlpNorm, "ln_2.weight"),
+        (MlpNormBias, "ln_2.bias"),
+        (Up, "mlp.c_fc.weight"),
+        (UpBias, "mlp.c_fc.bias"),
+        (Down, "mlp.c_proj.weight"),
+        (DownBias, "mlp.c_proj.bias"),
+    ],
+    other_tensors: &["transformer.ln_f.weight", "transformer.ln_f.bias", "lm_head.weight"],
+    ignored_suffixes: &["attn.bias", "attn.masked_bias"],
+    defaults: r#"{"layer_norm_epsilon": 1e-5, "n_positions": 1024, "activation_function": "gelu_new", "n_inner": null,
+        "attention_bias": true, "mlp_bias": true, "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257,
+        "scale_attn_weights": true, "scale_attn_by_inverse_layer_idx": false, "add_cross_attention": false}"#,
+    config_names: &[
+        ("rms_norm_eps", "layer_norm_epsilon"),
+        ("max_position_embeddings", "n_positions"),
+        ("hidden_act", "activation_function"),
+        ("intermediate_size", "n_inner"),
+        ("hidden_size", "n_embd"),
+        ("num_hidden_layers", "n_layer"),
+        ("num_attention_heads", "n_head"),
+    ],
+    transposed: true,
+    position_embedding: Some("transformer.wpe.weight"),
+    centered_norms: true,
+    rotates: false,
     ..LIKE_LLAMA
 };
 

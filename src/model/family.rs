@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LayerTensor {
     AttentionNorm,
+    AttentionNormBias,
     Query,
     Key,
     Value,
@@ -19,6 +20,7 @@ pub enum LayerTensor {
     AttentionOutputBias,
     AttentionPostNorm,
     MlpNorm,
+    MlpNormBias,
     Gate,
     Up,
     Down,
@@ -45,6 +47,15 @@ pub enum WindowRule {
     WithoutRope,
 }
 
+/// How the rows of fused tensors follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fusion {
+    /// All of one tensor, then all of the next.
+    OneByOne,
+    /// Those of one head of each, then those of the next head.
+    HeadByHead,
+}
+
 /// A family as data: everything else comes from `config.json`.
 #[derive(Debug, PartialEq)]
 pub struct Family {
@@ -63,8 +74,20 @@ pub struct Family {
     pub ignored_suffixes: &'static [&'static str],
     /// The fields of its `config.json` that not all families know, and the values of absent ones, as JSON.
     pub defaults: &'static str,
+    /// Names that its `config.json` has for what is called otherwise elsewhere: `(elsewhere, here)`.
+    pub config_names: &'static [(&'static str, &'static str)],
+    /// How the rows of fused tensors follow each other.
+    pub fusion: Fusion,
+    /// Matrices are stored as `[in, out]`.
+    pub transposed: bool,
+    /// Name of the embedding of positions.
+    pub position_embedding: Option<&'static str>,
     /// Which layers see only a window.
     pub window_rule: WindowRule,
+    /// Norms take the mean off: LayerNorm.
+    pub centered_norms: bool,
+    /// Queries and keys are rotated.
+    pub rotates: bool,
     /// Norms multiply with `1 + weight`, not `weight`.
     pub norms_add_one: bool,
     /// Embeddings are multiplied with `sqrt(hidden_size)`.
@@ -169,7 +192,9 @@ impl LayerTensor {
             Some(rows(experts.intermediate_size, spec.hidden_size))
         };
         match self {
-            AttentionNorm | AttentionPostNorm | MlpNorm | MlpPostNorm => Some((1, d)),
+            AttentionNorm | AttentionNormBias | AttentionPostNorm | MlpNorm | MlpNormBias | MlpPostNorm => {
+                Some((1, d))
+            }
             QueryNorm => Some((1, spec.query_norm_width())),
             KeyNorm => Some((1, spec.key_norm_width())),
             Query => Some((q, d)),

@@ -8,18 +8,26 @@ pub struct Fields<'a> {
     pub object: &'a Map<String, Value>,
     /// Values of fields that the object does not have.
     pub defaults: &'a Map<String, Value>,
+    /// What the object calls a field that is asked for by another name: `(asked for, here)`.
+    pub names: &'static [(&'static str, &'static str)],
     /// The object's own name with a dot, for messages.
     pub within: &'static str,
 }
 
 impl<'a> Fields<'a> {
+    /// The object's own name of a field.
+    fn own<'n>(&self, name: &'n str) -> &'n str {
+        self.names.iter().find(|(other, _)| *other == name).map_or(name, |(_, own)| own)
+    }
+
     pub fn get(&self, name: &str) -> Option<&'a Value> {
+        let name = self.own(name);
         self.object.get(name).or_else(|| self.defaults.get(name)).filter(|value| !value.is_null())
     }
 
     /// The fields without those that the family does not know: they mean nothing in its models.
     pub fn known(&self, name: &str) -> Option<&'a Value> {
-        if self.defaults.contains_key(name) { self.get(name) } else { None }
+        if self.defaults.contains_key(self.own(name)) { self.get(name) } else { None }
     }
 
     pub fn size(&self, name: &str) -> Result<usize, String> {
@@ -27,9 +35,11 @@ impl<'a> Fields<'a> {
             // Sizes beyond 2^32 are no sizes of any model, and products of them would overflow.
             Some(value) => match value.as_u64() {
                 Some(size) if size > 0 && size < 1 << 32 => Ok(size as usize),
-                _ => Err(format!("{}{name} is {value}, expected a positive integer", self.within)),
+                _ => {
+                    Err(format!("{}{} is {value}, expected a positive integer", self.within, self.own(name)))
+                }
             },
-            None => Err(format!("has no {}{name}", self.within)),
+            None => Err(format!("has no {}{}", self.within, self.own(name))),
         }
     }
 
@@ -42,13 +52,17 @@ impl<'a> Fields<'a> {
             None => Ok(None),
             Some(value) => match value.as_f64() {
                 Some(number) if number >= 0.0 => Ok(Some(number)),
-                _ => Err(format!("{}{name} is {value}, expected a number that is not negative", self.within)),
+                _ => Err(format!(
+                    "{}{} is {value}, expected a number that is not negative",
+                    self.within,
+                    self.own(name)
+                )),
             },
         }
     }
 
     pub fn number(&self, name: &str) -> Result<f64, String> {
-        self.optional_number(name)?.ok_or_else(|| format!("has no {}{name}", self.within))
+        self.optional_number(name)?.ok_or_else(|| format!("has no {}{}", self.within, self.own(name)))
     }
 
     pub fn number_or(&self, name: &str, default: f64) -> Result<f64, String> {
@@ -67,7 +81,9 @@ impl<'a> Fields<'a> {
         match self.get(name) {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(other) => Err(format!("{}{name} is {other}, expected true or false", self.within)),
+            Some(other) => {
+                Err(format!("{}{} is {other}, expected true or false", self.within, self.own(name)))
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ mod rope_config;
 
 pub use config::{parse_config, text_config};
 pub use families::FAMILIES;
-pub use family::{Family, LayerTensor, WindowRule};
+pub use family::{Family, Fusion, LayerTensor, WindowRule};
 pub use rope::{Rope, RopeScaling, RopeTable};
 
 use crate::{
@@ -23,6 +23,11 @@ pub trait PairWeights: Sync {
 
     /// The tuned model's token embedding, `[V, D]`.
     fn embedding(&self) -> Tensor<'_>;
+
+    /// The tuned model's embedding of positions, `[context_length, D]`; `None` where positions are rotations.
+    fn position_embedding(&self) -> Option<Tensor<'_>> {
+        None
+    }
 
     /// A tensor of a layer; `None` where the model has no such tensor (biases).
     fn layer_tensor(&self, branch: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>>;
@@ -66,7 +71,8 @@ pub struct ModelSpec {
     pub vocab_size: usize,
     /// Longest prompt the model is made for, in tokens (with the RoPE scaling that stretches it).
     pub context_length: usize,
-    pub rms_norm_eps: f64,
+    /// Of all norms (`rms_norm_eps`, `layer_norm_eps`).
+    pub norm_eps: f64,
     pub hidden_act: Activation,
     /// Biases on q, k and v.
     pub qkv_bias: bool,
@@ -80,6 +86,8 @@ pub struct ModelSpec {
     pub attn_logit_softcapping: Option<f64>,
     /// Factor on embeddings.
     pub embedding_multiplier: f64,
+    /// The MLP gets the layer's input, not that and what attention adds.
+    pub parallel_residual: bool,
     /// Factor on what attention and MLP add to the residual stream.
     pub residual_multiplier: f64,
     /// The experts of layers that have some.
@@ -148,6 +156,7 @@ impl ModelSpec {
     /// Whether a tensor of this name is the embedding or one of a layer.
     pub fn is_scored(&self, name: &str) -> bool {
         name == self.family.embedding
+            || Some(name) == self.family.position_embedding
             || (self.family.layer_tensor_of(name))
                 .is_some_and(|(layer, tensor)| tensor.shape(self, layer).is_some())
     }
@@ -169,7 +178,7 @@ impl ModelSpec {
     }
 
     /// The fields whose difference makes two models no pair, by name.
-    pub fn shape_fields(&self) -> [(&'static str, String); 12] {
+    pub fn shape_fields(&self) -> [(&'static str, String); 13] {
         [
             ("model_type", self.family.model_type.to_string()),
             ("hidden_size", self.hidden_size.to_string()),
@@ -182,6 +191,7 @@ impl ModelSpec {
             ("qkv_bias", self.qkv_bias.to_string()),
             ("attention_output_bias", self.attention_output_bias.to_string()),
             ("mlp_bias", self.mlp_bias.to_string()),
+            ("parallel_residual", self.parallel_residual.to_string()),
             ("experts", self.experts.as_ref().map_or("none".into(), ExpertsSpec::to_string)),
         ]
     }

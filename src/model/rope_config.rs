@@ -32,7 +32,7 @@ pub fn ropes_of(config: &Fields, head_dim: usize, max_position_embeddings: usize
         Some(Value::Object(part)) => Ok(part),
         _ => Err(format!("has no object {within}{name}")),
     };
-    let fields = |object| Fields { object, defaults: &empty, within };
+    let fields = |object| Fields { object, defaults: &empty, names: &[], within };
     let has_local = config.known("rope_local_base_freq").is_some();
     let (full, sliding) = match by_layer_type(object) {
         Some(_) if !has_local => {

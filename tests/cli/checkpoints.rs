@@ -193,3 +193,42 @@ fn vocabularies_that_differ() {
     pair.write("tuned/tokenizer.json", tokenizer(&["a", "c", "b"], &["<x>"]));
     run(&mut pair.score(&["in.jsonl"])).expect(42, &["different vocabularies", "id 1 is \"b\"", "\"c\""]);
 }
+
+#[test]
+fn experts_that_are_missing_or_too_many() {
+    let spoiled = |parts: &[&str], spoil: &dyn Fn(&Pair)| {
+        let pair = Pair::copy("mixtral");
+        pair.write("in.jsonl", rows(2));
+        spoil(&pair);
+        run(&mut pair.score(&["in.jsonl"])).expect(42, parts);
+    };
+    let expert = "model.layers.1.block_sparse_moe.experts.4.w2.weight";
+    spoiled(&["tuned", expert, "is missing"], &|pair| {
+        pair.edit_header(WEIGHTS, |header| {
+            let entry = header.remove(expert).unwrap();
+            header.insert("model.layers.1.self_attn.rotary_emb.inv_freq".into(), entry);
+        });
+    });
+    spoiled(&["experts.4", "is not part of a mixtral model"], &|pair| {
+        pair.edit_json("tuned/config.json", |config| config["num_local_experts"] = json!(4));
+    });
+    spoiled(&["num_experts_per_tok is 9", "num_local_experts is 5"], &|pair| {
+        pair.edit_json("tuned/config.json", |config| config["num_experts_per_tok"] = json!(9));
+    });
+}
+
+#[test]
+fn names_without_the_first_part_mean_the_same() {
+    let pair = Pair::copy("gpt2");
+    pair.write("in.jsonl", rows(3));
+    let expected = run(&mut pair.score(&["in.jsonl"])).expect(0, &[]).stdout;
+    pair.edit_header(WEIGHTS, |header| {
+        let entries = std::mem::take(header).into_iter();
+        header.extend(
+            entries.map(|(name, entry)| (name.trim_start_matches("transformer.").to_string(), entry)),
+        );
+    });
+    assert_eq!(run(&mut pair.score(&["in.jsonl"])).expect(0, &[]).stdout, expected);
+    pair.edit_json("tuned/config.json", |config| config["scale_attn_by_inverse_layer_idx"] = json!(true));
+    run(&mut pair.score(&["in.jsonl"])).expect(42, &["scale_attn_by_inverse_layer_idx is true"]);
+}

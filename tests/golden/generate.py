@@ -53,6 +53,8 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
@@ -339,6 +341,26 @@ CASES = {
         Qwen3MoeConfig,
         tuned_form="v4",
     ),
+    "gpt_neox": Case(
+        shape(32, 4, 4, 41, 2, 67, layer_norm_eps=1e-5, use_parallel_residual=True),
+        0.1,
+        GPTNeoXConfig,
+        rope={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+        base_form="v4",
+    ),
+    "gpt_neox_sequential": Case(
+        shape(32, 4, 4, 41, 2, 67, layer_norm_eps=1e-3, use_parallel_residual=False, hidden_act="gelu_new"),
+        0.1,
+        GPTNeoXConfig,
+        rope={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        adapter=dict(r=2, lora_alpha=4, target_modules=["query_key_value", "dense_h_to_4h"]),
+    ),
+    "gpt2": Case(
+        dict(n_embd=32, n_head=4, n_layer=2, n_inner=41, n_positions=70, vocab_size=67, bos_token_id=1, eos_token_id=2),
+        0.1,
+        GPT2Config,
+        rope=None,
+    ),
     "smollm3": Case(shape(24, 4, 2, 33, 5, 61, pad_token_id=0), 0.1, SmolLM3Config, base_form="v4"),
 }
 
@@ -348,7 +370,7 @@ CASES = {
 
 def config_of(case, side):
     rope = case.tuned_rope if side == "tuned" and case.tuned_rope else case.rope
-    fields = case.shape | {"rope_parameters": dict(rope)}
+    fields = case.shape | ({"rope_parameters": dict(rope)} if rope else {})
     if side == "tuned":
         fields["vocab_size"] += case.extra_tokens
     return case.config(**fields)
@@ -356,13 +378,17 @@ def config_of(case, side):
 
 def spread(name, parameter, case):
     """Standard deviation of a tensor's entries: large enough that attention is far from uniform and every tensor matters."""
-    if "norm" in name:
+    if is_norm(name):
         return 0.2
     if name.endswith("bias"):
         return 0.3
-    if "embed_tokens" in name or "lm_head" in name:
+    if any(part in name for part in ("embed_", "lm_head", ".wte.", ".wpe.")):
         return 0.5
     return case.matrix_std
+
+
+def is_norm(name):
+    return ("norm" in name or ".ln_" in name) and name.endswith("weight")
 
 
 def make_base(case, generator):
@@ -370,7 +396,7 @@ def make_base(case, generator):
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         # Gemma's norms multiply with 1 + weight.
-        center = 1.0 if "norm" in name and "gemma" not in model.config.model_type else 0.0
+        center = 1.0 if is_norm(name) and "gemma" not in model.config.model_type else 0.0
         parameter.data = spread(name, parameter, case) * noise + center
     return to_storage(model, case.base_dtype, case)
 
@@ -429,6 +455,9 @@ def as_transformers_4(config, form):
         if "partial_rotary_factor" in rope:
             fields["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
             fields["rope_scaling"] = None if kind == "default" else rope | {name: kind}
+        if config.model_type == "gpt_neox":
+            fields["rotary_pct"] = fields.pop("partial_rotary_factor")
+            fields["rotary_emb_base"] = fields.pop("rope_theta")
         if "_sliding_window_pattern" in fields:
             fields["sliding_window_pattern"] = fields.pop("_sliding_window_pattern")
         if config.model_type == "qwen3_moe":
@@ -456,11 +485,11 @@ def check_config(folder, wanted):
         for key in "dtype transformers_version architectures _name_or_path sliding_window_pattern".split():
             fields.pop(key, None)
         # What the scaling is called by, in every form; partial rotation is a field of its own in version 4.
-        ropes = fields["rope_parameters"]
+        ropes = fields.setdefault("rope_parameters", {})
         for rope in ropes.values() if "full_attention" in ropes else [ropes]:
             rope.pop("type", None)
             rope.setdefault("partial_rotary_factor", 1.0)
-        own = ("partial_rotary_factor", "rope_theta", "rope_local_base_freq", "rope_scaling", "pretraining_tp")
+        own = ("partial_rotary_factor", "rotary_pct", "rotary_emb_base", "rope_theta", "rope_local_base_freq", "rope_scaling", "pretraining_tp")
         return {key: value for key, value in fields.items() if key not in own}
 
     loaded, wanted = meaning(AutoConfig.from_pretrained(folder)), meaning(wanted)
@@ -551,20 +580,34 @@ def load_pair(name, case):
 
 
 def run(model, ids):
-    """What `transformers` gives each layer (hidden states and keyword arguments), what it gives the final norm, and the
+    """What `transformers` gives each layer (arguments, hidden states first), what it gives the final norm, and the
     logits. The rotary module is made anew: the dynamic kind remembers longer prompts it has seen, and a prompt's values
     must not depend on those."""
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
-    layers, last = [], []
+    body = model.base_model
+    if hasattr(body, "rotary_emb"):
+        body.rotary_emb = type(body.rotary_emb)(config=model.config)
+    calls, last = [], []
     hooks = [
-        layer.register_forward_pre_hook(lambda _, args, kwargs: layers.append((args[0], kwargs)), with_kwargs=True)
-        for layer in model.model.layers
+        layer.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+        for layer in layers_of(model)
     ]
-    hooks.append(model.model.norm.register_forward_pre_hook(lambda _, args: last.append(args[0])))
+    final_norm = next(getattr(body, name) for name in ("norm", "final_layer_norm", "ln_f") if hasattr(body, name))
+    hooks.append(final_norm.register_forward_pre_hook(lambda _, args: last.append(args[0])))
     logits = model(ids, use_cache=False).logits[0, -1]
     for hook in hooks:
         hook.remove()
-    return layers, last[0], logits
+    return calls, last[0], logits
+
+
+def layers_of(model):
+    return model.base_model.h if hasattr(model.base_model, "h") else model.base_model.layers
+
+
+def call(layer, x, arguments):
+    """A layer's output for hidden states `x` and the other arguments that `transformers` gave it."""
+    args, kwargs = arguments
+    out = layer(x, *args[1:], **kwargs)
+    return out[0] if isinstance(out, tuple) else out
 
 
 def l1(hidden):
@@ -582,14 +625,14 @@ def measure(base, tuned, token_ids):
     tuned_run, last, logits = run(tuned, ids)
     # Only what depends on positions is taken from the base's run, so any tokens do.
     base_run, _, _ = run(base, torch.zeros_like(ids))
-    x0 = x = tuned_run[0][0]
+    x0 = x = tuned_run[0][0][0]
     ptc_sum, ftc_sum = torch.zeros_like(x), torch.zeros_like(x)
     ptc_norms, ftc_norms = [], []
-    layers = zip(base.model.layers, base_run, tuned.model.layers, tuned_run, strict=True)
-    for base_layer, (_, base_kwargs), tuned_layer, (tuned_input, tuned_kwargs) in layers:
-        torch.testing.assert_close(x, tuned_input, rtol=1e-12, atol=1e-12)
-        base_out = base_layer(x, **base_kwargs)
-        tuned_out = tuned_layer(x, **tuned_kwargs)
+    layers = zip(layers_of(base), base_run, layers_of(tuned), tuned_run, strict=True)
+    for base_layer, base_arguments, tuned_layer, tuned_arguments in layers:
+        torch.testing.assert_close(x, tuned_arguments[0][0], rtol=1e-12, atol=1e-12)
+        base_out = call(base_layer, x, base_arguments)
+        tuned_out = call(tuned_layer, x, tuned_arguments)
         ptc_sum = ptc_sum + (base_out - x)
         ftc_sum = ftc_sum + (tuned_out - base_out)
         ptc_norms.append(l1(ptc_sum))
@@ -598,8 +641,8 @@ def measure(base, tuned, token_ids):
     torch.testing.assert_close(x, last, rtol=1e-12, atol=1e-12)
 
     base_alone = x0
-    for base_layer, (_, base_kwargs) in zip(base.model.layers, base_run, strict=True):
-        base_alone = base_layer(base_alone, **base_kwargs)
+    for base_layer, base_arguments in zip(layers_of(base), base_run, strict=True):
+        base_alone = call(base_layer, base_alone, base_arguments)
 
     betas = [share(f, p) for p, f in zip(ptc_norms, ftc_norms)]
     return {
@@ -644,10 +687,10 @@ def router_in_input_dtype(self, hidden_states):
     return logits, values, indices
 
 
-def attention_in_input_dtype(module, query, key, value, attention_mask, scaling, dropout=0.0, softcap=None, **kwargs):
-    key = repeat_kv(key, module.num_key_value_groups)
-    value = repeat_kv(value, module.num_key_value_groups)
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+def attention_in_input_dtype(module, query, key, value, attention_mask, scaling=None, dropout=0.0, softcap=None, **kwargs):
+    groups = getattr(module, "num_key_value_groups", 1)
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    scores = torch.matmul(query, key.transpose(2, 3)) * (module.head_dim**-0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:

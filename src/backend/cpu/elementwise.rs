@@ -47,17 +47,13 @@ fn sigmoid<T: Element>(x: T) -> T {
     T::ONE / (T::ONE + (-x).exp())
 }
 
-/// `gate = act(gate) ∘ up`.
-pub fn activate<T: Element>(arch: Arch, activation: Activation, gate: &mut [T], up: &[T]) {
+/// `values = act(values)`.
+pub fn activate<T: Element>(arch: Arch, activation: Activation, values: &mut [T]) {
     match activation {
         Activation::Silu => vectorize(
             arch,
             #[inline(always)]
-            || {
-                for (gate, up) in gate.iter_mut().zip(up) {
-                    *gate = *gate * sigmoid(*gate) * *up;
-                }
-            },
+            || values.iter_mut().for_each(|v| *v = *v * sigmoid(*v)),
         ),
         Activation::GeluTanh => vectorize(
             arch,
@@ -65,20 +61,35 @@ pub fn activate<T: Element>(arch: Arch, activation: Activation, gate: &mut [T], 
             || {
                 // (1 + tanh y) / 2 = sigmoid(2 y)
                 let (factor, cubic) = (T::of(2.0 * (2.0 / std::f64::consts::PI).sqrt()), T::of(0.044715));
-                for (gate, up) in gate.iter_mut().zip(up) {
-                    let x = *gate;
-                    *gate = x * sigmoid(factor * (x + cubic * x * x * x)) * *up;
+                for v in values.iter_mut() {
+                    let x = *v;
+                    *v = x * sigmoid(factor * (x + cubic * x * x * x));
                 }
             },
         ),
         Activation::Gelu => {
-            for (gate, up) in gate.iter_mut().zip(up) {
-                let x = gate.wide();
-                let cdf = 0.5 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2));
-                *gate = T::of(x * cdf) * *up;
+            for v in values {
+                let x = v.wide();
+                *v = T::of(x * (0.5 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2))));
             }
         }
     }
+}
+
+/// `gate = act(gate) ∘ up`.
+pub fn activate_gate<T: Element>(arch: Arch, activation: Activation, gate: &mut [T], up: &[T]) {
+    activate(arch, activation, gate);
+    vectorize(
+        arch,
+        #[inline(always)]
+        || gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = *gate * *up),
+    );
+}
+
+/// Applies an activation to a whole matrix.
+pub fn activate_all<T: Element>(arch: Arch, activation: Activation, x: &mut Mat<T>) {
+    let size = TASK_ROWS * x.cols;
+    x.data_mut().par_chunks_mut(size).for_each(|values| activate(arch, activation, values));
 }
 
 /// The factors `weight + offset` of a norm.
@@ -90,8 +101,8 @@ pub fn norm_factors<T: Element>(norm: &Norm<Weight<'_>>) -> Vec<T> {
     factors
 }
 
-/// See [`Backend::rms_norm`](crate::backend::Backend::rms_norm).
-pub fn rms_norm<T: Element>(
+/// See [`Backend::norm`](crate::backend::Backend::norm).
+pub fn norm<T: Element>(
     arch: Arch,
     x: &Mat<T>,
     norm: &Norm<Weight<'_>>,
@@ -100,6 +111,7 @@ pub fn rms_norm<T: Element>(
 ) {
     let (cols, size) = (x.cols, TASK_ROWS * x.cols);
     let factors = norm_factors::<T>(norm);
+    let bias = norm.bias.as_ref().map(|bias| T::widened(&bias.tensor));
     let mut kept = normalized.map(|mat| mat.data_mut().chunks_mut(size));
     let tasks: Vec<_> = (x.data().chunks(size).zip(normed.data_mut().chunks_mut(size)))
         .map(|(x, normed)| (x, normed, kept.as_mut().and_then(Iterator::next)))
@@ -111,16 +123,32 @@ pub fn rms_norm<T: Element>(
             || {
                 for (row, (x, normed)) in x.chunks_exact(cols).zip(normed.chunks_exact_mut(cols)).enumerate()
                 {
-                    let scale = T::of(1.0 / (mean_square(x) + norm.eps).sqrt());
-                    normed.iter_mut().zip(x).for_each(|(to, v)| *to = *v * scale);
+                    unit(x, norm, normed);
                     if let Some(normalized) = &mut normalized {
                         normalized[row * cols..(row + 1) * cols].copy_from_slice(normed);
                     }
                     normed.iter_mut().zip(&factors).for_each(|(to, w)| *to = *w * *to);
+                    if let Some(bias) = &bias {
+                        normed.iter_mut().zip(bias).for_each(|(to, bias)| *to += *bias);
+                    }
                 }
             },
         );
     });
+}
+
+/// A norm without its weight and bias.
+#[inline(always)]
+fn unit<T: Element>(x: &[T], norm: &Norm<Weight<'_>>, out: &mut [T]) {
+    if !norm.centered {
+        let scale = T::of(1.0 / (mean_square(x) + norm.eps).sqrt());
+        out.iter_mut().zip(x).for_each(|(to, v)| *to = *v * scale);
+        return;
+    }
+    let mean = sum(x) / x.len() as f64;
+    out.iter_mut().zip(x).for_each(|(to, v)| *to = T::of(v.wide() - mean));
+    let scale = T::of(1.0 / (mean_square(out) + norm.eps).sqrt());
+    out.iter_mut().for_each(|v| *v = *v * scale);
 }
 
 /// See [`Backend::norm_heads`](crate::backend::Backend::norm_heads).
@@ -218,6 +246,16 @@ pub fn add<T: Element>(arch: Arch, a: &Mat<T>, b: &Mat<T>, out: &mut Mat<T>) {
             },
         );
     });
+}
+
+#[inline(always)]
+fn sum<T: Element>(x: &[T]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    for block in blocks {
+        lanes.iter_mut().zip(block).for_each(|(lane, v)| *lane += v.wide());
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|v| v.wide()).sum::<f64>()
 }
 
 #[inline(always)]

@@ -134,7 +134,7 @@ impl Backend for Cpu {
         });
     }
 
-    fn rms_norm(
+    fn norm(
         &self,
         x: &CpuMat,
         norm: &Norm<Weight<'_>>,
@@ -144,11 +144,11 @@ impl Backend for Cpu {
         match (x, normed) {
             (CpuMat::Context(x), CpuMat::Context(normed)) => {
                 let normalized = normalized.map(CpuMat::context_mut);
-                elementwise::rms_norm(self.arch, x, norm, normalized, normed);
+                elementwise::norm(self.arch, x, norm, normalized, normed);
             }
             (x, normed) => {
                 let normalized = normalized.map(CpuMat::twin_mut);
-                elementwise::rms_norm(self.arch, x.twin(), norm, normalized, normed.twin_mut());
+                elementwise::norm(self.arch, x.twin(), norm, normalized, normed.twin_mut());
             }
         }
     }
@@ -174,6 +174,13 @@ impl Backend for Cpu {
         out: &mut CpuMat,
     ) {
         same_kind!((a) -> out, product::gated(self.arch, a, gate, up, activation, out));
+    }
+
+    fn activated(&self, a: &CpuMat, w: &Linear<Weight<'_>>, activation: Activation, out: &mut CpuMat) {
+        same_kind!((a) -> out, {
+            product::linear(self.arch, a, w, out, Store::Replace);
+            elementwise::activate_all(self.arch, activation, out);
+        });
     }
 
     fn add(&self, a: &CpuMat, b: &CpuMat, out: &mut CpuMat) {

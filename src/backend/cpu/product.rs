@@ -8,7 +8,7 @@
 use super::vector::vectorize;
 use super::{
     element::{Element, Scratch},
-    elementwise::{activate, norm_factors},
+    elementwise::{activate_gate, norm_factors},
     gemm::{Left, Right, Size, gemm},
     weight::{Panels, RUN, Weight},
 };
@@ -244,12 +244,26 @@ pub fn key_difference(
             }
         },
     );
-    let bias = key.map(|key| key.bias.as_ref().map(|bias| f64::widened(&bias.tensor)));
+    let bias = Twin::new((norm.pt, key.pt), (norm.ft, key.ft)).map(|(norm, key)| bias_of_keys(norm, key));
     let bias: Option<Vec<f32>> = match (bias.pt, bias.ft) {
         (Some(pt), Some(ft)) => Some(pt.iter().zip(&ft).map(|(pt, ft)| (pt - ft) as f32).collect()),
         _ => None,
     };
     product(arch, a, &difference, bias.as_deref(), out, Store::Replace);
+}
+
+/// What keys have whatever the row is: their own bias and the product of the weight with the norm's.
+fn bias_of_keys(norm: Option<&Norm<Weight<'_>>>, key: &Linear<Weight<'_>>) -> Option<Vec<f64>> {
+    let own = key.bias.as_ref().map(|bias| f64::widened(&bias.tensor));
+    let Some(bias) = norm.and_then(|norm| norm.bias.as_ref()) else { return own };
+    let (bias, weight) = (f64::widened(&bias.tensor), &key.weight.tensor);
+    let product = |row: usize| {
+        let mut wide = vec![0.0; weight.cols];
+        weight.widen_run_f64(row, 0..weight.cols, &mut wide);
+        wide.iter().zip(&bias).map(|(weight, bias)| weight * bias).sum::<f64>()
+    };
+    let own = own.unwrap_or(vec![0.0; weight.rows]);
+    Some((0..weight.rows).into_par_iter().map(product).zip(own).map(|(product, own)| product + own).collect())
 }
 
 /// `out = act(a · Wgᵀ + bg) ∘ (a · Wuᵀ + bu)`; neither product reaches memory beyond a block.
@@ -290,7 +304,7 @@ pub fn gated<T: Element>(
                             add_to(values, &bias[cols.clone()]);
                         }
                     }
-                    activate(arch, activation, gate, up);
+                    activate_gate(arch, activation, gate, up);
                 }
             }
         });

@@ -3,6 +3,7 @@
 
 use super::vector::vectorize;
 use super::{
+    element::Element,
     elementwise::{dot, norm_factors},
     gemm::{Left, Right, Size, gemm},
     weight::Weight,
@@ -43,6 +44,7 @@ pub fn twin_attend(
 ) {
     let cols = out.cols;
     let factors = norm.map(norm_factors::<f64>);
+    let bias = norm.and_then(|norm| norm.bias.as_ref()).map(|bias| f64::widened(&bias.tensor));
     let rows: Vec<_> = sequences.iter().flat_map(|s| s.twin.clone().map(move |row| (s, row))).collect();
     rows.into_par_iter().zip(out.data_mut().par_chunks_exact_mut(cols)).for_each(|((sequence, row), out)| {
         let (context, own) = sequence.visible_to_twin(row, shape);
@@ -51,6 +53,13 @@ pub fn twin_attend(
         if let Some(factors) = &factors {
             for head in out.chunks_exact_mut(factors.len()) {
                 head.iter_mut().zip(factors).for_each(|(mean, factor)| *mean *= factor);
+            }
+        }
+        if let Some(bias) = &bias {
+            let tokens = context.len() + own.len();
+            for (head, weights) in out.chunks_exact_mut(bias.len()).zip(weights.chunks_exact(tokens)) {
+                let share: f64 = weights[..context.len()].iter().sum();
+                head.iter_mut().zip(bias).for_each(|(mean, bias)| *mean += share * bias);
             }
         }
         add_twin_rows(&weights, keys.twin_normed, context.len(), own, shape.num_attention_heads, out);

@@ -37,7 +37,7 @@ impl Backend for Reference {
         }
     }
 
-    fn rms_norm(
+    fn norm(
         &self,
         x: &Mat<f64>,
         norm: &Norm<Mat<f64>>,
@@ -45,7 +45,7 @@ impl Backend for Reference {
         normed: &mut Mat<f64>,
     ) {
         for row in 0..x.rows {
-            let plain = unit(x.row(row), norm.eps);
+            let plain = unit(x.row(row), norm);
             if let Some(normalized) = &mut normalized {
                 normalized.row_mut(row).copy_from_slice(&plain);
             }
@@ -55,7 +55,7 @@ impl Backend for Reference {
 
     fn norm_heads(&self, x: &mut Mat<f64>, norm: &Norm<Mat<f64>>) {
         for part in x.data_mut().chunks_exact_mut(norm.weight.cols) {
-            part.copy_from_slice(&scaled(&unit(part, norm.eps), Some(norm)));
+            part.copy_from_slice(&scaled(&unit(part, norm), Some(norm)));
         }
     }
 
@@ -86,6 +86,14 @@ impl Backend for Reference {
         for row in 0..a.rows {
             for (col, to) in out.row_mut(row).iter_mut().enumerate() {
                 *to = activate(activation, product(a.row(row), gate, col)) * product(a.row(row), up, col);
+            }
+        }
+    }
+
+    fn activated(&self, a: &Mat<f64>, w: &Linear<Mat<f64>>, activation: Activation, out: &mut Mat<f64>) {
+        for row in 0..a.rows {
+            for (col, to) in out.row_mut(row).iter_mut().enumerate() {
+                *to = activate(activation, product(a.row(row), w, col));
             }
         }
     }
@@ -184,7 +192,7 @@ impl Backend for Reference {
         for (ft, difference) in parts {
             let pt: Vec<f64> = ft.iter().zip(&*difference).map(|(ft, d)| ft + d).collect();
             let normed = Twin::new((&pt[..], norm.pt), (ft, norm.ft))
-                .map(|(keys, norm)| scaled(&unit(keys, norm.eps), Some(norm)));
+                .map(|(keys, norm)| scaled(&unit(keys, norm), Some(norm)));
             for ((to, pt), ft) in difference.iter_mut().zip(normed.pt).zip(normed.ft) {
                 *to = pt - ft;
             }
@@ -280,18 +288,19 @@ fn product(a: &[f64], w: &Linear<Mat<f64>>, col: usize) -> f64 {
     dot(a, w.weight.row(col)) + w.bias.as_ref().map_or(0.0, |bias| bias.data()[col])
 }
 
-/// `a / sqrt(mean(a²) + eps)`
-fn unit(a: &[f64], eps: f64) -> Vec<f64> {
-    let mean_square = a.iter().map(|v| v * v).sum::<f64>() / a.len() as f64;
-    a.iter().map(|v| v / (mean_square + eps).sqrt()).collect()
+/// A norm without its weight and bias.
+fn unit(a: &[f64], norm: &Norm<Mat<f64>>) -> Vec<f64> {
+    let mean = if norm.centered { a.iter().sum::<f64>() / a.len() as f64 } else { 0.0 };
+    let mean_square = a.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / a.len() as f64;
+    a.iter().map(|v| (v - mean) / (mean_square + norm.eps).sqrt()).collect()
 }
 
-/// `a ∘ (weight + offset)`, or `a` without a norm.
+/// `a ∘ (weight + offset) + bias`, or `a` without a norm.
 fn scaled(a: &[f64], norm: Option<&Norm<Mat<f64>>>) -> Vec<f64> {
-    match norm {
-        Some(norm) => a.iter().zip(norm.weight.data()).map(|(a, w)| a * (w + norm.offset)).collect(),
-        None => a.to_vec(),
-    }
+    let Some(norm) = norm else { return a.to_vec() };
+    let bias = |col: usize| norm.bias.as_ref().map_or(0.0, |bias| bias.data()[col]);
+    let factors = norm.weight.data().iter().map(|weight| weight + norm.offset);
+    a.iter().zip(factors).enumerate().map(|(col, (a, factor))| a * factor + bias(col)).collect()
 }
 
 /// What the softmax gets of `q · k`.
