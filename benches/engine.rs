@@ -1,16 +1,17 @@
 //! A score against one plain forward pass over the same prompts: the ratio is what TuCo costs.
 //!
 //! `cargo bench --bench engine` on the demo pair; `TUCO_BENCH_BASE=DIR TUCO_BENCH_TUNED=DIR cargo bench --bench engine`
-//! on another. `RAYON_NUM_THREADS` sets the threads.
+//! on another, `TUCO_BENCH_BASE=DIR TUCO_BENCH_ADAPTER=DIR …` on a base and an adapter. `RAYON_NUM_THREADS` sets the
+//! threads.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::{env, path::PathBuf, time::Duration};
 use tuco::{
     backend::cpu::Cpu,
-    checkpoint::Pair,
+    checkpoint::{Pair, Side},
     engine::{Engine, unobserved},
     model::PairWeights,
-    twin::Branch,
+    twin::{Branch, Twin},
 };
 
 /// Lengths of the prompts: mixed, 20 to 400 tokens.
@@ -26,8 +27,11 @@ fn dir(variable: &str, side: &str) -> PathBuf {
 }
 
 fn score_and_plain(criterion: &mut Criterion) {
-    let (base, tuned) = (dir("TUCO_BENCH_BASE", "base"), dir("TUCO_BENCH_TUNED", "tuned"));
-    let pair = Pair::open(&base, &tuned, None).expect("a pair");
+    let base = dir("TUCO_BENCH_BASE", "base");
+    let adapter = env::var_os("TUCO_BENCH_ADAPTER").map(PathBuf::from);
+    let tuned = if adapter.is_some() { base.clone() } else { dir("TUCO_BENCH_TUNED", "tuned") };
+    let sides = Twin::new(Side { model: base, adapter: None }, Side { model: tuned, adapter });
+    let pair = Pair::open_sides(&sides, None, false).expect("a pair");
     let vocab_size = pair.spec().ft.vocab_size;
     let prompts: Vec<Vec<u32>> = (0..PROMPTS_OF_LENGTH)
         .flat_map(|seed| LENGTHS.map(|length| (seed, length)))
