@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 use tuco::{
-    backend::{Backend, Linear, Rows, cpu::Cpu},
+    backend::{Backend, Linear, Role, Rows, cpu::Cpu},
     tensor::{Dtype, Tensor},
 };
 
@@ -24,8 +24,8 @@ fn main() {
             (0..cols * inner).flat_map(|i| (0x3f80 + (i % 64) as u16).to_le_bytes()).collect();
         let tensor = Tensor::stored(Dtype::Bf16, cols, inner, &bytes);
         let weight = Linear { weight: backend.weight(tensor), bias: None };
-        let a = backend.zeros(Rows::Context, rows, inner);
-        let mut out = backend.zeros(Rows::Context, rows, cols);
+        let a = backend.zeros(Rows::Context, Role::Operand, rows, inner);
+        let mut out = backend.zeros(Rows::Context, Role::Operand, rows, cols);
         let seconds = (0..10)
             .map(|_| {
                 let start = Instant::now();

@@ -13,6 +13,10 @@ pub enum ErrorKind {
     Mismatch,
     /// Reading or writing failed; the same command may work later.
     Io,
+    /// The device failed or is not there; the same command may work later or elsewhere.
+    Device,
+    /// The device's memory does not hold what is computed at once.
+    OutOfMemory,
     /// The run was stopped from outside; the same command goes on.
     Interrupted,
     /// The run finished with more bad rows than allowed.
@@ -59,7 +63,7 @@ impl Error {
     /// 42 never try again, 75 run the same command to go on.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
-            ErrorKind::Io => 1,
+            ErrorKind::Io | ErrorKind::Device | ErrorKind::OutOfMemory => 1,
             ErrorKind::Usage => 2,
             ErrorKind::BadRows => 3,
             ErrorKind::Checkpoint | ErrorKind::Mismatch => 42,

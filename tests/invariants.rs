@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use tuco::{
-    backend::{Backend, Rows, cpu::Cpu, reference::Reference},
+    backend::{Backend, Role, Rows, cpu::Cpu, reference::Reference},
     checkpoint::Pair,
     engine::{Engine, PackLimits, Score, unobserved},
     metrics::{self, RunningL1},
@@ -140,15 +140,15 @@ fn sums<B: Backend>(backend: &B, layers: &[([f32; 2], [f32; 2])]) -> Vec<Running
     let row = |values: &[f32; 2]| {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let table = Tensor::stored(Dtype::F32, 1, 2, &bytes);
-        let mut mat = backend.zeros(Rows::Twin, 1, 2);
-        backend.embed(&[0], &backend.weight(table), &mut mat);
+        let mut mat = backend.zeros(Rows::Twin, Role::Stream, 1, 2);
+        backend.embed(&[0], &table, &mut mat);
         mat
     };
-    let (mut x, mut sums) = (backend.zeros(Rows::Twin, 1, 2), backend.sums(1, 2));
-    layers
-        .iter()
-        .map(|(pt, ft)| backend.contribution(Some(&row(pt)), &row(ft), &mut x, &mut sums)[0])
-        .collect()
+    let (mut x, mut sums) = (backend.zeros(Rows::Twin, Role::Stream, 1, 2), backend.sums(1, 2));
+    for (pt, ft) in layers {
+        backend.contribution(Some(&row(pt)), &row(ft), &mut x, &mut sums);
+    }
+    backend.norms(&sums).iter().map(|rows| rows[0]).collect()
 }
 
 fn worked_examples<B: Backend>(backend: &B) {

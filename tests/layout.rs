@@ -16,7 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("checkpoint", &["error", "hash", "model", "tensor", "twin"]),
     ("prompt", &["error", "hash"]),
     ("output", &["error"]),
-    ("backend", &["metrics", "model", "tensor", "twin"]),
+    ("backend", &["error", "metrics", "model", "tensor", "twin"]),
     ("engine", &["backend", "error", "metrics", "model", "tensor", "twin"]),
     (
         "experiment",

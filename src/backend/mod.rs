@@ -12,6 +12,7 @@ mod mat;
 pub mod reference;
 
 use crate::{
+    Result,
     metrics::RunningL1,
     model::{Activation, RopeTable},
     tensor::Tensor,
@@ -72,6 +73,15 @@ impl Rows {
             Rows::Twin => (sequence.twin.clone(), sequence.context.len()),
         }
     }
+}
+
+/// What a matrix holds: a backend may keep in fewer bits what only goes into products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Sums that layers add to, and what is read.
+    Stream,
+    /// What products and attention take, and give to each other.
+    Operand,
 }
 
 /// Which of a sequence's rotary tables.
@@ -152,11 +162,26 @@ pub trait Backend: Sync {
     type Mat: Send + Sync;
     /// A weight tensor as the backend holds it.
     type Weight<'w>: Sync;
-    /// The running sums P and F of the twin rows, `[R, D]` each.
+    /// Where the rows of some sequences lie, as the backend needs to know it.
+    type Layout: Send + Sync;
+    /// The running sums P and F of the twin rows, `[R, D]` each, and their norms after every layer so far.
     type Sums: Send + Sync;
 
+    /// Whether all went well so far. An operation that a device could not do leaves its results undefined; those after
+    /// it do nothing.
+    ///
+    /// # Errors
+    /// The first failure of the device: [`ErrorKind::Device`](crate::ErrorKind) or
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind).
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes note of where sequences lie.
+    fn layout(&self, sequences: &[Sequence]) -> Self::Layout;
+
     /// An all-zero matrix.
-    fn zeros(&self, kind: Rows, rows: usize, cols: usize) -> Self::Mat;
+    fn zeros(&self, kind: Rows, role: Role, rows: usize, cols: usize) -> Self::Mat;
 
     /// Gives `mat` a new number of rows; what it holds is undefined afterwards. Never gives memory back, so that a
     /// workspace serves packs of all sizes.
@@ -168,8 +193,8 @@ pub trait Backend: Sync {
     /// Takes a weight tensor from a checkpoint.
     fn weight<'w>(&self, tensor: Tensor<'w>) -> Self::Weight<'w>;
 
-    /// `out[i] = table[token_ids[i]]`: `[V, D]` → `[len, D]`.
-    fn embed(&self, token_ids: &[u32], table: &Self::Weight<'_>, out: &mut Self::Mat);
+    /// `out[i] = table[token_ids[i]]`: `[V, D]` → `[len, D]`. The table is a checkpoint's own: of its rows few are needed.
+    fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut Self::Mat);
 
     /// A [`Norm`], row by row: `normalized` is what it is before weight and bias, kept where asked for, and `normed` with
     /// them: `[rows, D]` → `[rows, D]`.
@@ -229,8 +254,8 @@ pub trait Backend: Sync {
     fn scale(&self, x: &mut Self::Mat, factor: f64);
 
     /// Rotates every head of `x[rows, heads·Dh]` by its row's position: of the first `n` dimensions, `n` being those that
-    /// the table is for, dimension `i` with `i + n/2`. `sequences` are all those with rows in `x`.
-    fn rotate(&self, x: &mut Self::Mat, head_dim: usize, sequences: &[Sequence], rows: Rows, rope: RopeOf);
+    /// the table is for, dimension `i` with `i + n/2`. `layout` is of all sequences with rows in `x`.
+    fn rotate(&self, x: &mut Self::Mat, head_dim: usize, layout: &Self::Layout, rows: Rows, rope: RopeOf);
 
     /// Causal attention of the context rows among themselves, each within its window, in place: `q[C, H·Dh]` becomes the heads' outputs.
     /// `k`, `v`: `[C, K·Dh]`.
@@ -239,7 +264,7 @@ pub trait Backend: Sync {
         q: &mut Self::Mat,
         k: &Self::Mat,
         v: &Self::Mat,
-        sequences: &[Sequence],
+        layout: &Self::Layout,
         shape: &AttentionShape,
     );
 
@@ -266,14 +291,14 @@ pub trait Backend: Sync {
         difference: &mut Self::Mat,
     );
 
-    /// For every twin row of `sequences` and every head the softmax-weighted mean of the *normed hidden states* it
+    /// For every twin row of the layout's sequences and every head the softmax-weighted mean of the *normed hidden states* it
     /// attends to: `q[R, H·Dh]` → `out[rows of these sequences, H·D]`. Since `Σ p (n Wv) = (Σ p n) Wv`, values need
     /// not be projected for all tokens; [`Backend::head_values`] projects the means.
     fn twin_attend(
         &self,
         q: &Self::Mat,
         attended: &Attended<'_, Self::Mat, Self::Weight<'_>>,
-        sequences: &[Sequence],
+        layout: &Self::Layout,
         shape: &AttentionShape,
         out: &mut Self::Mat,
     );
@@ -292,7 +317,7 @@ pub trait Backend: Sync {
     /// Running sums, all zero.
     fn sums(&self, rows: usize, cols: usize) -> Self::Sums;
 
-    /// `P += ptc`, `F += f_ft − f_pt` and `x += f_ft`, all `[R, D]`, and the L1 norms of P and F of every row.
+    /// `P += ptc`, `F += f_ft − f_pt` and `x += f_ft`, all `[R, D]`; the sums keep the L1 norms of P and F of every row.
     /// Without `f_pt` the layer is the same in both models: `P += f_ft`, and F stays to the bit.
     fn contribution(
         &self,
@@ -300,5 +325,8 @@ pub trait Backend: Sync {
         f_ft: &Self::Mat,
         x: &mut Self::Mat,
         sums: &mut Self::Sums,
-    ) -> Vec<RunningL1>;
+    );
+
+    /// The norms of every row after each layer: as many as there were contributions, `R` each.
+    fn norms(&self, sums: &Self::Sums) -> Vec<Vec<RunningL1>>;
 }

@@ -2,10 +2,11 @@
 
 use super::{
     experts::{Expert, Experts},
+    pack::Pack,
     workspace::{ContextSpace, TwinSpace},
 };
 use crate::{
-    backend::{Attended, AttentionShape, Backend, Linear, Norm, RopeOf, Rows, Sequence},
+    backend::{Attended, AttentionShape, Backend, Linear, Norm, RopeOf, Rows},
     model::{Activation, LayerTensor, ModelSpec, PairWeights},
     twin::{Branch, Twin},
 };
@@ -75,7 +76,7 @@ impl<'w, B: Backend> Layer<'w, B> {
     pub fn attend_both(
         &self,
         backend: &B,
-        pack: PackView<'_, B::Mat>,
+        pack: PackView<'_, B>,
         space: &mut ContextSpace<B::Mat>,
         twin: &mut Twin<TwinSpace<B::Mat>>,
         means: &mut B::Mat,
@@ -97,7 +98,7 @@ impl<'w, B: Backend> Layer<'w, B> {
                 if let (Some(pt), Some(ft)) = (&pt.key_norm, &ft.key_norm) {
                     backend.normed_key_difference(&space.raw_keys, Twin::new(pt, ft), difference);
                 }
-                pt.rotate(backend, difference, pack.sequences, Rows::Context);
+                pt.rotate(backend, difference, pack.layout, Rows::Context);
             }
             let space = &*space;
             let difference = (!self.same_keys).then_some(&space.key_difference);
@@ -107,21 +108,21 @@ impl<'w, B: Backend> Layer<'w, B> {
 }
 
 /// A pack as a layer sees it.
-pub struct PackView<'a, M> {
-    pub sequences: &'a [Sequence],
+pub struct PackView<'a, B: Backend> {
+    pub layout: &'a B::Layout,
     /// Residual stream of the context rows, `[C, D]`.
-    pub context: &'a M,
+    pub context: &'a B::Mat,
     /// The pack's first twin row.
     pub first_twin: usize,
 }
 
-impl<M> Clone for PackView<'_, M> {
+impl<B: Backend> Clone for PackView<'_, B> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<M> Copy for PackView<'_, M> {}
+impl<B: Backend> Copy for PackView<'_, B> {}
 
 impl<'w, B: Backend> Block<'w, B> {
     fn load(
@@ -192,16 +193,16 @@ impl<'w, B: Backend> Block<'w, B> {
         }
     }
 
-    fn rotate(&self, backend: &B, x: &mut B::Mat, sequences: &[Sequence], rows: Rows) {
+    fn rotate(&self, backend: &B, x: &mut B::Mat, layout: &B::Layout, rows: Rows) {
         if let Some(rope) = self.rope {
-            backend.rotate(x, self.shape.head_dim, sequences, rows, rope);
+            backend.rotate(x, self.shape.head_dim, layout, rows, rope);
         }
     }
 
     /// Before attention: normed rows, queries and keys of all twin rows `x[R, D]`.
     ///
     /// Both branches come through here and through [`Block::finish_twin`], so that what rounds alike cancels.
-    pub fn start_twin(&self, backend: &B, x: &B::Mat, sequences: &[Sequence], space: &mut TwinSpace<B::Mat>) {
+    pub fn start_twin(&self, backend: &B, x: &B::Mat, layout: &B::Layout, space: &mut TwinSpace<B::Mat>) {
         let TwinSpace { normed, queries, keys, .. } = space;
         norm_or_copy(backend, x, self.attention_norm.as_ref(), normed);
         backend.linear(normed, &self.query, queries);
@@ -210,12 +211,12 @@ impl<'w, B: Backend> Block<'w, B> {
             if let Some(norm) = norm {
                 backend.norm_heads(mat, norm);
             }
-            self.rotate(backend, mat, sequences, Rows::Twin);
+            self.rotate(backend, mat, layout, Rows::Twin);
         }
     }
 
     /// Normed rows and rotated keys of a pack's context rows.
-    pub fn prepare_context(&self, backend: &B, pack: PackView<'_, B::Mat>, space: &mut ContextSpace<B::Mat>) {
+    pub fn prepare_context(&self, backend: &B, pack: PackView<'_, B>, space: &mut ContextSpace<B::Mat>) {
         let ContextSpace { normalized, normed, raw_keys, keys, .. } = space;
         match &self.attention_norm {
             Some(norm) => backend.norm(pack.context, norm, Some(normalized), normed),
@@ -229,14 +230,14 @@ impl<'w, B: Backend> Block<'w, B> {
             backend.copy(keys, raw_keys);
             backend.norm_heads(keys, norm);
         }
-        self.rotate(backend, keys, pack.sequences, Rows::Context);
+        self.rotate(backend, keys, pack.layout, Rows::Context);
     }
 
     /// Attention of a pack's twin rows: the outputs of their heads.
     pub fn attend(
         &self,
         backend: &B,
-        pack: PackView<'_, B::Mat>,
+        pack: PackView<'_, B>,
         context: &ContextSpace<B::Mat>,
         key_difference: Option<&B::Mat>,
         twin: &mut TwinSpace<B::Mat>,
@@ -250,7 +251,7 @@ impl<'w, B: Backend> Block<'w, B> {
             twin_keys: &twin.keys,
             twin_normed: &twin.normed,
         };
-        backend.twin_attend(&twin.queries, &attended, pack.sequences, &self.shape, means);
+        backend.twin_attend(&twin.queries, &attended, pack.layout, &self.shape, means);
         backend.head_values(means, &self.value, &self.shape, pack.first_twin, &mut twin.heads);
     }
 
@@ -301,14 +302,9 @@ impl<'w, B: Backend> Block<'w, B> {
         }
     }
 
-    /// Moves a pack's context rows `x[C, D]` through the block, after [`Block::prepare_context`].
-    pub fn move_context(
-        &self,
-        backend: &B,
-        x: &mut B::Mat,
-        sequences: &[Sequence],
-        space: &mut ContextSpace<B::Mat>,
-    ) {
+    /// Moves a pack's context rows through the block, after [`Block::prepare_context`].
+    pub fn move_context(&self, backend: &B, pack: &mut Pack<B>, space: &mut ContextSpace<B::Mat>) {
+        let Pack { layout, context: x, context_rows, .. } = pack;
         let ContextSpace { normalized, normed, keys, values, heads, hidden, experts: expert_space, .. } =
             space;
         let mut write = |a: &B::Mat, w, post_norm: Option<&_>, normed: &mut B::Mat, x: &mut B::Mat| {
@@ -324,9 +320,9 @@ impl<'w, B: Backend> Block<'w, B> {
         if let Some(norm) = &self.query_norm {
             backend.norm_heads(heads, norm);
         }
-        self.rotate(backend, heads, sequences, Rows::Context);
+        self.rotate(backend, heads, layout, Rows::Context);
         backend.linear(normed, &self.value, values);
-        backend.attention(heads, keys, values, sequences, &self.shape);
+        backend.attention(heads, keys, values, layout, &self.shape);
         if self.parallel_residual {
             norm_or_copy(backend, x, self.mlp_norm.as_ref(), normed);
             backend.linear_add(heads, &self.attention_output, x);
@@ -341,8 +337,7 @@ impl<'w, B: Backend> Block<'w, B> {
             }
             Mlp::Experts(experts) => {
                 let expert_space = expert_space.as_mut().expect("made for models with experts");
-                let rows = sequences.iter().map(|sequence| sequence.context.len()).sum();
-                experts.add(backend, self.activation, normed, rows, expert_space, x);
+                experts.add(backend, self.activation, normed, *context_rows, expert_space, x);
             }
         }
     }

@@ -52,23 +52,22 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
     }
 
     /// Lays `prompts` out and embeds them with the tuned model's embedding.
-    fn embedded(&self, prompts: &[&[u32]]) -> Batch<B::Mat> {
-        let tokens = self.backend.weight(self.weights.embedding());
-        let positions = self.weights.position_embedding().map(|table| self.backend.weight(table));
-        let tables = Embeddings { tokens: &tokens, positions: positions.as_ref() };
+    fn embedded(&self, prompts: &[&[u32]]) -> Batch<B> {
+        let tables =
+            Embeddings { tokens: self.weights.embedding(), positions: self.weights.position_embedding() };
         let spec = self.weights.spec();
         let mut ropes = RopeTables::new(spec.map(|spec| spec.ropes.as_slice()));
-        Batch::embed(self.backend, tables, spec.ft, prompts, self.limits, &mut ropes)
+        Batch::embed(self.backend, &tables, spec.ft, prompts, self.limits, &mut ropes)
     }
 
     /// Layer-major schedule: the whole batch passes a layer before the next one's weights are touched.
     fn run_layers(
         &self,
-        batch: &mut Batch<B::Mat>,
+        batch: &mut Batch<B>,
         observer: Observer<'_>,
         mut step: impl FnMut(
             &Layer<'_, B>,
-            &mut Batch<B::Mat>,
+            &mut Batch<B>,
             &mut Workspace<B::Mat>,
             Observer<'_>,
         ) -> ControlFlow<()>,
@@ -79,7 +78,9 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         let share = |tokens: f64| observer(tokens / layers as f64);
         for index in 0..layers {
             let layer = Layer::load(self.backend, self.weights, index);
-            if step(&layer, batch, &mut workspace, &share).is_break() {
+            let stopped = step(&layer, batch, &mut workspace, &share).is_break();
+            self.backend.check()?;
+            if stopped {
                 return Err(Error::new(ErrorKind::Interrupted, "stopped"));
             }
         }

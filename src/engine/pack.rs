@@ -1,9 +1,11 @@
 //! A batch: prompts side by side without padding, their tokens split into the context rows of several packs and the
 //! twin rows of all.
 
+use super::layer::PackView;
 use crate::{
-    backend::{Backend, Ropes, Rows, Sequence},
+    backend::{Backend, Role, Ropes, Rows, Sequence},
     model::{ModelSpec, Rope},
+    tensor::Tensor,
     twin::Twin,
 };
 use std::{collections::HashMap, ops::Range, sync::Arc};
@@ -98,56 +100,59 @@ impl ModelTables<'_> {
 }
 
 /// The context rows of some prompts.
-pub struct Pack<M> {
-    /// Which of the batch's sequences.
-    pub sequences: Range<usize>,
+pub struct Pack<B: Backend> {
+    pub layout: B::Layout,
     /// Their residual stream, `[C, D]`.
-    pub context: M,
+    pub context: B::Mat,
     pub context_rows: usize,
     pub twin_rows: Range<usize>,
 }
 
-impl<M> Pack<M> {
+impl<B: Backend> Pack<B> {
     pub fn tokens(&self) -> usize {
         self.context_rows + self.twin_rows.len()
+    }
+
+    pub fn view(&self) -> PackView<'_, B> {
+        PackView { layout: &self.layout, context: &self.context, first_twin: self.twin_rows.start }
     }
 }
 
 /// Embedding tables: of tokens, and of positions where the model has one.
-#[derive(Clone, Copy)]
-pub struct Embeddings<'a, W> {
-    pub tokens: &'a W,
-    pub positions: Option<&'a W>,
+pub struct Embeddings<'a> {
+    pub tokens: Tensor<'a>,
+    pub positions: Option<Tensor<'a>>,
 }
 
 /// Prompts on their way through the layers together. Weights are read once for all of them: the context rows take
 /// turns, pack by pack, the few twin rows of all packs pass the projections together.
-pub struct Batch<M> {
-    pub sequences: Vec<Sequence>,
-    pub packs: Vec<Pack<M>>,
+pub struct Batch<B: Backend> {
+    /// Of all sequences.
+    pub layout: B::Layout,
+    pub packs: Vec<Pack<B>>,
     /// Residual stream of the twin rows, `[R, D]`.
-    pub twin: M,
+    pub twin: B::Mat,
     pub twin_rows: usize,
 }
 
-impl<M> Batch<M> {
+impl<B: Backend> Batch<B> {
     /// Lays out prompts of at least one token, the last token of each a twin row, and looks up their embeddings.
-    pub fn embed<B: Backend<Mat = M>>(
+    pub fn embed(
         backend: &B,
-        tables: Embeddings<'_, B::Weight<'_>>,
+        tables: &Embeddings<'_>,
         spec: &ModelSpec,
         prompts: &[&[u32]],
         limits: PackLimits,
         ropes: &mut RopeTables<'_>,
     ) -> Self {
         let embed = |kind: Rows, ids: &[u32], positions: &[u32]| {
-            let mut rows = backend.zeros(kind, ids.len(), spec.hidden_size);
-            backend.embed(ids, tables.tokens, &mut rows);
+            let mut rows = backend.zeros(kind, Role::Stream, ids.len(), spec.hidden_size);
+            backend.embed(ids, &tables.tokens, &mut rows);
             if spec.embedding_multiplier != 1.0 {
                 backend.scale(&mut rows, spec.embedding_multiplier);
             }
-            if let Some(table) = tables.positions {
-                let mut learned = backend.zeros(kind, ids.len(), spec.hidden_size);
+            if let Some(table) = &tables.positions {
+                let mut learned = backend.zeros(kind, Role::Stream, ids.len(), spec.hidden_size);
                 backend.embed(positions, table, &mut learned);
                 backend.accumulate(&learned, &mut rows);
             }
@@ -174,14 +179,14 @@ impl<M> Batch<M> {
                 twin_positions.push(context.len() as u32);
             }
             packs.push(Pack {
-                sequences: range,
+                layout: backend.layout(&sequences[range]),
                 context: embed(Rows::Context, &context_ids, &context_positions),
                 context_rows: context_ids.len(),
                 twin_rows: first_twin..twin_ids.len(),
             });
         }
         Self {
-            sequences,
+            layout: backend.layout(&sequences),
             packs,
             twin: embed(Rows::Twin, &twin_ids, &twin_positions),
             twin_rows: twin_ids.len(),

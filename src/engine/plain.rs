@@ -1,6 +1,6 @@
 //! One model's own forward pass from the tuned model's embedding, for OutputCo and as a baseline of speed.
 
-use super::{Batch, Engine, Layer, Observer, Workspace, layer::PackView};
+use super::{Batch, Engine, Layer, Observer, Workspace};
 use crate::{Result, backend::Backend, model::PairWeights, twin::Branch};
 use std::ops::ControlFlow;
 
@@ -9,7 +9,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
     /// prompt, in order.
     ///
     /// # Errors
-    /// Only [`ErrorKind::Interrupted`](crate::ErrorKind), when the observer stops the work.
+    /// [`ErrorKind::Interrupted`](crate::ErrorKind), when the observer stops the work; see also [`Backend::check`].
     pub fn plain(&self, branch: Branch, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Vec<f64>>> {
         let hidden_size = self.weights.spec().ft.hidden_size;
         let mut batch = self.embedded(prompts);
@@ -17,6 +17,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
             plain_layer(self.backend, layer, branch, batch, workspace, observer)
         })?;
         let hidden = self.backend.read(&batch.twin);
+        self.backend.check()?;
         Ok(hidden.chunks_exact(hidden_size).map(<[f64]>::to_vec).collect())
     }
 }
@@ -26,22 +27,21 @@ fn plain_layer<B: Backend>(
     backend: &B,
     layer: &Layer<'_, B>,
     branch: Branch,
-    batch: &mut Batch<B::Mat>,
+    batch: &mut Batch<B>,
     workspace: &mut Workspace<B::Mat>,
     observer: Observer<'_>,
 ) -> ControlFlow<()> {
-    let Batch { sequences, packs, twin, twin_rows } = batch;
+    let Batch { layout, packs, twin, twin_rows } = batch;
     let block = layer.blocks.get(branch);
-    block.start_twin(backend, twin, sequences, &mut workspace.twin.ft);
+    block.start_twin(backend, twin, layout, &mut workspace.twin.ft);
     for pack in packs {
         workspace.fit(backend, pack.context_rows, pack.twin_rows.len());
         let Workspace { context: space, twin, means } = workspace;
-        let sequences = &sequences[pack.sequences.clone()];
-        let view = PackView { sequences, context: &pack.context, first_twin: pack.twin_rows.start };
+        let view = pack.view();
         block.prepare_context(backend, view, space);
         block.attend(backend, view, space, None, &mut twin.ft, means);
         if !layer.is_last {
-            block.move_context(backend, &mut pack.context, sequences, space);
+            block.move_context(backend, pack, space);
         }
         observer(pack.tokens() as f64)?;
     }

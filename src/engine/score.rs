@@ -1,6 +1,6 @@
 //! The score: contributions of pre-training and fine-tuning to the last token's hidden state.
 
-use super::{Batch, Engine, Layer, Observer, Workspace, layer::PackView};
+use super::{Batch, Engine, Layer, Observer, Workspace};
 use crate::{Result, backend::Backend, metrics::RunningL1, model::PairWeights};
 use std::ops::ControlFlow;
 
@@ -17,22 +17,24 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
     /// Scores prompts of token ids (at least one each, all below the vocabulary's size), in order.
     ///
     /// # Errors
-    /// Only [`ErrorKind::Interrupted`](crate::ErrorKind), when the observer stops the work.
+    /// [`ErrorKind::Interrupted`](crate::ErrorKind), when the observer stops the work; see also [`Backend::check`].
     pub fn score(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Score>> {
         let backend = self.backend;
         let hidden_size = self.weights.spec().ft.hidden_size;
         let mut batch = self.embedded(prompts);
         let mut sums = backend.sums(batch.twin_rows, hidden_size);
-        let mut running: Vec<Vec<RunningL1>> = vec![Vec::new(); prompts.len()];
         self.run_layers(&mut batch, observer, |layer, batch, workspace, observer| {
             score_context(backend, layer, batch, workspace, observer)?;
-            let after = score_twin(backend, layer, batch, workspace, &mut sums);
-            running.iter_mut().zip(after).for_each(|(running, l1)| running.push(l1));
+            score_twin(backend, layer, batch, workspace, &mut sums);
             ControlFlow::Continue(())
         })?;
-        let hidden = backend.read(&batch.twin);
-        let scores = running.into_iter().zip(hidden.chunks_exact(hidden_size));
-        Ok(scores.map(|(running, hidden)| Score { running, last_hidden: hidden.to_vec() }).collect())
+        let (norms, hidden) = (backend.norms(&sums), backend.read(&batch.twin));
+        backend.check()?;
+        let scores = hidden.chunks_exact(hidden_size).enumerate().map(|(row, hidden)| Score {
+            running: norms.iter().map(|after_layer| after_layer[row]).collect(),
+            last_hidden: hidden.to_vec(),
+        });
+        Ok(scores.collect())
     }
 }
 
@@ -40,43 +42,41 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
 fn score_context<B: Backend>(
     backend: &B,
     layer: &Layer<'_, B>,
-    batch: &mut Batch<B::Mat>,
+    batch: &mut Batch<B>,
     workspace: &mut Workspace<B::Mat>,
     observer: Observer<'_>,
 ) -> ControlFlow<()> {
-    let Batch { sequences, packs, twin, .. } = batch;
+    let Batch { layout, packs, twin, .. } = batch;
     let blocks = &layer.blocks;
-    blocks.ft.start_twin(backend, twin, sequences, &mut workspace.twin.ft);
+    blocks.ft.start_twin(backend, twin, layout, &mut workspace.twin.ft);
     if !layer.same_block {
-        blocks.pt.start_twin(backend, twin, sequences, &mut workspace.twin.pt);
+        blocks.pt.start_twin(backend, twin, layout, &mut workspace.twin.pt);
     }
     for pack in packs {
         workspace.fit(backend, pack.context_rows, pack.twin_rows.len());
         let Workspace { context: space, twin, means } = workspace;
-        let sequences = &sequences[pack.sequences.clone()];
-        let view = PackView { sequences, context: &pack.context, first_twin: pack.twin_rows.start };
-        layer.attend_both(backend, view, space, twin, means);
+        layer.attend_both(backend, pack.view(), space, twin, means);
         if !layer.is_last {
-            blocks.ft.move_context(backend, &mut pack.context, sequences, space);
+            blocks.ft.move_context(backend, pack, space);
         }
         observer(pack.tokens() as f64)?;
     }
     ControlFlow::Continue(())
 }
 
-/// The rest of the layer for the twin rows of both branches; returns their running norms.
+/// The rest of the layer for the twin rows of both branches.
 fn score_twin<B: Backend>(
     backend: &B,
     layer: &Layer<'_, B>,
-    batch: &mut Batch<B::Mat>,
+    batch: &mut Batch<B>,
     workspace: &mut Workspace<B::Mat>,
     sums: &mut B::Sums,
-) -> Vec<RunningL1> {
+) {
     let (twin, rows, space) = (&mut batch.twin, batch.twin_rows, &mut workspace.twin);
     layer.blocks.ft.finish_twin(backend, twin, rows, &mut space.ft);
     if !layer.same_block {
         layer.blocks.pt.finish_twin(backend, twin, rows, &mut space.pt);
     }
     let f_pt = (!layer.same_block).then_some(&space.pt.output);
-    backend.contribution(f_pt, &space.ft.output, twin, sums)
+    backend.contribution(f_pt, &space.ft.output, twin, sums);
 }

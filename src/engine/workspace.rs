@@ -1,7 +1,7 @@
 //! The matrices that a layer needs besides the residual streams, allocated once.
 
 use crate::{
-    backend::{Backend, Rows},
+    backend::{Backend, Role, Rows},
     model::{LayerTensor, ModelSpec},
     twin::Twin,
 };
@@ -66,14 +66,14 @@ impl<M> Workspace<M> {
     pub fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, twin_rows: usize) -> Self {
         let (d, f) = (spec.hidden_size, spec.intermediate_size);
         let (q, k) = (spec.query_width(), spec.key_width());
-        let context = |cols: usize| backend.zeros(Rows::Context, 0, cols);
-        let twin = |cols: usize| backend.zeros(Rows::Twin, twin_rows, cols);
+        let context = |cols: usize| backend.zeros(Rows::Context, Role::Operand, 0, cols);
+        let twin = |cols: usize| backend.zeros(Rows::Twin, Role::Operand, twin_rows, cols);
         let experts = |kind: Rows| {
             spec.experts.as_ref().map(|experts| ExpertSpace {
-                logits: backend.zeros(kind, 0, experts.count),
-                chosen: backend.zeros(kind, 0, d),
-                hidden: backend.zeros(kind, 0, experts.intermediate_size),
-                output: backend.zeros(kind, 0, d),
+                logits: backend.zeros(kind, Role::Stream, 0, experts.count),
+                chosen: backend.zeros(kind, Role::Operand, 0, d),
+                hidden: backend.zeros(kind, Role::Operand, 0, experts.intermediate_size),
+                output: backend.zeros(kind, Role::Stream, 0, d),
             })
         };
         let twin_space = || TwinSpace {
@@ -99,7 +99,7 @@ impl<M> Workspace<M> {
                 experts: experts(Rows::Context),
             },
             twin: Twin::new(twin_space(), twin_space()),
-            means: backend.zeros(Rows::Twin, 0, spec.num_attention_heads * d),
+            means: backend.zeros(Rows::Twin, Role::Operand, 0, spec.num_attention_heads * d),
         }
     }
 

@@ -13,7 +13,7 @@ mod twin;
 mod vector;
 mod weight;
 
-use super::{Attended, AttentionShape, Backend, Linear, Mat, Norm, RopeOf, Rows, Sequence};
+use super::{Attended, AttentionShape, Backend, Linear, Mat, Norm, Role, RopeOf, Rows, Sequence};
 use crate::{metrics::RunningL1, model::Activation, tensor::Tensor, twin::Twin};
 use element::Element;
 use product::Store;
@@ -101,9 +101,14 @@ macro_rules! same_kind {
 impl Backend for Cpu {
     type Mat = CpuMat;
     type Weight<'w> = Weight<'w>;
+    type Layout = Vec<Sequence>;
     type Sums = twin::Sums;
 
-    fn zeros(&self, kind: Rows, rows: usize, cols: usize) -> CpuMat {
+    fn layout(&self, sequences: &[Sequence]) -> Vec<Sequence> {
+        sequences.to_vec()
+    }
+
+    fn zeros(&self, kind: Rows, _role: Role, rows: usize, cols: usize) -> CpuMat {
         match kind {
             Rows::Context => CpuMat::Context(Mat::zeros(rows, cols)),
             Rows::Twin => CpuMat::Twin(Mat::zeros(rows, cols)),
@@ -125,8 +130,8 @@ impl Backend for Cpu {
         Weight::new(tensor)
     }
 
-    fn embed(&self, token_ids: &[u32], table: &Weight<'_>, out: &mut CpuMat) {
-        let rows = token_ids.iter().map(|id| table.tensor.row_range(*id as usize..*id as usize + 1));
+    fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut CpuMat) {
+        let rows = token_ids.iter().map(|id| table.row_range(*id as usize..*id as usize + 1));
         same_kind!(() -> out, {
             for (row, embedding) in rows.enumerate() {
                 Element::widen(&embedding, out.row_mut(row));
@@ -207,8 +212,8 @@ impl Backend for Cpu {
         same_kind!(() -> x, elementwise::scale(x, factor));
     }
 
-    fn rotate(&self, x: &mut CpuMat, head_dim: usize, sequences: &[Sequence], rows: Rows, rope: RopeOf) {
-        same_kind!(() -> x, elementwise::rotate(self.arch, x, head_dim, sequences, rows, rope));
+    fn rotate(&self, x: &mut CpuMat, head_dim: usize, layout: &Vec<Sequence>, rows: Rows, rope: RopeOf) {
+        same_kind!(() -> x, elementwise::rotate(self.arch, x, head_dim, layout, rows, rope));
     }
 
     fn attention(
@@ -216,10 +221,10 @@ impl Backend for Cpu {
         q: &mut CpuMat,
         k: &CpuMat,
         v: &CpuMat,
-        sequences: &[Sequence],
+        layout: &Vec<Sequence>,
         shape: &AttentionShape,
     ) {
-        attention::attention(self.arch, q.context_mut(), k.context(), v.context(), sequences, shape);
+        attention::attention(self.arch, q.context_mut(), k.context(), v.context(), layout, shape);
     }
 
     fn key_difference(
@@ -240,7 +245,7 @@ impl Backend for Cpu {
         &self,
         q: &CpuMat,
         attended: &Attended<'_, CpuMat, Weight<'_>>,
-        sequences: &[Sequence],
+        layout: &Vec<Sequence>,
         shape: &AttentionShape,
         out: &mut CpuMat,
     ) {
@@ -252,7 +257,7 @@ impl Backend for Cpu {
             twin_normed: attended.twin_normed.twin(),
         };
         let out = out.twin_mut();
-        twin::twin_attend(self.arch, q.twin(), &keys, attended.norm, sequences, shape, out);
+        twin::twin_attend(self.arch, q.twin(), &keys, attended.norm, layout, shape, out);
     }
 
     fn head_values(
@@ -270,13 +275,11 @@ impl Backend for Cpu {
         twin::Sums::new(rows, cols)
     }
 
-    fn contribution(
-        &self,
-        f_pt: Option<&CpuMat>,
-        f_ft: &CpuMat,
-        x: &mut CpuMat,
-        sums: &mut Self::Sums,
-    ) -> Vec<RunningL1> {
-        sums.contribution(f_pt.map(CpuMat::twin), f_ft.twin(), x.twin_mut())
+    fn contribution(&self, f_pt: Option<&CpuMat>, f_ft: &CpuMat, x: &mut CpuMat, sums: &mut Self::Sums) {
+        sums.contribution(f_pt.map(CpuMat::twin), f_ft.twin(), x.twin_mut());
+    }
+
+    fn norms(&self, sums: &Self::Sums) -> Vec<Vec<RunningL1>> {
+        sums.norms.clone()
     }
 }

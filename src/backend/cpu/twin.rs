@@ -178,24 +178,22 @@ fn add_twin_rows(
 pub struct Sums {
     p: Mat<f64>,
     f: Mat<f64>,
+    /// Of every row, after each layer.
+    pub norms: Vec<Vec<RunningL1>>,
 }
 
 impl Sums {
     pub fn new(rows: usize, cols: usize) -> Self {
-        Self { p: Mat::zeros(rows, cols), f: Mat::zeros(rows, cols) }
+        Self { p: Mat::zeros(rows, cols), f: Mat::zeros(rows, cols), norms: Vec::new() }
     }
 
     /// See [`Backend::contribution`](crate::backend::Backend::contribution).
-    pub fn contribution(
-        &mut self,
-        f_pt: Option<&Mat<f64>>,
-        f_ft: &Mat<f64>,
-        x: &mut Mat<f64>,
-    ) -> Vec<RunningL1> {
+    pub fn contribution(&mut self, f_pt: Option<&Mat<f64>>, f_ft: &Mat<f64>, x: &mut Mat<f64>) {
         let cols = x.cols;
         let sums =
             self.p.data_mut().par_chunks_exact_mut(cols).zip(self.f.data_mut().par_chunks_exact_mut(cols));
-        sums.zip(x.data_mut().par_chunks_exact_mut(cols))
+        let norms = sums
+            .zip(x.data_mut().par_chunks_exact_mut(cols))
             .enumerate()
             .map(|(row, ((p, f), x))| {
                 let tuned = f_ft.row(row);
@@ -210,6 +208,7 @@ impl Sums {
                 }
                 l1
             })
-            .collect()
+            .collect();
+        self.norms.push(norms);
     }
 }

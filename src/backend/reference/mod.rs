@@ -1,6 +1,6 @@
 //! What every operation means: plain loops in f64, to be read. Slow.
 
-use super::{Attended, AttentionShape, Backend, Linear, Mat, Norm, RopeOf, Rows, Sequence};
+use super::{Attended, AttentionShape, Backend, Linear, Mat, Norm, Role, RopeOf, Rows, Sequence};
 use crate::{metrics::RunningL1, model::Activation, tensor::Tensor, twin::Twin};
 
 /// The reference backend.
@@ -10,10 +10,14 @@ pub struct Reference;
 impl Backend for Reference {
     type Mat = Mat<f64>;
     type Weight<'w> = Mat<f64>;
-    /// P and F.
-    type Sums = (Mat<f64>, Mat<f64>);
+    type Layout = Vec<Sequence>;
+    type Sums = Sums;
 
-    fn zeros(&self, _kind: Rows, rows: usize, cols: usize) -> Mat<f64> {
+    fn layout(&self, sequences: &[Sequence]) -> Vec<Sequence> {
+        sequences.to_vec()
+    }
+
+    fn zeros(&self, _kind: Rows, _role: Role, rows: usize, cols: usize) -> Mat<f64> {
         Mat::zeros(rows, cols)
     }
 
@@ -31,9 +35,9 @@ impl Backend for Reference {
         mat
     }
 
-    fn embed(&self, token_ids: &[u32], table: &Mat<f64>, out: &mut Mat<f64>) {
+    fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut Mat<f64>) {
         for (row, id) in token_ids.iter().enumerate() {
-            out.row_mut(row).copy_from_slice(table.row(*id as usize));
+            table.widen_run_f64(*id as usize, 0..table.cols, out.row_mut(row));
         }
     }
 
@@ -128,8 +132,8 @@ impl Backend for Reference {
         x.data_mut().iter_mut().for_each(|v| *v *= factor);
     }
 
-    fn rotate(&self, x: &mut Mat<f64>, head_dim: usize, sequences: &[Sequence], rows: Rows, rope: RopeOf) {
-        for sequence in sequences {
+    fn rotate(&self, x: &mut Mat<f64>, head_dim: usize, layout: &Vec<Sequence>, rows: Rows, rope: RopeOf) {
+        for sequence in layout {
             let (range, first) = rows.of(sequence);
             for (offset, row) in range.enumerate() {
                 let (cos, sin) = sequence.rope(rope).row(first + offset);
@@ -150,11 +154,11 @@ impl Backend for Reference {
         q: &mut Mat<f64>,
         k: &Mat<f64>,
         v: &Mat<f64>,
-        sequences: &[Sequence],
+        layout: &Vec<Sequence>,
         shape: &AttentionShape,
     ) {
         let dim = shape.head_dim;
-        for sequence in sequences {
+        for sequence in layout {
             for row in sequence.context.clone() {
                 let start = sequence.context.start;
                 let keys: Vec<usize> = (start + shape.first_visible(row - start)..=row).collect();
@@ -203,14 +207,14 @@ impl Backend for Reference {
         &self,
         q: &Mat<f64>,
         attended: &Attended<'_, Mat<f64>, Mat<f64>>,
-        sequences: &[Sequence],
+        layout: &Vec<Sequence>,
         shape: &AttentionShape,
         out: &mut Mat<f64>,
     ) {
         let (dim, hidden) = (shape.head_dim, attended.normalized.cols);
-        let first = sequences.first().map_or(0, |sequence| sequence.twin.start);
+        let first = layout.first().map_or(0, |sequence| sequence.twin.start);
         let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
-        for sequence in sequences {
+        for sequence in layout {
             for row in sequence.twin.clone() {
                 let (context, own) = sequence.visible_to_twin(row, shape);
                 let normed: Vec<_> =
@@ -257,7 +261,7 @@ impl Backend for Reference {
     }
 
     fn sums(&self, rows: usize, cols: usize) -> Self::Sums {
-        (Mat::zeros(rows, cols), Mat::zeros(rows, cols))
+        Sums { p: Mat::zeros(rows, cols), f: Mat::zeros(rows, cols), norms: Vec::new() }
     }
 
     fn contribution(
@@ -265,10 +269,10 @@ impl Backend for Reference {
         f_pt: Option<&Mat<f64>>,
         f_ft: &Mat<f64>,
         x: &mut Mat<f64>,
-        (p, f): &mut Self::Sums,
-    ) -> Vec<RunningL1> {
+        Sums { p, f, norms }: &mut Self::Sums,
+    ) {
         let l1 = |row: &[f64]| row.iter().map(|v| v.abs()).sum();
-        (0..x.rows)
+        let after = (0..x.rows)
             .map(|row| {
                 for col in 0..x.cols {
                     let tuned = f_ft.row(row)[col];
@@ -279,8 +283,20 @@ impl Backend for Reference {
                 }
                 RunningL1 { ptc: l1(p.row(row)), ftc: l1(f.row(row)) }
             })
-            .collect()
+            .collect();
+        norms.push(after);
     }
+
+    fn norms(&self, sums: &Sums) -> Vec<Vec<RunningL1>> {
+        sums.norms.clone()
+    }
+}
+
+/// P, F and their norms.
+pub struct Sums {
+    p: Mat<f64>,
+    f: Mat<f64>,
+    norms: Vec<Vec<RunningL1>>,
 }
 
 /// Column `col` of `a · Wᵀ + b`.
