@@ -130,6 +130,12 @@ impl<'a> Tensor<'a> {
         Tensor { rows: range.len(), bytes, update, ..*self }
     }
 
+    /// The bytes of all elements, row by row, where they are stored as they are read and in this type.
+    pub fn as_stored(&self, dtype: Dtype) -> Option<&'a [u8]> {
+        let plain = self.update.is_none() && self.view.is_none();
+        (plain && self.dtype == dtype && self.rounded_to == dtype).then_some(self.bytes)
+    }
+
     /// Whether all elements are the same, to the bit.
     pub fn is_same(&self, other: &Tensor<'_>) -> bool {
         let one_place = std::ptr::eq(self.bytes, other.bytes);

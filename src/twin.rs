@@ -8,7 +8,7 @@ pub struct Twin<T> {
 }
 
 /// One of the two models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Branch {
     Pt,
     Ft,

@@ -108,3 +108,10 @@ fn cpu_agrees_with_transformers() {
 fn reference_agrees_with_transformers() {
     check(&Reference, REFERENCE_TOLERANCE);
 }
+
+/// Context rows are rounded to bf16, in both branches alike.
+#[cfg(feature = "sim")]
+#[test]
+fn cuda_on_the_simulator_agrees_with_transformers() {
+    check(&tuco::backend::cuda::Cuda::simulated(), 1e-3);
+}

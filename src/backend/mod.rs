@@ -8,6 +8,8 @@
 //! threads. Tests hold every backend to it.
 
 pub mod cpu;
+#[cfg(any(feature = "cuda", feature = "sim"))]
+pub mod cuda;
 mod mat;
 pub mod reference;
 

@@ -1,0 +1,41 @@
+// The arguments of kernels that share them. On the host: src/backend/cuda/args.rs.
+#pragma once
+#include "device.cuh"
+
+// out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ + bias). Gated products have two weights and biases, the gate's first.
+//
+// `group` heads of one row may lie in it behind each other, as rows of a product of their own (`head_values`): row i of
+// the product is then head `block z · group + i % group` of row i / group, `a_head` and `out_head` elements apart, and block z
+// takes the rows of `b` from z · n on.
+struct ProductArgs {
+    const void* a;
+    const bf16* b[2];
+    // What the weights have beyond bf16, of twin products; null where nothing.
+    const bf16* b_low[2];
+    const float* bias[2];
+    void* out;
+    int64_t a_pitch, b_pitch, out_pitch;
+    int32_t m, n, k;
+    int32_t activation;
+    int32_t group, a_head, out_head;
+    int32_t unused;
+};
+
+enum Epilogue { STORE, ADD, GATED, ACTIVATED };
+
+// Columns `col`, `col + 1` of the row at `out`: `v` of the first weight's row `weight_row`, `up` of the second's.
+template <Epilogue E, class Out>
+__device__ __forceinline__ void finish_pair(const ProductArgs& args, Out* out, int col, int weight_row, float2 v, float2 up) {
+    const bool both = col + 1 < args.n;
+    auto add_bias = [&](const float* bias, float2& to) {
+        if (bias) to = {to.x + bias[weight_row], both ? to.y + bias[weight_row + 1] : 0.0f};
+    };
+    add_bias(args.bias[0], v);
+    if (E == GATED) {
+        add_bias(args.bias[1], up);
+        v = {activate(args.activation, v.x) * up.x, activate(args.activation, v.y) * up.y};
+    }
+    if (E == ACTIVATED) v = {activate(args.activation, v.x), activate(args.activation, v.y)};
+    if (E == ADD) v = {v.x + to_float(out[col]), both ? v.y + to_float(out[col + 1]) : 0.0f};
+    store_pair(out + col, v, both);
+}

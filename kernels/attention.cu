@@ -1,0 +1,181 @@
+// Ragged causal attention of context rows, in place: the queries of a tile become its outputs. Online softmax in f32,
+// products in bf16 with f32 sums (mma.sync); grouped queries, sliding window, soft cap.
+// Reference: `attention` of backend/reference. Operations bind: 4 · H · Dh a pair of tokens that see each other.
+//
+// A block takes 64 queries of one head of one sequence, a warp 16 of them, over keys in steps of 64 (32 from 256 dimensions on),
+// two steps in flight. Grid: (tiles, heads); the host orders tiles longest first. Heads are padded to DH dimensions with zeros.
+// What a query gets depends on its own sequence only.
+#include "device.cuh"
+
+constexpr int THREADS = 128, QUERIES = 64;
+
+// Queries `first_query ..` of the sequence whose `length` rows start at row `start`.
+struct AttentionTile {
+    int32_t start, length, first_query, unused;
+};
+
+struct AttentionArgs {
+    bf16* q;
+    const bf16* k;
+    const bf16* v;
+    const AttentionTile* tiles;
+    int64_t q_pitch, kv_pitch;
+    // Query heads that share a key-value head.
+    int32_t group, head_dim;
+    // Tokens that a token sees up to itself; 0: all.
+    int32_t window;
+    float scale;
+    // 0: none.
+    float softcap;
+    int32_t unused;
+};
+
+template <int DH>
+struct AttentionShared {
+    static constexpr int KEYS = DH > 128 ? 32 : 64;
+    // Rows 16 bytes longer than a multiple of 32: ldmatrix reads eight of them from different banks.
+    static constexpr int PITCH = DH + 8;
+    bf16 q[QUERIES * PITCH];
+    bf16 k[2][KEYS * PITCH], v[2][KEYS * PITCH];
+};
+
+// Copies rows `first ..` of `rows` rows of a head into a tile, zeros for rows from `end` on and for padding.
+template <int DH, int ROWS>
+__device__ __forceinline__ void load_tile(bf16* tile, const bf16* from, int64_t pitch, int first, int end, int head_dim) {
+    constexpr int PITCH = AttentionShared<DH>::PITCH;
+    // Heads that do not start on 16 bytes are copied by hand, and only few models have such.
+    if (head_dim % 8 == 0) {
+        for (int chunk = threadIdx.x; chunk < ROWS * DH / 8; chunk += THREADS) {
+            const int r = chunk / (DH / 8), i = chunk % (DH / 8) * 8;
+            const bool there = first + r < end && i < head_dim;
+            copy_async_16(&tile[r * PITCH + i], from + (there ? (first + r) * pitch + i : 0), there ? 16 : 0);
+        }
+    } else {
+        for (int at = threadIdx.x; at < ROWS * DH; at += THREADS) {
+            const int r = at / DH, i = at % DH;
+            tile[r * PITCH + i] = first + r < end && i < head_dim ? from[(first + r) * pitch + i] : bf16{0};
+        }
+    }
+}
+
+template <int DH>
+__device__ void attention(const AttentionArgs& args) {
+    using Shared = AttentionShared<DH>;
+    constexpr int KEYS = Shared::KEYS, PITCH = Shared::PITCH;
+    constexpr float LOG2E = 1.4426950408889634f;
+    Shared& shared = *reinterpret_cast<Shared*>(shared_memory());
+    const AttentionTile tile = args.tiles[blockIdx.x];
+    const int head = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    bf16* q = args.q + tile.start * args.q_pitch + int64_t(head) * args.head_dim;
+    const int64_t kv = tile.start * args.kv_pitch + int64_t(head / args.group) * args.head_dim;
+
+    const int end = min(tile.first_query + QUERIES, tile.length);
+    const int unseen = args.window ? max(tile.first_query + 1 - args.window, 0) : 0;
+    const int first_step = unseen / KEYS, steps = (end + KEYS - 1) / KEYS;
+    auto load_keys = [&](int step) {
+        load_tile<DH, KEYS>(shared.k[step % 2], args.k + kv, args.kv_pitch, step * KEYS, end, args.head_dim);
+        load_tile<DH, KEYS>(shared.v[step % 2], args.v + kv, args.kv_pitch, step * KEYS, end, args.head_dim);
+    };
+    load_tile<DH, QUERIES>(shared.q, q, args.q_pitch, tile.first_query, tile.length, args.head_dim);
+    load_keys(first_step);
+    copies_commit();
+
+    // Of this thread's two rows, 8 apart.
+    const int row = tile.first_query + warp * 16 + lane / 4;
+    float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {};
+    float out[DH / 8][4] = {};
+    for (int step = first_step; step < steps; step++) {
+        if (step + 1 < steps) load_keys(step + 1);
+        copies_commit();
+        copies_wait<1>();
+        __syncthreads();
+        const bf16 *k = shared.k[step % 2], *v = shared.v[step % 2];
+
+        float scores[KEYS / 8][4] = {};
+#pragma unroll
+        for (int d = 0; d < DH; d += 16) {
+            uint32_t fq[4];
+            ldmatrix_x4(fq, &shared.q[(warp * 16 + lane % 16) * PITCH + d + lane / 16 * 8]);
+#pragma unroll
+            for (int j = 0; j < KEYS / 16; j++) {
+                uint32_t fk[4];
+                ldmatrix_x4(fk, &k[(j * 16 + lane / 16 * 8 + lane % 8) * PITCH + d + lane / 8 % 2 * 8]);
+                mma_m16n8k16(scores[2 * j], fq, {fk[0], fk[1]});
+                mma_m16n8k16(scores[2 * j + 1], fq, {fk[2], fk[3]});
+            }
+        }
+        // Scores become exponents of 2. What a row does not see counts as −∞.
+#pragma unroll
+        for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int key = step * KEYS + j * 8 + lane % 4 * 2 + i % 2, query = row + i / 2 * 8;
+                float s = scores[j][i] * args.scale;
+                if (args.softcap != 0.0f) s = args.softcap * tanhf(s / args.softcap);
+                const bool seen = key <= query && key < end && (!args.window || key + args.window > query);
+                scores[j][i] = seen ? s * LOG2E : -INFINITY;
+            }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float most = largest[half];
+#pragma unroll
+            for (int j = 0; j < KEYS / 8; j++) most = fmaxf(most, fmaxf(scores[j][half * 2], scores[j][half * 2 + 1]));
+            most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
+            most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+            // A row that sees nothing yet stays at zero.
+            const float base = most == -INFINITY ? 0.0f : most, shrink = exp2f(largest[half] - base);
+            largest[half] = most;
+            float added = 0.0f;
+#pragma unroll
+            for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+                for (int i = half * 2; i < half * 2 + 2; i++) {
+                    scores[j][i] = exp2f(scores[j][i] - base);
+                    added += scores[j][i];
+                }
+            sum[half] = sum[half] * shrink + added;
+#pragma unroll
+            for (int n = 0; n < DH / 8; n++) {
+                out[n][half * 2] *= shrink;
+                out[n][half * 2 + 1] *= shrink;
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < KEYS / 16; j++) {
+            const float *p = scores[2 * j], *p8 = scores[2 * j + 1];
+            const uint32_t fp[4] = {pack_bf16(p[0], p[1]), pack_bf16(p[2], p[3]), pack_bf16(p8[0], p8[1]), pack_bf16(p8[2], p8[3])};
+#pragma unroll
+            for (int n = 0; n < DH / 16; n++) {
+                uint32_t fv[4];
+                ldmatrix_x4_trans(fv, &v[(j * 16 + lane % 16) * PITCH + n * 16 + lane / 16 * 8]);
+                mma_m16n8k16(out[2 * n], fp, {fv[0], fv[1]});
+                mma_m16n8k16(out[2 * n + 1], fp, {fv[2], fv[3]});
+            }
+        }
+        __syncthreads();
+    }
+    copies_wait<0>();
+
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        sum[half] += __shfl_xor_sync(~0u, sum[half], 1);
+        sum[half] += __shfl_xor_sync(~0u, sum[half], 2);
+        const int query = row + half * 8;
+        if (query >= end) continue;
+        bf16* to = q + query * args.q_pitch;
+#pragma unroll
+        for (int n = 0; n < DH / 8; n++) {
+            const int i = n * 8 + lane % 4 * 2;
+            const float2 values = {out[n][half * 2] / sum[half], out[n][half * 2 + 1] / sum[half]};
+            if (i < args.head_dim) store_pair(to + i, values, i + 1 < args.head_dim);
+        }
+    }
+}
+
+KERNEL(attention_16, AttentionArgs, THREADS, 1, attention<16>)
+KERNEL(attention_32, AttentionArgs, THREADS, 1, attention<32>)
+KERNEL(attention_64, AttentionArgs, THREADS, 1, attention<64>)
+KERNEL(attention_80, AttentionArgs, THREADS, 1, attention<80>)
+KERNEL(attention_96, AttentionArgs, THREADS, 1, attention<96>)
+KERNEL(attention_128, AttentionArgs, THREADS, 1, attention<128>)
+KERNEL(attention_256, AttentionArgs, THREADS, 1, attention<256>)

@@ -1,0 +1,100 @@
+// What every kernel starts from: the device or its simulator, the 16-bit type, reductions of fixed order.
+//
+// A kernel is a function of one struct, made known (as tuco_NAME) with KERNEL(name, struct, threads, blocks a multiprocessor, function);
+// the host fills the same struct (src/backend/cuda/args.rs). Pitches count elements; those of activations and weights are
+// multiples of 8, and a row's elements beyond its columns may be read, but mean nothing.
+#pragma once
+#ifdef TUCO_SIM
+#include "sim/sim.h"
+#else
+#include <cstdint>
+#define KERNEL(NAME, ARGS, THREADS, BLOCKS, ...) \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) tuco_##NAME(const __grid_constant__ ARGS args) { __VA_ARGS__(args); }
+extern __shared__ __align__(1024) unsigned char tuco_shared[];
+__device__ __forceinline__ unsigned char* shared_memory() { return tuco_shared; }
+#endif
+#include "ptx.cuh"
+
+struct bf16 {
+    uint16_t bits;
+};
+
+// The activation between an MLP's products; numbers as on the host.
+enum Activation : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2 };
+
+__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(bf16 value) { return __uint_as_float(uint32_t(value.bits) << 16); }
+__device__ __forceinline__ float low_float(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high_float(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+// Two f32 as sums of two bf16 each: pairs of the higher and of the lower parts.
+__device__ __forceinline__ void split(float2 v, uint32_t& high, uint32_t& low) {
+    high = pack_bf16(v.x, v.y);
+    low = pack_bf16(v.x - low_float(high), v.y - high_float(high));
+}
+
+__device__ __forceinline__ void store(float* to, float value) { *to = value; }
+__device__ __forceinline__ void store(bf16* to, float value) { to->bits = uint16_t(pack_bf16(value, 0.0f)); }
+
+// Four neighbours, 16 or 8 bytes aligned.
+__device__ __forceinline__ float4 load4(const float* from) { return *reinterpret_cast<const float4*>(from); }
+struct alignas(8) Bf16x4 {
+    uint32_t low, high;
+};
+__device__ __forceinline__ float4 load4(const bf16* from) {
+    const Bf16x4 pairs = *reinterpret_cast<const Bf16x4*>(from);
+    return {low_float(pairs.low), high_float(pairs.low), low_float(pairs.high), high_float(pairs.high)};
+}
+__device__ __forceinline__ void store4(float* to, float4 v) { *reinterpret_cast<float4*>(to) = v; }
+__device__ __forceinline__ void store4(bf16* to, float4 v) {
+    *reinterpret_cast<Bf16x4*>(to) = Bf16x4{pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)};
+}
+
+// Two neighbours, of any alignment and only the first where there is no second.
+template <class T>
+__device__ __forceinline__ void store_pair(T* to, float2 v, bool both) {
+    store(to, v.x);
+    if (both) store(to + 1, v.y);
+}
+
+template <class T>
+__device__ __forceinline__ T warp_sum(T value) {
+    for (int bits = 16; bits; bits /= 2) value += __shfl_xor_sync(~0u, value, bits);
+    return value;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+    for (int bits = 16; bits; bits /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, bits));
+    return value;
+}
+
+// The sum over a block of THREADS threads, for all of them; `scratch` holds THREADS / 32 values.
+template <int THREADS, class T>
+__device__ __forceinline__ T block_sum(T value, T* scratch) {
+    value = warp_sum(value);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
+    __syncthreads();
+    T sum = scratch[0];
+    for (int warp = 1; warp < THREADS / 32; warp++) sum += scratch[warp];
+    return sum;
+}
+
+template <int THREADS>
+__device__ __forceinline__ float block_max(float value, float* scratch) {
+    value = warp_max(value);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
+    __syncthreads();
+    float largest = scratch[0];
+    for (int warp = 1; warp < THREADS / 32; warp++) largest = fmaxf(largest, scratch[warp]);
+    return largest;
+}
+
+__device__ __forceinline__ float activate(int32_t activation, float x) {
+    switch (activation) {
+        case SILU: return x / (1.0f + expf(-x));
+        case GELU: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+        default: return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+    }
+}

@@ -1,0 +1,91 @@
+// Operations on the elements of rows. One block a row; bytes bind. Reference: the operations of these names in
+// backend/reference.
+//
+// copy: out = a · accumulate: out += a · add: out = a + b · scale: out = factor · out · gather: out[i] = a[rows[i]]
+// · scatter_add: out[rows[i]] += factors[i] · a[i]
+#include "device.cuh"
+
+constexpr int THREADS = 256;
+
+struct RowsArgs {
+    const void* a;
+    const void* b;
+    void* out;
+    // Of gather and scatter_add.
+    const int32_t* rows;
+    const float* factors;
+    int64_t a_pitch, b_pitch, out_pitch;
+    int32_t cols;
+    float factor;
+};
+
+template <class T>
+__device__ __forceinline__ T* row_of(void* data, int64_t pitch, int64_t row) {
+    return static_cast<T*>(data) + row * pitch;
+}
+template <class T>
+__device__ __forceinline__ const T* row_of(const void* data, int64_t pitch, int64_t row) {
+    return static_cast<const T*>(data) + row * pitch;
+}
+
+// Calls `f(col)` for every fourth column of this thread; what lies behind the last column of a row belongs to it.
+template <class F>
+__device__ __forceinline__ void for_columns(const RowsArgs& args, F f) {
+    for (int col = threadIdx.x * 4; col < args.cols; col += THREADS * 4) f(col);
+}
+
+__device__ __forceinline__ float4 plus(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+__device__ __forceinline__ float4 times(float f, float4 a) { return {f * a.x, f * a.y, f * a.z, f * a.w}; }
+
+template <class In, class Out>
+__device__ void copy(const RowsArgs& args) {
+    const In* a = row_of<In>(args.a, args.a_pitch, blockIdx.x);
+    Out* out = row_of<Out>(args.out, args.out_pitch, blockIdx.x);
+    for_columns(args, [&](int col) { store4(out + col, load4(a + col)); });
+}
+
+template <class In>
+__device__ void accumulate(const RowsArgs& args) {
+    const In* a = row_of<In>(args.a, args.a_pitch, blockIdx.x);
+    float* out = row_of<float>(args.out, args.out_pitch, blockIdx.x);
+    for_columns(args, [&](int col) { store4(out + col, plus(load4(out + col), load4(a + col))); });
+}
+
+__device__ void add(const RowsArgs& args) {
+    const float* a = row_of<float>(args.a, args.a_pitch, blockIdx.x);
+    const float* b = row_of<float>(args.b, args.b_pitch, blockIdx.x);
+    float* out = row_of<float>(args.out, args.out_pitch, blockIdx.x);
+    for_columns(args, [&](int col) { store4(out + col, plus(load4(a + col), load4(b + col))); });
+}
+
+template <class T>
+__device__ void scale(const RowsArgs& args) {
+    T* out = row_of<T>(args.out, args.out_pitch, blockIdx.x);
+    for_columns(args, [&](int col) { store4(out + col, times(args.factor, load4(out + col))); });
+}
+
+template <class T>
+__device__ void gather(const RowsArgs& args) {
+    const T* a = row_of<T>(args.a, args.a_pitch, args.rows[blockIdx.x]);
+    T* out = row_of<T>(args.out, args.out_pitch, blockIdx.x);
+    for_columns(args, [&](int col) { store4(out + col, load4(a + col)); });
+}
+
+__device__ void scatter_add(const RowsArgs& args) {
+    const float* a = row_of<float>(args.a, args.a_pitch, blockIdx.x);
+    float* out = row_of<float>(args.out, args.out_pitch, args.rows[blockIdx.x]);
+    const float factor = args.factors[blockIdx.x];
+    for_columns(args, [&](int col) { store4(out + col, plus(load4(out + col), times(factor, load4(a + col)))); });
+}
+
+KERNEL(copy_f32_bf16, RowsArgs, THREADS, 1, copy<float, bf16>)
+KERNEL(copy_bf16_bf16, RowsArgs, THREADS, 1, copy<bf16, bf16>)
+KERNEL(copy_f32_f32, RowsArgs, THREADS, 1, copy<float, float>)
+KERNEL(accumulate_bf16, RowsArgs, THREADS, 1, accumulate<bf16>)
+KERNEL(accumulate_f32, RowsArgs, THREADS, 1, accumulate<float>)
+KERNEL(add_f32, RowsArgs, THREADS, 1, add)
+KERNEL(scale_bf16, RowsArgs, THREADS, 1, scale<bf16>)
+KERNEL(scale_f32, RowsArgs, THREADS, 1, scale<float>)
+KERNEL(gather_bf16, RowsArgs, THREADS, 1, gather<bf16>)
+KERNEL(gather_f32, RowsArgs, THREADS, 1, gather<float>)
+KERNEL(scatter_add_f32, RowsArgs, THREADS, 1, scatter_add)

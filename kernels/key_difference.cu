@@ -1,0 +1,52 @@
+// The weight whose product with the normalized rows is the difference of the branches' keys (`key_difference`):
+//   weight = W_pt ∘ (g_pt + offset) − W_ft ∘ (g_ft + offset), rounded to bf16 once, after the subtraction,
+//   bias = b_pt − b_ft + W_pt β_pt − W_ft β_ft (β: biases of norms), f32.
+// One block a row of the weight; bytes bind. Reference: `key_difference` of backend/reference.
+#include "device.cuh"
+
+constexpr int THREADS = 256;
+
+struct KeyWeightSide {
+    const bf16* weight;
+    // Null where the weight is exact in bf16.
+    const bf16* low;
+    const float* bias;
+    // Of the norm; null where there is none.
+    const float* factors;
+    const float* norm_bias;
+    float offset;
+    int32_t unused;
+};
+
+struct KeyWeightArgs {
+    KeyWeightSide side[2];
+    bf16* weight;
+    // Null where no side has a bias.
+    float* bias;
+    int64_t weight_pitch, out_pitch;
+    int32_t cols, unused;
+};
+
+__device__ void key_weight_difference(const KeyWeightArgs& args) {
+    double* scratch = reinterpret_cast<double*>(shared_memory());
+    const int64_t row = blockIdx.x;
+    double bias = 0.0;
+    for (int col = threadIdx.x; col < args.cols; col += THREADS) {
+        double scaled[2];
+        for (int i = 0; i < 2; i++) {
+            const KeyWeightSide& side = args.side[i];
+            const int64_t at = row * args.weight_pitch + col;
+            const double weight = double(to_float(side.weight[at])) + (side.low ? double(to_float(side.low[at])) : 0.0);
+            scaled[i] = weight * (side.factors ? double(side.factors[col]) + double(side.offset) : 1.0);
+            if (side.norm_bias) bias += (i == 0 ? 1.0 : -1.0) * weight * double(side.norm_bias[col]);
+        }
+        store(args.weight + row * args.out_pitch + col, float(scaled[0] - scaled[1]));
+    }
+    if (!args.bias) return;
+    bias = block_sum<THREADS>(bias, scratch);
+    for (int i = 0; i < 2; i++)
+        if (args.side[i].bias) bias += (i == 0 ? 1.0 : -1.0) * double(args.side[i].bias[row]);
+    if (threadIdx.x == 0) args.bias[row] = float(bias);
+}
+
+KERNEL(key_weight_difference, KeyWeightArgs, THREADS, 1, key_weight_difference)

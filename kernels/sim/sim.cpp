@@ -1,0 +1,183 @@
+// The scheduler of the simulated device, its memory, and what the host calls.
+#include "sim.h"
+
+#include <map>
+
+#if !defined(__x86_64__)
+#error "the simulator switches fibers on x86-64 only"
+#endif
+
+extern "C" void sim_switch(void** save, void* to);
+asm(".text\n.globl sim_switch\nsim_switch:\n"
+    "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
+    "mov %rsp,(%rdi)\nmov %rsi,%rsp\n"
+    "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n");
+
+namespace sim {
+
+thread_local Running running;
+
+// A device's memory: allocations by address, between guards.
+struct Device {
+    std::map<const unsigned char*, size_t> allocations;
+};
+constexpr size_t GUARD = 256;
+constexpr unsigned char GUARD_BYTE = 0xA5;
+
+static std::vector<Entry>& kernels() {
+    static std::vector<Entry> all;
+    return all;
+}
+void add_kernel(const Entry& entry) { kernels().push_back(entry); }
+
+void die(const char* what) {
+    const uint3 none{}, at = running.fiber ? running.fiber->block->index : none;
+    fprintf(stderr, "simulator: %s: %s (block %u,%u,%u thread %d)\n", running.kernel, what, at.x, at.y, at.z,
+            running.fiber ? (int)running.fiber->index : -1);
+    for (auto& block : running.blocks)
+        for (auto& fiber : block.fibers)
+            if (fiber.index < block.threads && !fiber.done && fiber.index % 32 == 0)
+                fprintf(stderr, "  block %u,%u,%u thread %u waits at %s\n", block.index.x, block.index.y,
+                        block.index.z, fiber.index, fiber.waits_at);
+    abort();
+}
+
+void yield(const char* at) {
+    Fiber& fiber = self();
+    fiber.waits_at = at;
+    sim_switch(&fiber.stack_pointer, running.scheduler);
+}
+
+static void enter() {
+    running.body();
+    Fiber& fiber = self();
+    for (auto& group : fiber.copy_groups)
+        if (!group.empty()) die("a thread ends with copies in flight");
+    if (!fiber.open_copies.empty()) die("a thread ends with copies it did not commit");
+    if (!fiber.open_products.empty() || !fiber.product_groups.empty()) die("a thread ends with products in flight");
+    fiber.done = true;
+    fiber.block->live--;
+    warp().live &= ~(1u << lane());
+    running.progress++;
+    sim_switch(&fiber.stack_pointer, running.scheduler);
+    abort();
+}
+
+static void start(Block& block, const Grid& grid, uint3 index) {
+    block.index = index;
+    block.threads = block.live = grid.threads;
+    block.shared_bytes = grid.shared_bytes;
+    while (block.fibers.size() < grid.threads) block.fibers.emplace_back();
+    block.warps.assign((grid.threads + 31) / 32, Warp{});
+    for (auto& barrier : block.named) barrier = Barrier{};
+    memset(block.shared(), 0xFF, SHARED_BYTES);
+    for (unsigned i = 0; i < grid.threads; i++) {
+        Fiber& fiber = block.fibers[i];
+        fiber.block = &block;
+        fiber.index = i;
+        fiber.done = false;
+        fiber.copy_groups.clear();
+        fiber.open_copies.clear();
+        void** top = (void**)(((uintptr_t)fiber.stack.get() + STACK_BYTES) & ~uintptr_t(15));
+        *--top = nullptr;
+        *--top = (void*)enter;
+        for (int i = 0; i < 6; i++) *--top = nullptr;
+        fiber.stack_pointer = top;
+        block.warps[i / 32].live |= 1u << (i % 32);
+    }
+}
+
+static void check_guards() {
+    for (auto& [data, bytes] : running.device->allocations)
+        for (size_t i = 0; i < GUARD; i++)
+            if (data[bytes + i] != GUARD_BYTE || data[-1 - (ptrdiff_t)i] != GUARD_BYTE)
+                die("something was written outside an allocation");
+}
+
+void run(const char* kernel, const Grid& grid, std::function<void()> body) {
+    static const char* order = getenv("TUCO_SIM_ORDER");
+    const bool reversed = order && strcmp(order, "reversed") == 0;
+    running.kernel = kernel;
+    running.grid = grid;
+    running.body = std::move(body);
+    if (grid.shared_bytes > SHARED_BYTES) die("more shared memory than a block has");
+    if (!grid.cluster || grid.blocks[0] % grid.cluster) die("the grid is not made of whole clusters");
+    while (running.blocks.size() < grid.cluster) running.blocks.emplace_back();
+    const unsigned total = grid.blocks[0] * grid.blocks[1] * grid.blocks[2];
+    for (unsigned n = 0; n < total; n += grid.cluster) {
+        const unsigned first = reversed ? total - grid.cluster - n : n;
+        running.cluster_barrier = Barrier{};
+        for (unsigned i = 0; i < grid.cluster; i++) {
+            const unsigned b = first + i;
+            start(running.blocks[i], grid,
+                  {b % grid.blocks[0], b / grid.blocks[0] % grid.blocks[1], b / (grid.blocks[0] * grid.blocks[1])});
+        }
+        for (bool alive = true; alive;) {
+            const uint64_t before = running.progress;
+            alive = false;
+            for (unsigned i = 0; i < grid.cluster * grid.threads; i++) {
+                const unsigned at = reversed ? grid.cluster * grid.threads - 1 - i : i;
+                Fiber& fiber = running.blocks[at / grid.threads].fibers[at % grid.threads];
+                if (fiber.done) continue;
+                alive = true;
+                running.fiber = &fiber;
+                sim_switch(&running.scheduler, fiber.stack_pointer);
+            }
+            if (alive && running.progress == before) {
+                running.fiber = nullptr;
+                die("every thread waits");
+            }
+        }
+    }
+    running.fiber = nullptr;
+    check_guards();
+}
+
+void check_global(const void* from, size_t bytes) {
+    const unsigned char* start = (const unsigned char*)from;
+    const auto& all = running.device->allocations;
+    auto after = all.upper_bound(start);
+    if (after == all.begin()) die("a copy reads outside an allocation");
+    const auto& [data, size] = *--after;
+    if (start + bytes > data + size) die("a copy reads outside an allocation");
+}
+
+}  // namespace sim
+
+extern "C" {
+
+sim::Device* sim_open() { return new sim::Device; }
+
+void sim_close(sim::Device* device) {
+    for (auto& [data, bytes] : device->allocations) free((void*)(data - sim::GUARD));
+    delete device;
+}
+
+// Memory full of NaN.
+void* sim_alloc(sim::Device* device, size_t bytes) {
+    auto* raw = (unsigned char*)aligned_alloc(sim::GUARD, (bytes + 3 * sim::GUARD - 1) / sim::GUARD * sim::GUARD);
+    memset(raw, sim::GUARD_BYTE, sim::GUARD);
+    memset(raw + sim::GUARD, 0xFF, bytes);
+    memset(raw + sim::GUARD + bytes, sim::GUARD_BYTE, sim::GUARD);
+    device->allocations[raw + sim::GUARD] = bytes;
+    return raw + sim::GUARD;
+}
+
+void sim_free(sim::Device* device, unsigned char* data) {
+    if (!device->allocations.erase(data)) sim::die("memory is freed that was not allocated");
+    free(data - sim::GUARD);
+}
+
+// 0, or 1 for a kernel that is not there, 2 for arguments or threads that are not its own.
+int sim_launch(sim::Device* device, const char* name, const sim::Grid* grid, const void* args, size_t bytes) {
+    for (auto& entry : sim::kernels()) {
+        if (strcmp(entry.name, name)) continue;
+        if (entry.argument_bytes != bytes || entry.threads != grid->threads) return 2;
+        sim::running.device = device;
+        entry.launch(*grid, args);
+        return 0;
+    }
+    return 1;
+}
+
+}  // extern "C"

@@ -1,0 +1,218 @@
+// CUDA device code on the CPU, for tests: every thread of a block is a fiber; the blocks of a cluster run together,
+// clusters one after another. It shows what a test should catch: missing barriers (threads also run in reverse order),
+// deadlocks, reads of shared memory nobody wrote (it starts as NaN), copies used before they were waited for, bad
+// alignment, copies from outside an allocation. It says nothing of speed or of the memory model.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __restrict__
+
+struct uint3 {
+    unsigned x, y, z;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(16) uint4 {
+    uint32_t x, y, z, w;
+};
+
+namespace sim {
+
+// Shared memory of a block, as on sm_90.
+constexpr unsigned SHARED_BYTES = 227 << 10;
+constexpr unsigned STACK_BYTES = 96 << 10;
+
+struct Barrier {
+    unsigned arrived = 0, generation = 0;
+};
+
+// A cp.async that has not landed.
+struct Copy {
+    void* to;
+    const void* from;
+    unsigned bytes, filled;
+};
+
+struct Block;
+
+struct Fiber {
+    void* stack_pointer = nullptr;
+    Block* block = nullptr;
+    unsigned index = 0;
+    bool done = false;
+    const char* waits_at = "";
+    std::vector<Copy> open_copies;
+    std::deque<std::vector<Copy>> copy_groups;
+    // Products whose operands the tensor cores have not read yet, and their groups.
+    std::vector<std::function<void()>> open_products;
+    std::deque<std::vector<std::function<void()>>> product_groups;
+    std::unique_ptr<char[]> stack{new char[STACK_BYTES]};
+};
+
+struct Warp {
+    unsigned char in[32][64], out[32][64];
+    Barrier barrier;
+    unsigned mask = 0, live = 0;
+};
+
+struct Block {
+    uint3 index{};
+    std::deque<Fiber> fibers;
+    std::vector<Warp> warps;
+    Barrier named[16];
+    unsigned threads = 0, live = 0;
+    std::unique_ptr<unsigned char[]> shared_raw{new unsigned char[SHARED_BYTES + 1024]};
+    unsigned shared_bytes = 0;
+
+    unsigned char* shared() {
+        return (unsigned char*)(((uintptr_t)shared_raw.get() + 1023) & ~uintptr_t(1023));
+    }
+};
+
+struct Grid {
+    uint32_t blocks[3];
+    uint32_t threads, shared_bytes, cluster;
+};
+
+struct Device;
+
+// The kernel at work.
+struct Running {
+    Device* device = nullptr;
+    const char* kernel = "";
+    Grid grid{};
+    std::deque<Block> blocks;
+    Fiber* fiber = nullptr;
+    void* scheduler = nullptr;
+    uint64_t progress = 0;
+    std::function<void()> body;
+    Barrier cluster_barrier;
+};
+
+extern thread_local Running running;
+
+[[noreturn]] void die(const char* what);
+void yield(const char* at);
+void run(const char* kernel, const Grid& grid, std::function<void()> body);
+// Dies unless `bytes` from `from` on lie inside one device allocation.
+void check_global(const void* from, size_t bytes);
+
+inline Fiber& self() { return *running.fiber; }
+inline Block& block() { return *self().block; }
+inline Warp& warp() { return block().warps[self().index / 32]; }
+inline unsigned lane() { return self().index % 32; }
+
+template <class Needed>
+void wait(Barrier& barrier, Needed needed, const char* at) {
+    unsigned generation = barrier.generation;
+    barrier.arrived++;
+    while (barrier.generation == generation) {
+        if (barrier.arrived >= needed()) {
+            barrier.arrived = 0;
+            barrier.generation++;
+            running.progress++;
+            return;
+        }
+        yield(at);
+    }
+}
+
+// Something that all lanes of `mask` do together: `work(in, out)` turns what each put in into what each gets.
+template <class Out, class In, class Work>
+Out collective(unsigned mask, const In& in, Work work, const char* at) {
+    static_assert(sizeof(In) <= 64 && sizeof(Out) <= 64);
+    Warp& w = warp();
+    if (!(mask >> lane() & 1)) die("a lane is not in its own mask");
+    if (w.barrier.arrived && w.mask != mask) die("lanes of a warp disagree about the mask");
+    w.mask = mask;
+    memcpy(w.in[lane()], &in, sizeof in);
+    unsigned generation = w.barrier.generation;
+    w.barrier.arrived++;
+    while (w.barrier.generation == generation) {
+        if (w.barrier.arrived >= (unsigned)__builtin_popcount(mask & w.live)) {
+            In ins[32];
+            Out outs[32];
+            for (int i = 0; i < 32; i++) memcpy(&ins[i], w.in[i], sizeof(In));
+            work(ins, outs);
+            for (int i = 0; i < 32; i++) memcpy(w.out[i], &outs[i], sizeof(Out));
+            w.barrier.arrived = 0;
+            w.barrier.generation++;
+            running.progress++;
+            break;
+        }
+        yield(at);
+    }
+    Out out;
+    memcpy(&out, w.out[lane()], sizeof out);
+    return out;
+}
+
+struct Entry {
+    const char* name;
+    unsigned argument_bytes, threads;
+    void (*launch)(const Grid&, const void*);
+};
+void add_kernel(const Entry& entry);
+struct Registered {
+    explicit Registered(const Entry& entry) { add_kernel(entry); }
+};
+
+}  // namespace sim
+
+#define threadIdx (uint3{sim::self().index, 0, 0})
+#define blockIdx (sim::block().index)
+#define gridDim (uint3{sim::running.grid.blocks[0], sim::running.grid.blocks[1], sim::running.grid.blocks[2]})
+
+inline unsigned char* shared_memory() { return sim::block().shared(); }
+
+inline void __syncthreads() {
+    sim::wait(sim::block().named[0], [] { return sim::block().live; }, "__syncthreads");
+}
+inline void __syncwarp() {
+    sim::collective<int>(~0u, 0, [](const int*, int*) {}, "__syncwarp");
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int bits) {
+    auto swap = [=](const T* in, T* out) { for (int i = 0; i < 32; i++) out[i] = in[i ^ bits]; };
+    return sim::collective<T>(mask, value, swap, "__shfl_xor_sync");
+}
+template <class T>
+T __shfl_sync(unsigned mask, T value, int from) {
+    struct In { T value; int from; };
+    auto pick = [](const In* in, T* out) { for (int i = 0; i < 32; i++) out[i] = in[in[i].from & 31].value; };
+    return sim::collective<T>(mask, In{value, from}, pick, "__shfl_sync");
+}
+inline float __uint_as_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+using std::max;
+using std::min;
+
+// Makes `FUNCTION(args)`, for every thread, the kernel `NAME`; `BLOCKS` a multiprocessor are what registers must allow.
+#define KERNEL(NAME, ARGS, THREADS, BLOCKS, ...)                                              \
+    static sim::Registered registered_##NAME({#NAME, sizeof(ARGS), (THREADS),                 \
+        [](const sim::Grid& grid, const void* bytes) {                                        \
+            const ARGS& args = *(const ARGS*)bytes;                                           \
+            sim::run(#NAME, grid, [&args] { __VA_ARGS__(args); });                            \
+        }});

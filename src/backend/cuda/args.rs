@@ -1,0 +1,227 @@
+//! The arguments of kernels, field by field what `kernels/*.cu` and `kernels/args.cuh` declare. Addresses are of device
+//! memory, 0 being none; pitches count elements.
+
+/// A struct that a kernel takes: plain data in C's layout, without padding.
+///
+/// # Safety
+/// The type is `repr(C)`, has no padding and no invariants.
+pub unsafe trait Args: Copy {
+    fn as_bytes(&self) -> &[u8] {
+        // SAFETY: no byte of it is padding.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+}
+
+/// An address in device memory; 0: none.
+pub type Address = u64;
+
+macro_rules! args {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {$(
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, Default)]
+        pub struct $name {
+            $(pub $field: $type),*
+        }
+
+        // SAFETY: made of numbers in C's layout; a test holds the sum of the fields against the size.
+        unsafe impl Args for $name {}
+
+        impl $name {
+            #[cfg(test)]
+            const FIELD_BYTES: usize = 0 $(+ size_of::<$type>())*;
+        }
+    )*};
+}
+
+args! {
+    /// `product.cu`, `twin_product.cu`
+    ProductArgs {
+        a: Address,
+        b: [Address; 2],
+        b_low: [Address; 2],
+        bias: [Address; 2],
+        out: Address,
+        a_pitch: i64,
+        b_pitch: i64,
+        out_pitch: i64,
+        m: i32,
+        n: i32,
+        k: i32,
+        activation: i32,
+        group: i32,
+        a_head: i32,
+        out_head: i32,
+        unused: i32,
+    }
+    /// `norm.cu`
+    NormArgs {
+        x: Address,
+        normalized: Address,
+        normed: Address,
+        weight: Address,
+        bias: Address,
+        x_pitch: i64,
+        normalized_pitch: i64,
+        normed_pitch: i64,
+        cols: i32,
+        centered: i32,
+        offset: f32,
+        eps: f32,
+    }
+    /// `norm.cu`
+    NormHeadsArgs {
+        x: Address,
+        weight: Address,
+        pitch: i64,
+        cols: i32,
+        parts: i32,
+        rows: i32,
+        offset: f32,
+        eps: f32,
+        unused: i32,
+    }
+    /// `norm.cu`
+    NormedKeyDifferenceArgs {
+        keys: Address,
+        difference: Address,
+        weight: [Address; 2],
+        key_pitch: i64,
+        difference_pitch: i64,
+        offset: [f32; 2],
+        eps: [f32; 2],
+        cols: i32,
+        parts: i32,
+        rows: i32,
+        unused: i32,
+    }
+    /// `elementwise.cu`
+    RowsArgs {
+        a: Address,
+        b: Address,
+        out: Address,
+        rows: Address,
+        factors: Address,
+        a_pitch: i64,
+        b_pitch: i64,
+        out_pitch: i64,
+        cols: i32,
+        factor: f32,
+    }
+    /// `rotate.cu`
+    RotateArgs {
+        x: Address,
+        sequence: Address,
+        position: Address,
+        tables: Address,
+        pitch: i64,
+        heads: i32,
+        head_dim: i32,
+        half: i32,
+        unused: i32,
+    }
+    /// `attention.cu`
+    AttentionTile { start: i32, length: i32, first_query: i32, unused: i32 }
+    /// `attention.cu`
+    AttentionArgs {
+        q: Address,
+        k: Address,
+        v: Address,
+        tiles: Address,
+        q_pitch: i64,
+        kv_pitch: i64,
+        group: i32,
+        head_dim: i32,
+        window: i32,
+        scale: f32,
+        softcap: f32,
+        unused: i32,
+    }
+    /// `key_difference.cu`
+    KeyWeightSide {
+        weight: Address,
+        low: Address,
+        bias: Address,
+        factors: Address,
+        norm_bias: Address,
+        offset: f32,
+        unused: i32,
+    }
+    /// `key_difference.cu`
+    KeyWeightArgs {
+        side: [KeyWeightSide; 2],
+        weight: Address,
+        bias: Address,
+        weight_pitch: i64,
+        out_pitch: i64,
+        cols: i32,
+        unused: i32,
+    }
+    /// `twin_attend.cu`
+    TwinRow {
+        row: i32,
+        mean_row: i32,
+        context_start: i32,
+        context_length: i32,
+        twin_start: i32,
+        tokens: i32,
+        scores_start: i64,
+    }
+    /// `twin_attend.cu`
+    TwinAttendArgs {
+        q: Address,
+        keys: Address,
+        difference: Address,
+        normalized: Address,
+        norm_weight: Address,
+        norm_bias: Address,
+        twin_keys: Address,
+        twin_normed: Address,
+        rows: Address,
+        scores: Address,
+        context_share: Address,
+        means: Address,
+        q_pitch: i64,
+        key_pitch: i64,
+        difference_pitch: i64,
+        normalized_pitch: i64,
+        twin_key_pitch: i64,
+        twin_normed_pitch: i64,
+        mean_pitch: i64,
+        heads: i32,
+        group: i32,
+        head_dim: i32,
+        hidden: i32,
+        window: i32,
+        norm_offset: f32,
+        scale: f32,
+        softcap: f32,
+    }
+    /// `contribution.cu`
+    ContributionArgs {
+        f_pt: Address,
+        f_ft: Address,
+        x: Address,
+        p: Address,
+        f: Address,
+        norms: Address,
+        pitch: i64,
+        cols: i32,
+        unused: i32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_byte_of_an_argument_is_padding() {
+        macro_rules! check {
+            ($($name:ident),*) => { $(assert_eq!($name::FIELD_BYTES, size_of::<$name>());)* };
+        }
+        check!(ProductArgs, NormArgs, NormHeadsArgs, NormedKeyDifferenceArgs, RowsArgs, RotateArgs);
+        check!(AttentionTile, AttentionArgs, KeyWeightSide, KeyWeightArgs, TwinRow, TwinAttendArgs);
+        check!(ContributionArgs);
+    }
+}

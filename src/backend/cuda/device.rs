@@ -1,0 +1,93 @@
+//! What a device can do, whichever it is: memory, copies, launches, all in the order they are asked for.
+
+use super::args::{Address, Args};
+use crate::Result;
+use std::sync::Arc;
+
+/// How many threads run a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
+    pub grid: [u32; 3],
+    /// Of a block: what the kernel was compiled for.
+    pub threads: u32,
+    pub shared_bytes: u32,
+}
+
+/// A device, or its simulator.
+pub trait Device: Send + Sync {
+    /// For people: what it is.
+    fn name(&self) -> String;
+
+    /// Memory of `bytes` bytes, 256 bytes aligned; what it holds is undefined.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind) when there is not so much.
+    fn alloc(&self, bytes: usize) -> Result<Address>;
+
+    /// Gives memory back, once everything asked for so far is done.
+    fn free(&self, address: Address, bytes: usize);
+
+    /// Writes `bytes` to the device.
+    fn upload(&self, to: Address, bytes: &[u8]) -> Result<()>;
+
+    /// Waits for everything asked for so far, then reads.
+    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()>;
+
+    /// Fills memory with zero bytes.
+    fn clear(&self, at: Address, bytes: usize) -> Result<()>;
+
+    /// Runs the kernel of this name.
+    fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()>;
+
+    /// Device memory in bytes: what is free, and all.
+    fn memory(&self) -> Result<(usize, usize)>;
+}
+
+/// Memory of a device, given back when it is dropped.
+pub struct Buffer {
+    device: Arc<dyn Device>,
+    address: Address,
+    bytes: usize,
+}
+
+impl Buffer {
+    pub fn new(device: &Arc<dyn Device>, bytes: usize) -> Result<Self> {
+        let bytes = bytes.max(1).next_multiple_of(256);
+        Ok(Self { device: device.clone(), address: device.alloc(bytes)?, bytes })
+    }
+
+    /// A buffer that holds `values`.
+    pub fn of<T: Args>(device: &Arc<dyn Device>, values: &[T]) -> Result<Self> {
+        let buffer = Self::new(device, size_of_val(values))?;
+        if !values.is_empty() {
+            // SAFETY: `Args` have no padding.
+            let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) };
+            device.upload(buffer.address, bytes)?;
+        }
+        Ok(buffer)
+    }
+
+    pub fn address(&self) -> Address {
+        self.address
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.device.free(self.address, self.bytes);
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes at {:#x}", self.bytes, self.address)
+    }
+}
+
+macro_rules! plain_numbers {
+    ($($type:ty),*) => {
+        // SAFETY: numbers have no padding.
+        $(unsafe impl Args for $type {})*
+    };
+}
+plain_numbers!(u16, i32, u64, f32);

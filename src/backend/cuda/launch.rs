@@ -1,0 +1,255 @@
+//! From problem to launch: which kernel, how many threads, with what arguments. Threads and tiles are those of `kernels/*.cu`.
+
+use super::{
+    args::{Address, Args, AttentionArgs, ProductArgs, TwinAttendArgs},
+    device::{Buffer, Device, Launch},
+    layout::LayoutRows,
+    mat::{CudaMat, Element},
+    weight::Planes,
+};
+use crate::{
+    Error, ErrorKind, Result,
+    backend::{AttentionShape, Rows},
+    model::Activation,
+};
+use std::sync::Arc;
+
+/// Threads of kernels that take one row a block, or one warp a part of a row.
+pub const ROW_THREADS: u32 = 256;
+/// What [`ROW_THREADS`] need to sum: one f64 a warp.
+const SUM_BYTES: u32 = ROW_THREADS / 32 * 8;
+
+/// What a product does with its sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Epilogue {
+    Store,
+    Add,
+    Gated(Activation),
+    Activated(Activation),
+}
+
+impl Epilogue {
+    /// As in the names of kernels.
+    fn name(self) -> &'static str {
+        match self {
+            Epilogue::Store => "store",
+            Epilogue::Add => "add",
+            Epilogue::Gated(_) => "gated",
+            Epilogue::Activated(_) => "activated",
+        }
+    }
+
+    /// The number of its activation in the kernels (`device.cuh`).
+    fn activation(self) -> i32 {
+        match self {
+            Epilogue::Gated(Activation::Silu) | Epilogue::Activated(Activation::Silu) => 0,
+            Epilogue::Gated(Activation::Gelu) | Epilogue::Activated(Activation::Gelu) => 1,
+            Epilogue::Gated(Activation::GeluTanh) | Epilogue::Activated(Activation::GeluTanh) => 2,
+            Epilogue::Store | Epilogue::Add => 0,
+        }
+    }
+}
+
+/// A weight `[n, k]` of a product and its bias, 0 being none.
+#[derive(Clone, Copy)]
+pub struct Operand<'a> {
+    pub planes: &'a Planes,
+    pub bias: Address,
+}
+
+/// Runs a kernel with one block a row.
+pub fn per_row<A: Args>(
+    device: &dyn Device,
+    kernel: &str,
+    rows: usize,
+    threads: u32,
+    args: &A,
+) -> Result<()> {
+    if rows == 0 {
+        return Ok(());
+    }
+    let launch = Launch { grid: [rows as u32, 1, 1], threads, shared_bytes: SUM_BYTES };
+    device.launch(kernel, launch, args.as_bytes())
+}
+
+/// Runs a kernel with one warp for each of `parts` parts.
+pub fn per_warp<A: Args>(device: &dyn Device, kernel: &str, parts: usize, args: &A) -> Result<()> {
+    per_row(device, kernel, parts.div_ceil(ROW_THREADS as usize / 32), ROW_THREADS, args)
+}
+
+/// `out = epilogue(a · Wᵀ + b)`, of context rows or twin rows; gated products take two weights, the gate first.
+pub fn product(
+    device: &dyn Device,
+    epilogue: Epilogue,
+    a: &CudaMat,
+    weights: &[Operand<'_>],
+    out: &CudaMat,
+) -> Result<()> {
+    let args = ProductArgs {
+        a: a.address(),
+        out: out.address(),
+        a_pitch: a.pitch(),
+        out_pitch: out.pitch(),
+        m: a.rows as i32,
+        n: out.cols as i32,
+        k: a.cols as i32,
+        group: 1,
+        ..weight_args(epilogue, weights)
+    };
+    match a.kind {
+        Rows::Context => context_product(device, epilogue, out.element, &args),
+        Rows::Twin => twin_product(device, epilogue, 1, &args),
+    }
+}
+
+/// Projects each head's mean `means[rows, H·D]` with the rows of the value weight of its key-value head, into the rows
+/// from `first` of `out[R, H·Dh]`.
+pub fn head_values(
+    device: &dyn Device,
+    means: &CudaMat,
+    value: Operand<'_>,
+    shape: &AttentionShape,
+    first: usize,
+    out: &CudaMat,
+) -> Result<()> {
+    let hidden = means.cols / shape.num_attention_heads;
+    let args = ProductArgs {
+        a: means.address(),
+        out: out.row_address(first),
+        a_pitch: means.pitch(),
+        out_pitch: out.pitch(),
+        m: (means.rows * shape.group_size()) as i32,
+        n: shape.head_dim as i32,
+        k: hidden as i32,
+        group: shape.group_size() as i32,
+        a_head: hidden as i32,
+        out_head: shape.head_dim as i32,
+        ..weight_args(Epilogue::Store, &[value])
+    };
+    twin_product(device, Epilogue::Store, shape.num_key_value_heads, &args)
+}
+
+fn weight_args(epilogue: Epilogue, weights: &[Operand<'_>]) -> ProductArgs {
+    let mut args = ProductArgs { activation: epilogue.activation(), ..ProductArgs::default() };
+    for (i, Operand { planes, bias }) in weights.iter().enumerate() {
+        (args.b[i], args.b_low[i], args.bias[i]) = (planes.high.address(), planes.low(), *bias);
+        args.b_pitch = planes.pitch as i64;
+    }
+    args
+}
+
+/// `product.cu`: tiles of 128 × 128, gated ones of 64 columns.
+fn context_product(device: &dyn Device, epilogue: Epilogue, out: Element, args: &ProductArgs) -> Result<()> {
+    const STAGES: u32 = 3;
+    let kernel = match epilogue {
+        Epilogue::Store => format!("product_store_{}", out.name()),
+        _ => format!("product_{}", epilogue.name()),
+    };
+    let cols: u32 = if matches!(epilogue, Epilogue::Gated(_)) { 64 } else { 128 };
+    let grid = [(args.n as u32).div_ceil(cols), (args.m as u32).div_ceil(128), 1];
+    let stage_bytes = 2 * 128 * (32 + 8) * 2;
+    launch_tiles(device, &kernel, Launch { grid, threads: 256, shared_bytes: STAGES * stage_bytes }, args)
+}
+
+/// `twin_product.cu`: tiles of 64 × 64, gated ones of 32 columns.
+fn twin_product(device: &dyn Device, epilogue: Epilogue, groups: usize, args: &ProductArgs) -> Result<()> {
+    const STAGES: u32 = 3;
+    let kernel = format!("twin_product_{}", epilogue.name());
+    let cols: u32 = if matches!(epilogue, Epilogue::Gated(_)) { 32 } else { 64 };
+    let grid = [(args.n as u32).div_ceil(cols), (args.m as u32).div_ceil(64), groups as u32];
+    let stage_bytes = 64 * (32 + 4) * 4 + 2 * 64 * (32 + 8) * 2;
+    launch_tiles(device, &kernel, Launch { grid, threads: 128, shared_bytes: STAGES * stage_bytes }, args)
+}
+
+fn launch_tiles<A: Args>(device: &dyn Device, kernel: &str, launch: Launch, args: &A) -> Result<()> {
+    if launch.grid.contains(&0) { Ok(()) } else { device.launch(kernel, launch, args.as_bytes()) }
+}
+
+/// Head dimensions that `attention.cu` is compiled for; others are padded to the next.
+const ATTENTION_DIMS: [usize; 7] = [16, 32, 64, 80, 96, 128, 256];
+
+/// Numbers of an [`AttentionShape`] as kernels take them.
+struct ShapeNumbers {
+    window: i32,
+    scale: f32,
+    softcap: f32,
+}
+
+impl From<&AttentionShape> for ShapeNumbers {
+    fn from(shape: &AttentionShape) -> Self {
+        Self {
+            window: shape.sliding_window.map_or(0, |window| window.min(i32::MAX as usize / 2) as i32),
+            scale: shape.scale as f32,
+            softcap: shape.softcap.map_or(0.0, |cap| cap as f32),
+        }
+    }
+}
+
+/// Attention of context rows among themselves, in place.
+pub fn attention(
+    device: &dyn Device,
+    q: &CudaMat,
+    k: &CudaMat,
+    v: &CudaMat,
+    rows: &LayoutRows,
+    shape: &AttentionShape,
+) -> Result<()> {
+    let Some(dim) = ATTENTION_DIMS.into_iter().find(|dim| *dim >= shape.head_dim) else {
+        let message = format!("head_dim is {}, the device's attention has at most 256", shape.head_dim);
+        return Err(Error::new(ErrorKind::Usage, message));
+    };
+    let ShapeNumbers { window, scale, softcap } = shape.into();
+    let args = AttentionArgs {
+        q: q.address(),
+        k: k.address(),
+        v: v.address(),
+        tiles: rows.tiles.address(),
+        q_pitch: q.pitch(),
+        kv_pitch: k.pitch(),
+        group: shape.group_size() as i32,
+        head_dim: shape.head_dim as i32,
+        window,
+        scale,
+        softcap,
+        unused: 0,
+    };
+    let keys = if dim > 128 { 32 } else { 64 };
+    let shared_bytes = ((64 + 4 * keys) * (dim + 8) * 2) as u32;
+    let grid = [rows.tile_count as u32, shape.num_attention_heads as u32, 1];
+    launch_tiles(device, &format!("attention_{dim}"), Launch { grid, threads: 128, shared_bytes }, &args)
+}
+
+/// Attention of the twin rows of a layout; `args` says where all but what is named here lies.
+pub fn twin_attend(
+    device: &Arc<dyn Device>,
+    rows: &LayoutRows,
+    shape: &AttentionShape,
+    args: TwinAttendArgs,
+) -> Result<()> {
+    let heads = shape.num_attention_heads;
+    let scores = Buffer::new(device, rows.all_tokens * heads * 4)?;
+    let context_share = Buffer::new(device, rows.twin_count * heads * 4)?;
+    let ShapeNumbers { window, scale, softcap } = shape.into();
+    let args = TwinAttendArgs {
+        rows: rows.twin_rows.address(),
+        scores: scores.address(),
+        context_share: context_share.address(),
+        heads: heads as i32,
+        group: shape.group_size() as i32,
+        head_dim: shape.head_dim as i32,
+        window,
+        scale,
+        softcap,
+        ..args
+    };
+    let twin_rows = rows.twin_count as u32;
+    let run = |kernel, grid, shared_bytes| {
+        launch_tiles(device.as_ref(), kernel, Launch { grid, threads: 128, shared_bytes }, &args)
+    };
+    let query_bytes = (heads * shape.head_dim * 4) as u32;
+    run("key_score", [(rows.most_tokens as u32).div_ceil(64), twin_rows, 1], query_bytes)?;
+    run("twin_softmax", [heads as u32, twin_rows, 1], SUM_BYTES)?;
+    let stage_bytes = 32 * (64 + 8) * 2 + 32 * (32 + 4) * 4;
+    let grid = [(args.hidden as u32).div_ceil(64), twin_rows, (heads as u32).div_ceil(32)];
+    run("twin_mean", grid, 2 * stage_bytes)
+}

@@ -1,0 +1,174 @@
+//! Where the rows of sequences lie, as kernels read it.
+
+use super::{
+    args::{Address, AttentionTile, TwinRow},
+    device::{Buffer, Device},
+};
+use crate::{
+    Result,
+    backend::{RopeOf, Rows, Sequence},
+    model::RopeTable,
+    twin::Branch,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Queries of a tile of attention (`attention.cu`).
+const TILE_QUERIES: usize = 64;
+
+/// Sequences as the device knows them; without buffers after a failure.
+pub struct CudaLayout {
+    pub rows: Option<LayoutRows>,
+}
+
+pub struct LayoutRows {
+    context: RowMap,
+    twin: RowMap,
+    /// Of each rotary table of each branch, the addresses for every sequence.
+    tables: HashMap<(Branch, usize), Tables>,
+    pub tiles: Buffer,
+    pub tile_count: usize,
+    pub twin_rows: Buffer,
+    pub twin_count: usize,
+    /// The most tokens that a twin row may see, and those of all together.
+    pub most_tokens: usize,
+    pub all_tokens: usize,
+}
+
+/// One rotary table for every sequence.
+struct Tables {
+    addresses: Buffer,
+    /// Half the dimensions that are rotated.
+    half: usize,
+    /// What is at the addresses.
+    _kept: Vec<Arc<Buffer>>,
+}
+
+/// Of every row its sequence and its position.
+struct RowMap {
+    sequence: Buffer,
+    position: Buffer,
+}
+
+impl RowMap {
+    fn new(device: &Arc<dyn Device>, sequences: &[Sequence], rows: Rows) -> Result<Self> {
+        let (mut sequence, mut position) = (Vec::new(), Vec::new());
+        for (index, of) in sequences.iter().enumerate() {
+            let (range, first) = rows.of(of);
+            sequence.extend(range.clone().map(|_| index as i32));
+            position.extend((first..first + range.len()).map(|position| position as i32));
+        }
+        Ok(Self { sequence: Buffer::of(device, &sequence)?, position: Buffer::of(device, &position)? })
+    }
+}
+
+/// What [`LayoutRows::rotation`] gives: addresses of sequences, positions and tables, and half the dimensions that turn.
+pub struct Rotation {
+    pub sequence: Address,
+    pub position: Address,
+    pub tables: Address,
+    pub half: usize,
+}
+
+impl LayoutRows {
+    pub fn new(device: &Arc<dyn Device>, ropes: &RopeCache, sequences: &[Sequence]) -> Result<Self> {
+        let mut tables = HashMap::new();
+        for branch in [Branch::Pt, Branch::Ft] {
+            let count = sequences.first().map_or(0, |sequence| sequence.ropes.get(branch).len());
+            for index in 0..count {
+                let of = |sequence: &Sequence| ropes.get(device, &sequence.ropes.get(branch)[index]);
+                let kept = sequences.iter().map(of).collect::<Result<Vec<_>>>()?;
+                let addresses: Vec<Address> = kept.iter().map(|buffer| buffer.address()).collect();
+                let half = sequences[0].ropes.get(branch)[index].half_dim;
+                let addresses = Buffer::of(device, &addresses)?;
+                tables.insert((branch, index), Tables { addresses, half, _kept: kept });
+            }
+        }
+        let mut tiles = Vec::new();
+        for Sequence { context, .. } in sequences {
+            tiles.extend((0..context.len()).step_by(TILE_QUERIES).map(|first_query| AttentionTile {
+                start: context.start as i32,
+                length: context.len() as i32,
+                first_query: first_query as i32,
+                unused: 0,
+            }));
+        }
+        // The longest first: they end last.
+        tiles.sort_by_key(|tile| std::cmp::Reverse(tile.first_query));
+        let first = sequences.first().map_or(0, |sequence| sequence.twin.start);
+        let (mut twin_rows, mut all_tokens, mut most_tokens) = (Vec::new(), 0, 0);
+        for Sequence { context, twin, .. } in sequences {
+            for row in twin.clone() {
+                let tokens = context.len() + row - twin.start + 1;
+                twin_rows.push(TwinRow {
+                    row: row as i32,
+                    mean_row: (row - first) as i32,
+                    context_start: context.start as i32,
+                    context_length: context.len() as i32,
+                    twin_start: twin.start as i32,
+                    tokens: tokens as i32,
+                    scores_start: all_tokens as i64,
+                });
+                all_tokens += tokens;
+                most_tokens = most_tokens.max(tokens);
+            }
+        }
+        Ok(Self {
+            context: RowMap::new(device, sequences, Rows::Context)?,
+            twin: RowMap::new(device, sequences, Rows::Twin)?,
+            tables,
+            tiles: Buffer::of(device, &tiles)?,
+            tile_count: tiles.len(),
+            twin_rows: Buffer::of(device, &twin_rows)?,
+            twin_count: twin_rows.len(),
+            most_tokens,
+            all_tokens,
+        })
+    }
+
+    /// How rows of a kind are turned.
+    pub fn rotation(&self, rows: Rows, rope: RopeOf) -> Rotation {
+        let map = match rows {
+            Rows::Context => &self.context,
+            Rows::Twin => &self.twin,
+        };
+        let tables = &self.tables[&(rope.branch, rope.index)];
+        Rotation {
+            sequence: map.sequence.address(),
+            position: map.position.address(),
+            tables: tables.addresses.address(),
+            half: tables.half,
+        }
+    }
+}
+
+/// Rotary tables on the device, each brought there once.
+#[derive(Default)]
+pub struct RopeCache {
+    /// By where the table lies on the host.
+    tables: Mutex<HashMap<usize, CachedTable>>,
+}
+
+struct CachedTable {
+    /// Kept, so that no other comes to lie in its place.
+    host: Arc<RopeTable>,
+    device: Arc<Buffer>,
+}
+
+impl RopeCache {
+    fn get(&self, device: &Arc<dyn Device>, table: &Arc<RopeTable>) -> Result<Arc<Buffer>> {
+        let key = Arc::as_ptr(table).addr();
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cached) = tables.get(&key) {
+            return Ok(cached.device.clone());
+        }
+        // Tables that nobody else holds any more belong to batches that are done.
+        tables.retain(|_, cached| Arc::strong_count(&cached.host) > 1);
+        let pairs: Vec<f32> = table.cos.iter().zip(&table.sin).flat_map(|(cos, sin)| [*cos, *sin]).collect();
+        let buffer = Arc::new(Buffer::of(device, &pairs)?);
+        tables.insert(key, CachedTable { host: table.clone(), device: buffer.clone() });
+        Ok(buffer)
+    }
+}

@@ -1,0 +1,84 @@
+//! Matrices on the device.
+
+use super::{
+    args::Address,
+    device::{Buffer, Device},
+};
+use crate::{Result, backend::Rows};
+use std::sync::Arc;
+
+/// What an element is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    F32,
+    Bf16,
+}
+
+impl Element {
+    pub fn size(self) -> usize {
+        match self {
+            Element::F32 => 4,
+            Element::Bf16 => 2,
+        }
+    }
+
+    /// As in the names of kernels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Element::F32 => "f32",
+            Element::Bf16 => "bf16",
+        }
+    }
+}
+
+/// From one row to the next, in elements: whole 16 bytes for all types.
+pub fn pitch(cols: usize) -> usize {
+    cols.next_multiple_of(8)
+}
+
+/// A row-major matrix in device memory. Shrinking keeps the memory.
+#[derive(Debug)]
+pub struct CudaMat {
+    pub kind: Rows,
+    pub element: Element,
+    pub rows: usize,
+    pub cols: usize,
+    /// `None` while it has no rows, and after a failure.
+    buffer: Option<Buffer>,
+    capacity: usize,
+}
+
+impl CudaMat {
+    pub fn new(kind: Rows, element: Element, cols: usize) -> Self {
+        Self { kind, element, rows: 0, cols, buffer: None, capacity: 0 }
+    }
+
+    /// Sets the number of rows; elements are undefined afterwards.
+    pub fn resize(&mut self, device: &Arc<dyn Device>, rows: usize) -> Result<()> {
+        self.rows = rows;
+        if rows > self.capacity {
+            self.buffer = None;
+            self.capacity = 0;
+            self.buffer = Some(Buffer::new(device, rows * self.row_bytes())?);
+            self.capacity = rows;
+        }
+        Ok(())
+    }
+
+    pub fn pitch(&self) -> i64 {
+        pitch(self.cols) as i64
+    }
+
+    pub fn row_bytes(&self) -> usize {
+        pitch(self.cols) * self.element.size()
+    }
+
+    pub fn address(&self) -> Address {
+        self.buffer.as_ref().map_or(0, Buffer::address)
+    }
+
+    /// Where row `row` starts.
+    pub fn row_address(&self, row: usize) -> Address {
+        self.address() + (row * self.row_bytes()) as Address
+    }
+}

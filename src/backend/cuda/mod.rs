@@ -1,0 +1,480 @@
+//! The CUDA backend: kernels of our own (`kernels/`) behind the operations of a layer, on a GPU or on its simulator.
+//!
+//! Context rows are bf16 where they go into products and f32 where layers add to them; twin rows are f32, and the products take
+//! each of their elements as a sum of two bf16 numbers. What the pre-trained branch needs of the context comes as a difference
+//! from the tuned one's, so rounding of the context is common to both branches.
+
+mod args;
+mod device;
+mod launch;
+mod layout;
+mod mat;
+#[cfg(feature = "sim")]
+mod sim;
+mod weight;
+
+use super::{Attended, AttentionShape, Backend, Linear, Norm, Role, RopeOf, Rows, Sequence};
+use crate::{Error, Result, metrics::RunningL1, model::Activation, tensor::Tensor, twin::Twin};
+use args::{
+    Address, ContributionArgs, KeyWeightArgs, KeyWeightSide, NormArgs, NormHeadsArgs,
+    NormedKeyDifferenceArgs, RotateArgs, RowsArgs, TwinAttendArgs,
+};
+use device::{Buffer, Device};
+use launch::{Epilogue, Operand, ROW_THREADS, per_row, per_warp, product};
+use layout::{CudaLayout, LayoutRows, RopeCache};
+use mat::{CudaMat, Element, pitch};
+use rayon::prelude::*;
+use std::sync::{Arc, OnceLock};
+use weight::{CudaWeight, Planes};
+
+/// The CUDA backend on one device.
+pub struct Cuda {
+    device: Arc<dyn Device>,
+    ropes: RopeCache,
+    failure: OnceLock<Error>,
+}
+
+/// P and F in f64, `pitch` apart, and the norms after each layer: (‖P‖₁, ‖F‖₁) of every row, in f64.
+pub struct CudaSums {
+    rows: usize,
+    p: Option<Buffer>,
+    f: Option<Buffer>,
+    norms: Vec<Buffer>,
+}
+
+impl Cuda {
+    /// On the simulator.
+    #[cfg(feature = "sim")]
+    pub fn simulated() -> Self {
+        Self::on(Arc::new(sim::Sim::new()))
+    }
+
+    fn on(device: Arc<dyn Device>) -> Self {
+        Self { device, ropes: RopeCache::default(), failure: OnceLock::new() }
+    }
+
+    /// The device's name, for people.
+    pub fn device_name(&self) -> String {
+        self.device.name()
+    }
+
+    /// Does something unless something failed before; keeps the first failure for [`Backend::check`].
+    fn attempt<T>(&self, work: impl FnOnce(&Arc<dyn Device>) -> Result<T>) -> Option<T> {
+        if self.failure.get().is_some() {
+            return None;
+        }
+        match work(&self.device) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let _ = self.failure.set(error);
+                None
+            }
+        }
+    }
+
+    /// One of the kernels of `elementwise.cu`.
+    fn rowwise(&self, kernel: &str, rows: usize, args: RowsArgs) {
+        self.attempt(|device| per_row(device.as_ref(), kernel, rows, ROW_THREADS, &args));
+    }
+
+    fn product(&self, epilogue: Epilogue, a: &CudaMat, linears: &[&Linear<CudaWeight<'_>>], out: &CudaMat) {
+        self.attempt(|device| {
+            let operands =
+                linears.iter().map(|linear| operand(device, linear)).collect::<Result<Vec<_>>>()?;
+            product(device.as_ref(), epilogue, a, &operands, out)
+        });
+    }
+}
+
+fn operand<'a>(device: &Arc<dyn Device>, linear: &'a Linear<CudaWeight<'_>>) -> Result<Operand<'a>> {
+    Ok(Operand { planes: linear.weight.planes(device)?, bias: vector(device, linear.bias.as_ref())? })
+}
+
+/// The address of a vector; 0 where there is none.
+fn vector(device: &Arc<dyn Device>, weight: Option<&CudaWeight<'_>>) -> Result<Address> {
+    weight.map_or(Ok(0), |weight| weight.vector(device))
+}
+
+/// `a` and `out` of a kernel of `elementwise.cu`.
+fn rows_args(a: &CudaMat, out: &CudaMat) -> RowsArgs {
+    assert_eq!(a.cols, out.cols, "columns of an operation on rows");
+    RowsArgs {
+        a: a.address(),
+        out: out.address(),
+        a_pitch: a.pitch(),
+        out_pitch: out.pitch(),
+        cols: out.cols as i32,
+        ..RowsArgs::default()
+    }
+}
+
+impl Backend for Cuda {
+    type Mat = CudaMat;
+    type Weight<'w> = CudaWeight<'w>;
+    type Layout = CudaLayout;
+    type Sums = CudaSums;
+
+    fn check(&self) -> Result<()> {
+        self.failure.get().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    fn layout(&self, sequences: &[Sequence]) -> CudaLayout {
+        CudaLayout { rows: self.attempt(|device| LayoutRows::new(device, &self.ropes, sequences)) }
+    }
+
+    fn zeros(&self, kind: Rows, role: Role, rows: usize, cols: usize) -> CudaMat {
+        let element = match (kind, role) {
+            (Rows::Context, Role::Operand) => Element::Bf16,
+            _ => Element::F32,
+        };
+        let mut mat = CudaMat::new(kind, element, cols);
+        self.attempt(|device| {
+            mat.resize(device, rows)?;
+            device.clear(mat.address(), rows * mat.row_bytes())
+        });
+        mat
+    }
+
+    fn resize(&self, mat: &mut CudaMat, rows: usize) {
+        self.attempt(|device| mat.resize(device, rows));
+    }
+
+    fn read(&self, mat: &CudaMat) -> Vec<f64> {
+        assert_eq!(mat.element, Element::F32, "what is read is kept in f32");
+        let mut bytes = vec![0; mat.rows * mat.row_bytes()];
+        self.attempt(|device| device.download(mat.address(), &mut bytes));
+        let values = bytes.as_chunks::<4>().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
+        let rows = values.collect::<Vec<_>>();
+        rows.chunks_exact(pitch(mat.cols)).flat_map(|row| &row[..mat.cols]).copied().collect()
+    }
+
+    fn weight<'w>(&self, tensor: Tensor<'w>) -> CudaWeight<'w> {
+        CudaWeight::new(tensor)
+    }
+
+    fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut CudaMat) {
+        // The rows are gathered on the host: the table never takes memory of the device.
+        let pitch = pitch(out.cols);
+        let mut rows = vec![0.0f32; token_ids.len() * pitch];
+        rows.par_chunks_exact_mut(pitch)
+            .zip(token_ids)
+            .for_each(|(row, id)| table.widen_run(*id as usize, 0..table.cols, row));
+        let bytes: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.attempt(|device| device.upload(out.address(), &bytes));
+    }
+
+    fn norm(
+        &self,
+        x: &CudaMat,
+        norm: &Norm<CudaWeight<'_>>,
+        normalized: Option<&mut CudaMat>,
+        normed: &mut CudaMat,
+    ) {
+        self.attempt(|device| {
+            let args = NormArgs {
+                x: x.address(),
+                normalized: normalized.as_ref().map_or(0, |mat| mat.address()),
+                normed: normed.address(),
+                weight: norm.weight.vector(device)?,
+                bias: vector(device, norm.bias.as_ref())?,
+                x_pitch: x.pitch(),
+                normalized_pitch: normalized.as_ref().map_or(0, |mat| mat.pitch()),
+                normed_pitch: normed.pitch(),
+                cols: x.cols as i32,
+                centered: i32::from(norm.centered),
+                offset: norm.offset as f32,
+                eps: norm.eps as f32,
+            };
+            let kernel = format!("norm_{}_{}", x.element.name(), normed.element.name());
+            per_row(device.as_ref(), &kernel, x.rows, ROW_THREADS, &args)
+        });
+    }
+
+    fn norm_heads(&self, x: &mut CudaMat, norm: &Norm<CudaWeight<'_>>) {
+        self.attempt(|device| {
+            let cols = norm.weight.tensor.cols;
+            let parts = x.cols / cols;
+            let args = NormHeadsArgs {
+                x: x.address(),
+                weight: norm.weight.vector(device)?,
+                pitch: x.pitch(),
+                cols: cols as i32,
+                parts: parts as i32,
+                rows: x.rows as i32,
+                offset: norm.offset as f32,
+                eps: norm.eps as f32,
+                unused: 0,
+            };
+            per_warp(device.as_ref(), &format!("norm_heads_{}", x.element.name()), x.rows * parts, &args)
+        });
+    }
+
+    fn linear(&self, a: &CudaMat, w: &Linear<CudaWeight<'_>>, out: &mut CudaMat) {
+        self.product(Epilogue::Store, a, &[w], out);
+    }
+
+    fn linear_add(&self, a: &CudaMat, w: &Linear<CudaWeight<'_>>, x: &mut CudaMat) {
+        self.product(Epilogue::Add, a, &[w], x);
+    }
+
+    fn gated(
+        &self,
+        a: &CudaMat,
+        gate: &Linear<CudaWeight<'_>>,
+        up: &Linear<CudaWeight<'_>>,
+        activation: Activation,
+        out: &mut CudaMat,
+    ) {
+        self.product(Epilogue::Gated(activation), a, &[gate, up], out);
+    }
+
+    fn activated(&self, a: &CudaMat, w: &Linear<CudaWeight<'_>>, activation: Activation, out: &mut CudaMat) {
+        self.product(Epilogue::Activated(activation), a, &[w], out);
+    }
+
+    fn add(&self, a: &CudaMat, b: &CudaMat, out: &mut CudaMat) {
+        let args = RowsArgs { b: b.address(), b_pitch: b.pitch(), ..rows_args(a, out) };
+        self.rowwise("add_f32", out.rows, args);
+    }
+
+    fn copy(&self, a: &CudaMat, out: &mut CudaMat) {
+        self.rowwise(
+            &format!("copy_{}_{}", a.element.name(), out.element.name()),
+            out.rows,
+            rows_args(a, out),
+        );
+    }
+
+    fn accumulate(&self, a: &CudaMat, x: &mut CudaMat) {
+        self.rowwise(&format!("accumulate_{}", a.element.name()), x.rows, rows_args(a, x));
+    }
+
+    fn gather(&self, a: &CudaMat, rows: &[usize], out: &mut CudaMat) {
+        self.attempt(|device| {
+            let rows = Buffer::of(device, &rows.iter().map(|row| *row as i32).collect::<Vec<_>>())?;
+            let args = RowsArgs { rows: rows.address(), ..rows_args(a, out) };
+            let kernel = format!("gather_{}", a.element.name());
+            per_row(device.as_ref(), &kernel, out.rows, ROW_THREADS, &args)
+        });
+    }
+
+    fn scatter_add(&self, a: &CudaMat, rows: &[usize], factors: &[f64], x: &mut CudaMat) {
+        self.attempt(|device| {
+            let count = rows.len();
+            let rows = Buffer::of(device, &rows.iter().map(|row| *row as i32).collect::<Vec<_>>())?;
+            let factors = Buffer::of(device, &factors.iter().map(|f| *f as f32).collect::<Vec<_>>())?;
+            let args = RowsArgs { rows: rows.address(), factors: factors.address(), ..rows_args(a, x) };
+            per_row(device.as_ref(), "scatter_add_f32", count, ROW_THREADS, &args)
+        });
+    }
+
+    fn scale(&self, x: &mut CudaMat, factor: f64) {
+        let args = RowsArgs { factor: factor as f32, ..rows_args(x, x) };
+        self.rowwise(&format!("scale_{}", x.element.name()), x.rows, args);
+    }
+
+    fn rotate(&self, x: &mut CudaMat, head_dim: usize, layout: &CudaLayout, rows: Rows, rope: RopeOf) {
+        self.attempt(|device| {
+            let Some(layout) = &layout.rows else { return Ok(()) };
+            if x.rows == 0 {
+                return Ok(());
+            }
+            let rotation = layout.rotation(rows, rope);
+            let args = RotateArgs {
+                x: x.address(),
+                sequence: rotation.sequence,
+                position: rotation.position,
+                tables: rotation.tables,
+                pitch: x.pitch(),
+                heads: (x.cols / head_dim) as i32,
+                head_dim: head_dim as i32,
+                half: rotation.half as i32,
+                unused: 0,
+            };
+            per_row(device.as_ref(), &format!("rotate_{}", x.element.name()), x.rows, 128, &args)
+        });
+    }
+
+    fn attention(
+        &self,
+        q: &mut CudaMat,
+        k: &CudaMat,
+        v: &CudaMat,
+        layout: &CudaLayout,
+        shape: &AttentionShape,
+    ) {
+        self.attempt(|device| match &layout.rows {
+            Some(rows) => launch::attention(device.as_ref(), q, k, v, rows, shape),
+            None => Ok(()),
+        });
+    }
+
+    fn key_difference(
+        &self,
+        normalized: &CudaMat,
+        norm: Twin<Option<&Norm<CudaWeight<'_>>>>,
+        key: Twin<&Linear<CudaWeight<'_>>>,
+        out: &mut CudaMat,
+    ) {
+        self.attempt(|device| {
+            let sides = Twin::new((norm.pt, key.pt), (norm.ft, key.ft));
+            let sides = sides.try_map(|(norm, key)| key_side(device, norm, key))?;
+            let (rows, cols) = (out.cols, normalized.cols);
+            let weight = Planes::unset(device, rows, cols)?;
+            let has_bias = [sides.pt, sides.ft].iter().any(|side| side.bias != 0 || side.norm_bias != 0);
+            let bias = if has_bias { Some(Buffer::new(device, pitch(rows) * 4)?) } else { None };
+            let bias = bias.as_ref().map_or(0, Buffer::address);
+            let args = KeyWeightArgs {
+                side: [sides.pt, sides.ft],
+                weight: weight.high.address(),
+                bias,
+                weight_pitch: weight.pitch as i64,
+                out_pitch: weight.pitch as i64,
+                cols: cols as i32,
+                unused: 0,
+            };
+            per_row(device.as_ref(), "key_weight_difference", rows, ROW_THREADS, &args)?;
+            product(device.as_ref(), Epilogue::Store, normalized, &[Operand { planes: &weight, bias }], out)
+        });
+    }
+
+    fn normed_key_difference(
+        &self,
+        keys: &CudaMat,
+        norm: Twin<&Norm<CudaWeight<'_>>>,
+        difference: &mut CudaMat,
+    ) {
+        self.attempt(|device| {
+            let cols = norm.ft.weight.tensor.cols;
+            let parts = keys.cols / cols;
+            let args = NormedKeyDifferenceArgs {
+                keys: keys.address(),
+                difference: difference.address(),
+                weight: [norm.pt.weight.vector(device)?, norm.ft.weight.vector(device)?],
+                key_pitch: keys.pitch(),
+                difference_pitch: difference.pitch(),
+                offset: [norm.pt.offset as f32, norm.ft.offset as f32],
+                eps: [norm.pt.eps as f32, norm.ft.eps as f32],
+                cols: cols as i32,
+                parts: parts as i32,
+                rows: keys.rows as i32,
+                unused: 0,
+            };
+            per_warp(device.as_ref(), "normed_key_difference", keys.rows * parts, &args)
+        });
+    }
+
+    fn twin_attend(
+        &self,
+        q: &CudaMat,
+        attended: &Attended<'_, CudaMat, CudaWeight<'_>>,
+        layout: &CudaLayout,
+        shape: &AttentionShape,
+        out: &mut CudaMat,
+    ) {
+        self.attempt(|device| {
+            let Some(rows) = &layout.rows else { return Ok(()) };
+            let Attended { context_keys, key_difference, normalized, norm, twin_keys, twin_normed } =
+                attended;
+            let args = TwinAttendArgs {
+                q: q.address(),
+                keys: context_keys.address(),
+                difference: key_difference.map_or(0, CudaMat::address),
+                normalized: normalized.address(),
+                norm_weight: vector(device, norm.map(|norm| &norm.weight))?,
+                norm_bias: vector(device, norm.and_then(|norm| norm.bias.as_ref()))?,
+                twin_keys: twin_keys.address(),
+                twin_normed: twin_normed.address(),
+                means: out.address(),
+                q_pitch: q.pitch(),
+                key_pitch: context_keys.pitch(),
+                difference_pitch: key_difference.map_or(0, CudaMat::pitch),
+                normalized_pitch: normalized.pitch(),
+                twin_key_pitch: twin_keys.pitch(),
+                twin_normed_pitch: twin_normed.pitch(),
+                mean_pitch: out.pitch(),
+                hidden: normalized.cols as i32,
+                norm_offset: norm.map_or(0.0, |norm| norm.offset as f32),
+                ..TwinAttendArgs::default()
+            };
+            launch::twin_attend(device, rows, shape, args)
+        });
+    }
+
+    fn head_values(
+        &self,
+        means: &CudaMat,
+        value: &Linear<CudaWeight<'_>>,
+        shape: &AttentionShape,
+        first: usize,
+        out: &mut CudaMat,
+    ) {
+        self.attempt(|device| {
+            launch::head_values(device.as_ref(), means, operand(device, value)?, shape, first, out)
+        });
+    }
+
+    fn sums(&self, rows: usize, cols: usize) -> CudaSums {
+        let bytes = rows * pitch(cols) * 8;
+        let zeros = || {
+            self.attempt(|device| {
+                let buffer = Buffer::new(device, bytes)?;
+                device.clear(buffer.address(), bytes)?;
+                Ok(buffer)
+            })
+        };
+        CudaSums { rows, p: zeros(), f: zeros(), norms: Vec::new() }
+    }
+
+    fn contribution(&self, f_pt: Option<&CudaMat>, f_ft: &CudaMat, x: &mut CudaMat, sums: &mut CudaSums) {
+        self.attempt(|device| {
+            let (Some(p), Some(f)) = (&sums.p, &sums.f) else { return Ok(()) };
+            let norms = Buffer::new(device, sums.rows * 16)?;
+            let args = ContributionArgs {
+                f_pt: f_pt.map_or(0, CudaMat::address),
+                f_ft: f_ft.address(),
+                x: x.address(),
+                p: p.address(),
+                f: f.address(),
+                norms: norms.address(),
+                pitch: x.pitch(),
+                cols: x.cols as i32,
+                unused: 0,
+            };
+            per_row(device.as_ref(), "contribution", x.rows, ROW_THREADS, &args)?;
+            sums.norms.push(norms);
+            Ok(())
+        });
+    }
+
+    fn norms(&self, sums: &CudaSums) -> Vec<Vec<RunningL1>> {
+        let read = |norms: &Buffer| {
+            let mut bytes = vec![0; sums.rows * 16];
+            self.attempt(|device| device.download(norms.address(), &mut bytes));
+            let number = |bytes: &[u8; 16], at: usize| {
+                f64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+            };
+            let rows = bytes.as_chunks::<16>().0.iter();
+            rows.map(|row| RunningL1 { ptc: number(row, 0), ftc: number(row, 8) }).collect()
+        };
+        sums.norms.iter().map(read).collect()
+    }
+}
+
+/// One model's part of the weight of [`Backend::key_difference`].
+fn key_side(
+    device: &Arc<dyn Device>,
+    norm: Option<&Norm<CudaWeight<'_>>>,
+    key: &Linear<CudaWeight<'_>>,
+) -> Result<KeyWeightSide> {
+    let planes = key.weight.planes(device)?;
+    Ok(KeyWeightSide {
+        weight: planes.high.address(),
+        low: planes.low(),
+        bias: vector(device, key.bias.as_ref())?,
+        factors: vector(device, norm.map(|norm| &norm.weight))?,
+        norm_bias: vector(device, norm.and_then(|norm| norm.bias.as_ref()))?,
+        offset: norm.map_or(0.0, |norm| norm.offset as f32),
+        unused: 0,
+    })
+}
