@@ -10,11 +10,11 @@
 struct ProductArgs {
     const void* a;
     const bf16* b[2];
-    // What the weights have beyond bf16, of twin products; null where nothing.
+    // What the weights have beyond bf16, as sums of two more numbers `b_low_plane` elements apart; null where nothing.
     const bf16* b_low[2];
     const float* bias[2];
     void* out;
-    int64_t a_pitch, b_pitch, out_pitch;
+    int64_t a_pitch, b_pitch, b_low_plane, out_pitch;
     int32_t m, n, k;
     int32_t activation;
     int32_t group, a_head, out_head;

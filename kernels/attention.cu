@@ -15,9 +15,9 @@ struct AttentionTile {
 };
 
 struct AttentionArgs {
-    bf16* q;
-    const bf16* k;
-    const bf16* v;
+    void* q;
+    const void* k;
+    const void* v;
     const AttentionTile* tiles;
     int64_t q_pitch, kv_pitch;
     // Query heads that share a key-value head.
@@ -66,15 +66,15 @@ __device__ void attention(const AttentionArgs& args) {
     Shared& shared = *reinterpret_cast<Shared*>(shared_memory());
     const AttentionTile tile = args.tiles[blockIdx.x];
     const int head = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    bf16* q = args.q + tile.start * args.q_pitch + int64_t(head) * args.head_dim;
+    bf16* q = static_cast<bf16*>(args.q) + tile.start * args.q_pitch + int64_t(head) * args.head_dim;
     const int64_t kv = tile.start * args.kv_pitch + int64_t(head / args.group) * args.head_dim;
 
     const int end = min(tile.first_query + QUERIES, tile.length);
     const int unseen = args.window ? max(tile.first_query + 1 - args.window, 0) : 0;
     const int first_step = unseen / KEYS, steps = (end + KEYS - 1) / KEYS;
     auto load_keys = [&](int step) {
-        load_tile<DH, KEYS>(shared.k[step % 2], args.k + kv, args.kv_pitch, step * KEYS, end, args.head_dim);
-        load_tile<DH, KEYS>(shared.v[step % 2], args.v + kv, args.kv_pitch, step * KEYS, end, args.head_dim);
+        load_tile<DH, KEYS>(shared.k[step % 2], static_cast<const bf16*>(args.k) + kv, args.kv_pitch, step * KEYS, end, args.head_dim);
+        load_tile<DH, KEYS>(shared.v[step % 2], static_cast<const bf16*>(args.v) + kv, args.kv_pitch, step * KEYS, end, args.head_dim);
     };
     load_tile<DH, QUERIES>(shared.q, q, args.q_pitch, tile.first_query, tile.length, args.head_dim);
     load_keys(first_step);
@@ -179,3 +179,63 @@ KERNEL(attention_80, AttentionArgs, THREADS, 1, attention<80>)
 KERNEL(attention_96, AttentionArgs, THREADS, 1, attention<96>)
 KERNEL(attention_128, AttentionArgs, THREADS, 1, attention<128>)
 KERNEL(attention_256, AttentionArgs, THREADS, 1, attention<256>)
+
+// The same in f32 throughout, without tensor cores, for context rows in f32. A warp takes one query after the other, of 64; the
+// keys and values of 32 tokens at a time lie in shared memory.
+constexpr int F32_KEYS = 32, F32_WARPS = THREADS / 32, MOST_DIMS = 256;
+
+__device__ void attention_f32(const AttentionArgs& args) {
+    const AttentionTile tile = args.tiles[blockIdx.x];
+    const int head = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = args.head_dim;
+    // Odd pitches: the lanes of a warp read from different banks.
+    const int pitch = dim | 1;
+    float* keys = reinterpret_cast<float*>(shared_memory());
+    float *values = keys + F32_KEYS * pitch, *query = values + F32_KEYS * pitch + warp * pitch;
+    float* q = static_cast<float*>(args.q) + tile.start * args.q_pitch + int64_t(head) * dim;
+    const int64_t kv = tile.start * args.kv_pitch + int64_t(head / args.group) * dim;
+    const float *k = static_cast<const float*>(args.k) + kv, *v = static_cast<const float*>(args.v) + kv;
+
+    const int end = min(tile.first_query + QUERIES, tile.length);
+    // All warps go through the same tiles of keys, whatever their queries see of them.
+    for (int first = tile.first_query; first < end; first += F32_WARPS) {
+        const int row = first + warp;
+        const bool there = row < end;
+        for (int i = lane; i < dim; i += 32) query[i] = there ? q[row * args.q_pitch + i] : 0.0f;
+        const int last = min(first + F32_WARPS, end);
+        const int unseen = args.window ? max(first + 1 - args.window, 0) : 0;
+        float largest = -INFINITY, sum = 0.0f, out[MOST_DIMS / 32] = {};
+        for (int start = unseen / F32_KEYS * F32_KEYS; start < last; start += F32_KEYS) {
+            __syncthreads();
+            for (int at = threadIdx.x; at < F32_KEYS * dim; at += THREADS) {
+                const int token = start + at / dim, i = at % dim;
+                keys[at / dim * pitch + i] = token < last ? k[token * args.kv_pitch + i] : 0.0f;
+                values[at / dim * pitch + i] = token < last ? v[token * args.kv_pitch + i] : 0.0f;
+            }
+            __syncthreads();
+            const int token = start + lane;
+            float score = 0.0f;
+            for (int i = 0; i < dim; i++) score += query[i] * keys[lane * pitch + i];
+            score *= args.scale;
+            if (args.softcap != 0.0f) score = args.softcap * tanhf(score / args.softcap);
+            if (token > row || (args.window && token + args.window <= row)) score = -INFINITY;
+            const float most = fmaxf(largest, warp_max(score)), base = most == -INFINITY ? 0.0f : most;
+            const float shrink = expf(largest - base), p = expf(score - base);
+            largest = most;
+            sum = sum * shrink + warp_sum(p);
+#pragma unroll
+            for (int n = 0; n < MOST_DIMS / 32; n++) out[n] *= shrink;
+            for (int from = 0; from < F32_KEYS; from++) {
+                const float share = __shfl_sync(~0u, p, from);
+#pragma unroll
+                for (int n = 0; n < MOST_DIMS / 32; n++)
+                    if (n * 32 + lane < dim) out[n] += share * values[from * pitch + n * 32 + lane];
+            }
+        }
+        if (!there) continue;
+#pragma unroll
+        for (int n = 0; n < MOST_DIMS / 32; n++)
+            if (n * 32 + lane < dim) q[row * args.q_pitch + n * 32 + lane] = out[n] / sum;
+    }
+}
+
+KERNEL(attention_f32, AttentionArgs, THREADS, 1, attention_f32)

@@ -27,10 +27,11 @@ __device__ __forceinline__ float to_float(bf16 value) { return __uint_as_float(u
 __device__ __forceinline__ float low_float(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high_float(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 
-// Two f32 as sums of two bf16 each: pairs of the higher and of the lower parts.
-__device__ __forceinline__ void split(float2 v, uint32_t& high, uint32_t& low) {
-    high = pack_bf16(v.x, v.y);
-    low = pack_bf16(v.x - low_float(high), v.y - high_float(high));
+// Takes a bf16 part off two f32: pairs of the parts. Three times gives all 24 bits.
+__device__ __forceinline__ uint32_t take_bf16(float2& v) {
+    const uint32_t pair = pack_bf16(v.x, v.y);
+    v = {v.x - low_float(pair), v.y - high_float(pair)};
+    return pair;
 }
 
 __device__ __forceinline__ void store(float* to, float value) { *to = value; }

@@ -1,5 +1,5 @@
 // The weight whose product with the normalized rows is the difference of the branches' keys (`key_difference`):
-//   weight = W_pt ∘ (g_pt + offset) − W_ft ∘ (g_ft + offset), rounded to bf16 once, after the subtraction,
+//   weight = W_pt ∘ (g_pt + offset) − W_ft ∘ (g_ft + offset), rounded to bf16 after the subtraction, and two more numbers of what that leaves,
 //   bias = b_pt − b_ft + W_pt β_pt − W_ft β_ft (β: biases of norms), f32.
 // One block a row of the weight; bytes bind. Reference: `key_difference` of backend/reference.
 #include "device.cuh"
@@ -8,7 +8,7 @@ constexpr int THREADS = 256;
 
 struct KeyWeightSide {
     const bf16* weight;
-    // Null where the weight is exact in bf16.
+    // What the weight has beyond bf16: two numbers, `low_plane` elements apart; null where nothing.
     const bf16* low;
     const float* bias;
     // Of the norm; null where there is none.
@@ -21,9 +21,12 @@ struct KeyWeightSide {
 struct KeyWeightArgs {
     KeyWeightSide side[2];
     bf16* weight;
+    // Null where context rows are bf16: then so may be the weight.
+    bf16* low;
     // Null where no side has a bias.
     float* bias;
-    int64_t weight_pitch, out_pitch;
+    // Of all weights alike.
+    int64_t pitch, low_plane;
     int32_t cols, unused;
 };
 
@@ -32,15 +35,18 @@ __device__ void key_weight_difference(const KeyWeightArgs& args) {
     const int64_t row = blockIdx.x;
     double bias = 0.0;
     for (int col = threadIdx.x; col < args.cols; col += THREADS) {
+        const int64_t at = row * args.pitch + col;
         double scaled[2];
         for (int i = 0; i < 2; i++) {
             const KeyWeightSide& side = args.side[i];
-            const int64_t at = row * args.weight_pitch + col;
-            const double weight = double(to_float(side.weight[at])) + (side.low ? double(to_float(side.low[at])) : 0.0);
+            double weight = to_float(side.weight[at]);
+            if (side.low) weight += double(to_float(side.low[at])) + double(to_float(side.low[args.low_plane + at]));
             scaled[i] = weight * (side.factors ? double(side.factors[col]) + double(side.offset) : 1.0);
             if (side.norm_bias) bias += (i == 0 ? 1.0 : -1.0) * weight * double(side.norm_bias[col]);
         }
-        store(args.weight + row * args.out_pitch + col, float(scaled[0] - scaled[1]));
+        float2 rest = {float(scaled[0] - scaled[1]), 0.0f};
+        args.weight[at] = {uint16_t(take_bf16(rest))};
+        for (int plane = 0; args.low && plane < 2; plane++) args.low[plane * args.low_plane + at] = {uint16_t(take_bf16(rest))};
     }
     if (!args.bias) return;
     bias = block_sum<THREADS>(bias, scratch);

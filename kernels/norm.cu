@@ -100,20 +100,21 @@ KERNEL(norm_heads_bf16, NormHeadsArgs, THREADS, 1, norm_heads<bf16>)
 KERNEL(norm_heads_f32, NormHeadsArgs, THREADS, 1, norm_heads<float>)
 
 struct NormedKeyDifferenceArgs {
-    const bf16* keys;
-    bf16* difference;
+    const void* keys;
+    void* difference;
     const float* weight[2];
     int64_t key_pitch, difference_pitch;
     float offset[2], eps[2];
     int32_t cols, parts, rows, unused;
 };
 
+template <class T>
 __device__ void normed_key_difference(const NormedKeyDifferenceArgs& args) {
     const int64_t part = part_of_warp(int64_t(args.rows) * args.parts);
     if (part < 0) return;
     const int64_t row = part / args.parts, col = part % args.parts * args.cols;
-    const bf16* keys = args.keys + row * args.key_pitch + col;
-    bf16* difference = args.difference + row * args.difference_pitch + col;
+    const T* keys = static_cast<const T*>(args.keys) + row * args.key_pitch + col;
+    T* difference = static_cast<T*>(args.difference) + row * args.difference_pitch + col;
     float squares_pt = 0.0f, squares_ft = 0.0f;
     for (int i = threadIdx.x % 32; i < args.cols; i += 32) {
         const float ft = to_float(keys[i]), pt = ft + to_float(difference[i]);
@@ -130,4 +131,5 @@ __device__ void normed_key_difference(const NormedKeyDifferenceArgs& args) {
     }
 }
 
-KERNEL(normed_key_difference, NormedKeyDifferenceArgs, THREADS, 1, normed_key_difference)
+KERNEL(normed_key_difference_bf16, NormedKeyDifferenceArgs, THREADS, 1, normed_key_difference<bf16>)
+KERNEL(normed_key_difference_f32, NormedKeyDifferenceArgs, THREADS, 1, normed_key_difference<float>)

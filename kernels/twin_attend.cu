@@ -3,7 +3,8 @@
 // Reference: `twin_attend` of backend/reference. Three kernels:
 //   key_score     scores[row, head, token] = q · (k + difference), scaled and capped, −∞ where unseen; f32
 //   twin_softmax  softmax of them in place; how much of it falls on the context
-//   twin_mean     the means; p as a sum of two bf16 (17 bits), normalized rows bf16, sums f32 (mma.sync)
+//   twin_mean     the means; p as a sum of three bf16, sums f32 (mma.sync)
+// Context rows are bf16, or f32 (then taken as sums of two bf16).
 // Bytes bind: keys, and normalized rows, are read once a branch. Every sum is over the tokens of one sequence in their order.
 #include "device.cuh"
 
@@ -22,10 +23,10 @@ struct TwinRow {
 
 struct TwinAttendArgs {
     const float* q;
-    const bf16* keys;
+    const void* keys;
     // Null where the keys are this branch's own.
-    const bf16* difference;
-    const bf16* normalized;
+    const void* difference;
+    const void* normalized;
     // Of the norm before attention; null where there is none.
     const float* norm_weight;
     const float* norm_bias;
@@ -47,6 +48,7 @@ struct TwinAttendArgs {
 constexpr int SCORED = 64;
 
 // Grid: (tokens / 64, rows). A warp takes one token at a time.
+template <class T>
 __device__ void key_score(const TwinAttendArgs& args) {
     float* q = reinterpret_cast<float*>(shared_memory());
     const TwinRow row = args.rows[blockIdx.y];
@@ -55,6 +57,7 @@ __device__ void key_score(const TwinAttendArgs& args) {
     const int width = args.heads * args.head_dim, lane = threadIdx.x % 32;
     for (int i = threadIdx.x; i < width; i += THREADS) q[i] = args.q[row.row * args.q_pitch + i];
     __syncthreads();
+    const T *keys = static_cast<const T*>(args.keys), *difference = static_cast<const T*>(args.difference);
     float* scores = args.scores + row.scores_start * args.heads;
     const int first_seen = args.window ? max(row.tokens - args.window, 0) : 0;
     for (int token = first + threadIdx.x / 32; token < end; token += THREADS / 32) {
@@ -66,8 +69,8 @@ __device__ void key_score(const TwinAttendArgs& args) {
                     float key;
                     if (token < row.context_length) {
                         const int64_t at = row.context_start + token;
-                        key = to_float(args.keys[at * args.key_pitch + col]);
-                        if (args.difference) key += to_float(args.difference[at * args.difference_pitch + col]);
+                        key = to_float(keys[at * args.key_pitch + col]);
+                        if (difference) key += to_float(difference[at * args.difference_pitch + col]);
                     } else {
                         key = args.twin_keys[(row.twin_start + token - row.context_length) * args.twin_key_pitch + col];
                     }
@@ -81,7 +84,8 @@ __device__ void key_score(const TwinAttendArgs& args) {
     }
 }
 
-KERNEL(key_score, TwinAttendArgs, THREADS, 1, key_score)
+KERNEL(key_score_bf16, TwinAttendArgs, THREADS, 1, key_score<bf16>)
+KERNEL(key_score_f32, TwinAttendArgs, THREADS, 1, key_score<float>)
 
 // Grid: (heads, rows).
 __device__ void twin_softmax(const TwinAttendArgs& args) {
@@ -110,24 +114,44 @@ KERNEL(twin_softmax, TwinAttendArgs, THREADS, 1, twin_softmax)
 
 constexpr int HEADS = 32, COLUMNS = 64, STEP = 32, N_PITCH = COLUMNS + 8, P_PITCH = STEP + 4;
 
+template <class T>
 struct MeanStage {
-    bf16 n[STEP * N_PITCH];
+    T n[STEP * N_PITCH];
     float p[HEADS * P_PITCH];
 };
 
+// Fragments of 16 tokens `n` and 16 columns, as of two products: what is bf16, and what has to be added.
+__device__ __forceinline__ void load_columns(const bf16* n, uint32_t (&high)[4], uint32_t (&)[4]) {
+    const int lane = threadIdx.x % 32;
+    ldmatrix_x4_trans(high, n + lane % 16 * N_PITCH + lane / 16 * 8);
+}
+__device__ __forceinline__ void load_columns(const float* n, uint32_t (&high)[4], uint32_t (&low)[4]) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int part = 0; part < 4; part++) {
+        const float* at = n + (part % 2 * 8 + lane % 4 * 2) * N_PITCH + part / 2 * 8 + lane / 4;
+        float2 rest = {at[0], at[N_PITCH]};
+        high[part] = take_bf16(rest);
+        low[part] = take_bf16(rest);
+    }
+}
+
 // Grid: (columns / 64, rows, heads / 32). A warp takes 16 columns of 32 heads.
+template <class T>
 __device__ void twin_mean(const TwinAttendArgs& args) {
-    MeanStage* stages = reinterpret_cast<MeanStage*>(shared_memory());
+    constexpr bool WIDE = sizeof(T) == 4;
+    constexpr int CHUNK = 16 / sizeof(T);
+    MeanStage<T>* stages = reinterpret_cast<MeanStage<T>*>(shared_memory());
     const TwinRow row = args.rows[blockIdx.y];
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int col0 = blockIdx.x * COLUMNS, head0 = blockIdx.z * HEADS;
     const float* scores = args.scores + row.scores_start * args.heads;
-    const bf16* normalized = args.normalized + row.context_start * args.normalized_pitch;
+    const T* normalized = static_cast<const T*>(args.normalized) + row.context_start * args.normalized_pitch;
 
     auto load = [&](int step) {
-        MeanStage& stage = stages[step % 2];
-        for (int chunk = thread; chunk < STEP * COLUMNS / 8; chunk += THREADS) {
-            const int t = chunk / (COLUMNS / 8), i = chunk % (COLUMNS / 8) * 8, token = step * STEP + t;
+        MeanStage<T>& stage = stages[step % 2];
+        for (int chunk = thread; chunk < STEP * COLUMNS / CHUNK; chunk += THREADS) {
+            const int t = chunk / (COLUMNS / CHUNK), i = chunk % (COLUMNS / CHUNK) * CHUNK, token = step * STEP + t;
             const bool there = token < row.context_length && col0 + i < args.hidden;
             copy_async_16(&stage.n[t * N_PITCH + i], normalized + (there ? token * args.normalized_pitch + col0 + i : 0), there ? 16 : 0);
         }
@@ -148,23 +172,25 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
         copies_commit();
         copies_wait<1>();
         __syncthreads();
-        const MeanStage& stage = stages[step % 2];
+        const MeanStage<T>& stage = stages[step % 2];
 #pragma unroll
         for (int t = 0; t < STEP; t += 16) {
-            uint32_t fn[4];
-            ldmatrix_x4_trans(fn, &stage.n[(t + lane % 16) * N_PITCH + warp * 16 + lane / 16 * 8]);
+            uint32_t fn[4], fn_low[4];
+            load_columns(&stage.n[t * N_PITCH + warp * 16], fn, fn_low);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                uint32_t high[4], low[4];
+                uint32_t p[3][4];
 #pragma unroll
                 for (int part = 0; part < 4; part++) {
                     const int head = i * 16 + part % 2 * 8 + lane / 4, token = t + part / 2 * 8 + lane % 4 * 2;
-                    split(*reinterpret_cast<const float2*>(&stage.p[head * P_PITCH + token]), high[part], low[part]);
+                    float2 rest = *reinterpret_cast<const float2*>(&stage.p[head * P_PITCH + token]);
+                    for (int term = 0; term < 3; term++) p[term][part] = take_bf16(rest);
                 }
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
-                    mma_m16n8k16(sums[i][j], low, {fn[j * 2], fn[j * 2 + 1]});
-                    mma_m16n8k16(sums[i][j], high, {fn[j * 2], fn[j * 2 + 1]});
+                    if (WIDE) mma_m16n8k16(sums[i][j], p[1], {fn_low[j * 2], fn_low[j * 2 + 1]});
+                    if (WIDE) mma_m16n8k16(sums[i][j], p[0], {fn_low[j * 2], fn_low[j * 2 + 1]});
+                    for (int term = 2; term >= 0; term--) mma_m16n8k16(sums[i][j], p[term], {fn[j * 2], fn[j * 2 + 1]});
                 }
             }
         }
@@ -192,4 +218,5 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
     }
 }
 
-KERNEL(twin_mean, TwinAttendArgs, THREADS, 1, twin_mean)
+KERNEL(twin_mean_bf16, TwinAttendArgs, THREADS, 1, twin_mean<bf16>)
+KERNEL(twin_mean_f32, TwinAttendArgs, THREADS, 1, twin_mean<float>)

@@ -1,6 +1,6 @@
-// Matrix products of twin rows: out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ), a and out f32. Each element of `a` is taken as a
-// sum of two bf16 numbers, hi + lo (17 bits), weights as hi (bf16, exact for checkpoints in bf16) and, where they have more,
-// lo; hi·hi + lo·hi + hi·lo in f32 sums (mma.sync). Both branches take the same path, so equal weights give equal bits.
+// Matrix products of rows in f32: out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ), a and out f32. Each element of `a` is taken as a sum of
+// three bf16 numbers, exactly; so are weights, unless one holds them all (checkpoints in bf16); of the products those that
+// matter in f32 are taken, summed in f32 (mma.sync). Both branches take the same path, so equal weights give equal bits.
 //
 // store, add, gated, activated: as in product.cu, out f32. `store` also projects heads (ProductArgs::group).
 // Reference: `linear`, `linear_add`, `gated`, `activated`, `head_values` of backend/reference.
@@ -15,7 +15,8 @@ constexpr int THREADS = 128;
 
 struct Stage {
     float a[TILE_M * A_PITCH];
-    bf16 b[TILE_N * B_PITCH], b_low[TILE_N * B_PITCH];
+    // The last two of weights that are more than bf16.
+    bf16 b[3][TILE_N * B_PITCH];
 };
 
 template <Epilogue E>
@@ -24,23 +25,23 @@ __device__ void twin_product(const ProductArgs& args) {
     constexpr int COLS = E == GATED ? TILE_N / 2 : TILE_N;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int row0 = blockIdx.y * TILE_M, col0 = blockIdx.x * COLS, heads0 = blockIdx.z * args.group;
-    const float* a = static_cast<const float*>(args.a);
+    const float* rows = static_cast<const float*>(args.a);
     const bool aligned = args.a_head % 4 == 0, has_low = args.b_low[0] || args.b_low[1];
 
     auto load = [&](int step) {
         Stage& stage = stages[step % STAGES];
-        auto row_of = [&](int row) { return a + row / args.group * args.a_pitch + int64_t(heads0 + row % args.group) * args.a_head; };
+        auto row_of = [&](int row) { return rows + row / args.group * args.a_pitch + int64_t(heads0 + row % args.group) * args.a_head; };
         if (aligned) {
             for (int chunk = thread; chunk < TILE_M * STEP / 4; chunk += THREADS) {
                 const int r = chunk / (STEP / 4), k = chunk % (STEP / 4) * 4, at = step * STEP + k;
                 const int bytes = row0 + r < args.m ? min(max(args.k - at, 0), 4) * 4 : 0;
-                copy_async_16(&stage.a[r * A_PITCH + k], bytes ? row_of(row0 + r) + at : a, bytes);
+                copy_async_16(&stage.a[r * A_PITCH + k], bytes ? row_of(row0 + r) + at : rows, bytes);
             }
         } else {
             for (int i = thread; i < TILE_M * STEP; i += THREADS) {
                 const int r = i / STEP, k = i % STEP, at = step * STEP + k;
                 const int bytes = row0 + r < args.m && at < args.k ? 4 : 0;
-                copy_async_4(&stage.a[r * A_PITCH + k], bytes ? row_of(row0 + r) + at : a, bytes);
+                copy_async_4(&stage.a[r * A_PITCH + k], bytes ? row_of(row0 + r) + at : rows, bytes);
             }
         }
         for (int chunk = thread; chunk < TILE_N * STEP / 8; chunk += THREADS) {
@@ -49,11 +50,12 @@ __device__ void twin_product(const ProductArgs& args) {
             const int col = col0 + (E == GATED ? r / 32 * 16 + r % 16 : r);
             const int bytes = col < args.n ? min(max(args.k - at, 0), 8) * 2 : 0;
             const int64_t from = bytes ? (int64_t(blockIdx.z) * args.n + col) * args.b_pitch + at : 0;
-            copy_async_16(&stage.b[r * B_PITCH + k], args.b[which] + from, bytes);
-            if (has_low) {
-                const bf16* low = args.b_low[which];
-                copy_async_16(&stage.b_low[r * B_PITCH + k], low ? low + from : args.b[which], low ? bytes : 0);
-            }
+            copy_async_16(&stage.b[0][r * B_PITCH + k], args.b[which] + from, bytes);
+            if (!has_low) continue;
+            const bf16* low = args.b_low[which];
+            for (int plane = 0; plane < 2; plane++)
+                copy_async_16(&stage.b[plane + 1][r * B_PITCH + k],
+                              low ? low + plane * args.b_low_plane + from : args.b[which], low ? bytes : 0);
         }
     };
 
@@ -72,13 +74,14 @@ __device__ void twin_product(const ProductArgs& args) {
         const Stage& stage = stages[step % STAGES];
 #pragma unroll
         for (int k = 0; k < STEP; k += 16) {
-            uint32_t high[2][4], low[2][4], fb[2][4];
+            uint32_t a[3][2][4], fb[2][4];
 #pragma unroll
             for (int i = 0; i < 2; i++)
 #pragma unroll
                 for (int part = 0; part < 4; part++) {
                     const int row = warp_m + i * 16 + part % 2 * 8 + lane / 4, col = k + part / 2 * 8 + lane % 4 * 2;
-                    split(*reinterpret_cast<const float2*>(&stage.a[row * A_PITCH + col]), high[i][part], low[i][part]);
+                    float2 rest = *reinterpret_cast<const float2*>(&stage.a[row * A_PITCH + col]);
+                    for (int term = 0; term < 3; term++) a[term][i][part] = take_bf16(rest);
                 }
             auto multiply = [&](const uint32_t (&fa)[2][4]) {
 #pragma unroll
@@ -94,13 +97,18 @@ __device__ void twin_product(const ProductArgs& args) {
                 for (int j = 0; j < 2; j++)
                     ldmatrix_x4(fb[j], &tile[(warp_n + j * 16 + lane / 16 * 8 + lane % 8) * B_PITCH + k + lane / 8 % 2 * 8]);
             };
+            // The smallest first.
             if (has_low) {
-                load_b(stage.b_low);
-                multiply(high);
+                load_b(stage.b[2]);
+                multiply(a[0]);
+                load_b(stage.b[1]);
+                multiply(a[1]);
+                multiply(a[0]);
             }
-            load_b(stage.b);
-            multiply(low);
-            multiply(high);
+            load_b(stage.b[0]);
+            multiply(a[2]);
+            multiply(a[1]);
+            multiply(a[0]);
         }
     }
     copies_wait<0>();

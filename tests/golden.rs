@@ -15,8 +15,8 @@ use tuco::{
 const CPU_TOLERANCE: f64 = 3e-6;
 const REFERENCE_TOLERANCE: f64 = 1e-6;
 
-/// OutputCo compares two passes that go apart, each with its own rounding of the context rows, so on `cpu` its error is
-/// absolute and does not shrink with it.
+/// OutputCo compares two passes that go apart, each with its own rounding of the context rows, so its error is absolute and
+/// does not shrink with it.
 const OUTPUT_CO_TOLERANCE: f64 = 5e-7;
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -109,9 +109,9 @@ fn reference_agrees_with_transformers() {
     check(&Reference, REFERENCE_TOLERANCE);
 }
 
-/// Context rows are rounded to bf16, in both branches alike.
 #[cfg(feature = "sim")]
 #[test]
 fn cuda_on_the_simulator_agrees_with_transformers() {
-    check(&tuco::backend::cuda::Cuda::simulated(), 1e-3);
+    use tuco::backend::cuda::{ContextPrecision, Cuda};
+    check(&Cuda::simulated(ContextPrecision::Float32), 1e-3);
 }

@@ -44,6 +44,7 @@ args! {
         out: Address,
         a_pitch: i64,
         b_pitch: i64,
+        b_low_plane: i64,
         out_pitch: i64,
         m: i32,
         n: i32,
@@ -151,9 +152,10 @@ args! {
     KeyWeightArgs {
         side: [KeyWeightSide; 2],
         weight: Address,
+        low: Address,
         bias: Address,
-        weight_pitch: i64,
-        out_pitch: i64,
+        pitch: i64,
+        low_plane: i64,
         cols: i32,
         unused: i32,
     }

@@ -60,9 +60,7 @@ impl Buffer {
     pub fn of<T: Args>(device: &Arc<dyn Device>, values: &[T]) -> Result<Self> {
         let buffer = Self::new(device, size_of_val(values))?;
         if !values.is_empty() {
-            // SAFETY: `Args` have no padding.
-            let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) };
-            device.upload(buffer.address, bytes)?;
+            device.upload(buffer.address, as_bytes(values))?;
         }
         Ok(buffer)
     }
@@ -70,6 +68,12 @@ impl Buffer {
     pub fn address(&self) -> Address {
         self.address
     }
+}
+
+/// The bytes of plain values.
+pub fn as_bytes<T: Args>(values: &[T]) -> &[u8] {
+    // SAFETY: `Args` have no padding.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
 impl Drop for Buffer {

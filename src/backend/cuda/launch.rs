@@ -7,11 +7,7 @@ use super::{
     mat::{CudaMat, Element},
     weight::Planes,
 };
-use crate::{
-    Error, ErrorKind, Result,
-    backend::{AttentionShape, Rows},
-    model::Activation,
-};
+use crate::{Error, ErrorKind, Result, backend::AttentionShape, model::Activation};
 use std::sync::Arc;
 
 /// Threads of kernels that take one row a block, or one warp a part of a row.
@@ -77,7 +73,7 @@ pub fn per_warp<A: Args>(device: &dyn Device, kernel: &str, parts: usize, args: 
     per_row(device, kernel, parts.div_ceil(ROW_THREADS as usize / 32), ROW_THREADS, args)
 }
 
-/// `out = epilogue(a · Wᵀ + b)`, of context rows or twin rows; gated products take two weights, the gate first.
+/// `out = epilogue(a · Wᵀ + b)`, of rows in bf16 or in f32; gated products take two weights, the gate first.
 pub fn product(
     device: &dyn Device,
     epilogue: Epilogue,
@@ -96,9 +92,9 @@ pub fn product(
         group: 1,
         ..weight_args(epilogue, weights)
     };
-    match a.kind {
-        Rows::Context => context_product(device, epilogue, out.element, &args),
-        Rows::Twin => twin_product(device, epilogue, 1, &args),
+    match a.element {
+        Element::Bf16 => bf16_product(device, epilogue, out.element, &args),
+        Element::F32 => twin_product(device, epilogue, 1, &args),
     }
 }
 
@@ -133,13 +129,13 @@ fn weight_args(epilogue: Epilogue, weights: &[Operand<'_>]) -> ProductArgs {
     let mut args = ProductArgs { activation: epilogue.activation(), ..ProductArgs::default() };
     for (i, Operand { planes, bias }) in weights.iter().enumerate() {
         (args.b[i], args.b_low[i], args.bias[i]) = (planes.high.address(), planes.low(), *bias);
-        args.b_pitch = planes.pitch as i64;
+        (args.b_pitch, args.b_low_plane) = (planes.pitch as i64, planes.low_plane() as i64);
     }
     args
 }
 
 /// `product.cu`: tiles of 128 × 128, gated ones of 64 columns.
-fn context_product(device: &dyn Device, epilogue: Epilogue, out: Element, args: &ProductArgs) -> Result<()> {
+fn bf16_product(device: &dyn Device, epilogue: Epilogue, out: Element, args: &ProductArgs) -> Result<()> {
     const STAGES: u32 = 3;
     let kernel = match epilogue {
         Epilogue::Store => format!("product_store_{}", out.name()),
@@ -157,7 +153,7 @@ fn twin_product(device: &dyn Device, epilogue: Epilogue, groups: usize, args: &P
     let kernel = format!("twin_product_{}", epilogue.name());
     let cols: u32 = if matches!(epilogue, Epilogue::Gated(_)) { 32 } else { 64 };
     let grid = [(args.n as u32).div_ceil(cols), (args.m as u32).div_ceil(64), groups as u32];
-    let stage_bytes = 64 * (32 + 4) * 4 + 2 * 64 * (32 + 8) * 2;
+    let stage_bytes = 64 * (32 + 4) * 4 + 3 * 64 * (32 + 8) * 2;
     launch_tiles(device, &kernel, Launch { grid, threads: 128, shared_bytes: STAGES * stage_bytes }, args)
 }
 
@@ -195,7 +191,7 @@ pub fn attention(
     shape: &AttentionShape,
 ) -> Result<()> {
     let Some(dim) = ATTENTION_DIMS.into_iter().find(|dim| *dim >= shape.head_dim) else {
-        let message = format!("head_dim is {}, the device's attention has at most 256", shape.head_dim);
+        let message = format!("head_dim is {}, attention on GPUs has at most 256", shape.head_dim);
         return Err(Error::new(ErrorKind::Usage, message));
     };
     let ShapeNumbers { window, scale, softcap } = shape.into();
@@ -213,15 +209,22 @@ pub fn attention(
         softcap,
         unused: 0,
     };
-    let keys = if dim > 128 { 32 } else { 64 };
-    let shared_bytes = ((64 + 4 * keys) * (dim + 8) * 2) as u32;
+    let (kernel, shared_bytes) = match q.element {
+        Element::Bf16 => {
+            let keys = if dim > 128 { 32 } else { 64 };
+            (format!("attention_{dim}"), (64 + 4 * keys) * (dim + 8) * 2)
+        }
+        Element::F32 => ("attention_f32".into(), (2 * 32 + 4) * (shape.head_dim | 1) * 4),
+    };
     let grid = [rows.tile_count as u32, shape.num_attention_heads as u32, 1];
-    launch_tiles(device, &format!("attention_{dim}"), Launch { grid, threads: 128, shared_bytes }, &args)
+    launch_tiles(device, &kernel, Launch { grid, threads: 128, shared_bytes: shared_bytes as u32 }, &args)
 }
 
-/// Attention of the twin rows of a layout; `args` says where all but what is named here lies.
+/// Attention of the twin rows of a layout over context rows of this type; `args` says where all but what is named here
+/// lies.
 pub fn twin_attend(
     device: &Arc<dyn Device>,
+    context: Element,
     rows: &LayoutRows,
     shape: &AttentionShape,
     args: TwinAttendArgs,
@@ -243,13 +246,17 @@ pub fn twin_attend(
         ..args
     };
     let twin_rows = rows.twin_count as u32;
-    let run = |kernel, grid, shared_bytes| {
+    let run = |kernel: &str, grid, shared_bytes| {
         launch_tiles(device.as_ref(), kernel, Launch { grid, threads: 128, shared_bytes }, &args)
     };
     let query_bytes = (heads * shape.head_dim * 4) as u32;
-    run("key_score", [(rows.most_tokens as u32).div_ceil(64), twin_rows, 1], query_bytes)?;
+    run(
+        &format!("key_score_{}", context.name()),
+        [(rows.most_tokens as u32).div_ceil(64), twin_rows, 1],
+        query_bytes,
+    )?;
     run("twin_softmax", [heads as u32, twin_rows, 1], SUM_BYTES)?;
-    let stage_bytes = 32 * (64 + 8) * 2 + 32 * (32 + 4) * 4;
+    let stage_bytes = 32 * (64 + 8) * context.size() as u32 + 32 * (32 + 4) * 4;
     let grid = [(args.hidden as u32).div_ceil(64), twin_rows, (heads as u32).div_ceil(32)];
-    run("twin_mean", grid, 2 * stage_bytes)
+    run(&format!("twin_mean_{}", context.name()), grid, 2 * stage_bytes)
 }

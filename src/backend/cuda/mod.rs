@@ -1,7 +1,7 @@
 //! The CUDA backend: kernels of our own (`kernels/`) behind the operations of a layer, on a GPU or on its simulator.
 //!
-//! Context rows are bf16 where they go into products and f32 where layers add to them; twin rows are f32, and the products take
-//! each of their elements as a sum of two bf16 numbers. What the pre-trained branch needs of the context comes as a difference
+//! Context rows are f32 where layers add to them and bf16 where they go into products (f32 in small models); twin rows are f32,
+//! and products take each of their elements as a sum of three bf16 numbers. What the pre-trained branch needs of the context comes as a difference
 //! from the tuned one's, so rounding of the context is common to both branches.
 
 mod args;
@@ -27,9 +27,27 @@ use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
 use weight::{CudaWeight, Planes};
 
+/// What context rows are rounded to where they go into products. Their rounding is common to both branches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContextPrecision {
+    /// One product of bf16 numbers: fast.
+    Bfloat16,
+    /// f32, multiplied as sums of three bf16 numbers: three products or more.
+    Float32,
+}
+
+impl ContextPrecision {
+    /// What a model of this `hidden_size` needs: the rounding of bf16 averages out over thousands of numbers, not over dozens.
+    pub fn for_model(hidden_size: usize) -> Self {
+        if hidden_size < 512 { Self::Float32 } else { Self::Bfloat16 }
+    }
+}
+
 /// The CUDA backend on one device.
 pub struct Cuda {
     device: Arc<dyn Device>,
+    /// What context rows are in products.
+    context: Element,
     ropes: RopeCache,
     failure: OnceLock<Error>,
 }
@@ -45,12 +63,16 @@ pub struct CudaSums {
 impl Cuda {
     /// On the simulator.
     #[cfg(feature = "sim")]
-    pub fn simulated() -> Self {
-        Self::on(Arc::new(sim::Sim::new()))
+    pub fn simulated(context: ContextPrecision) -> Self {
+        Self::on(Arc::new(sim::Sim::new()), context)
     }
 
-    fn on(device: Arc<dyn Device>) -> Self {
-        Self { device, ropes: RopeCache::default(), failure: OnceLock::new() }
+    fn on(device: Arc<dyn Device>, context: ContextPrecision) -> Self {
+        let context = match context {
+            ContextPrecision::Bfloat16 => Element::Bf16,
+            ContextPrecision::Float32 => Element::F32,
+        };
+        Self { device, context, ropes: RopeCache::default(), failure: OnceLock::new() }
     }
 
     /// The device's name, for people.
@@ -124,7 +146,7 @@ impl Backend for Cuda {
 
     fn zeros(&self, kind: Rows, role: Role, rows: usize, cols: usize) -> CudaMat {
         let element = match (kind, role) {
-            (Rows::Context, Role::Operand) => Element::Bf16,
+            (Rows::Context, Role::Operand) => self.context,
             _ => Element::F32,
         };
         let mut mat = CudaMat::new(kind, element, cols);
@@ -320,16 +342,17 @@ impl Backend for Cuda {
             let sides = Twin::new((norm.pt, key.pt), (norm.ft, key.ft));
             let sides = sides.try_map(|(norm, key)| key_side(device, norm, key))?;
             let (rows, cols) = (out.cols, normalized.cols);
-            let weight = Planes::unset(device, rows, cols)?;
+            let weight = Planes::unset(device, rows, cols, self.context == Element::F32)?;
             let has_bias = [sides.pt, sides.ft].iter().any(|side| side.bias != 0 || side.norm_bias != 0);
             let bias = if has_bias { Some(Buffer::new(device, pitch(rows) * 4)?) } else { None };
             let bias = bias.as_ref().map_or(0, Buffer::address);
             let args = KeyWeightArgs {
                 side: [sides.pt, sides.ft],
                 weight: weight.high.address(),
+                low: weight.low(),
                 bias,
-                weight_pitch: weight.pitch as i64,
-                out_pitch: weight.pitch as i64,
+                pitch: weight.pitch as i64,
+                low_plane: weight.low_plane() as i64,
                 cols: cols as i32,
                 unused: 0,
             };
@@ -360,7 +383,8 @@ impl Backend for Cuda {
                 rows: keys.rows as i32,
                 unused: 0,
             };
-            per_warp(device.as_ref(), "normed_key_difference", keys.rows * parts, &args)
+            let kernel = format!("normed_key_difference_{}", keys.element.name());
+            per_warp(device.as_ref(), &kernel, keys.rows * parts, &args)
         });
     }
 
@@ -397,7 +421,7 @@ impl Backend for Cuda {
                 norm_offset: norm.map_or(0.0, |norm| norm.offset as f32),
                 ..TwinAttendArgs::default()
             };
-            launch::twin_attend(device, rows, shape, args)
+            launch::twin_attend(device, normalized.element, rows, shape, args)
         });
     }
 

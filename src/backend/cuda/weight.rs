@@ -1,9 +1,9 @@
 //! Weights on the device. A matrix is kept as bf16; what its elements have beyond that, in checkpoints of another type and under
-//! adapters, is kept as a second bf16 number each, for the products of twin rows.
+//! adapters, is kept as two more bf16 numbers each, for the products of twin rows.
 
 use super::{
     args::Address,
-    device::{Buffer, Device},
+    device::{Buffer, Device, as_bytes},
     mat::pitch,
 };
 use crate::{
@@ -24,21 +24,33 @@ pub struct CudaWeight<'w> {
 /// A matrix `[rows, cols]`: bf16 numbers, and what has to be added to them.
 pub struct Planes {
     pub high: Buffer,
+    /// Two numbers for each element, in two planes.
     low: Option<Buffer>,
+    rows: usize,
     /// From one row to the next, in elements.
     pub pitch: usize,
 }
 
 impl Planes {
-    /// A matrix of bf16 numbers that a kernel will write.
-    pub fn unset(device: &Arc<dyn Device>, rows: usize, cols: usize) -> Result<Self> {
+    /// A matrix of bf16 numbers, or of sums of two, that has yet to be written.
+    pub fn unset(device: &Arc<dyn Device>, rows: usize, cols: usize, has_low: bool) -> Result<Self> {
         let pitch = pitch(cols);
-        Ok(Self { high: Buffer::new(device, rows * pitch * 2)?, low: None, pitch })
+        let planes = |count: usize| Buffer::new(device, count * rows * pitch * 2);
+        Ok(Self { high: planes(1)?, low: has_low.then(|| planes(2)).transpose()?, rows, pitch })
+    }
+
+    /// From one plane to the next, in elements.
+    pub fn low_plane(&self) -> usize {
+        self.rows * self.pitch
     }
 
     /// 0 where every element is a bf16 number.
     pub fn low(&self) -> Address {
         self.low.as_ref().map_or(0, Buffer::address)
+    }
+
+    fn second_low(&self) -> Address {
+        self.low.as_ref().map_or(0, |low| low.address() + (self.low_plane() * 2) as Address)
     }
 }
 
@@ -75,30 +87,39 @@ fn upload(device: &Arc<dyn Device>, tensor: &Tensor<'_>) -> Result<Planes> {
     let Tensor { rows, cols, .. } = *tensor;
     let pitch = pitch(cols);
     if let (Some(bytes), true) = (tensor.as_stored(Dtype::Bf16), pitch == cols) {
-        let planes = Planes::unset(device, rows, cols)?;
+        let planes = Planes::unset(device, rows, cols, false)?;
         device.upload(planes.high.address(), bytes)?;
         return Ok(planes);
     }
-    let (mut high, mut low) = (vec![0u16; rows * pitch], vec![0u16; rows * pitch]);
+    let mut planes: [Vec<u16>; 3] = std::array::from_fn(|_| vec![0; rows * pitch]);
+    let [high, middle, low] = &mut planes;
     let exact = high
         .par_chunks_exact_mut(pitch)
-        .zip(low.par_chunks_exact_mut(pitch))
+        .zip(middle.par_chunks_exact_mut(pitch).zip(low.par_chunks_exact_mut(pitch)))
         .enumerate()
         .map_init(
             || vec![0.0f32; cols],
-            |wide, (row, (high, low))| {
+            |wide, (row, (high, (middle, low)))| {
                 tensor.widen_run(row, 0..cols, wide);
                 let mut exact = true;
-                for ((value, high), low) in wide.iter().zip(high).zip(low) {
-                    let rounded = bf16::from_f32(*value);
-                    *high = rounded.to_bits();
-                    *low = bf16::from_f32(value - rounded.to_f32()).to_bits();
-                    exact &= rounded.to_f32() == *value;
+                for (col, value) in wide.iter().enumerate() {
+                    let mut rest = *value;
+                    for plane in [&mut *high, &mut *middle, &mut *low] {
+                        let part = bf16::from_f32(rest);
+                        plane[col] = part.to_bits();
+                        rest -= part.to_f32();
+                    }
+                    exact &= middle[col] == 0;
                 }
                 exact
             },
         )
         .reduce(|| true, |a, b| a && b);
-    let low = if exact { None } else { Some(Buffer::of(device, &low)?) };
-    Ok(Planes { high: Buffer::of(device, &high)?, low, pitch })
+    let target = Planes::unset(device, rows, cols, !exact)?;
+    for (plane, address) in planes.iter().zip([target.high.address(), target.low(), target.second_low()]) {
+        if address != 0 {
+            device.upload(address, as_bytes(plane))?;
+        }
+    }
+    Ok(target)
 }
