@@ -163,20 +163,25 @@ pub trait Backend: Sync {
     /// A matrix of activations.
     type Mat: Send + Sync;
     /// A weight tensor as the backend holds it.
-    type Weight<'w>: Sync;
+    type Weight<'w>: Send + Sync;
     /// Where the rows of some sequences lie, as the backend needs to know it.
     type Layout: Send + Sync;
     /// The running sums P and F of the twin rows, `[R, D]` each, and their norms after every layer so far.
     type Sums: Send + Sync;
 
-    /// Whether all went well so far. An operation that a device could not do leaves its results undefined; those after
-    /// it do nothing.
+    /// Whether all went well since it was last asked. An operation that a device could not do leaves its results
+    /// undefined; those after it do nothing until this was called.
     ///
     /// # Errors
     /// The first failure of the device: [`ErrorKind::Device`](crate::ErrorKind) or
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind).
     fn check(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Whether weights that were used once are kept for the next batch.
+    fn keeps_weights(&self) -> bool {
+        false
     }
 
     /// Takes note of where sequences lie.

@@ -22,7 +22,7 @@ pub use score::Score;
 use crate::{Error, ErrorKind, Result, backend::Backend, model::PairWeights};
 use layer::Layer;
 use pack::{Batch, Embeddings, RopeTables};
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::OnceLock};
 use workspace::Workspace;
 
 /// Hears how the work goes on, in tokens passed through the whole model, and may stop it.
@@ -34,16 +34,19 @@ pub fn unobserved(_: f64) -> ControlFlow<()> {
 }
 
 /// A backend with a pair's weights.
-pub struct Engine<'a, B, W> {
+pub struct Engine<'a, B: Backend, W> {
     backend: &'a B,
     weights: &'a W,
     limits: PackLimits,
+    /// Layers of backends that keep weights.
+    kept: Vec<OnceLock<Layer<'a, B>>>,
 }
 
 impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
     pub fn new(backend: &'a B, weights: &'a W) -> Self {
         let limits = PackLimits::for_model(weights.spec().ft);
-        Self { backend, weights, limits }
+        let kept = (0..weights.spec().ft.num_hidden_layers).map(|_| OnceLock::new()).collect();
+        Self { backend, weights, limits, kept }
     }
 
     /// Sets how much is computed at once. Results do not depend on it.
@@ -77,8 +80,15 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         let mut workspace = Workspace::new(self.backend, spec, batch.twin_rows);
         let share = |tokens: f64| observer(tokens / layers as f64);
         for index in 0..layers {
-            let layer = Layer::load(self.backend, self.weights, index);
-            let stopped = step(&layer, batch, &mut workspace, &share).is_break();
+            let load = || Layer::load(self.backend, self.weights, index);
+            let loaded;
+            let layer = if self.backend.keeps_weights() {
+                self.kept[index].get_or_init(load)
+            } else {
+                loaded = load();
+                &loaded
+            };
+            let stopped = step(layer, batch, &mut workspace, &share).is_break();
             self.backend.check()?;
             if stopped {
                 return Err(Error::new(ErrorKind::Interrupted, "stopped"));

@@ -41,7 +41,7 @@ pub struct Summary {
 }
 
 /// A run: where rows come from and go to.
-pub struct Run<'a, B, W> {
+pub struct Run<'a, B: Backend, W> {
     pub engine: Engine<'a, B, W>,
     pub encoder: &'a Encoder,
     pub columns: Columns,
@@ -84,7 +84,7 @@ impl<B: Backend, W: PairWeights> Run<'_, B, W> {
         limit: u64,
         sink: &mut Sink,
         pool: &rayon::ThreadPool,
-        warn: &dyn Fn(&str),
+        warn: &(dyn Fn(&str) + Sync),
     ) -> Result<Summary> {
         let mut summary = Summary::default();
         let mut batch: Vec<Pending> = Vec::new();
@@ -109,13 +109,13 @@ impl<B: Backend, W: PairWeights> Run<'_, B, W> {
             let length = pending.tokens.as_ref().map_or(0, |(ids, _)| ids.len());
             let full = tokens + length > self.limits.tokens || batch.len() == self.limits.prompts;
             if full && !batch.is_empty() {
-                self.flush(&mut batch, sink, pool, &mut summary)?;
+                self.flush(&mut batch, sink, pool, &mut summary, warn)?;
                 tokens = 0;
             }
             tokens += length;
             batch.push(pending);
         }
-        self.flush(&mut batch, sink, pool, &mut summary)?;
+        self.flush(&mut batch, sink, pool, &mut summary, warn)?;
         match sink.next_written()? {
             None => Ok(summary),
             Some(extra) => Err(Error::mismatch(format!(
@@ -149,6 +149,7 @@ impl<B: Backend, W: PairWeights> Run<'_, B, W> {
         sink: &mut Sink,
         pool: &rayon::ThreadPool,
         summary: &mut Summary,
+        warn: &(dyn Fn(&str) + Sync),
     ) -> Result<()> {
         let prompts: Vec<&[u32]> =
             batch.iter().filter_map(|row| row.tokens.as_ref().ok()).map(|(ids, _)| ids.as_slice()).collect();
@@ -159,9 +160,10 @@ impl<B: Backend, W: PairWeights> Run<'_, B, W> {
             if self.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let engine = &self.engine;
-        let scores = pool.install(|| engine.score(&prompts, &observer))?;
+        let scores = pool.install(|| in_parts(&prompts, warn, &|part| engine.score(part, &observer)))?;
+        let base = |part: &[&[u32]]| engine.plain(Branch::Pt, part, &observer);
         let base_hidden = match self.columns.output_co {
-            true => Some(pool.install(|| engine.plain(Branch::Pt, &prompts, &observer))?),
+            true => Some(pool.install(|| in_parts(&prompts, warn, &base))?),
             false => None,
         };
         let mut scored = scores.iter().enumerate();
@@ -185,6 +187,26 @@ impl<B: Backend, W: PairWeights> Run<'_, B, W> {
         }
         self.progress.batch_done();
         Ok(())
+    }
+}
+
+/// Passes all prompts, or halves of them where a device's memory does not hold them together.
+fn in_parts<T>(
+    prompts: &[&[u32]],
+    warn: &(dyn Fn(&str) + Sync),
+    pass: &dyn Fn(&[&[u32]]) -> Result<Vec<T>>,
+) -> Result<Vec<T>> {
+    match pass(prompts) {
+        Err(error) if error.kind == ErrorKind::OutOfMemory && prompts.len() > 1 => {
+            warn(&format!(
+                "{error}; going on with half as many prompts at once (--max-batch-tokens sets fewer)"
+            ));
+            let (first, second) = prompts.split_at(prompts.len() / 2);
+            let mut passed = in_parts(first, warn, pass)?;
+            passed.extend(in_parts(second, warn, pass)?);
+            Ok(passed)
+        }
+        outcome => outcome,
     }
 }
 
@@ -240,4 +262,23 @@ fn output_row(
     }
     row.extend([("label", label), ("meta", meta)].into_iter().filter_map(|(k, v)| Some((k.into(), v?))));
     Value::Object(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_does_not_fit_is_passed_in_halves() {
+        let prompts: Vec<Vec<u32>> = (0..7).map(|i| vec![i]).collect();
+        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let at_most = |most: usize| {
+            move |part: &[&[u32]]| match part.len() <= most {
+                true => Ok(part.iter().map(|prompt| prompt[0]).collect::<Vec<u32>>()),
+                false => Err(Error::new(ErrorKind::OutOfMemory, "too much")),
+            }
+        };
+        assert_eq!(in_parts(&prompts, &|_| (), &at_most(2)).unwrap(), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(in_parts(&prompts, &|_| (), &at_most(0)).unwrap_err().kind, ErrorKind::OutOfMemory);
+    }
 }

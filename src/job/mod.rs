@@ -1,11 +1,13 @@
 //! Flags → a job that can start. Everything that can fail early fails here: paths, checkpoints, the pair, inputs, the
 //! output and what it already holds.
 
+mod device;
 mod options;
 mod score;
 
+pub use device::{Computer, Device, Precision, Resident};
 pub use options::{
-    Device, DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PromptOptions,
+    DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PromptOptions,
 };
 pub use score::{ScoreJob, ScoreOptions};
 

@@ -1,5 +1,6 @@
 //! The flags that several subcommands share, and their types.
 
+use super::device::{Device, Precision, Resident};
 use crate::{prompt::Overlength, tensor::Dtype};
 use chrono::NaiveDate;
 use clap::{Args, ValueEnum};
@@ -71,9 +72,30 @@ pub struct InputOptions {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Machine")]
 pub struct MachineOptions {
-    /// What computes: auto takes the best there is; reference is slow and exact, for comparison
-    #[arg(long, value_enum, default_value_t, env = "TUCO_DEVICE")]
+    /// What computes: auto, cpu, cuda, cuda:N or reference. auto takes the first GPU, else the CPU; reference is slow and
+    /// exact, for comparison
+    #[arg(long, value_name = "DEVICE", default_value_t, env = "TUCO_DEVICE")]
     pub device: Device,
+    /// On a GPU: what the context's rows are rounded to where they go into products; auto: bfloat16, float32 for small models
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "auto|bfloat16|float32",
+        env = "TUCO_CONTEXT_PRECISION"
+    )]
+    pub context_precision: Precision,
+    /// On a GPU: keep the weights of both models in its memory; auto: if they fit
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "auto|on|off",
+        env = "TUCO_RESIDENT"
+    )]
+    pub resident: Resident,
     /// Threads; default: one for each core
     #[arg(long, value_name = "N", value_parser = parse_threads, env = "TUCO_THREADS")]
     pub threads: Option<usize>,
@@ -87,14 +109,6 @@ pub struct MachineOptions {
 
 /// Prompts in a batch; `None` leaves it to the token budget.
 pub type BatchSize = Option<usize>;
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    #[default]
-    Auto,
-    Cpu,
-    Reference,
-}
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum DtypeChoice {

@@ -1,12 +1,12 @@
 //! The job of `tuco score`.
 
 use super::{
-    Device, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, STOP, open_encoder,
+    Computer, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, STOP, open_encoder,
     open_pair, thread_pool,
 };
 use crate::{
     Error, ErrorKind, Result,
-    backend::{Backend, cpu::Cpu, reference::Reference},
+    backend::{Backend, cpu::Cpu},
     checkpoint::Pair,
     engine::Engine,
     experiment::score::{BatchLimits, Columns, Run, Summary},
@@ -55,6 +55,7 @@ pub struct ScoreOptions {
 pub struct ScoreJob {
     options: ScoreOptions,
     pair: Pair,
+    computer: Computer,
     encoder: Encoder,
     source: Source,
     sink: Sink,
@@ -72,6 +73,15 @@ impl ScoreJob {
     pub fn prepare(options: ScoreOptions) -> Result<Self> {
         let pool = thread_pool(&options.machine)?;
         let pair = pool.install(|| open_pair(&options.pair))?;
+        let tell = |text: &str| {
+            if !options.quiet {
+                tell(text);
+            }
+        };
+        let machine = &options.machine;
+        let computer = pool.install(|| {
+            Computer::choose(machine.device, machine.context_precision, machine.resident, &pair, &tell)
+        })?;
         let date = template_date(&options);
         let encoder = open_encoder(&pair, &options.prompts, date)?;
         let source = Source::open(&options.input.inputs)?;
@@ -80,11 +90,12 @@ impl ScoreJob {
         let sink = match &options.output {
             None => Sink::Stdout,
             Some(path) => {
-                let manifest = pool.install(|| manifest(&options, &pair, &encoder, &source, date))?;
+                let manifest =
+                    pool.install(|| manifest(&options, &pair, &computer.name(), &encoder, &source, date))?;
                 Sink::create(path, &manifest, options.overwrite)?
             }
         };
-        Ok(Self { total: lines.min(limit), limit, options, pair, encoder, source, sink, pool })
+        Ok(Self { total: lines.min(limit), limit, options, pair, computer, encoder, source, sink, pool })
     }
 
     /// Scores all rows; notices and progress go to standard error.
@@ -93,15 +104,20 @@ impl ScoreJob {
     /// See [`Run::score`]; [`ErrorKind::BadRows`] when more rows failed than `--fail-on-error` allows.
     pub fn run(mut self) -> Result<Summary> {
         let quiet = self.options.quiet;
-        let tell = |text: &str| eprintln!("tuco: {text}");
-        self.pair.notices.iter().for_each(|notice| tell(notice));
+        for notice in &self.pair.notices {
+            tell(notice);
+        }
         let progress = Progress::new(self.total, quiet);
-        let outcome = match self.options.machine.device {
-            Device::Auto | Device::Cpu => self.run_on(&Cpu::new(), &progress, &tell),
-            Device::Reference => self.run_on(&Reference, &progress, &tell),
+        let Self { options, pair, computer, encoder, source, sink, pool, limit, .. } = &mut self;
+        let mut parts = Parts { options, pair, encoder, source, sink, pool, limit: *limit };
+        let outcome = match computer {
+            Computer::Cpu(cpu) => parts.run_on(cpu, &progress),
+            Computer::Reference(reference) => parts.run_on(reference, &progress),
+            #[cfg(any(feature = "cuda", feature = "sim"))]
+            Computer::Cuda(cuda) => parts.run_on(cuda.as_ref(), &progress),
         };
         let closing = progress.finish();
-        let summary = outcome.map_err(|error| self.how_to_go_on(error))?;
+        let summary = outcome.map_err(|error| how_to_go_on(&self.options, error))?;
         if !quiet {
             tell(&closing);
         }
@@ -120,19 +136,42 @@ impl ScoreJob {
         }
         Ok(summary)
     }
+}
 
-    fn run_on<B: Backend>(
-        &mut self,
-        backend: &B,
-        progress: &Progress,
-        tell: &dyn Fn(&str),
-    ) -> Result<Summary> {
-        let Self { options, pair, encoder, source, sink, pool, .. } = self;
-        let machine = &options.machine;
+/// Says what is safe and what to do after an interruption.
+fn how_to_go_on(options: &ScoreOptions, error: Error) -> Error {
+    let Some(path) = &options.output else { return error };
+    let path = path.display();
+    let message = match error.kind {
+        ErrorKind::Interrupted => {
+            format!("stopped; the rows in {path} are complete, the same command goes on")
+        }
+        ErrorKind::Device | ErrorKind::OutOfMemory => {
+            format!("{error}; the rows in {path} are complete, the same command goes on")
+        }
+        _ => return error,
+    };
+    Error::new(error.kind, message)
+}
+
+/// What a run is made of, whichever backend computes.
+struct Parts<'a> {
+    options: &'a ScoreOptions,
+    pair: &'a Pair,
+    encoder: &'a Encoder,
+    source: &'a mut Source,
+    sink: &'a mut Sink,
+    pool: &'a rayon::ThreadPool,
+    limit: u64,
+}
+
+impl Parts<'_> {
+    fn run_on<B: Backend>(&mut self, backend: &B, progress: &Progress) -> Result<Summary> {
+        let machine = &self.options.machine;
         let run = Run {
-            engine: Engine::new(backend, &*pair),
-            encoder,
-            columns: Columns { layers: options.layers, output_co: options.output_co },
+            engine: Engine::new(backend, self.pair),
+            encoder: self.encoder,
+            columns: Columns { layers: self.options.layers, output_co: self.options.output_co },
             limits: BatchLimits {
                 prompts: machine.batch_size.unwrap_or(usize::MAX),
                 tokens: machine.max_batch_tokens,
@@ -140,21 +179,14 @@ impl ScoreJob {
             progress,
             stop: &STOP,
         };
-        let mut lines = source.lines();
+        let mut lines = self.source.lines();
         // The work is done by the pool's threads; reading, writing and telling stay on this one.
-        run.score(&mut lines, self.limit, sink, pool, tell)
+        run.score(&mut lines, self.limit, self.sink, self.pool, &tell)
     }
+}
 
-    /// Says what is safe and what to do after an interruption.
-    fn how_to_go_on(&self, error: Error) -> Error {
-        match (&self.options.output, error.kind) {
-            (Some(path), ErrorKind::Interrupted) => Error::new(
-                ErrorKind::Interrupted,
-                format!("stopped; the rows in {} are complete, the same command goes on", path.display()),
-            ),
-            _ => error,
-        }
-    }
+fn tell(text: &str) {
+    eprintln!("tuco: {text}");
 }
 
 /// The day that chat templates see: as told, or that of the run that is to go on, or today.
@@ -170,6 +202,7 @@ fn template_date(options: &ScoreOptions) -> NaiveDate {
 fn manifest(
     options: &ScoreOptions,
     pair: &Pair,
+    device: &str,
     encoder: &Encoder,
     source: &Source,
     date: NaiveDate,
@@ -179,10 +212,6 @@ fn manifest(
         Value::Object(entries.collect())
     });
     let inputs = source.fingerprints()?;
-    let device = match options.machine.device {
-        Device::Auto | Device::Cpu => "cpu",
-        Device::Reference => "reference",
-    };
     let chosen = options.pair.dtype.dtype();
     let dtype = pair.checkpoints.as_ref().map(|checkpoint| chosen.unwrap_or(checkpoint.dtype()).name());
     let fingerprint = json!({

@@ -18,6 +18,9 @@ pub trait Device: Send + Sync {
     /// For people: what it is.
     fn name(&self) -> String;
 
+    /// Devices of one architecture give the same bits.
+    fn architecture(&self) -> String;
+
     /// Memory of `bytes` bytes, 256 bytes aligned; what it holds is undefined.
     ///
     /// # Errors

@@ -6,6 +6,8 @@
 
 mod args;
 mod device;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod launch;
 mod layout;
 mod mat;
@@ -24,7 +26,7 @@ use launch::{Epilogue, Operand, ROW_THREADS, per_row, per_warp, product};
 use layout::{CudaLayout, LayoutRows, RopeCache};
 use mat::{CudaMat, Element, pitch};
 use rayon::prelude::*;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use weight::{CudaWeight, Planes};
 
 /// What context rows are rounded to where they go into products. Their rounding is common to both branches.
@@ -48,8 +50,9 @@ pub struct Cuda {
     device: Arc<dyn Device>,
     /// What context rows are in products.
     context: Element,
+    resident: bool,
     ropes: RopeCache,
-    failure: OnceLock<Error>,
+    failure: Mutex<Option<Error>>,
 }
 
 /// P and F in f64, `pitch` apart, and the norms after each layer: (‖P‖₁, ‖F‖₁) of every row, in f64.
@@ -67,31 +70,49 @@ impl Cuda {
         Self::on(Arc::new(sim::Sim::new()), context)
     }
 
+    /// On GPU `ordinal` of those that the driver shows.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`](crate::ErrorKind): no driver, no such GPU, or one that is too old.
+    #[cfg(feature = "cuda")]
+    pub fn open(ordinal: usize, context: ContextPrecision) -> Result<Self> {
+        Ok(Self::on(Arc::new(gpu::Gpu::open(ordinal)?), context))
+    }
+
     fn on(device: Arc<dyn Device>, context: ContextPrecision) -> Self {
         let context = match context {
             ContextPrecision::Bfloat16 => Element::Bf16,
             ContextPrecision::Float32 => Element::F32,
         };
-        Self { device, context, ropes: RopeCache::default(), failure: OnceLock::new() }
+        Self { device, context, resident: false, ropes: RopeCache::default(), failure: Mutex::default() }
     }
 
-    /// The device's name, for people.
-    pub fn device_name(&self) -> String {
-        self.device.name()
+    /// Whether weights stay on the device from one batch to the next; otherwise each layer's are brought there when it is
+    /// computed.
+    pub fn with_resident_weights(self, resident: bool) -> Self {
+        Self { resident, ..self }
+    }
+
+    /// What decides about the bits of results: the kind of device, and what context rows are.
+    pub fn numerics(&self) -> String {
+        format!("{}, context rows in {}", self.device.architecture(), self.context.name())
+    }
+
+    /// Free device memory and all of it, in bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`](crate::ErrorKind)
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.device.memory()
     }
 
     /// Does something unless something failed before; keeps the first failure for [`Backend::check`].
     fn attempt<T>(&self, work: impl FnOnce(&Arc<dyn Device>) -> Result<T>) -> Option<T> {
-        if self.failure.get().is_some() {
+        let failure = || self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if failure().is_some() {
             return None;
         }
-        match work(&self.device) {
-            Ok(value) => Some(value),
-            Err(error) => {
-                let _ = self.failure.set(error);
-                None
-            }
-        }
+        work(&self.device).map_err(|error| *failure() = Some(error)).ok()
     }
 
     /// One of the kernels of `elementwise.cu`.
@@ -105,6 +126,13 @@ impl Cuda {
                 linears.iter().map(|linear| operand(device, linear)).collect::<Result<Vec<_>>>()?;
             product(device.as_ref(), epilogue, a, &operands, out)
         });
+    }
+}
+
+impl std::fmt::Display for Cuda {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let weights = if self.resident { "weights resident" } else { "weights brought layer by layer" };
+        write!(f, "{}, context rows in {}, {weights}", self.device.name(), self.context.name())
     }
 }
 
@@ -137,7 +165,12 @@ impl Backend for Cuda {
     type Sums = CudaSums;
 
     fn check(&self) -> Result<()> {
-        self.failure.get().map_or(Ok(()), |error| Err(error.clone()))
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn keeps_weights(&self) -> bool {
+        self.resident
     }
 
     fn layout(&self, sequences: &[Sequence]) -> CudaLayout {

@@ -72,6 +72,10 @@ impl Device for Sim {
         "simulator".into()
     }
 
+    fn architecture(&self) -> String {
+        "sim".into()
+    }
+
     fn alloc(&self, bytes: usize) -> Result<Address> {
         // SAFETY: the handle is open.
         Ok(self.with(|handle| unsafe { sim_alloc(handle, bytes) }) as Address)

@@ -1,0 +1,284 @@
+//! A GPU as a device, through the driver's library, which is loaded when it is asked for: the same program starts where
+//! there is none.
+
+use super::{
+    args::Address,
+    device::{Device, Launch},
+};
+use crate::{Error, ErrorKind, Result};
+use cudarc::driver::{DriverError, result, sys};
+use std::{
+    collections::HashMap,
+    ffi::{CString, c_void},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+
+/// The oldest GPUs that kernels are compiled for.
+const OLDEST: (i32, i32) = (8, 0);
+
+/// One GPU and one stream of work on it.
+pub struct Gpu {
+    ordinal: usize,
+    name: String,
+    capability: (i32, i32),
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    modules: Vec<sys::CUmodule>,
+    functions: Mutex<HashMap<String, Function>>,
+    /// Memory that nobody uses, by size. All work is in one stream, so it can be used again at once.
+    unused: Mutex<HashMap<usize, Vec<Address>>>,
+}
+
+#[derive(Clone, Copy)]
+struct Function(sys::CUfunction);
+
+// SAFETY: handles of the driver may be used from any thread that has made the context current, as every method does.
+unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Send for Gpu {}
+// SAFETY: as above; what changes lies behind mutexes.
+unsafe impl Sync for Gpu {}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn failed(what: &str, error: DriverError) -> Error {
+    let kind = match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => ErrorKind::OutOfMemory,
+        _ => ErrorKind::Device,
+    };
+    let said = error.error_string().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+    Error::new(kind, format!("the GPU cannot {what}: {said} ({error:?})"))
+}
+
+/// How many GPUs the driver shows (`CUDA_VISIBLE_DEVICES`).
+///
+/// # Errors
+/// [`ErrorKind::Device`]: there is no driver, or none of its GPUs can be seen.
+pub fn count() -> Result<usize> {
+    let none = |why: String| Error::new(ErrorKind::Device, why);
+    // SAFETY: only looks for the library; cudarc would panic without it.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(none("there is no NVIDIA driver (libcuda.so.1) on this machine".into()));
+    }
+    let visible = match std::env::var("CUDA_VISIBLE_DEVICES") {
+        Ok(devices) => format!(" (CUDA_VISIBLE_DEVICES is {devices:?})"),
+        Err(_) => String::new(),
+    };
+    result::init().map_err(|error| none(format!("the NVIDIA driver does not start{visible}: {error:?}")))?;
+    let count = result::device::get_count()
+        .map_err(|error| none(format!("the NVIDIA driver lists no GPUs{visible}: {error:?}")))?;
+    match count {
+        0 => Err(none(format!("the NVIDIA driver shows no GPU{visible}"))),
+        count => Ok(count as usize),
+    }
+}
+
+impl Gpu {
+    /// Opens GPU `ordinal` of those that the driver shows.
+    ///
+    /// # Errors
+    /// See [`count`]; [`ErrorKind::Usage`] for a number beyond it; [`ErrorKind::Device`] for a GPU or driver that is too
+    /// old.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        let count = count()?;
+        if ordinal >= count {
+            let message = format!("--device cuda:{ordinal}: the driver shows {count} GPUs, from cuda:0");
+            return Err(Error::usage(message));
+        }
+        let device = result::device::get(ordinal as i32).map_err(|error| failed("be opened", error))?;
+        let name = result::device::get_name(device).map_err(|error| failed("tell its name", error))?;
+        let attribute = |attribute| {
+            // SAFETY: a device of this driver.
+            unsafe { result::device::get_attribute(device, attribute) }
+                .map_err(|error| failed("tell what it is", error))
+        };
+        use sys::CUdevice_attribute_enum as Attribute;
+        let capability = (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        if capability < OLDEST {
+            let (major, minor) = capability;
+            return Err(Error::new(
+                ErrorKind::Device,
+                format!(
+                    "cuda:{ordinal}, {name}, has compute capability {major}.{minor}; 8.0 (Ampere) is the least"
+                ),
+            ));
+        }
+        // SAFETY: a device of this driver; `drop` releases the context.
+        let context = unsafe { result::primary_ctx::retain(device) }
+            .and_then(|context| unsafe { result::ctx::set_current(context) }.map(|()| context))
+            .map_err(|error| failed("be used", error))?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(|error| failed("make a stream", error))?;
+        let load = |image: &&[u8]| {
+            // SAFETY: a fatbin that nvcc made.
+            unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|error| {
+                let error = failed("load the kernels", error);
+                Error::new(
+                    error.kind,
+                    format!("{}; they need a driver for CUDA 13.0 (580) or newer", error.message),
+                )
+            })
+        };
+        let modules = FATBINS.iter().map(load).collect::<Result<Vec<_>>>()?;
+        let (functions, unused) = Default::default();
+        Ok(Self { ordinal, name, capability, device, context, stream, modules, functions, unused })
+    }
+
+    /// Makes the GPU this thread's own for what follows.
+    fn enter(&self) -> Result<()> {
+        // SAFETY: the context lives as long as `self`.
+        unsafe { result::ctx::set_current(self.context) }.map_err(|error| failed("be used", error))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(|error| failed("finish its work", error))
+    }
+
+    fn function(&self, kernel: &str) -> Result<Function> {
+        let mut functions = lock(&self.functions);
+        if let Some(function) = functions.get(kernel) {
+            return Ok(*function);
+        }
+        let symbol = CString::new(format!("tuco_{kernel}")).expect("names of kernels hold no zero");
+        // SAFETY: modules live as long as `self`.
+        let found =
+            |module: &sys::CUmodule| unsafe { result::module::get_function(*module, symbol.clone()) }.ok();
+        let function = self.modules.iter().find_map(found).ok_or_else(|| {
+            Error::new(ErrorKind::Device, format!("there is no kernel {kernel} in this program"))
+        })?;
+        use sys::CUfunction_attribute_enum as Attribute;
+        // SAFETY: a function of a loaded module.
+        unsafe {
+            result::function::set_function_attribute(
+                function,
+                Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                most_shared_bytes(self.device)?,
+            )
+        }
+        .map_err(|error| failed("give a kernel its shared memory", error))?;
+        functions.insert(kernel.into(), Function(function));
+        Ok(Function(function))
+    }
+
+    /// Gives all unused memory back to the driver.
+    fn release_unused(&self) -> Result<()> {
+        self.synchronize()?;
+        for (_, addresses) in lock(&self.unused).drain() {
+            for address in addresses {
+                // SAFETY: allocated by `alloc`, used by nobody.
+                unsafe { result::free_sync(address) }.map_err(|error| failed("free memory", error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a block may have at most.
+fn most_shared_bytes(device: sys::CUdevice) -> Result<i32> {
+    let attribute = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+    // SAFETY: a device of this driver.
+    unsafe { result::device::get_attribute(device, attribute) }
+        .map_err(|error| failed("tell what it is", error))
+}
+
+impl Device for Gpu {
+    fn name(&self) -> String {
+        format!("cuda:{} ({})", self.ordinal, self.name)
+    }
+
+    fn architecture(&self) -> String {
+        let (major, minor) = self.capability;
+        format!("cuda sm_{major}{minor}")
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Address> {
+        if let Some(address) = lock(&self.unused).get_mut(&bytes).and_then(Vec::pop) {
+            return Ok(address);
+        }
+        self.enter()?;
+        // SAFETY: no preconditions.
+        let alloc = || unsafe { result::malloc_sync(bytes) };
+        alloc().or_else(|_| {
+            self.release_unused()?;
+            alloc().map_err(|error| failed(&format!("allocate {} MiB", bytes >> 20), error))
+        })
+    }
+
+    fn free(&self, address: Address, bytes: usize) {
+        lock(&self.unused).entry(bytes).or_default().push(address);
+    }
+
+    fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        self.enter()?;
+        // SAFETY: callers write inside their buffers. The driver has read pageable memory when the call returns.
+        unsafe { result::memcpy_htod_async(to, bytes, self.stream) }
+            .map_err(|error| failed("take data", error))
+    }
+
+    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
+        self.enter()?;
+        // SAFETY: callers read inside their buffers; `bytes` outlives the copy, which is waited for.
+        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }
+            .map_err(|error| failed("give data", error))?;
+        self.synchronize()
+    }
+
+    fn clear(&self, at: Address, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.enter()?;
+        // SAFETY: callers write inside their buffers.
+        unsafe { result::memset_d8_async(at, 0, bytes, self.stream) }
+            .map_err(|error| failed("clear memory", error))
+    }
+
+    fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
+        self.enter()?;
+        let Function(function) = self.function(kernel)?;
+        let [x, y, z] = launch.grid;
+        let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
+        // SAFETY: the kernel takes one struct, of which `args` are the bytes; addresses in it are of live buffers, whose
+        // memory is only used again by work behind this in the stream.
+        unsafe {
+            result::launch_kernel(
+                function,
+                (x, y, z),
+                (launch.threads, 1, 1),
+                launch.shared_bytes,
+                self.stream,
+                &mut params,
+            )
+        }
+        .map_err(|error| failed(&format!("run kernel {kernel}"), error))
+    }
+
+    fn memory(&self) -> Result<(usize, usize)> {
+        self.enter()?;
+        result::mem_get_info().map_err(|error| failed("tell its memory", error))
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // Errors have nowhere to go here, and the driver tidies up after the process.
+        let _ = self.enter().and_then(|()| self.release_unused());
+        // SAFETY: made by `open`; nothing runs any more.
+        unsafe {
+            for module in &self.modules {
+                let _ = result::module::unload(*module);
+            }
+            let _ = result::stream::destroy(self.stream);
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}

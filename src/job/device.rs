@@ -1,0 +1,199 @@
+//! `--device`: what computes, and why.
+
+use crate::{
+    Result,
+    backend::{cpu::Cpu, reference::Reference},
+    checkpoint::Pair,
+};
+#[cfg(any(feature = "cuda", feature = "sim"))]
+use crate::{
+    backend::cuda::{ContextPrecision, Cuda},
+    model::PairWeights,
+};
+use clap::ValueEnum;
+use std::str::FromStr;
+
+/// What to compute with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The first GPU, or the CPU where there is none.
+    #[default]
+    Auto,
+    Cpu,
+    Reference,
+    /// A GPU by its number.
+    Cuda(usize),
+    /// The simulator of GPUs, for tests.
+    Sim,
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse().ok().map(Device::Cuda);
+        match text {
+            "auto" => Some(Device::Auto),
+            "cpu" => Some(Device::Cpu),
+            "reference" => Some(Device::Reference),
+            "cuda" => Some(Device::Cuda(0)),
+            "sim" => Some(Device::Sim),
+            other => other.strip_prefix("cuda:").and_then(number),
+        }
+        .ok_or_else(|| "expected auto, cpu, cuda, cuda:N or reference".into())
+    }
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Reference => f.write_str("reference"),
+            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Device::Sim => f.write_str("sim"),
+        }
+    }
+}
+
+/// What GPUs round the context's rows to where they go into products.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// bfloat16 for models of 512 dimensions or more
+    #[default]
+    Auto,
+    Bfloat16,
+    Float32,
+}
+
+/// Whether weights stay in a GPU's memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Resident {
+    /// If both models fit
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+/// A backend that can start.
+pub enum Computer {
+    Cpu(Cpu),
+    Reference(Reference),
+    #[cfg(any(feature = "cuda", feature = "sim"))]
+    Cuda(Box<Cuda>),
+}
+
+impl Computer {
+    /// Chooses what `device` means for `pair`; `tell` hears what it is and why.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind): this program was built without what is asked for;
+    /// [`ErrorKind::Device`](crate::ErrorKind): there is no such GPU, or it cannot be used.
+    pub fn choose(
+        device: Device,
+        precision: Precision,
+        resident: Resident,
+        pair: &Pair,
+        tell: &dyn Fn(&str),
+    ) -> Result<Self> {
+        match device {
+            Device::Cpu => Ok(Self::Cpu(Cpu::new())),
+            Device::Reference => Ok(Self::Reference(Reference)),
+            Device::Auto => Self::best(precision, resident, pair, tell),
+            Device::Cuda(ordinal) => Self::cuda(ordinal, precision, resident, pair, tell),
+            Device::Sim => Self::simulator(precision, resident, pair),
+        }
+    }
+
+    /// As the manifest names it: what decides about bits.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Cpu(_) => "cpu".into(),
+            Self::Reference(_) => "reference".into(),
+            #[cfg(any(feature = "cuda", feature = "sim"))]
+            Self::Cuda(cuda) => cuda.numerics(),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn best(precision: Precision, resident: Resident, pair: &Pair, tell: &dyn Fn(&str)) -> Result<Self> {
+        Self::cuda(0, precision, resident, pair, tell).or_else(|error| {
+            tell(&format!("device: cpu ({error})"));
+            Ok(Self::Cpu(Cpu::new()))
+        })
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn best(_: Precision, _: Resident, _: &Pair, _: &dyn Fn(&str)) -> Result<Self> {
+        Ok(Self::Cpu(Cpu::new()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(
+        ordinal: usize,
+        precision: Precision,
+        resident: Resident,
+        pair: &Pair,
+        tell: &dyn Fn(&str),
+    ) -> Result<Self> {
+        let cuda = fitted(Cuda::open(ordinal, context_precision(precision, pair))?, resident, pair)?;
+        tell(&format!("device: {cuda}"));
+        Ok(Self::Cuda(Box::new(cuda)))
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda(_: usize, _: Precision, _: Resident, _: &Pair, _: &dyn Fn(&str)) -> Result<Self> {
+        Err(crate::Error::usage(
+            "--device cuda: this program was built without it; build with `--features cuda`",
+        ))
+    }
+
+    #[cfg(feature = "sim")]
+    fn simulator(precision: Precision, resident: Resident, pair: &Pair) -> Result<Self> {
+        let cuda = fitted(Cuda::simulated(context_precision(precision, pair)), resident, pair)?;
+        Ok(Self::Cuda(Box::new(cuda)))
+    }
+
+    #[cfg(not(feature = "sim"))]
+    fn simulator(_: Precision, _: Resident, _: &Pair) -> Result<Self> {
+        Err(crate::Error::usage(
+            "--device sim: this program was built without it; build with `--features sim`",
+        ))
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "sim"))]
+fn context_precision(precision: Precision, pair: &Pair) -> ContextPrecision {
+    match precision {
+        Precision::Auto => ContextPrecision::for_model(pair.spec().ft.hidden_size),
+        Precision::Bfloat16 => ContextPrecision::Bfloat16,
+        Precision::Float32 => ContextPrecision::Float32,
+    }
+}
+
+/// Decides whether the weights stay on the device.
+#[cfg(any(feature = "cuda", feature = "sim"))]
+fn fitted(cuda: Cuda, resident: Resident, pair: &Pair) -> Result<Cuda> {
+    let resident = match resident {
+        Resident::On => true,
+        Resident::Off => false,
+        // A fifth of the memory is left for rows.
+        Resident::Auto => pair.layer_bytes_in_bf16() <= cuda.memory()?.0 / 5 * 4,
+    };
+    Ok(cuda.with_resident_weights(resident))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read_and_written_alike() {
+        for device in [Device::Auto, Device::Cpu, Device::Reference, Device::Cuda(3), Device::Sim] {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
+        assert!("gpu".parse::<Device>().is_err() && "cuda:x".parse::<Device>().is_err());
+    }
+}
