@@ -190,12 +190,11 @@ impl<B: Backend, W: PairWeights> Run<'_, B, W> {
     }
 }
 
+/// What a pass gives for each prompt.
+type Pass<'a, T> = &'a dyn Fn(&[&[u32]]) -> Result<Vec<T>>;
+
 /// Passes all prompts, or halves of them where a device's memory does not hold them together.
-fn in_parts<T>(
-    prompts: &[&[u32]],
-    warn: &(dyn Fn(&str) + Sync),
-    pass: &dyn Fn(&[&[u32]]) -> Result<Vec<T>>,
-) -> Result<Vec<T>> {
+fn in_parts<T>(prompts: &[&[u32]], warn: &(dyn Fn(&str) + Sync), pass: Pass<'_, T>) -> Result<Vec<T>> {
     match pass(prompts) {
         Err(error) if error.kind == ErrorKind::OutOfMemory && prompts.len() > 1 => {
             warn(&format!(

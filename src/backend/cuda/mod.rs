@@ -22,6 +22,7 @@ use args::{
     NormedKeyDifferenceArgs, RotateArgs, RowsArgs, TwinAttendArgs,
 };
 use device::{Buffer, Device};
+use half::bf16;
 use launch::{Epilogue, Operand, ROW_THREADS, per_row, per_warp, product};
 use layout::{CudaLayout, LayoutRows, RopeCache};
 use mat::{CudaMat, Element, pitch};
@@ -195,12 +196,15 @@ impl Backend for Cuda {
     }
 
     fn read(&self, mat: &CudaMat) -> Vec<f64> {
-        assert_eq!(mat.element, Element::F32, "what is read is kept in f32");
         let mut bytes = vec![0; mat.rows * mat.row_bytes()];
         self.attempt(|device| device.download(mat.address(), &mut bytes));
-        let values = bytes.as_chunks::<4>().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
-        let rows = values.collect::<Vec<_>>();
-        rows.chunks_exact(pitch(mat.cols)).flat_map(|row| &row[..mat.cols]).copied().collect()
+        let values: Vec<f64> = match mat.element {
+            Element::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b).into()).collect(),
+            Element::Bf16 => {
+                bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).into()).collect()
+            }
+        };
+        values.chunks_exact(pitch(mat.cols)).flat_map(|row| &row[..mat.cols]).copied().collect()
     }
 
     fn weight<'w>(&self, tensor: Tensor<'w>) -> CudaWeight<'w> {
