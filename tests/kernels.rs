@@ -1,6 +1,5 @@
 //! Every kernel of the CUDA backend, on the simulator, against the operation of the same name on the reference backend: odd
 //! shapes, random numbers.
-#![cfg(feature = "sim")]
 
 use std::sync::Arc;
 use tuco::{

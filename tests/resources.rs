@@ -1,0 +1,41 @@
+//! What ptxas says of every kernel, compiled for every target, against the table in the repository: registers, stack, spills.
+//! Update it with `TUCO_UPDATE=1 cargo test --release --features cuda --test resources`.
+
+use std::{collections::BTreeSet, env, fs, path::Path};
+
+const HEADER: &str = "kernel\ttarget\tregisters\tspilled bytes\n";
+
+/// The number before `what` in `text`.
+fn number_before(text: &str, what: &str) -> u32 {
+    let before = text.split(what).next().unwrap().trim_end();
+    before.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+}
+
+/// The table of a report of `ptxas -v`.
+fn table(report: &str) -> String {
+    let mut rows = BTreeSet::new();
+    for entry in report.split("Compiling entry function '").skip(1) {
+        let mut quoted = entry.split('\'');
+        let (kernel, target) = (quoted.next().unwrap(), quoted.nth(1).unwrap());
+        let kernel = kernel.strip_prefix("tuco_").unwrap();
+        let spilled = number_before(entry, "bytes spill stores") + number_before(entry, "bytes spill loads");
+        let registers = number_before(entry, "registers");
+        rows.insert(format!("{kernel}\t{target}\t{registers}\t{spilled}\n"));
+    }
+    HEADER.to_string() + &rows.into_iter().collect::<String>()
+}
+
+#[test]
+fn registers_and_spills_are_those_of_the_table() {
+    let found = table(include_str!(concat!(env!("OUT_DIR"), "/ptxas.txt")));
+    assert!(found.lines().count() > 60, "the report holds too few kernels:\n{found}");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/resources.tsv");
+    if env::var_os("TUCO_UPDATE").is_some() {
+        fs::write(&path, &found).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap();
+    let changed: Vec<_> =
+        found.lines().filter(|line| !expected.lines().any(|other| other == *line)).collect();
+    assert_eq!(found, expected, "kernels/resources.tsv is not what nvcc 13.0 makes; new rows: {changed:#?}");
+    assert!(found.lines().skip(1).all(|line| line.ends_with("\t0")), "registers are spilled:\n{found}");
+}
