@@ -5,7 +5,7 @@ use super::{Weights, read_json};
 use crate::{
     Error, Result,
     model::ModelSpec,
-    tensor::{LowRank, Stored, Tensor},
+    tensor::{LowRank, Tensor},
 };
 use rayon::prelude::*;
 use regex::Regex;
@@ -106,11 +106,7 @@ impl Adapter {
             return self.weights.get(own).expect("checked when it was opened");
         }
         let Some(update) = self.updates.get(name) else { return stored };
-        let part = |name: &str| {
-            let Tensor { dtype, cols, bytes, .. } =
-                self.weights.get(name).expect("checked when it was opened");
-            Stored { dtype, cols, bytes }
-        };
+        let part = |name: &str| self.weights.get(name).expect("checked when it was opened").stored;
         let update = LowRank {
             a: part(&update.a),
             b: part(&update.b),
@@ -192,15 +188,15 @@ impl Adapter {
 
     fn computable(&self, name: &str) -> Result<Tensor<'_>> {
         self.weights.get(name).ok_or_else(|| {
-            let dtype = self.weights.dtype_name(name);
-            self.broken(format!("has {name} as {dtype}, expected F32, F16 or BF16"))
+            let stored_as = self.weights.type_name(name);
+            self.broken(format!("has {name} as {stored_as}, expected F32, F16 or BF16"))
         })
     }
 
     fn check_finite(&self) -> Result<()> {
         let names: Vec<&str> = self.weights.names().collect();
         let bad = names.par_iter().find_map_first(|name| {
-            let index = self.weights.get(name)?.first_non_finite()?;
+            let index = self.weights.get(name)?.stored.first_non_finite()?;
             Some(format!("has a NaN or infinite element in {name}, at index {index}"))
         });
         bad.map_or(Ok(()), |problem| Err(self.broken(problem)))

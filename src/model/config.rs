@@ -110,11 +110,6 @@ fn family_of(config: &Map<String, Value>) -> Result<&'static Family, String> {
         Some(other) => return Err(format!("model_type is {other}, expected a string")),
     };
     let family = FAMILIES.iter().find(|f| f.model_type == model_type);
-    if config.get("quantization_config").is_some_and(|value| !value.is_null()) {
-        return Err("has a quantization_config: quantized checkpoints cannot be read yet; save the model dequantized \
-                    (float32, float16 or bfloat16)"
-            .into());
-    }
     family.copied().ok_or_else(|| format!("model_type \"{model_type}\" is not known (known: {})", known()))
 }
 
