@@ -86,7 +86,7 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
         head_dim,
         vocab_size: config.size("vocab_size")?,
         context_length: ropes.context_length,
-        norm_eps: config.number("rms_norm_eps")?,
+        norm_eps: as_f32(config.number("rms_norm_eps")?),
         hidden_act: activation_of(&config)?,
         qkv_bias: attention_bias || family.always_qkv_bias,
         attention_output_bias: attention_bias,
@@ -100,6 +100,11 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
         layers: layers_of(&config, family, num_hidden_layers, ropes.sliding.is_some())?,
         ropes: std::iter::once(ropes.full).chain(ropes.sliding).collect(),
     })
+}
+
+/// The shortest decimal of the f32 that is meant: some tools write a decimal, others the double that the f32 is.
+fn as_f32(value: f64) -> f64 {
+    (value as f32).to_string().parse().expect("a number")
 }
 
 fn family_of(config: &Map<String, Value>) -> Result<&'static Family, String> {

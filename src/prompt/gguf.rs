@@ -36,14 +36,14 @@ const GPT2: Rule = Rule {
 };
 
 static RULES: &[Rule] = &[
-    Rule { names: &["gpt-2", "mpt", "olmo", "jais", "phi-2"], ..GPT2 },
+    Rule { names: &["gpt-2"], ..GPT2 },
     Rule {
-        names: &["smollm", "starcoder", "refact", "command-r", "codeshell"],
+        names: &["smollm", "starcoder", "refact"],
         cut: Cut::Gpt2 { digits: true },
         ..GPT2
     },
     Rule {
-        names: &["llama-bpe", "llama3", "llama-v3", "smaug-bpe", "falcon3"],
+        names: &["llama-bpe", "llama3", "llama-v3"],
         cut: Cut::Pattern(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ),
@@ -52,7 +52,7 @@ static RULES: &[Rule] = &[
         ..GPT2
     },
     Rule {
-        names: &["qwen2", "deepseek-r1-qwen", "stablelm2"],
+        names: &["qwen2", "deepseek-r1-qwen"],
         cut: Cut::Pattern(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ),
