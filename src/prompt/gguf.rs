@@ -37,11 +37,7 @@ const GPT2: Rule = Rule {
 
 static RULES: &[Rule] = &[
     Rule { names: &["gpt-2"], ..GPT2 },
-    Rule {
-        names: &["smollm", "starcoder", "refact"],
-        cut: Cut::Gpt2 { digits: true },
-        ..GPT2
-    },
+    Rule { names: &["smollm", "starcoder", "refact"], cut: Cut::Gpt2 { digits: true }, ..GPT2 },
     Rule {
         names: &["llama-bpe", "llama3", "llama-v3"],
         cut: Cut::Pattern(
