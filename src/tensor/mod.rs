@@ -15,8 +15,10 @@ use stored::round;
 pub struct LowRank<'a> {
     /// `[rank, cols]`
     pub a: Stored<'a>,
-    /// `[rows, rank]`
+    /// `[rows, rank]`, among others.
     pub b: Stored<'a>,
+    /// The first of its columns, and from each to the next.
+    pub b_columns: (usize, usize),
     pub scale: f64,
     /// One for each row; `None`: all 1.
     pub row_scales: Option<&'a [f64]>,
@@ -54,6 +56,9 @@ pub struct View {
 }
 
 impl View {
+    /// All, row by row.
+    pub const WHOLE: Self = Self { first: 0, group: usize::MAX, stride: 0, skipped: 0, transposed: false };
+
     fn stored_row(&self, row: usize) -> usize {
         let row = row + self.skipped;
         self.first + row / self.group * self.stride + row % self.group
@@ -72,8 +77,7 @@ impl<'a> Tensor<'a> {
 
     /// The rows `range`, as a tensor of their own.
     pub fn row_range(&self, range: Range<usize>) -> Tensor<'a> {
-        let whole = View { first: 0, group: usize::MAX, stride: 0, skipped: 0, transposed: false };
-        if let Some(view) = self.view.or((!self.stored.is_plain()).then_some(whole)) {
+        if let Some(view) = self.view.or((!self.stored.is_plain()).then_some(View::WHOLE)) {
             let view = View { skipped: view.skipped + range.start, ..view };
             return Tensor { rows: range.len(), view: Some(view), ..*self };
         }
@@ -179,9 +183,10 @@ impl LowRank<'_> {
     /// Makes of the elements `cols` of row `row` what the adapter makes of them; `buffer` is as long as `out`.
     #[inline(always)]
     fn apply(&self, row: usize, cols: Range<usize>, buffer: &mut [f32], out: &mut [f64]) {
-        for k in 0..self.b.cols {
-            let mut factor = [0.0f32];
-            self.b.widen_run(row, k..k + 1, &mut factor);
+        let (first, step) = self.b_columns;
+        for k in 0..(self.b.cols - first).div_ceil(step) {
+            let (col, mut factor) = (first + k * step, [0.0f32]);
+            self.b.widen_run(row, col..col + 1, &mut factor);
             let factor = self.scale * f64::from(factor[0]);
             self.a.widen_run(k, cols.clone(), buffer);
             out.iter_mut().zip(&*buffer).for_each(|(to, a)| *to += factor * f64::from(*a));
@@ -243,6 +248,7 @@ mod tests {
         let update = LowRank {
             a: stored(cols, &a_bytes),
             b: stored(rank, &b_bytes),
+            b_columns: (0, 1),
             scale: 0.25,
             row_scales: Some(&row_scales),
             merged_to: None,

@@ -337,6 +337,42 @@ CASES = {
     "lora_on_tuned": Case(
         shape(32, 4, 2, 41, 2, 67), 0.05, adapter=dict(r=2, lora_alpha=4, target_modules=["k_proj", "o_proj"]), tuned_too=True
     ),
+    # The embedding is stored transposed in its adapter.
+    "lora_embedding": Case(
+        shape(36, 6, 3, 47, 2, 71, tie_word_embeddings=True), 0.1, adapter=dict(r=3, lora_alpha=6, target_modules=["embed_tokens", "q_proj"])
+    ),
+    "lora_gpt2": Case(
+        dict(n_embd=32, n_head=4, n_layer=2, n_inner=41, n_positions=70, vocab_size=67, bos_token_id=1, eos_token_id=2),
+        0.1,
+        GPT2Config,
+        rope=None,
+        adapter=dict(r=3, lora_alpha=4, target_modules=["c_attn", "c_proj", "c_fc", "wte", "wpe"], fan_in_fan_out=True),
+    ),
+    "lora_gpt2_dora": Case(
+        dict(n_embd=32, n_head=4, n_layer=2, n_inner=41, n_positions=70, vocab_size=67, bos_token_id=1, eos_token_id=2),
+        0.1,
+        GPT2Config,
+        rope=None,
+        adapter=dict(r=2, lora_alpha=4, target_modules=["c_attn", "c_fc"], use_dora=True, fan_in_fan_out=True),
+    ),
+    # All experts of a layer together.
+    "lora_experts": Case(
+        shape(24, 4, 2, 21, 2, 61, num_local_experts=5, num_experts_per_tok=2),
+        0.1,
+        MixtralConfig,
+        adapter=dict(
+            r=3, lora_alpha=6, target_modules=["q_proj"],
+            target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"], use_rslora=True,
+        ),
+    ),
+    "lora_experts_down": Case(
+        shape(
+            24, 4, 2, 29, 3, 61, head_dim=8, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=13, mlp_only_layers=[1],
+        ),
+        0.1,
+        Qwen3MoeConfig,
+        adapter=dict(r=2, lora_alpha=4, target_modules=["o_proj"], target_parameters=["mlp.experts.down_proj"]),
+    ),
     "mixtral": Case(shape(24, 4, 2, 21, 2, 61, num_local_experts=5, num_experts_per_tok=2), 0.1, MixtralConfig, base_form="v4"),
     # The second layer has one MLP.
     "qwen3_moe": Case(
@@ -649,9 +685,9 @@ def make_adapter(folder, which, case, config, generator):
     model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **config))
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if "lora_A" in name:
+        if "lora_A" in name or "lora_embedding_A" in name:
             parameter.data = noise
-        elif "lora_B" in name:
+        elif "lora_B" in name or "lora_embedding_B" in name:
             parameter.data = case.noise * case.matrix_std * noise
         elif parameter.requires_grad:  # biases, saved modules, DoRA's magnitudes
             parameter.data = parameter.data + case.noise * spread(name, parameter, case) * noise
@@ -660,8 +696,9 @@ def make_adapter(folder, which, case, config, generator):
     (folder / which / "README.md").unlink()
     path = folder / which / "adapter_config.json"
     written = json.loads(path.read_text()) | {"base_model_name_or_path": "./base"}
-    if isinstance(written["target_modules"], list):
-        written["target_modules"].sort()  # a set, in the order of this run's hashes
+    for field in ("target_modules", "target_parameters"):
+        if isinstance(written[field], list):
+            written[field].sort()  # a set, in the order of this run's hashes
     path.write_text(json.dumps(written, indent=1) + "\n")
     for file in path.parent.iterdir():
         file.chmod(0o644)
