@@ -78,7 +78,8 @@ impl Encoder {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) where a file is there but broken, [`ErrorKind::Usage`](crate::ErrorKind::Usage)
-    /// where it cannot be read; the file is named. A chat template that cannot be compiled is an error only under [`EncoderOptions::apply_chat_template`].
+    /// where it cannot be read; the file is named. Usage errors too are system instructions for a template without a system role. A
+    /// chat template that cannot be compiled is an error only under [`EncoderOptions::apply_chat_template`].
     pub fn open(path: &Path, vocab_size: usize, max_length: usize, options: EncoderOptions) -> Result<Self> {
         let files = TokenizerFiles::read(path)?;
         let compile = |source: &String| {
@@ -88,6 +89,11 @@ impl Encoder {
         let template = files.template.as_ref().map(compile);
         if let (true, Some(Err(error))) = (options.apply_chat_template, &template) {
             return Err(error.clone());
+        }
+        if let (Some(instruction), Some(Ok(template))) = (&options.system_instruction, &template) {
+            check_system_role(template, instruction).map_err(|problem| {
+                Error::usage(format!("--system-instruction: {}: {problem}", path.display()))
+            })?;
         }
         let bos = files.special_tokens.get("bos_token");
         let bos_id = bos.and_then(|bos| files.tokenizer.as_ref().ok()?.token_to_id(bos));
@@ -230,6 +236,23 @@ impl Encoder {
             Overlength::TruncateRight => &ids[..most],
         };
         Ok(Encoded { token_ids: kept.to_vec(), truncated: true })
+    }
+}
+
+/// Whether a template takes a system message: some refuse it, some leave it out.
+fn check_system_role(template: &ChatTemplate, instruction: &str) -> Result<(), String> {
+    let user = json!({"role": "user", "content": "Hello"});
+    let system = json!({"role": "system", "content": instruction});
+    // What refuses an ordinary question too is told with the rows.
+    if template.render(std::slice::from_ref(&user), None, true).is_err() {
+        return Ok(());
+    }
+    match template.render(&[system, user], None, true) {
+        Err(error) => Err(format!("a system message cannot be used: {}", error.message)),
+        Ok(text) if !text.contains(instruction.trim()) => {
+            Err("the chat template leaves the system message out".into())
+        }
+        Ok(_) => Ok(()),
     }
 }
 

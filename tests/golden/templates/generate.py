@@ -15,7 +15,7 @@ A case of cases.json: name, template, bos_token and eos_token (null: not defined
 add_generation_prompt, date (optional: the day `strftime_now` sees), and either `expected`, the rendered text, or `raises`, a
 part of the error's message (empty where only the failure matters, not Jinja's wording of it).
 
-The templates are written for this test: small ones in the manner of the common families, each for a few features.
+The templates are written for this test: here small ones, each for a few features; in families.py the formats of the families.
 """
 
 import json
@@ -23,6 +23,7 @@ import pathlib
 from datetime import datetime
 from unittest import mock
 
+import families
 import gguf
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -508,6 +509,7 @@ CASES = [
     case("string_plus_none", "{{ 'a' + messages[0].content }}", [message("user", None)], raises=""),
     case("append_is_refused", "{% set _ = messages.append(1) %}{{ messages | length }}", HELLO, raises=""),
     case("syntax_error", "{% if messages %}never closed", HELLO, raises=""),
+    *families.cases(case, TOOLS),
 ]
 
 
