@@ -287,4 +287,82 @@ mod tests {
         let largest: Vec<u8> = f16::MAX.to_le_bytes().into();
         assert_eq!(tensor(Dtype::F16, &largest).stored.first_non_finite(), None);
     }
+
+    /// Pseudo-random bytes.
+    fn noise(count: usize) -> Vec<u8> {
+        (0..count as u32).map(|i| (i.wrapping_mul(2654435761).rotate_left(15) >> 13) as u8).collect()
+    }
+
+    const BLOCK_FORMATS: [BlockFormat; 8] = [
+        BlockFormat::Q4_0,
+        BlockFormat::Q4_1,
+        BlockFormat::Q5_0,
+        BlockFormat::Q5_1,
+        BlockFormat::Q8_0,
+        BlockFormat::Q4K,
+        BlockFormat::Q5K,
+        BlockFormat::Q6K,
+    ];
+
+    #[test]
+    fn any_part_of_a_quantized_matrix_is_that_part_of_the_whole() {
+        let (rows, cols) = (12, 512);
+        let scales: Vec<u8> = (0..36).flat_map(|i| (1.0f32 + i as f32).to_le_bytes()).collect();
+        let fp8 = Scales { dtype: Dtype::F32, bytes: &scales, block: (4, 43), across: 12 };
+        let encodings = BLOCK_FORMATS.map(|format| (Encoding::Block(format), None));
+        for (encoding, scales) in encodings.into_iter().chain([(Encoding::Fp8, Some(fp8))]) {
+            let bytes = noise(encoding.bytes(rows * cols).unwrap());
+            for paired in [None, Some(6)] {
+                let stored = Stored { scales, paired, ..Stored::new(encoding, cols, &bytes) };
+                let tensor = Tensor { stored, ..Tensor::stored(encoding, rows, cols, &bytes) };
+                let same = |some: &[f32], others: &[f32]| {
+                    some.iter().map(|v| v.to_bits()).eq(others.iter().map(|v| v.to_bits()))
+                };
+                let whole = tensor.to_f32();
+                for (row, start, end) in [(0, 0, 1), (3, 31, 33), (7, 5, 300), (11, 256, 512), (5, 510, 512)]
+                {
+                    let mut part = vec![0.0; end - start];
+                    tensor.widen_run(row, start..end, &mut part);
+                    assert!(
+                        same(&part, &whole[row * cols..][start..end]),
+                        "{encoding:?} {row} {start} {end}"
+                    );
+                }
+                let rest = tensor.row_range(2..11).row_range(3..7);
+                assert!(same(&rest.to_f32(), &whole[5 * cols..9 * cols]), "{encoding:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_fp8_number_is_what_its_bits_say() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let mut found = [0.0; 256];
+        Stored::new(Encoding::Fp8, 256, &bytes).widen_run(0, 0..256, &mut found);
+        for (byte, found) in (0..=255u8).zip(found) {
+            let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f64::from(byte & 7) / 8.0);
+            let magnitude = match exponent {
+                0 => mantissa * 2f64.powi(-6),
+                _ => (1.0 + mantissa) * 2f64.powi(exponent - 7),
+            };
+            let expected = if byte < 128 { magnitude } else { -magnitude };
+            assert!(byte & 0x7f == 0x7f || f64::from(found) == expected, "{byte}: {found}, not {expected}");
+        }
+        assert_eq!(Stored::new(Encoding::Fp8, 256, &bytes).first_non_finite(), Some(0x7f));
+    }
+
+    #[test]
+    fn scales_that_are_not_finite_are_found() {
+        for format in BLOCK_FORMATS {
+            let mut bytes = vec![0; 3 * format.bytes()];
+            let scale = if format == BlockFormat::Q6K { 208 } else { 0 };
+            bytes[format.bytes() + scale..][..2].copy_from_slice(&f16::NAN.to_le_bytes());
+            let stored = Stored::new(Encoding::Block(format), 3 * format.elements(), &bytes);
+            assert_eq!(stored.first_non_finite(), Some(format.elements()), "{format:?}");
+        }
+        let scales = [1.0f32, f32::INFINITY].map(f32::to_le_bytes).concat();
+        let fp8 = Scales { dtype: Dtype::F32, bytes: &scales, block: (1, 4), across: 1 };
+        let stored = Stored { scales: Some(fp8), ..Stored::new(Encoding::Fp8, 4, &[0; 8]) };
+        assert_eq!(stored.first_non_finite(), Some(4));
+    }
 }

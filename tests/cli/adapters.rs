@@ -130,6 +130,8 @@ fn directories_that_are_no_adapters() {
     let swapped = ["--base", "base", "--tuned", "adapter", "in.jsonl"];
     run(&mut pair.run("score", &swapped)).expect(2, &["adapter is a PEFT adapter", "--adapter"]);
     run(&mut pair.run("score", &["in.jsonl"])).expect(2, &["--base", "--tuned"]);
+    let twice = ["--base", "base", "--base", "base", "--adapter", "adapter", "in.jsonl"];
+    run(&mut pair.run("score", &twice)).expect(2, &["--base", "cannot be used multiple times"]);
 }
 
 #[test]
