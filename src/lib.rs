@@ -3,7 +3,7 @@
 //! (Nuti, Franzmeyer, Henriques, ICML 2025, arXiv 2506.23423).
 //!
 //! Parts, each using only those after it: [`cli`] → [`job`] → [`experiment`] → [`engine`] → [`backend`]; [`checkpoint`],
-//! [`prompt`], [`metrics`] and [`output`] are leaves; [`model`], [`tensor`], [`twin`], [`hash`] and [`error`] are what all share.
+//! [`prompt`], [`metrics`] and [`output`] are leaves; [`model`], [`gguf`], [`tensor`], [`twin`], [`hash`] and [`error`] are what all share.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -22,6 +22,7 @@ pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod experiment;
+pub mod gguf;
 pub mod hash;
 pub mod job;
 pub mod metrics;

@@ -58,14 +58,17 @@ fn encoder(config: &Value) -> (tempfile::TempDir, Encoder) {
     let dir = tempfile::tempdir().unwrap();
     fs::copy(Path::new(GOLDEN).join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
     fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-    let options = EncoderOptions {
+    let encoder = Encoder::open(dir.path(), 1 << 16, 1 << 16, options()).unwrap();
+    (dir, encoder)
+}
+
+fn options() -> EncoderOptions {
+    EncoderOptions {
         apply_chat_template: false,
         system_instruction: None,
         template_date: NaiveDate::MIN,
         on_overlength: Overlength::ErrorRow,
-    };
-    let encoder = Encoder::open(dir.path(), 1 << 16, 1 << 16, options).unwrap();
-    (dir, encoder)
+    }
 }
 
 fn token_ids(case: &Value) -> Vec<u32> {
@@ -93,6 +96,40 @@ fn conversations_have_the_token_ids_of_transformers() {
             "chat_template": case["template"],
         });
         let (_dir, encoder) = encoder(&config);
+        let messages = case["messages"].as_array().unwrap().clone();
+        let encoded = encoder.encode(&Content::Messages(messages)).unwrap();
+        assert_eq!(encoded.token_ids, token_ids(case), "{}", case["text"]);
+    }
+}
+
+/// The same tokens in GGUF files, cut by the rule that each names.
+#[test]
+fn tokenizers_of_gguf_files_give_the_token_ids_of_transformers() {
+    let golden = golden("gguf.json");
+    let rules = golden["rules"].as_array().unwrap();
+    assert_eq!(rules.len(), 4);
+    for rule in rules {
+        let path = Path::new(GOLDEN).join(format!("gguf/{}.gguf", rule["rule"].as_str().unwrap()));
+        let encoder = Encoder::open(&path, 1 << 16, 1 << 16, options()).unwrap();
+        for case in rule["plain"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            if !text.is_empty() {
+                let encoded = encoder.encode(&Content::Prompt(text.to_owned())).unwrap();
+                assert_eq!(encoded.token_ids, token_ids(case), "{} {text:?}", rule["rule"]);
+            }
+        }
+    }
+}
+
+/// The chat template and the named tokens come from the metadata too.
+#[test]
+fn conversations_through_a_gguf_file_have_the_token_ids_of_transformers() {
+    let golden = golden("tokenization.json");
+    // Its pieces are those of GPT-2's rule.
+    let path = Path::new(GOLDEN).join("gguf/gpt-2.gguf");
+    let encoder = Encoder::open(&path, 1 << 16, 1 << 16, options()).unwrap();
+    let chats = golden["chats"].as_array().unwrap();
+    for case in chats.iter().filter(|case| case["template"].as_str().unwrap().contains("bos_token")) {
         let messages = case["messages"].as_array().unwrap().clone();
         let encoded = encoder.encode(&Content::Messages(messages)).unwrap();
         assert_eq!(encoded.token_ids, token_ids(case), "{}", case["text"]);

@@ -15,7 +15,8 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(checkpoint) = Checkpoint::open(dir.path()) {
         for name in checkpoint.weights.names() {
             let tensor = checkpoint.weights.get(name).expect("opened checkpoints have readable tensors");
-            assert_eq!(tensor.bytes.len(), tensor.dtype.size() * tensor.rows * tensor.cols);
+            let elements = tensor.rows * tensor.cols;
+            assert_eq!(Some(tensor.stored.bytes.len()), tensor.stored.encoding.bytes(elements));
         }
     }
 });

@@ -1,17 +1,20 @@
 //! PEFT adapters: LoRA (rsLoRA, DoRA), biases and whole modules that were trained with it. Nothing is merged or copied: a
 //! weight is read as the base's plus what the adapter adds (`peft` tuners/lora/layer.py).
 
+mod config;
+
 use super::{Weights, read_json};
 use crate::{
     Error, Result,
-    model::ModelSpec,
-    tensor::{LowRank, Stored, Tensor},
+    model::{LayerTensor, ModelSpec},
+    tensor::{Dtype, LowRank, Stored, Tensor, View},
 };
+use config::Config;
 use rayon::prelude::*;
-use regex::Regex;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::{
     collections::BTreeMap,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -36,11 +39,23 @@ pub struct Adapter {
 
 #[derive(Debug)]
 struct Update {
-    a: String,
-    b: String,
+    a: Factor,
+    b: Factor,
+    /// See [`LowRank::b_columns`].
+    b_columns: (usize, usize),
     scale: f64,
-    /// DoRA: magnitude over norm, for every row.
+    /// DoRA: the name of the magnitudes, and magnitude over norm for every row.
+    magnitude: Option<String>,
     row_scales: Option<Vec<f64>>,
+}
+
+/// One of the two matrices of an update.
+#[derive(Debug)]
+enum Factor {
+    /// These rows of a tensor.
+    Named(String, Range<usize>),
+    /// A transposed copy, in f32.
+    Own { cols: usize, bytes: Vec<u8> },
 }
 
 /// Whether a directory holds an adapter and no model.
@@ -90,7 +105,7 @@ impl Adapter {
             return Err(adapter.broken("changes nothing of what is scored".into()));
         }
         adapter.check_finite()?;
-        adapter.set_row_scales(model, &config)?;
+        adapter.set_row_scales(spec, model)?;
         Ok(adapter)
     }
 
@@ -102,23 +117,22 @@ impl Adapter {
 
     /// What the adapter makes of the model's tensor `name`.
     pub fn apply<'a>(&'a self, name: &str, stored: Tensor<'a>) -> Tensor<'a> {
-        if let Some(own) = self.replaced.get(name) {
-            return self.weights.get(own).expect("checked when it was opened");
-        }
-        let Some(update) = self.updates.get(name) else { return stored };
-        let part = |name: &str| {
-            let Tensor { dtype, cols, bytes, .. } =
-                self.weights.get(name).expect("checked when it was opened");
-            Stored { dtype, cols, bytes }
+        let checked = |name: &str| self.weights.get(name).expect("checked when it was opened");
+        let whole = self.replaced.get(name).map_or(stored, |own| checked(own));
+        let Some(update) = self.updates.get(name) else { return whole };
+        let part = |factor: &'a Factor| match factor {
+            Factor::Named(name, rows) => checked(name).stored.row_range(rows.clone()),
+            Factor::Own { cols, bytes } => Stored::new(Dtype::F32, *cols, bytes),
         };
         let update = LowRank {
             a: part(&update.a),
             b: part(&update.b),
+            b_columns: update.b_columns,
             scale: update.scale,
             row_scales: update.row_scales.as_deref(),
             merged_to: self.merge.then_some(stored.rounded_to),
         };
-        Tensor { update: Some(update), ..stored }
+        Tensor { update: Some(update), ..whole }
     }
 
     fn broken(&self, problem: String) -> Error {
@@ -137,19 +151,30 @@ impl Adapter {
             // An adapter of a multimodal model may change the part for images too.
             let Some(target) = model.own_name(&target) else { continue };
             if let Some(module) = target.strip_suffix(".lora_A.weight") {
-                if spec.is_scored(&format!("{module}.weight")) {
-                    let update = self.update(name, module, model, config)?;
-                    self.updates.insert(format!("{module}.weight"), update);
-                } else if !spec.is_after_layers(&format!("{module}.weight")) {
+                let weight = format!("{module}.weight");
+                if module.ends_with(".experts") {
+                    self.update_experts(name, module, spec, config)?;
+                } else if spec.is_scored(&weight) {
+                    let update = self.update(name, module, spec, model, config)?;
+                    self.updates.insert(weight, update);
+                } else if !spec.is_after_layers(&weight) {
                     return Err(self.broken(format!("adapts {module}, which the model does not have")));
                 }
-            } else if target.contains(".lora_embedding_") {
-                return Err(self.broken(format!("has tensor {name}: adapted embeddings cannot be read yet")));
-            } else if target.contains(".lora_") {
-                let (module, part) = name.split_once(".lora_").unwrap_or_default();
-                let known = ["B.weight", "magnitude_vector", "magnitude_vector.weight"].contains(&part);
-                if !known || !names.contains(&format!("{module}.lora_A.weight")) {
-                    return Err(self.broken(format!("has tensor {name}, which belongs to no lora_A.weight")));
+            } else if let Some(module) = target.strip_suffix(".lora_embedding_A") {
+                let update = self.update_embedding(name, module, model, config)?;
+                self.updates.insert(format!("{module}.weight"), update);
+            } else if let Some((module, part)) = name.split_once(".lora_") {
+                let first = match part {
+                    "B.weight" | "magnitude_vector" | "magnitude_vector.weight" => "lora_A.weight",
+                    "embedding_B" => "lora_embedding_A",
+                    _ => {
+                        return Err(
+                            self.broken(format!("has tensor {name}, a part of LoRA that is not known"))
+                        );
+                    }
+                };
+                if !names.contains(&format!("{module}.{first}")) {
+                    return Err(self.broken(format!("has tensor {name}, which belongs to no {first}")));
                 }
             } else if spec.is_scored(&target) {
                 let (own, others) = (self.weights.shape(name), model.shape(&target));
@@ -167,59 +192,150 @@ impl Adapter {
         Ok(())
     }
 
-    fn update(&self, a: &str, module: &str, model: &Weights, config: &Config) -> Result<Update> {
+    /// Of a linear layer: `W + scale · B A`.
+    fn update(
+        &self,
+        a: &str,
+        module: &str,
+        spec: &ModelSpec,
+        model: &Weights,
+        config: &Config,
+    ) -> Result<Update> {
         let b = a.replace(".lora_A.", ".lora_B.");
         let target = format!("{module}.weight");
-        let [rows, cols] = model.shape(&target).unwrap_or_default()[..] else {
+        let [mut rows, mut cols] = model.shape(&target).unwrap_or_default()[..] else {
             return Err(self.broken(format!("adapts {module}, which is no matrix in the model")));
         };
-        let (a_shape, b_shape) = (self.weights.shape(a), self.weights.shape(&b));
+        if spec.family.is_transposed(&target) {
+            (rows, cols) = (cols, rows);
+        }
+        let rank = self.rank_of(a, &b, |rank| ([rank, cols], [rows, rank]))?;
+        self.check_rank(a, rank, config.rank(module))?;
+        let magnitude = config.use_dora.then(|| a.replace(".lora_A.weight", ".lora_magnitude_vector"));
+        let (a, b) = (Factor::Named(a.into(), 0..rank), Factor::Named(b, 0..rows));
+        let scale = config.scale(module, rank);
+        Ok(Update { a, b, b_columns: (0, 1), scale, magnitude, row_scales: None })
+    }
+
+    /// Of an embedding, whose rows are what a linear layer's columns are: `W + scale · (B A)ᵀ`.
+    fn update_embedding(&self, a: &str, module: &str, model: &Weights, config: &Config) -> Result<Update> {
+        let b = a.replace(".lora_embedding_A", ".lora_embedding_B");
+        let [rows, cols] = model.shape(&format!("{module}.weight")).unwrap_or_default()[..] else {
+            return Err(self.broken(format!("adapts {module}, which the model does not have")));
+        };
+        if config.use_dora {
+            return Err(
+                self.broken(format!("adapts {module} with use_dora, which cannot be read for embeddings"))
+            );
+        }
+        let rank = self.rank_of(a, &b, |rank| ([rank, rows], [cols, rank]))?;
+        self.check_rank(a, rank, config.rank(module))?;
+        let (a, b) = (self.transposed(&b)?, self.transposed(a)?);
+        let scale = config.scale(module, rank);
+        Ok(Update { a, b, b_columns: (0, 1), scale, magnitude: None, row_scales: None })
+    }
+
+    /// Of all experts of a layer together (`target_parameters`), whose weights `transformers` keeps one above the other: `A`
+    /// has the rows of one expert after those of another, `B` the columns of all experts for each rank.
+    fn update_experts(&mut self, a: &str, module: &str, spec: &ModelSpec, config: &Config) -> Result<()> {
+        let b = a.replace(".lora_A.", ".lora_B.");
+        let layer = spec.family.layer_of(module).filter(|layer| spec.has_experts(*layer));
+        let (Some(layer), Some(experts)) = (layer, &spec.experts) else {
+            return Err(self.broken(format!("adapts {module}, but the model has no experts there")));
+        };
+        let (count, hidden, inner) = (experts.count, spec.hidden_size, experts.intermediate_size);
+        let is_down = self.weights.shape(a).is_some_and(|shape| shape.get(1) == Some(&inner))
+            && self.weights.shape(&b).is_some_and(|shape| shape.first() == Some(&hidden));
+        type Parts = &'static [(fn(u16) -> LayerTensor, usize)];
+        let (name, cols, rows, parts): (_, _, _, Parts) = if is_down {
+            ("down_proj", inner, hidden, &[(LayerTensor::ExpertDown, 0)])
+        } else {
+            ("gate_up_proj", hidden, 2 * inner, &[(LayerTensor::ExpertGate, 0), (LayerTensor::ExpertUp, 1)])
+        };
+        let all = self.rank_of(a, &b, |all| ([all, cols], [rows, all]))?;
+        let key = format!("{module}.{name}");
+        let rank = config.rank(&key);
+        self.check_rank(a, all, count * rank)?;
+        for expert in 0..count {
+            for (tensor, part) in parts {
+                let height = rows / parts.len();
+                let target =
+                    spec.family.layer_tensor_name(layer, tensor(expert as u16)).expect("it has experts");
+                let update = Update {
+                    a: Factor::Named(a.into(), expert * rank..(expert + 1) * rank),
+                    b: Factor::Named(b.clone(), part * height..(part + 1) * height),
+                    b_columns: (expert, count),
+                    scale: config.scale(&key, rank),
+                    magnitude: None,
+                    row_scales: None,
+                };
+                self.updates.insert(target, update);
+            }
+        }
+        Ok(())
+    }
+
+    /// The rank of two matrices that have the shapes that it demands.
+    fn rank_of(&self, a: &str, b: &str, shapes: impl Fn(usize) -> ([usize; 2], [usize; 2])) -> Result<usize> {
+        let (a_shape, b_shape) = (self.weights.shape(a), self.weights.shape(b));
         let rank = a_shape.and_then(|shape| shape.first()).copied().unwrap_or(0);
-        if rank == 0 || a_shape != Some(&[rank, cols]) || b_shape != Some(&[rows, rank]) {
+        let (wanted_a, wanted_b) = shapes(rank);
+        if rank == 0 || a_shape != Some(&wanted_a) || b_shape != Some(&wanted_b) {
             return Err(self.broken(format!(
-                "has {a} of shape {a_shape:?} and {b} of shape {b_shape:?}, expected [rank, {cols}] and [{rows}, rank]: \
-                 it was trained on another model"
+                "has {a} of shape {a_shape:?} and {b} of shape {b_shape:?}, expected {wanted_a:?} and {wanted_b:?}, of a rank \
+                 above 0: it was trained on another model"
             )));
         }
-        let told = config.rank(module);
-        if rank != told {
-            return Err(self.broken(format!("has {a} of rank {rank}, {CONFIG} says {told}")));
-        }
         self.computable(a)?;
-        self.computable(&b)?;
-        Ok(Update { a: a.into(), b, scale: config.scale(module, rank), row_scales: None })
+        self.computable(b)?;
+        Ok(rank)
+    }
+
+    fn check_rank(&self, a: &str, rank: usize, told: usize) -> Result<()> {
+        if rank == told {
+            return Ok(());
+        }
+        Err(self.broken(format!("has {a} of rank {rank}, {CONFIG} says {told}")))
+    }
+
+    fn transposed(&self, name: &str) -> Result<Factor> {
+        let tensor = self.computable(name)?;
+        let (rows, cols, values) = (tensor.rows, tensor.cols, tensor.to_f32());
+        let bytes = (0..cols * rows).flat_map(|i| values[i % rows * cols + i / rows].to_le_bytes()).collect();
+        Ok(Factor::Own { cols: rows, bytes })
     }
 
     fn computable(&self, name: &str) -> Result<Tensor<'_>> {
         self.weights.get(name).ok_or_else(|| {
-            let dtype = self.weights.dtype_name(name);
-            self.broken(format!("has {name} as {dtype}, expected F32, F16 or BF16"))
+            let stored_as = self.weights.type_name(name);
+            self.broken(format!("has {name} as {stored_as}, expected F32, F16 or BF16"))
         })
     }
 
     fn check_finite(&self) -> Result<()> {
         let names: Vec<&str> = self.weights.names().collect();
         let bad = names.par_iter().find_map_first(|name| {
-            let index = self.weights.get(name)?.first_non_finite()?;
+            let index = self.weights.get(name)?.stored.first_non_finite()?;
             Some(format!("has a NaN or infinite element in {name}, at index {index}"))
         });
         bad.map_or(Ok(()), |problem| Err(self.broken(problem)))
     }
 
     /// DoRA: rows have the learned magnitude instead of their norm.
-    fn set_row_scales(&mut self, model: &Weights, config: &Config) -> Result<()> {
-        if !config.use_dora {
-            return Ok(());
-        }
+    fn set_row_scales(&mut self, spec: &ModelSpec, model: &Weights) -> Result<()> {
         let mut all = BTreeMap::new();
         for (name, update) in &self.updates {
-            let module = update.a.trim_end_matches(".lora_A.weight");
-            let names = ["", ".weight"].map(|ending| format!("{module}.lora_magnitude_vector{ending}"));
-            let magnitude = names.iter().find_map(|name| self.weights.get(name));
-            let tensor = self.apply(name, model.get(name).expect("checked above"));
+            let Some(magnitude) = &update.magnitude else { continue };
+            let found =
+                self.weights.get(magnitude).or_else(|| self.weights.get(&format!("{magnitude}.weight")));
+            let mut tensor = self.apply(name, model.get(name).expect("checked above"));
+            if spec.family.is_transposed(name) {
+                let view = View { transposed: true, ..View::WHOLE };
+                tensor = Tensor { rows: tensor.cols, cols: tensor.rows, view: Some(view), ..tensor };
+            }
             let magnitude =
-                magnitude.filter(|vector| vector.rows * vector.cols == tensor.rows).ok_or_else(|| {
-                    self.broken(format!("has use_dora, but no {} of {} elements", names[0], tensor.rows))
+                found.filter(|vector| vector.rows * vector.cols == tensor.rows).ok_or_else(|| {
+                    self.broken(format!("has use_dora, but no {magnitude} of {} elements", tensor.rows))
                 })?;
             let unmerged = LowRank { merged_to: None, ..tensor.update.expect("it has one") };
             let tensor = Tensor { update: Some(unmerged), ..tensor };
@@ -235,97 +351,4 @@ impl Adapter {
         }
         Ok(())
     }
-}
-
-/// The fields of `adapter_config.json` that say how strong the adapter is.
-struct Config {
-    rank: usize,
-    alpha: f64,
-    use_rslora: bool,
-    use_dora: bool,
-    rank_pattern: Vec<(Regex, f64)>,
-    alpha_pattern: Vec<(Regex, f64)>,
-}
-
-impl Config {
-    fn new(config: &Value) -> std::result::Result<Self, String> {
-        let object = config.as_object().ok_or("is not a JSON object")?;
-        match object.get("peft_type").and_then(Value::as_str) {
-            Some("LORA") => {}
-            Some(other) => return Err(format!("has peft_type {other}, which cannot be read (known: LORA)")),
-            None => return Err("has no peft_type (known: LORA)".into()),
-        }
-        // Each of these changes what the weights mean; `transformers` writes null, false or nothing where it is not used.
-        const UNREAD: [&str; 12] = [
-            "fan_in_fan_out",
-            "layer_replication",
-            "trainable_token_indices",
-            "target_parameters",
-            "lora_bias",
-            "alora_invocation_tokens",
-            "arrow_config",
-            "kasa_config",
-            "monteclora_config",
-            "use_bdlora",
-            "use_qalora",
-            "velora_config",
-        ];
-        let is_set = |value: &&Value| match value {
-            Value::Null | Value::Bool(false) => false,
-            Value::Array(list) => !list.is_empty(),
-            _ => true,
-        };
-        if let Some(field) = UNREAD.into_iter().find(|field| object.get(*field).filter(is_set).is_some()) {
-            return Err(format!("has {field}, which cannot be read yet"));
-        }
-        if let Some(Value::String(init)) = object.get("init_lora_weights") {
-            let changes_base = ["pissa", "olora", "corda", "loftq"].iter().any(|name| init.starts_with(name));
-            if changes_base {
-                return Err(format!(
-                    "has init_lora_weights \"{init}\", which changes the base as well; save it with \
-                     path_initial_model_for_weight_conversion, as an ordinary LoRA"
-                ));
-            }
-        }
-        let flag = |name: &str| object.get(name).and_then(Value::as_bool).unwrap_or(false);
-        let number = |name: &str| {
-            let value = object.get(name).and_then(Value::as_f64).filter(|value| *value > 0.0);
-            value.ok_or_else(|| match object.get(name) {
-                Some(value) => format!("has {name} {value}, expected a positive number"),
-                None => format!("has no {name}"),
-            })
-        };
-        Ok(Self {
-            rank: number("r")? as usize,
-            alpha: number("lora_alpha")?,
-            use_rslora: flag("use_rslora"),
-            use_dora: flag("use_dora"),
-            rank_pattern: patterns(object, "rank_pattern")?,
-            alpha_pattern: patterns(object, "alpha_pattern")?,
-        })
-    }
-
-    fn rank(&self, module: &str) -> usize {
-        lookup(&self.rank_pattern, module).map_or(self.rank, |rank| rank as usize)
-    }
-
-    fn scale(&self, module: &str, rank: usize) -> f64 {
-        let alpha = lookup(&self.alpha_pattern, module).unwrap_or(self.alpha);
-        if self.use_rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 }
-    }
-}
-
-/// `rank_pattern`, `alpha_pattern`: ends of module names, as regular expressions (`peft` get_pattern_key).
-fn patterns(object: &Map<String, Value>, field: &str) -> std::result::Result<Vec<(Regex, f64)>, String> {
-    let Some(patterns) = object.get(field).and_then(Value::as_object) else { return Ok(Vec::new()) };
-    let pattern = |(key, value): (&String, &Value)| {
-        let regex = Regex::new(&format!("^(.*\\.)?({key})$")).map_err(|error| format!("{field}: {error}"))?;
-        let value = value.as_f64().filter(|value| *value > 0.0);
-        Ok((regex, value.ok_or_else(|| format!("{field}.{key}: expected a positive number"))?))
-    };
-    patterns.iter().map(pattern).collect()
-}
-
-fn lookup(patterns: &[(Regex, f64)], module: &str) -> Option<f64> {
-    patterns.iter().find(|(regex, _)| regex.is_match(module)).map(|(_, value)| *value)
 }

@@ -1,6 +1,6 @@
 //! Names of models → directories: a path as it is, a Hugging Face id through the local cache. Nothing is downloaded.
 
-use crate::{Error, Result};
+use crate::{Error, Result, gguf::find};
 use std::{
     env,
     ffi::OsString,
@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The directory of a model: `name` itself if it is one, otherwise the snapshot of the Hub id `name` at `revision`
+/// The directory or GGUF file of a model: `name` itself if it is one, otherwise the snapshot of the Hub id `name` at `revision`
 /// (default: `main`) in the local cache.
 ///
 /// The cache is `$HF_HUB_CACHE`, `$HUGGINGFACE_HUB_CACHE`, `$HF_HOME/hub`, `$XDG_CACHE_HOME/huggingface/hub` or
@@ -31,7 +31,12 @@ fn resolve_in(cache: &Path, flag: &str, name: &str, revision: Option<&str>) -> R
         return Ok(path.to_path_buf());
     }
     if path.exists() {
-        return Err(Error::usage(format!("{flag} {name} is a file; expected a model directory or a Hub id")));
+        return match find(path)? {
+            Some(file) => Ok(file),
+            None => Err(Error::usage(format!(
+                "{flag} {name} is a file; expected a model directory, a GGUF file or a Hub id"
+            ))),
+        };
     }
     if !is_hub_id(name) {
         return Err(Error::usage(format!("{flag} {name}: there is no such directory")));

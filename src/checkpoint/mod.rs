@@ -3,21 +3,26 @@
 
 mod adapter;
 mod fingerprint;
+mod gguf;
 mod hub;
 mod pair;
+mod quantization;
 mod vocabulary;
 mod weights;
 
 pub use adapter::{Adapter, base_of};
 pub use hub::resolve;
 pub use pair::{Pair, Side};
+pub use vocabulary::compare_vocabularies;
 pub use weights::Weights;
 
 use crate::{
     Error, Result,
+    gguf::find,
     model::{Fusion, LayerTensor, ModelSpec, parse_config, text_config},
-    tensor::{Dtype, Tensor, View},
+    tensor::{Dtype, Encoding, Stored, Tensor, View},
 };
+use quantization::Quantization;
 use serde_json::Value;
 use std::{
     fs,
@@ -29,38 +34,38 @@ use std::{
 /// mapped files.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    pub dir: PathBuf,
+    /// A directory, or a GGUF file.
+    pub path: PathBuf,
     pub spec: ModelSpec,
     pub weights: Arc<Weights>,
     pub adapter: Option<Arc<Adapter>>,
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face model directory; of a multimodal model its text part. With `dtype`, weights are read as if they
-    /// had been stored in it.
+    /// Opens a Hugging Face model directory, of a multimodal model its text part; or a GGUF file, or a directory that holds
+    /// one. With `dtype`, weights are read as if they had been stored in it.
     ///
     /// # Errors
     /// A sentence that names the file and the field or tensor: usage errors for paths that are not there, checkpoint
     /// errors for everything that is broken or not supported.
-    pub fn open(dir: &Path, dtype: Option<Dtype>) -> Result<Self> {
-        if adapter::is_adapter(dir) {
+    pub fn open(path: &Path, dtype: Option<Dtype>) -> Result<Self> {
+        if adapter::is_adapter(path) {
             return Err(Error::usage(format!(
                 "{} is a PEFT adapter, not a model: pass it with --adapter",
-                dir.display()
+                path.display()
             )));
         }
-        let config_path = dir.join("config.json");
-        let config = read_json(&config_path)?;
-        let text = text_config(&config);
-        let spec = parse_config(text.unwrap_or(&config))
-            .map_err(|problem| Error::checkpoint(format!("{} {problem}", config_path.display())))?;
-        let mut weights = Weights::open(dir, dtype)?;
-        if text.is_some() {
-            weights.keep_text_part();
-        }
-        weights.add_prefix_of(spec.family.embedding);
-        let weights = Arc::new(weights);
-        let checkpoint = Self { dir: dir.to_path_buf(), weights, spec, adapter: None };
+        let (path, spec, weights) = match find(path)? {
+            Some(file) => {
+                let (spec, weights) = gguf::open(&file, dtype)?;
+                (file, spec, weights)
+            }
+            None => {
+                let (spec, weights) = open_directory(path, dtype)?;
+                (path.to_path_buf(), spec, weights)
+            }
+        };
+        let checkpoint = Self { path, weights: Arc::new(weights), spec, adapter: None };
         checkpoint.check_layers()?;
         checkpoint.position_embedding().transpose()?;
         checkpoint.check_unknown()?;
@@ -73,17 +78,25 @@ impl Checkpoint {
         Ok(Self { adapter: Some(Arc::new(adapter)), ..self.clone() })
     }
 
-    /// The directory that says how text becomes tokens: the adapter's, if it brings a tokenizer.
-    pub fn tokenizer_dir(&self) -> &Path {
+    /// What says how text becomes tokens, a directory or a GGUF file: the adapter's, if it brings a tokenizer.
+    pub fn tokenizer(&self) -> &Path {
         let own = self.adapter.as_ref().filter(|adapter| adapter.dir.join("tokenizer.json").exists());
-        own.map_or(&self.dir, |adapter| &adapter.dir)
+        own.map_or(&self.path, |adapter| &adapter.dir)
+    }
+
+    /// The file that says what shape the model has.
+    pub fn config_file(&self) -> PathBuf {
+        if self.path.is_dir() { self.path.join("config.json") } else { self.path.clone() }
     }
 
     /// All files that say what the model computes.
     pub fn files(&self) -> Vec<PathBuf> {
         let weights = self.weights.files().map(Path::to_path_buf);
         let adapter = self.adapter.iter().flat_map(|adapter| adapter.files());
-        std::iter::once(self.dir.join("config.json")).chain(weights).chain(adapter).collect()
+        let mut files: Vec<PathBuf> = std::iter::once(self.config_file()).chain(weights).collect();
+        files.dedup();
+        files.extend(adapter);
+        files
     }
 
     /// A tensor by its name in the file, as the adapter changes it.
@@ -105,14 +118,15 @@ impl Checkpoint {
             family.fused_with(tensor).filter_map(|tensor| Some((tensor, shape(tensor)?))).collect();
         let all: usize = lengths.iter().map(|(_, length)| length).sum();
         let before: usize = lengths.iter().take_while(|(other, _)| *other != tensor).map(|(_, n)| n).sum();
-        let column_of = (family.transposed && !tensor.is_vector()).then_some(all);
-        let whole = Tensor { rows: all, cols: inner, ..stored };
-        let view = match (lengths.len(), family.fusion, column_of) {
-            (1, _, None) => return Some(stored),
-            (1, _, Some(_)) | (_, Fusion::OneByOne, Some(_)) => {
-                View { first: before, group: all, stride: all, skipped: 0, column_of }
+        let transposed = family.transposed && !tensor.is_vector();
+        let elements = Stored { cols: if transposed { all } else { inner }, ..stored.stored };
+        let whole = Tensor { rows: all, cols: inner, stored: elements, ..stored };
+        let view = match (lengths.len(), family.fusion, transposed) {
+            (1, _, false) => return Some(stored),
+            (1, _, true) | (_, Fusion::OneByOne, true) => {
+                View { first: before, group: all, stride: all, skipped: 0, transposed }
             }
-            (_, Fusion::OneByOne, None) => return Some(whole.row_range(before..before + length)),
+            (_, Fusion::OneByOne, false) => return Some(whole.row_range(before..before + length)),
             (_, Fusion::HeadByHead, _) => {
                 let heads = self.spec.num_attention_heads;
                 View {
@@ -120,7 +134,7 @@ impl Checkpoint {
                     group: length / heads,
                     stride: all / heads,
                     skipped: 0,
-                    column_of,
+                    transposed,
                 }
             }
         };
@@ -139,9 +153,11 @@ impl Checkpoint {
         Some(self.checked(name, &[self.spec.context_length, self.spec.hidden_size]))
     }
 
-    /// The dtype of most of the layers' weights.
-    pub fn dtype(&self) -> Dtype {
-        self.layer_tensor(0, LayerTensor::Down).map_or(Dtype::F32, |tensor| tensor.dtype)
+    /// How most of the layers' weights are stored.
+    pub fn encoding(&self) -> Encoding {
+        let down = [LayerTensor::Down, LayerTensor::ExpertDown(0)];
+        let found = down.into_iter().find_map(|tensor| self.layer_tensor(0, tensor));
+        found.map_or(Dtype::F32.into(), |tensor| tensor.stored.encoding)
     }
 
     /// Sizes of all weight files, in bytes.
@@ -153,17 +169,25 @@ impl Checkpoint {
         let found = self.weights.shape(name).ok_or_else(|| {
             Error::checkpoint(format!(
                 "{}: tensor {name} is missing (expected shape {shape:?})",
-                self.dir.display()
+                self.path.display()
             ))
         })?;
         let file = self.weights.file_of(name).display();
         if found != shape {
-            let message = format!("{file}: tensor {name} has shape {found:?}, config.json demands {shape:?}");
+            let demanding = if self.path.is_dir() { "config.json demands" } else { "its metadata demand" };
+            let message = format!("{file}: tensor {name} has shape {found:?}, {demanding} {shape:?}");
             return Err(Error::checkpoint(message));
         }
         self.tensor(name).ok_or_else(|| {
-            let dtype = self.weights.dtype_name(name);
-            Error::checkpoint(format!("{file}: tensor {name} is {dtype}, expected F32, F16 or BF16"))
+            let stored_as = self.weights.type_name(name);
+            Error::checkpoint(format!(
+                "{file}: tensor {name} is {stored_as}, expected {}",
+                if self.path.is_dir() {
+                    "F32, F16 or BF16, or FP8 with a quantization_config in config.json"
+                } else {
+                    "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or Q6_K"
+                }
+            ))
         })
     }
 
@@ -201,7 +225,7 @@ impl Checkpoint {
         match self.weights.names().find(|name| !known(name)) {
             None => Ok(()),
             Some(name) => Err(Error::checkpoint(format!(
-                "{}: tensor {name} is not part of a {} model with this config.json ({} layers, qkv_bias {}, \
+                "{}: tensor {name} is not part of a {} model of this shape ({} layers, qkv_bias {}, \
                  attention_output_bias {}, mlp_bias {})",
                 self.weights.file_of(name).display(),
                 family.model_type,
@@ -212,6 +236,25 @@ impl Checkpoint {
             ))),
         }
     }
+}
+
+/// The shape and the weights of a Hugging Face model directory.
+fn open_directory(dir: &Path, dtype: Option<Dtype>) -> Result<(ModelSpec, Weights)> {
+    let config_path = dir.join("config.json");
+    let config = read_json(&config_path)?;
+    let broken = |problem: String| Error::checkpoint(format!("{} {problem}", config_path.display()));
+    let text = text_config(&config);
+    let spec = parse_config(text.unwrap_or(&config)).map_err(broken)?;
+    let quantization = Quantization::of(&config).map_err(broken)?;
+    let mut weights = Weights::open(dir, dtype)?;
+    if text.is_some() {
+        weights.keep_text_part();
+    }
+    weights.add_prefix_of(spec.family.embedding);
+    if let Some(quantization) = quantization {
+        weights.find_scales(&quantization)?;
+    }
+    Ok((spec, weights))
 }
 
 /// Reads a JSON file of a checkpoint.

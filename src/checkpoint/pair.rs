@@ -1,6 +1,6 @@
 //! Two checkpoints that are a pair: same shape, finite weights, and what they have in common.
 
-use super::{Checkpoint, fingerprint, vocabulary};
+use super::{Checkpoint, compare_vocabularies, fingerprint};
 use crate::{
     Error, Result,
     model::{LayerTensor, ModelSpec, PairWeights},
@@ -59,7 +59,8 @@ impl Pair {
         let checkpoints = Twin::new(adapted(pt, &sides.pt)?, adapted(ft, &sides.ft)?);
         check_shapes(&checkpoints)?;
         let mut notices = differences(&checkpoints);
-        notices.extend(vocabulary::compare(&checkpoints.as_ref().map(Checkpoint::tokenizer_dir))?);
+        let tokenizers = checkpoints.as_ref().map(Checkpoint::tokenizer);
+        notices.extend(compare_vocabularies(&tokenizers, &Twin::new("base", "tuned"))?);
         check_finite(&checkpoints)?;
         let shared = shared_tensors(&checkpoints);
         Ok(Self { checkpoints, shared, notices })
@@ -123,8 +124,8 @@ fn check_shapes(checkpoints: &Twin<Checkpoint>) -> Result<()> {
         if base != tuned {
             return Err(Error::mismatch(format!(
                 "base and tuned are not a pair: {field} is {base} in {} and {tuned} in {}",
-                pt.dir.join("config.json").display(),
-                ft.dir.join("config.json").display(),
+                pt.config_file().display(),
+                ft.config_file().display(),
             )));
         }
     }
@@ -173,7 +174,7 @@ fn check_finite(checkpoints: &Twin<Checkpoint>) -> Result<()> {
     }
     let bad = tensors.par_iter().find_map_first(|(checkpoint, name)| {
         let tensor = checkpoint.weights.get(name)?;
-        let index = tensor.first_non_finite()?;
+        let index = tensor.stored.first_non_finite()?;
         let file = checkpoint.weights.file_of(name).display();
         let (row, col) = (index / tensor.cols, index % tensor.cols);
         Some(format!("{file}: tensor {name} has a NaN or infinite element at row {row}, column {col}"))

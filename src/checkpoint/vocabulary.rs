@@ -1,7 +1,7 @@
 //! Whether two tokenizers mean the same tokens by the same ids.
 
 use super::read_json;
-use crate::{Error, Result, twin::Twin};
+use crate::{Error, Result, gguf::Gguf, twin::Twin};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -9,21 +9,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Compares the `tokenizer.json` of two model directories; without both there is nothing to compare.
+/// Compares two tokenizers, each the `tokenizer.json` of a directory or the tokens of a GGUF file; without both there is nothing
+/// to compare. `names` are what messages call them.
 ///
 /// # Returns
 /// A notice for every difference that is allowed: tokens that only one has, added tokens with other names.
 ///
 /// # Errors
 /// The first id that means one ordinary token in one model and another in the other.
-pub fn compare(dirs: &Twin<&Path>) -> Result<Vec<String>> {
-    let paths = dirs.map(|dir| dir.join("tokenizer.json"));
-    let (Ok(base), Ok(tuned)) = (fs::read(&paths.pt), fs::read(&paths.ft)) else { return Ok(Vec::new()) };
-    if base == tuned {
+pub fn compare_vocabularies(tokenizers: &Twin<&Path>, names: &Twin<&str>) -> Result<Vec<String>> {
+    let paths =
+        tokenizers.map(|path| if path.is_file() { path.to_path_buf() } else { path.join("tokenizer.json") });
+    if !paths.pt.exists() || !paths.ft.exists() {
+        return Ok(Vec::new());
+    }
+    let is_same = || Some(fs::read(&paths.pt).ok()? == fs::read(&paths.ft).ok()?);
+    if paths.pt == paths.ft || !tokenizers.pt.is_file() && is_same() == Some(true) {
         return Ok(Vec::new());
     }
     let vocabularies = paths.as_ref().try_map(|path| Vocabulary::read(path.as_path()))?;
-    compare_vocabularies(&vocabularies, &paths)
+    compare(&vocabularies, &paths, names)
 }
 
 /// Tokens by id.
@@ -34,6 +39,9 @@ struct Vocabulary {
 
 impl Vocabulary {
     fn read(path: &Path) -> Result<Self> {
+        if path.extension().is_none_or(|extension| extension != "json") {
+            return Ok(Self::of_gguf(&Gguf::open(path)?));
+        }
         let json = read_json(path)?;
         let mut ordinary = BTreeMap::new();
         match json.pointer("/model/vocab") {
@@ -61,14 +69,36 @@ impl Vocabulary {
         }
         Ok(Self { ordinary, added })
     }
+
+    /// By `tokenizer.ggml.token_type`: normal tokens and bytes, unused ones, all others.
+    fn of_gguf(gguf: &Gguf) -> Self {
+        let list =
+            |key: &str| gguf.metadata.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let (mut ordinary, mut added) = (BTreeMap::new(), BTreeMap::new());
+        let types = list("tokenizer.ggml.token_type").iter().map(Some).chain(std::iter::repeat(None));
+        for ((id, token), kind) in (0..).zip(list("tokenizer.ggml.tokens")).zip(types) {
+            let Some(token) = token.as_str().map(str::to_string) else { continue };
+            match kind.and_then(Value::as_u64) {
+                None | Some(1 | 6) => drop(ordinary.insert(id, token)),
+                Some(5) => {}
+                Some(_) => drop(added.insert(id, token)),
+            }
+        }
+        Self { ordinary, added }
+    }
 }
 
-fn compare_vocabularies(vocabularies: &Twin<Vocabulary>, paths: &Twin<PathBuf>) -> Result<Vec<String>> {
+fn compare(
+    vocabularies: &Twin<Vocabulary>,
+    paths: &Twin<PathBuf>,
+    names: &Twin<&str>,
+) -> Result<Vec<String>> {
     let Twin { pt, ft } = vocabularies;
+    let Twin { pt: first, ft: second } = names;
     for (id, base) in &pt.ordinary {
         if let Some(tuned) = ft.ordinary.get(id).filter(|tuned| *tuned != base) {
             return Err(Error::mismatch(format!(
-                "base and tuned have different vocabularies: id {id} is {base:?} in {} and {tuned:?} in {}",
+                "{first} and {second} have different vocabularies: id {id} is {base:?} in {} and {tuned:?} in {}",
                 paths.pt.display(),
                 paths.ft.display()
             )));
@@ -77,11 +107,15 @@ fn compare_vocabularies(vocabularies: &Twin<Vocabulary>, paths: &Twin<PathBuf>) 
     let mut notices = Vec::new();
     let size = |v: &Vocabulary| v.ordinary.len() + v.added.len();
     if size(pt) != size(ft) {
-        notices.push(format!("the tokenizers differ in size: base {} tokens, tuned {}", size(pt), size(ft)));
+        notices.push(format!(
+            "the tokenizers differ in size: {first} {} tokens, {second} {}",
+            size(pt),
+            size(ft)
+        ));
     }
     for (id, base) in &pt.added {
         if let Some(tuned) = ft.added.get(id).filter(|tuned| *tuned != base) {
-            notices.push(format!("added token {id} is {base:?} in base and {tuned:?} in tuned"));
+            notices.push(format!("added token {id} is {base:?} in {first} and {tuned:?} in {second}"));
         }
     }
     Ok(notices)

@@ -1,9 +1,9 @@
-//! Safetensors files, one or many, mapped and validated.
+//! Tensors of mapped and validated files: safetensors, one or many, or one GGUF file.
 
-use super::read_json;
+use super::{quantization::Quantization, read_json};
 use crate::{
     Error, Result,
-    tensor::{Dtype, Tensor},
+    tensor::{Dtype, Encoding, Scales, Stored, Tensor},
 };
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -21,6 +21,8 @@ const INDEX: &str = "model.safetensors.index.json";
 pub struct Weights {
     files: Vec<(PathBuf, Mmap)>,
     tensors: BTreeMap<String, Entry>,
+    /// Factors of FP8 tensors, by name; no tensors of the model.
+    scales: BTreeMap<String, Entry>,
     /// What elements are rounded to when read; `None` leaves them as stored.
     rounded_to: Option<Dtype>,
     /// The file holds a model of text and images, of which only the text part is here.
@@ -33,12 +35,38 @@ impl std::fmt::Debug for Weights {
     }
 }
 
-struct Entry {
-    file: usize,
-    dtype: safetensors::Dtype,
-    shape: Vec<usize>,
-    /// Where in the mapped file.
-    range: Range<usize>,
+/// A tensor of a file.
+pub struct Entry {
+    pub file: usize,
+    /// The type's name as the file has it.
+    pub type_name: String,
+    /// `None`: of a type that cannot be computed with.
+    pub encoding: Option<Encoding>,
+    pub shape: Vec<usize>,
+    pub bytes: Bytes,
+    /// See [`Stored::paired`].
+    pub paired: Option<usize>,
+    /// The factors of FP8 elements: which entry, and rows and columns of a block.
+    scales: Option<(String, (usize, usize))>,
+}
+
+/// Where the elements of a tensor are.
+pub enum Bytes {
+    Mapped(Range<usize>),
+    /// A small tensor that its file has in another form.
+    Own(Vec<u8>),
+}
+
+impl Entry {
+    pub fn mapped(
+        file: usize,
+        type_name: String,
+        encoding: Option<Encoding>,
+        shape: Vec<usize>,
+        range: Range<usize>,
+    ) -> Self {
+        Self { file, type_name, encoding, shape, bytes: Bytes::Mapped(range), paired: None, scales: None }
+    }
 }
 
 impl Weights {
@@ -98,10 +126,18 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Maps and validates files.
+    /// Tensors that were found in mapped files.
+    pub fn of_files(
+        files: Vec<(PathBuf, Mmap)>,
+        tensors: BTreeMap<String, Entry>,
+        rounded_to: Option<Dtype>,
+    ) -> Self {
+        Self { files, tensors, scales: BTreeMap::new(), rounded_to, is_text_part: false }
+    }
+
+    /// Maps and validates safetensors files.
     pub fn map(paths: &[PathBuf]) -> Result<Self> {
-        let (files, tensors) = (Vec::new(), BTreeMap::new());
-        let mut weights = Self { files, tensors, rounded_to: None, is_text_part: false };
+        let mut weights = Self::of_files(Vec::new(), BTreeMap::new(), None);
         for path in paths {
             let file = File::open(path).map_err(|error| Error::unreadable(path, &error))?;
             // SAFETY: a mapped checkpoint must not be changed while it is used; nobody rewrites checkpoints in place.
@@ -120,12 +156,15 @@ impl Weights {
             .map_err(|error| broken(format!("is not a valid safetensors file: {error}{}", hint(bytes))))?;
         for (name, view) in tensors.iter() {
             let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
-            let entry = Entry {
-                file,
-                dtype: view.dtype(),
-                shape: view.shape().to_vec(),
-                range: start..start + view.data().len(),
+            let encoding = match view.dtype() {
+                safetensors::Dtype::F32 => Some(Dtype::F32.into()),
+                safetensors::Dtype::F16 => Some(Dtype::F16.into()),
+                safetensors::Dtype::BF16 => Some(Dtype::Bf16.into()),
+                safetensors::Dtype::F8_E4M3 => Some(Encoding::Fp8),
+                _ => None,
             };
+            let (type_name, range) = (format!("{:?}", view.dtype()), start..start + view.data().len());
+            let entry = Entry::mapped(file, type_name, encoding, view.shape().to_vec(), range);
             if let Some(other) = self.tensors.insert(name.to_string(), entry) {
                 let first = self.files[other.file].0.display().to_string();
                 return Err(broken(format!("has tensor {name}, which {first} has already")));
@@ -155,23 +194,72 @@ impl Weights {
         if self.is_text_part { text_name(name) } else { Some(name.to_owned()) }
     }
 
+    /// Finds the factors of FP8 tensors, which lie beside them as tensors of their own.
+    ///
+    /// # Errors
+    /// Names the tensor that has none, or factors of another shape than `quantization` says.
+    pub fn find_scales(&mut self, quantization: &Quantization) -> Result<()> {
+        let names: Vec<String> = self.tensors.keys().cloned().collect();
+        for name in &names {
+            let entry = &self.tensors[name];
+            if !matches!(entry.encoding, Some(Encoding::Fp8)) {
+                continue;
+            }
+            let broken = |problem: String| {
+                let file = self.files[entry.file].0.display();
+                Error::checkpoint(format!("{file}: tensor {name} is {}{problem}", entry.type_name))
+            };
+            let scales_names = quantization.scales_of(name);
+            let found = scales_names.iter().find_map(|scales| Some((scales, self.tensors.get(scales)?)));
+            let (scales_name, scales) = found.ok_or_else(|| {
+                broken(format!(" without factors: there is no {}", scales_names.join(" or ")))
+            })?;
+            let block = quantization.block_of(&entry.shape, &scales.shape).map_err(|expected| {
+                broken(format!(", and {scales_name} has shape {:?}, expected {expected}", scales.shape))
+            })?;
+            if !matches!(scales.encoding, Some(Encoding::Float(_))) {
+                let type_name = &scales.type_name;
+                return Err(broken(format!(", and {scales_name} is {type_name}, expected F32, F16 or BF16")));
+            }
+            let scales_name = scales_name.clone();
+            self.tensors.get_mut(name).expect("it is one of them").scales = Some((scales_name, block));
+        }
+        for name in names.into_iter().filter(|name| quantization.is_part_of_a_weight(name)) {
+            let entry = self.tensors.remove(&name).expect("it is one of them");
+            self.scales.insert(name, entry);
+        }
+        Ok(())
+    }
+
     /// A tensor of one or two dimensions of a type that can be computed with.
     pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
         let entry = self.tensors.get(name)?;
-        let dtype = match entry.dtype {
-            safetensors::Dtype::F32 => Dtype::F32,
-            safetensors::Dtype::F16 => Dtype::F16,
-            safetensors::Dtype::BF16 => Dtype::Bf16,
-            _ => return None,
-        };
+        let encoding = entry.encoding?;
         let (rows, cols) = match entry.shape[..] {
             [cols] => (1, cols),
             [rows, cols] => (rows, cols),
             _ => return None,
         };
-        let bytes = &self.files[entry.file].1[entry.range.clone()];
-        let rounded_to = self.rounded_to.unwrap_or(dtype);
-        Some(Tensor { rounded_to, ..Tensor::stored(dtype, rows, cols, bytes) })
+        let scales = match (&entry.scales, encoding) {
+            (None, Encoding::Fp8) => return None,
+            (None, _) => None,
+            (Some((name, block)), _) => {
+                let scales = self.scales.get(name)?;
+                let (dtype, bytes) = (scales.encoding?.dtype(), self.bytes_of(scales));
+                Some(Scales { dtype, bytes, block: *block, across: cols.div_ceil(block.1) })
+            }
+        };
+        let stored =
+            Stored { scales, paired: entry.paired, ..Stored::new(encoding, cols, self.bytes_of(entry)) };
+        let rounded_to = self.rounded_to.unwrap_or(encoding.dtype());
+        Some(Tensor { stored, rows, cols, rounded_to, update: None, view: None })
+    }
+
+    fn bytes_of<'a>(&'a self, entry: &'a Entry) -> &'a [u8] {
+        match &entry.bytes {
+            Bytes::Mapped(range) => &self.files[entry.file].1[range.clone()],
+            Bytes::Own(bytes) => bytes,
+        }
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -182,9 +270,9 @@ impl Weights {
         self.tensors.get(name).map(|entry| &entry.shape[..])
     }
 
-    /// The dtype's name as the file has it.
-    pub fn dtype_name(&self, name: &str) -> String {
-        self.tensors.get(name).map_or_else(String::new, |entry| format!("{:?}", entry.dtype))
+    /// The type's name as the file has it.
+    pub fn type_name(&self, name: &str) -> &str {
+        self.tensors.get(name).map_or("", |entry| &entry.type_name)
     }
 
     /// The file that holds a tensor.

@@ -53,7 +53,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
         on_overlength: Overlength::ErrorRow,
     };
     let encoder =
-        Encoder::open(&pair.checkpoints.ft.dir, spec.vocab_size, spec.context_length, encoder_options)?;
+        Encoder::open(&pair.checkpoints.ft.path, spec.vocab_size, spec.context_length, encoder_options)?;
     let (kinds, ids) = read(&prompts, &encoder)?;
     let rows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
     let scores = Engine::new(&Cpu::new(), &pair).score(&rows, &unobserved)?;

@@ -116,7 +116,7 @@ fn models(pair: &Pair) -> String {
     let Twin { pt, ft } = pair.checkpoints.as_ref();
     let mut text = "| | base | tuned |\n|---|---|---|\n".to_string();
     let mut row = |name: &str, pt: String, ft: String| text += &format!("| {name} | {pt} | {ft} |\n");
-    row("directory", pt.dir.display().to_string(), ft.dir.display().to_string());
+    row("model", pt.path.display().to_string(), ft.path.display().to_string());
     let adapter = |checkpoint: &Checkpoint| {
         checkpoint.adapter.as_ref().map_or("none".into(), |adapter| adapter.dir.display().to_string())
     };
@@ -140,7 +140,7 @@ fn models(pair: &Pair) -> String {
         sliding.first().map_or("none".into(), |window| format!("{window} in {} layers", sliding.len()))
     };
     row("sliding_window", windows(&pt.spec), windows(&ft.spec));
-    row("dtype", pt.dtype().name().into(), ft.dtype().name().into());
+    row("dtype", pt.encoding().name().into(), ft.encoding().name().into());
     row("parameters", millions(parameters(&pt.spec)), millions(parameters(&ft.spec)));
     row("files", megabytes(pt.bytes() as f64), megabytes(ft.bytes() as f64));
     for notice in &pair.notices {

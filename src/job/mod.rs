@@ -90,7 +90,15 @@ pub fn open_encoder(pair: &Pair, options: &PromptOptions, template_date: NaiveDa
         template_date,
         on_overlength: options.on_overlength,
     };
-    Encoder::open(tuned.tokenizer_dir(), tuned.spec.vocab_size, max_length, encoder_options)
+    let own = tuned.tokenizer();
+    let given = options.tokenizer.as_ref();
+    let given = given.map(|name| checkpoint::resolve("--tokenizer", name, None)).transpose()?;
+    if let Some(given) = &given {
+        let notices =
+            checkpoint::compare_vocabularies(&Twin::new(own, given), &Twin::new("tuned", "--tokenizer"))?;
+        notices.iter().for_each(|notice| eprintln!("tuco: {notice}"));
+    }
+    Encoder::open(given.as_deref().unwrap_or(own), tuned.spec.vocab_size, max_length, encoder_options)
 }
 
 /// The threads that do the work.

@@ -10,11 +10,13 @@ use std::{path::PathBuf, str::FromStr};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Models")]
 pub struct PairOptions {
-    /// The pre-trained model: a directory, or a Hugging Face id in the local cache; default: what --adapter was trained on
-    #[arg(long, value_name = "DIR|ID", env = "TUCO_BASE", required_unless_present = "adapter")]
+    /// The pre-trained model: a directory, a GGUF file, or a Hugging Face id in the local cache; default: what --adapter was
+    /// trained on
+    #[arg(long, value_name = "DIR|FILE|ID", env = "TUCO_BASE", required_unless_present = "adapter")]
     pub base: Option<String>,
-    /// The model fine-tuned from it: a directory, or a Hugging Face id in the local cache; default with --adapter: the base
-    #[arg(long, value_name = "DIR|ID", env = "TUCO_TUNED", required_unless_present = "adapter")]
+    /// The model fine-tuned from it: a directory, a GGUF file, or a Hugging Face id in the local cache; default with
+    /// --adapter: the base
+    #[arg(long, value_name = "DIR|FILE|ID", env = "TUCO_TUNED", required_unless_present = "adapter")]
     pub tuned: Option<String>,
     /// A PEFT adapter (LoRA, DoRA) on the tuned model: a directory, or a Hugging Face id in the local cache
     #[arg(long, value_name = "DIR|ID", env = "TUCO_ADAPTER")]
@@ -40,6 +42,9 @@ pub struct PairOptions {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Prompts")]
 pub struct PromptOptions {
+    /// Where tokenizer and chat template are: a directory, or a Hugging Face id in the local cache; default: the tuned model
+    #[arg(long, value_name = "DIR|ID", env = "TUCO_TOKENIZER")]
+    pub tokenizer: Option<String>,
     /// Put every plain prompt through the tuned model's chat template as one user message
     #[arg(long, env = "TUCO_APPLY_CHAT_TEMPLATE")]
     pub apply_chat_template: bool,

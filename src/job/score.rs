@@ -12,6 +12,7 @@ use crate::{
     experiment::score::{BatchLimits, Columns, Run, Summary},
     output::{Manifest, Progress, Sink},
     prompt::{Encoder, Source},
+    tensor::Dtype,
     twin::Twin,
 };
 use chrono::NaiveDate;
@@ -213,7 +214,8 @@ fn manifest(
     });
     let inputs = source.fingerprints()?;
     let chosen = options.pair.dtype.dtype();
-    let dtype = pair.checkpoints.as_ref().map(|checkpoint| chosen.unwrap_or(checkpoint.dtype()).name());
+    let dtype =
+        pair.checkpoints.as_ref().map(|checkpoint| chosen.map_or(checkpoint.encoding().name(), Dtype::name));
     let fingerprint = json!({
         "tuco_version": env!("CARGO_PKG_VERSION"),
         "device": device,
@@ -233,12 +235,12 @@ fn manifest(
         "output_co": options.output_co,
         "inputs": inputs.iter().map(|(_, hash)| hash).collect::<Vec<_>>(),
     });
-    let dirs = Twin::new(&pair.checkpoints.pt.dir, &pair.checkpoints.ft.dir);
+    let paths = Twin::new(&pair.checkpoints.pt.path, &pair.checkpoints.ft.path);
     let adapters = pair.checkpoints.as_ref().map(|checkpoint| checkpoint.adapter.as_ref().map(|a| &a.dir));
     let about = json!({
         "command": std::env::args().collect::<Vec<_>>(),
-        "base_dir": dirs.pt,
-        "tuned_dir": dirs.ft,
+        "base_dir": paths.pt,
+        "tuned_dir": paths.ft,
         "base_adapter_dir": adapters.pt,
         "adapter_dir": adapters.ft,
         "inputs": inputs.iter().map(|(path, _)| path).collect::<Vec<_>>(),

@@ -127,6 +127,16 @@ impl Family {
         Some((layer.parse().ok()?, tensor?))
     }
 
+    /// The layer that a name is in.
+    pub fn layer_of(&self, name: &str) -> Option<usize> {
+        name.strip_prefix(self.layer_prefix)?.split('.').next()?.parse().ok()
+    }
+
+    /// Whether a tensor of this name is stored as `[in, out]`.
+    pub fn is_transposed(&self, name: &str) -> bool {
+        self.transposed && self.layer_tensor_of(name).is_some_and(|(_, tensor)| !tensor.is_vector())
+    }
+
     /// The tensors that are stored under the same name as `tensor`, itself among them, in the order of their rows.
     pub fn fused_with(&self, tensor: LayerTensor) -> impl Iterator<Item = LayerTensor> {
         let suffix = self.suffix(tensor);

@@ -172,6 +172,11 @@ impl ModelSpec {
         all.filter(move |tensor| tensor.shape(self, layer).is_some())
     }
 
+    /// Whether a layer has experts in the place of the MLP.
+    pub fn has_experts(&self, layer: usize) -> bool {
+        self.layers.get(layer).is_some_and(|layer| layer.has_experts)
+    }
+
     /// Whether a tensor of this name comes after the layers: the final norm, the head.
     pub fn is_after_layers(&self, name: &str) -> bool {
         self.family.other_tensors.contains(&name)

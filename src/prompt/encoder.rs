@@ -54,10 +54,11 @@ pub struct Encoded {
 
 /// The tuned model's tokenizer and chat template. Threads may share one.
 pub struct Encoder {
-    dir: PathBuf,
-    tokenizer: Option<Tokenizer>,
+    /// Where they are from: a directory, or a GGUF file.
+    path: PathBuf,
+    /// `Err`: why there is none. That matters only to rows of text.
+    tokenizer: Result<Tokenizer, String>,
     tokenizer_sha256: Option<String>,
-    other_tokenizer: Option<&'static str>,
     /// `Err`: why the checkpoint's template cannot be used. That matters only to the rows that need it.
     template: Option<Result<ChatTemplate>>,
     /// The id of `bos_token`, to find a doubled one.
@@ -70,30 +71,36 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Reads tokenizer and chat template of the checkpoint `dir`. Without a `tokenizer.json` only token ids can be encoded.
+    /// Reads tokenizer and chat template of a checkpoint, a directory or a GGUF file. Without a tokenizer only token ids can be
+    /// encoded.
     ///
     /// `vocab_size` is the number of rows of the embedding, `max_length` the most tokens that a row may have.
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) where a file is there but broken, [`ErrorKind::Usage`](crate::ErrorKind::Usage)
-    /// where it cannot be read; the file is named. A chat template that cannot be compiled is an error only under [`EncoderOptions::apply_chat_template`].
-    pub fn open(dir: &Path, vocab_size: usize, max_length: usize, options: EncoderOptions) -> Result<Self> {
-        let files = TokenizerFiles::read(dir)?;
+    /// where it cannot be read; the file is named. Usage errors too are system instructions for a template without a system role. A
+    /// chat template that cannot be compiled is an error only under [`EncoderOptions::apply_chat_template`].
+    pub fn open(path: &Path, vocab_size: usize, max_length: usize, options: EncoderOptions) -> Result<Self> {
+        let files = TokenizerFiles::read(path)?;
         let compile = |source: &String| {
             ChatTemplate::new(source, &files.special_tokens, options.template_date)
-                .map_err(|error| Error::new(error.kind, format!("{}: {error}", dir.display())))
+                .map_err(|error| Error::new(error.kind, format!("{}: {error}", path.display())))
         };
         let template = files.template.as_ref().map(compile);
         if let (true, Some(Err(error))) = (options.apply_chat_template, &template) {
             return Err(error.clone());
         }
+        if let (Some(instruction), Some(Ok(template))) = (&options.system_instruction, &template) {
+            check_system_role(template, instruction).map_err(|problem| {
+                Error::usage(format!("--system-instruction: {}: {problem}", path.display()))
+            })?;
+        }
         let bos = files.special_tokens.get("bos_token");
-        let bos_id = bos.and_then(|bos| files.tokenizer.as_ref()?.token_to_id(bos));
+        let bos_id = bos.and_then(|bos| files.tokenizer.as_ref().ok()?.token_to_id(bos));
         Ok(Self {
-            dir: dir.to_owned(),
+            path: path.to_owned(),
             tokenizer: files.tokenizer,
             tokenizer_sha256: files.tokenizer_sha256,
-            other_tokenizer: files.other_tokenizer,
             template,
             bos_id,
             told_double_bos: AtomicBool::new(false),
@@ -174,7 +181,7 @@ impl Encoder {
                 let message = format!(
                     "messages need a chat template, and {} has none (chat_template.jinja, or chat_template in \
                      tokenizer_config.json)",
-                    self.dir.display()
+                    self.path.display()
                 );
                 return Err(RowError::new(RowErrorKind::TemplateError, message));
             }
@@ -191,17 +198,9 @@ impl Encoder {
     }
 
     fn tokenize(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, RowError> {
-        let Some(tokenizer) = &self.tokenizer else {
-            let dir = self.dir.display();
-            let what = match self.other_tokenizer {
-                None => format!("{dir} has no tokenizer.json, so only token_ids can be scored"),
-                Some(other) => format!(
-                    "{dir} has {other} but no tokenizer.json; transformers makes one of it: \
-                     AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
-                ),
-            };
-            return Err(RowError::new(RowErrorKind::NoTokenizer, what));
-        };
+        let tokenizer = self.tokenizer.as_ref();
+        let tokenizer =
+            tokenizer.map_err(|reason| RowError::new(RowErrorKind::NoTokenizer, reason.clone()))?;
         let encoding = tokenizer.encode_fast(text, add_special_tokens).map_err(|error| {
             RowError::new(RowErrorKind::TokenizerError, format!("the tokenizer fails: {error}"))
         })?;
@@ -237,6 +236,23 @@ impl Encoder {
             Overlength::TruncateRight => &ids[..most],
         };
         Ok(Encoded { token_ids: kept.to_vec(), truncated: true })
+    }
+}
+
+/// Whether a template takes a system message: some refuse it, some leave it out.
+fn check_system_role(template: &ChatTemplate, instruction: &str) -> Result<(), String> {
+    let user = json!({"role": "user", "content": "Hello"});
+    let system = json!({"role": "system", "content": instruction});
+    // What refuses an ordinary question too is told with the rows.
+    if template.render(std::slice::from_ref(&user), None, true).is_err() {
+        return Ok(());
+    }
+    match template.render(&[system, user], None, true) {
+        Err(error) => Err(format!("a system message cannot be used: {}", error.message)),
+        Ok(text) if !text.contains(instruction.trim()) => {
+            Err("the chat template leaves the system message out".into())
+        }
+        Ok(_) => Ok(()),
     }
 }
 

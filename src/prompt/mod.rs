@@ -17,6 +17,7 @@ What the token ids are is what `transformers` makes them: the tokenizer is the s
 */
 
 mod encoder;
+mod gguf;
 mod ids;
 mod jinja;
 mod lines;

@@ -1,23 +1,23 @@
-//! What a checkpoint directory says about text: `tokenizer.json` and the files beside it.
+//! What a checkpoint says about text: `tokenizer.json` and the files beside it, or the metadata of a GGUF file.
 
 use std::{fs, io, path::Path};
 
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::template::SpecialTokens;
+use super::{gguf, template::SpecialTokens};
 use crate::{
     error::{Error, Result},
+    gguf::Gguf,
     hash,
 };
 
 /// The text side of a checkpoint. Any of it may be missing: a model can be scored by token ids alone.
 pub(super) struct TokenizerFiles {
-    pub tokenizer: Option<Tokenizer>,
-    /// Of `tokenizer.json`.
+    /// `Err`: why there is none.
+    pub tokenizer: Result<Tokenizer, String>,
+    /// Of `tokenizer.json`, or of what a GGUF file has in its place.
     pub tokenizer_sha256: Option<String>,
-    /// The file of a tokenizer that is there in place of `tokenizer.json`, and that only `transformers` reads.
-    pub other_tokenizer: Option<&'static str>,
     /// The chat template's source.
     pub template: Option<String>,
     pub special_tokens: SpecialTokens,
@@ -26,30 +26,61 @@ pub(super) struct TokenizerFiles {
 type Fields = Map<String, Value>;
 
 impl TokenizerFiles {
-    /// Reads what is there.
+    /// Reads what is there; `path` is a directory or a GGUF file.
     ///
     /// # Errors
     /// Where a file cannot be read or is not what its name says.
-    pub fn read(dir: &Path) -> Result<Self> {
+    pub fn read(path: &Path) -> Result<Self> {
+        if path.is_file() { Self::of_gguf(path) } else { Self::of_directory(path) }
+    }
+
+    fn of_directory(dir: &Path) -> Result<Self> {
         let mut config = read_object(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         // Checkpoints of before transformers 4.34 have their special tokens in this file, which then wins.
         if !config.contains_key("added_tokens_decoder") {
             config.extend(read_object(&dir.join("special_tokens_map.json"))?.unwrap_or_default());
         }
-        let named = named_tokens(&config);
         let path = dir.join("tokenizer.json");
-        let (tokenizer, tokenizer_sha256) = match read(&path)? {
-            None => (None, None),
-            Some(bytes) => (Some(load(&path, &bytes, &config, &named)?), Some(hash::sha256(&bytes))),
+        let json = read(&path)?.ok_or_else(|| without_tokenizer(dir));
+        Self::new(&path, json, &config, template(dir, &config)?)
+    }
+
+    fn of_gguf(path: &Path) -> Result<Self> {
+        let gguf = Gguf::open(path)?;
+        let config = gguf::config(&gguf);
+        let json = gguf::tokenizer(&gguf).map_err(|problem| format!("{} {problem}", path.display()));
+        let template = config.get("chat_template").and_then(Value::as_str).map(str::to_owned);
+        Self::new(path, json.map(|json| json.to_string().into_bytes()), &config, template)
+    }
+
+    /// `json` is a `tokenizer.json`, from `path`, or why there is none.
+    fn new(
+        path: &Path,
+        json: Result<Vec<u8>, String>,
+        config: &Fields,
+        template: Option<String>,
+    ) -> Result<Self> {
+        let named = named_tokens(config);
+        let tokenizer_sha256 = json.as_ref().ok().map(|bytes| hash::sha256(bytes));
+        let tokenizer = match json {
+            Ok(bytes) => Ok(load(path, &bytes, config, &named)?),
+            Err(reason) => Err(reason),
         };
-        const OTHERS: [&str; 4] = ["tokenizer.model", "tekken.json", "vocab.json", "vocab.txt"];
-        Ok(Self {
-            tokenizer,
-            tokenizer_sha256,
-            other_tokenizer: OTHERS.into_iter().find(|name| dir.join(name).exists()),
-            template: template(dir, &config)?,
-            special_tokens: named.into_iter().map(|(name, token)| (name, token.content)).collect(),
-        })
+        let special_tokens = named.into_iter().map(|(name, token)| (name, token.content)).collect();
+        Ok(Self { tokenizer, tokenizer_sha256, template, special_tokens })
+    }
+}
+
+/// Why a directory has no `tokenizer.json`: it may have a tokenizer that only `transformers` reads.
+fn without_tokenizer(dir: &Path) -> String {
+    const OTHERS: [&str; 4] = ["tokenizer.model", "tekken.json", "vocab.json", "vocab.txt"];
+    match OTHERS.into_iter().find(|name| dir.join(name).exists()) {
+        None => format!("{} has no tokenizer.json, so only token_ids can be scored", dir.display()),
+        Some(other) => format!(
+            "{} has {other} but no tokenizer.json; transformers makes one of it: \
+             AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+            dir.display()
+        ),
     }
 }
 

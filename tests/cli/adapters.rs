@@ -65,6 +65,47 @@ fn an_adapter_is_reported() {
     assert!(ran.stdout.contains("| self_attn.k_proj.weight | 3 of 3 | 0.00e0 |"), "{}", ran.stdout);
 }
 
+/// Adapters of old versions have matrices for each expert; those of new ones have them for all.
+#[test]
+fn experts_are_adapted_together_or_each() {
+    let pair = Pair::copy("lora_experts_down");
+    pair.write("in.jsonl", rows(5));
+    let tucos = || {
+        let ran = run(&mut pair.run("score", &["--adapter", "adapter", "in.jsonl"])).expect(0, &[]);
+        ran.rows().iter().map(|row| row["tuco"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let together = tucos();
+    let bytes = fs::read(pair.path(WEIGHTS)).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut made: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (name, tensor) in tensors.iter() {
+        let Some((module, part)) = name.split_once(".experts.") else {
+            made.push((name.to_owned(), tensor.shape().to_vec(), tensor.data().to_vec()));
+            continue;
+        };
+        let [rows, cols] = *tensor.shape() else { panic!("{name}") };
+        let element = |row: usize, col: usize| &tensor.data()[4 * (row * cols + col)..][..4];
+        // Rank 2 of 6 experts.
+        for expert in 0..6 {
+            let part_name = format!("{module}.experts.{expert}.down_proj.{part}");
+            let indices: Vec<(usize, usize)> = match part {
+                "lora_A.weight" => {
+                    (0..2).flat_map(|k| (0..cols).map(move |col| (2 * expert + k, col))).collect()
+                }
+                _ => (0..rows).flat_map(|row| (0..2).map(move |k| (row, 6 * k + expert))).collect(),
+            };
+            let shape = if part == "lora_A.weight" { vec![2, cols] } else { vec![rows, 2] };
+            let data = indices.into_iter().flat_map(|(row, col)| element(row, col)).copied().collect();
+            made.push((part_name, shape, data));
+        }
+    }
+    let views = made.iter().map(|(name, shape, data)| {
+        (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), data).unwrap())
+    });
+    pair.write(WEIGHTS, safetensors::serialize(views, None).unwrap());
+    assert_eq!(tucos(), together);
+}
+
 /// Breaks a copy of a case and scores with its adapter.
 #[track_caller]
 fn refused(code: i32, parts: &[&str], spoil: impl FnOnce(&Pair)) {
@@ -89,6 +130,8 @@ fn directories_that_are_no_adapters() {
     let swapped = ["--base", "base", "--tuned", "adapter", "in.jsonl"];
     run(&mut pair.run("score", &swapped)).expect(2, &["adapter is a PEFT adapter", "--adapter"]);
     run(&mut pair.run("score", &["in.jsonl"])).expect(2, &["--base", "--tuned"]);
+    let twice = ["--base", "base", "--base", "base", "--adapter", "adapter", "in.jsonl"];
+    run(&mut pair.run("score", &twice)).expect(2, &["--base", "cannot be used multiple times"]);
 }
 
 #[test]
@@ -101,7 +144,8 @@ fn configs_that_cannot_be_read() {
     spoiled(&["peft_type IA3", "known: LORA"], "peft_type", json!("IA3"));
     spoiled(&["r 0", "positive number"], "r", json!(0));
     spoiled(&["lora_alpha \"big\""], "lora_alpha", json!("big"));
-    spoiled(&["fan_in_fan_out"], "fan_in_fan_out", json!(true));
+    spoiled(&["lora_bias"], "lora_bias", json!(true));
+    spoiled(&["trainable_token_indices"], "trainable_token_indices", json!([1, 2]));
     spoiled(&["layer_replication"], "layer_replication", json!([[0, 1], [0, 2]]));
     spoiled(&["init_lora_weights \"pissa\""], "init_lora_weights", json!("pissa"));
     spoiled(&["alpha_pattern"], "alpha_pattern", json!({"(q": 3}));
@@ -119,7 +163,7 @@ fn configs_that_cannot_be_read() {
 fn weights_that_do_not_fit() {
     const A: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
     const B: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight";
-    let renamed = |parts: &[&str], from: &'static str, to: &'static str| {
+    let renamed = |parts: &[&str], from: &str, to: &str| {
         refused(42, parts, |pair| {
             pair.edit_header(WEIGHTS, |header| {
                 let entry = header.remove(from).unwrap();
@@ -142,10 +186,13 @@ fn weights_that_do_not_fit() {
         A,
         "model.layers.0.self_attn.q_proj.lora_A.weight",
     );
+    let embedding = "base_model.model.model.embed_tokens.lora_embedding_A";
+    renamed(&["embed_tokens.lora_embedding_B of shape None, expected [3, 83] and [48, 3]"], A, embedding);
+    renamed(&["a.lora_C.weight, a part of LoRA that is not known"], B, "base_model.model.a.lora_C.weight");
     renamed(
-        &["lora_embedding_A", "cannot be read yet"],
+        &["adapts model.layers.0.mlp.experts, but the model has no experts there"],
         A,
-        "base_model.model.model.embed_tokens.lora_embedding_A",
+        "base_model.model.model.layers.0.mlp.experts.lora_A.weight",
     );
     refused(42, &["it was trained on another model"], |pair| {
         for name in ["config.json", "model.safetensors"] {

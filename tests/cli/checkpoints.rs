@@ -29,7 +29,7 @@ fn missing_directories_and_files() {
     };
     base("./nowhere").expect(2, &["--base ./nowhere", "no such directory"]);
     base("org/model").expect(2, &["org/model", "hf download org/model"]);
-    base("in.jsonl").expect(2, &["--base in.jsonl", "is a file"]);
+    base("in.jsonl").expect(2, &["--base in.jsonl", "is a file", "a GGUF file"]);
     refused(2, &["tuned/config.json"], |pair| fs::remove_file(pair.path("tuned/config.json")).unwrap());
     refused(2, &["neither model.safetensors nor"], |pair| fs::remove_file(pair.path(WEIGHTS)).unwrap());
     refused(2, &["pytorch_model.bin", "save_pretrained"], |pair| {
@@ -133,7 +133,7 @@ fn configs_that_cannot_be_meant() {
     spoiled(&["hidden_size", "positive integer"], "hidden_size", json!("big"));
     spoiled(&["num_key_value_heads"], "num_key_value_heads", json!(4));
     spoiled(&["hidden_act \"relu6\""], "hidden_act", json!("relu6"));
-    spoiled(&["quantization_config"], "quantization_config", json!({"bits": 4}));
+    spoiled(&["quantization_config", "known: FP8"], "quantization_config", json!({"bits": 4}));
     spoiled(&["rope_type \"spiral\""], "rope_parameters", json!({"rope_type": "spiral", "rope_theta": 1e4}));
     spoiled(&["has no rope_parameters.factor"], "rope_parameters", json!({"rope_type": "linear"}));
     spoiled(&["partial_rotary_factor"], "partial_rotary_factor", json!(0.5));

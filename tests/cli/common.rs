@@ -54,6 +54,13 @@ impl Pair {
         self.write(name, json.to_string());
     }
 
+    /// Changes the bytes of a file.
+    pub fn edit_bytes(&self, name: &str, edit: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = fs::read(self.path(name)).unwrap();
+        edit(&mut bytes);
+        self.write(name, bytes);
+    }
+
     /// Rewrites the header of a safetensors file; `edit` gets it as JSON, the data stay.
     pub fn edit_header(
         &self,
@@ -116,6 +123,11 @@ impl Ran {
     pub fn rows(&self) -> Vec<serde_json::Value> {
         self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
+}
+
+/// Where `part` is in `bytes`, for the first time.
+pub fn find(bytes: &[u8], part: &[u8]) -> usize {
+    bytes.windows(part.len()).position(|window| window == part).unwrap()
 }
 
 /// Rows of token ids, `{"id": "r0", "token_ids": […]}`.

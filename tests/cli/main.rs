@@ -3,5 +3,6 @@
 mod adapters;
 mod checkpoints;
 mod common;
+mod quantized;
 mod reports;
 mod score;

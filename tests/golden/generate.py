@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Make the golden pairs of this folder: small random models of every family and the values `tuco` must find on them.
 
-    pip install torch==2.15.0 transformers==5.23.0 safetensors==0.8.0 peft==0.21.2
+    pip install torch==2.15.0 transformers==5.23.0 safetensors==0.8.0 peft==0.21.2 gguf==0.19.0
     python tests/golden/generate.py            # writes every case again, in place (well under a minute)
+    python tests/golden/generate.py lora gpt2  # only these
     python tests/golden/generate.py --compare  # writes nothing; prints how far other precisions move the values
 
 Each case is `<case>/base`, `<case>/tuned` (checkpoints as `transformers` saves them) and `<case>/gold.json`; cases of adapters
-have `<case>/adapter` (as `peft` saves it; on the base where there is no `tuned`) and perhaps `<case>/base_adapter`. Everything is
-seeded by the case's name, so a run with the versions above rewrites the same bytes.
+have `<case>/adapter` (as `peft` saves it; on the base where there is no `tuned`) and perhaps `<case>/base_adapter`. Quantized
+checkpoints are made, and read back as plain ones in float32, by `quantized.py`. Everything is seeded by the case's name, so a run
+with the versions above rewrites the same bytes.
 
 How the gold is computed. The stored (rounded) weights are read back by `transformers` and widened to float64; attention is
 "eager"; each prompt runs alone, without padding. At every layer the base model's layer gets the tuned model's input to that
@@ -36,11 +38,13 @@ import pathlib
 import random
 import shutil
 import sys
+import tempfile
 import zlib
 from dataclasses import dataclass, field
 from unittest import mock
 
 import peft
+import quantized
 import torch
 import transformers
 from transformers import (
@@ -97,6 +101,8 @@ class Case:
     adapter: dict | None = None  # fields of `LoraConfig`; without `tuned_too` the adapter is all that tuning did
     base_adapter: dict | None = None
     tuned_too: bool = False
+    base_quantized: dict | str | None = None  # types of GGUF tensors, or a kind of FP8: see quantized.py
+    tuned_quantized: dict | str | None = None
     with_images: bool = False  # saved as the text part of a Gemma 3 for text and images
     matrix_std: float = 0.2
     lengths: tuple = (1, 2, 7, 19, 40, 65)
@@ -331,6 +337,42 @@ CASES = {
     "lora_on_tuned": Case(
         shape(32, 4, 2, 41, 2, 67), 0.05, adapter=dict(r=2, lora_alpha=4, target_modules=["k_proj", "o_proj"]), tuned_too=True
     ),
+    # The embedding is stored transposed in its adapter.
+    "lora_embedding": Case(
+        shape(36, 6, 3, 47, 2, 71, tie_word_embeddings=True), 0.1, adapter=dict(r=3, lora_alpha=6, target_modules=["embed_tokens", "q_proj"])
+    ),
+    "lora_gpt2": Case(
+        dict(n_embd=32, n_head=4, n_layer=2, n_inner=41, n_positions=70, vocab_size=67, bos_token_id=1, eos_token_id=2),
+        0.1,
+        GPT2Config,
+        rope=None,
+        adapter=dict(r=3, lora_alpha=4, target_modules=["c_attn", "c_proj", "c_fc", "wte", "wpe"], fan_in_fan_out=True),
+    ),
+    "lora_gpt2_dora": Case(
+        dict(n_embd=32, n_head=4, n_layer=2, n_inner=41, n_positions=70, vocab_size=67, bos_token_id=1, eos_token_id=2),
+        0.1,
+        GPT2Config,
+        rope=None,
+        adapter=dict(r=2, lora_alpha=4, target_modules=["c_attn", "c_fc"], use_dora=True, fan_in_fan_out=True),
+    ),
+    # All experts of a layer together.
+    "lora_experts": Case(
+        shape(24, 4, 2, 21, 2, 61, num_local_experts=5, num_experts_per_tok=2),
+        0.1,
+        MixtralConfig,
+        adapter=dict(
+            r=3, lora_alpha=6, target_modules=["q_proj"],
+            target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"], use_rslora=True,
+        ),
+    ),
+    "lora_experts_down": Case(
+        shape(
+            24, 4, 2, 29, 3, 61, head_dim=8, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=13, mlp_only_layers=[1],
+        ),
+        0.1,
+        Qwen3MoeConfig,
+        adapter=dict(r=2, lora_alpha=4, target_modules=["o_proj"], target_parameters=["mlp.experts.down_proj"]),
+    ),
     "mixtral": Case(shape(24, 4, 2, 21, 2, 61, num_local_experts=5, num_experts_per_tok=2), 0.1, MixtralConfig, base_form="v4"),
     # The second layer has one MLP.
     "qwen3_moe": Case(
@@ -362,6 +404,108 @@ CASES = {
         rope=None,
     ),
     "smollm3": Case(shape(24, 4, 2, 33, 5, 61, pad_token_id=0), 0.1, SmolLM3Config, base_form="v4"),
+    # Quantized checkpoints. FP8: blocks that do not divide the matrices, fused tensors, experts.
+    "fp8_blocks": Case(shape(36, 4, 2, 45, 2, 67, head_dim=10), 0.1, Qwen3Config, base_quantized="block", tuned_quantized="block"),
+    "fp8_tensor": Case(
+        shape(32, 4, 4, 41, 2, 67, pad_token_id=0), 0.1, Phi3Config, base_quantized="tensor", tuned_quantized="tensor", base_form="v4"
+    ),
+    "fp8_row": Case(
+        shape(24, 4, 2, 21, 2, 61, num_local_experts=5, num_experts_per_tok=2), 0.1, MixtralConfig, base_quantized="row", tuned_quantized="row"
+    ),
+    # An adapter on a quantized fine-tune.
+    "fp8_compressed": Case(
+        shape(32, 4, 2, 41, 2, 67, tie_word_embeddings=True),
+        0.05,
+        base_quantized="compressed",
+        tuned_quantized="compressed",
+        adapter=dict(r=2, lora_alpha=4, target_modules="all-linear"),
+        tuned_too=True,
+    ),
+    # GGUF: every type, and what llama.cpp changes in a family's tensors. K types need rows of 256.
+    "gguf_q4_0": Case(shape(64, 4, 2, 96, 2, 67), 0.1, base_quantized={"": "Q4_0"}, tuned_quantized={"token_embd": "F16", "": "Q4_0"}),
+    "gguf_q4_1": Case(
+        shape(64, 8, 2, 96, 2, 67, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+        0.1,
+        rope={
+            "rope_type": "llama3",
+            "rope_theta": 500.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+        base_quantized={"token_embd": "Q8_0", "": "Q4_1"},
+        tuned_quantized={"token_embd": "Q8_0", "": "Q4_1"},
+    ),
+    # A fine-tune of the original weights, as people have it.
+    "gguf_q8_0": Case(shape(64, 4, 2, 96, 2, 67, head_dim=24), 0.1, Qwen3Config, base_quantized={"": "Q8_0"}),
+    "gguf_k": Case(
+        shape(256, 4, 1, 32, 2, 41, head_dim=8),
+        0.1,
+        matrix_std=0.1,
+        base_quantized={"attn_q": "Q4_K", "attn_k": "Q6_K", "attn_v": "Q5_K", "ffn_up": "Q6_K", "ffn_gate": "Q4_K", "token_embd": "Q6_K", "": "Q8_0"},
+        adapter=dict(r=2, lora_alpha=4, target_modules=["q_proj", "k_proj", "up_proj"]),
+    ),
+    "gguf_q5": Case(
+        shape(64, 4, 4, 96, 2, 67),
+        0.1,
+        Qwen2Config,
+        rope={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+        base_quantized={"attn": "Q5_0", "ffn": "Q5_1", "": "BF16"},
+        tuned_quantized={"attn": "Q5_1", "ffn": "Q5_0", "": "BF16"},
+    ),
+    "gguf_phi3": Case(
+        shape(64, 4, 4, 96, 2, 63, original_max_position_embeddings=40, pad_token_id=0, sliding_window=30),
+        0.1,
+        Phi3Config,
+        rope={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.5,
+            "short_factor": [1.0, 1.1, 1.3, 1.4],
+            "long_factor": [1.2, 2.5, 6.0, 7.0],
+            "original_max_position_embeddings": 40,
+        },
+        base_quantized={"": "Q8_0"},
+        tuned_quantized={"": "Q8_0"},
+    ),
+    "gguf_gemma": Case(
+        shape(32, 2, 1, 64, 2, 61, head_dim=32, hidden_act="gelu_pytorch_tanh"), 0.1, GemmaConfig, base_quantized={"": "Q8_0"}
+    ),
+    "gguf_gemma2": Case(
+        shape(32, 2, 1, 64, 3, 61, head_dim=32, sliding_window=11, query_pre_attn_scalar=32, attn_logit_softcapping=15.0),
+        0.1,
+        Gemma2Config,
+        base_quantized={"": "Q8_0"},
+        tuned_quantized={"": "F16"},
+    ),
+    "gguf_gemma3": Case(
+        shape(32, 2, 1, 64, 6, 61, head_dim=32, sliding_window=10, query_pre_attn_scalar=32),
+        0.05,
+        Gemma3TextConfig,
+        rope={
+            "full_attention": {"rope_type": "linear", "rope_theta": 500000.0, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        },
+        base_quantized={"": "Q8_0"},
+    ),
+    "gguf_mixtral": Case(
+        shape(32, 4, 2, 32, 2, 61, num_local_experts=4, num_experts_per_tok=2), 0.1, MixtralConfig, base_quantized={"": "Q8_0"}
+    ),
+    "gguf_qwen3_moe": Case(
+        shape(
+            32, 4, 2, 29, 2, 61, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True,
+        ),
+        0.1,
+        Qwen3MoeConfig,
+        base_quantized={"": "Q8_0"},
+    ),
+    "gguf_granite": Case(
+        shape(32, 4, 2, 64, 2, 61, embedding_multiplier=6.0, residual_multiplier=0.3, attention_multiplier=0.2, logits_scaling=8.0),
+        0.1,
+        GraniteConfig,
+        base_quantized={"": "Q8_0"},
+    ),
 }
 
 
@@ -497,6 +641,13 @@ def check_config(folder, wanted):
     assert not differing, (folder, differing)
 
 
+def quantize(folder, how):
+    if isinstance(how, dict):
+        quantized.to_gguf(folder, how)
+    elif how:
+        quantized.to_fp8(folder, how)
+
+
 def make_checkpoints(name, case):
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     folder = HERE / name
@@ -506,10 +657,12 @@ def make_checkpoints(name, case):
     else:
         save(base, folder / "base", case.base_form, case.base_shard)
         check_config(folder / "base", config_of(case, "base"))
+        quantize(folder / "base", case.base_quantized)
     if not case.adapter or case.tuned_too:
         tuned = make_tuned(case, base, generator)
         save(tuned, folder / "tuned", case.tuned_form, case.tuned_shard)
         check_config(folder / "tuned", config_of(case, "tuned"))
+        quantize(folder / "tuned", case.tuned_quantized)
     for which, config in (("adapter", case.adapter), ("base_adapter", case.base_adapter)):
         if config:
             make_adapter(folder, which, case, config, generator)
@@ -528,14 +681,13 @@ def with_images(text):
 
 
 def make_adapter(folder, which, case, config, generator):
-    auto = AutoModelForImageTextToText if case.with_images else AutoModelForCausalLM
-    model = auto.from_pretrained(folder / "base", dtype=torch.float32)
+    model = read(folder / "base", case, torch.float32)
     model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **config))
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if "lora_A" in name:
+        if "lora_A" in name or "lora_embedding_A" in name:
             parameter.data = noise
-        elif "lora_B" in name:
+        elif "lora_B" in name or "lora_embedding_B" in name:
             parameter.data = case.noise * case.matrix_std * noise
         elif parameter.requires_grad:  # biases, saved modules, DoRA's magnitudes
             parameter.data = parameter.data + case.noise * spread(name, parameter, case) * noise
@@ -543,9 +695,10 @@ def make_adapter(folder, which, case, config, generator):
     model.save_pretrained(folder / which)
     (folder / which / "README.md").unlink()
     path = folder / which / "adapter_config.json"
-    written = json.loads(path.read_text().replace(str(folder), "."))
-    if isinstance(written["target_modules"], list):
-        written["target_modules"].sort()  # a set, in the order of this run's hashes
+    written = json.loads(path.read_text()) | {"base_model_name_or_path": "./base"}
+    for field in ("target_modules", "target_parameters"):
+        if isinstance(written[field], list):
+            written[field].sort()  # a set, in the order of this run's hashes
     path.write_text(json.dumps(written, indent=1) + "\n")
     for file in path.parent.iterdir():
         file.chmod(0o644)
@@ -554,12 +707,21 @@ def make_adapter(folder, which, case, config, generator):
 # ------------------------------------------------------------------------------------------------------------ the gold values
 
 
-def load(folder, case, adapter=None):
-    """A model in float64, with an adapter merged in float64; of one with images the text part."""
+def read(folder, case, dtype):
+    """A model, of a quantized checkpoint the dequantized one."""
     auto = AutoModelForImageTextToText if case.with_images else AutoModelForCausalLM
     # The fast kernels for experts know no float64.
     experts = {"experts_implementation": "eager"} if case.config in (MixtralConfig, Qwen3MoeConfig) else {}
-    model = auto.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager", **experts)
+    with tempfile.TemporaryDirectory() as plain:
+        if quantized.is_quantized(folder):
+            quantized.plain(folder, config_of(case, folder.name), plain)
+            folder = plain
+        return auto.from_pretrained(folder, dtype=dtype, attn_implementation="eager", **experts)
+
+
+def load(folder, case, adapter=None):
+    """A model in float64, with an adapter merged in float64; of one with images the text part."""
+    model = read(folder, case, torch.float64)
     if adapter:
         model = peft.PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
         model = model.to(torch.float64).merge_and_unload()
@@ -768,6 +930,7 @@ def write_case(name, case):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="only these cases; default: all")
     parser.add_argument("--compare", action="store_true", help="print how far other precisions move the values")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # sums in one order, whatever the machine
@@ -776,8 +939,8 @@ def main():
     if arguments.compare:
         compare()
         return
-    for name, case in CASES.items():
-        write_case(name, case)
+    for name in arguments.cases or CASES:
+        write_case(name, CASES[name])
 
 
 if __name__ == "__main__":

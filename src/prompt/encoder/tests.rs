@@ -95,6 +95,23 @@ fn a_system_instruction_goes_before_conversations_without_one() {
 }
 
 #[test]
+fn a_template_without_a_system_role_refuses_system_instructions() {
+    let refusing = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}\
+                    {{ m.content }}{% endfor %}";
+    let leaving_out =
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}";
+    for (template, part) in [(refusing, "no system role"), (leaving_out, "leaves the system message out")] {
+        let tokenizer = ("tokenizer.json", tokenizer().to_string());
+        let dir = checkpoint(&[tokenizer, ("chat_template.jinja", template.to_owned())]);
+        assert_eq!(ids(&open(&dir, options()), user("a")), [5]);
+        let options = EncoderOptions { system_instruction: Some("b".to_owned()), ..options() };
+        let error = Encoder::open(dir.path(), 8, 6, options).err().unwrap();
+        assert_eq!(error.kind, ErrorKind::Usage);
+        assert!(error.message.contains(part) && error.message.contains("--system-instruction"), "{error}");
+    }
+}
+
+#[test]
 fn fields_that_are_null_are_not_there_for_the_template() {
     let template = "{% for m in messages %}{{ 'a' if m.tool_calls is defined }} b{% endfor %}".to_owned();
     let dir = checkpoint(&[("tokenizer.json", tokenizer().to_string()), ("chat_template.jinja", template)]);

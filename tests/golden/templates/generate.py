@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
 """Make the golden files for chat templates and tokenization of this folder.
 
-    pip install transformers==5.23.0 tokenizers==0.23.3 jinja2==3.1.6
+    pip install transformers==5.23.0 tokenizers==0.23.3 jinja2==3.1.6 gguf==0.19.0
     python tests/golden/templates/generate.py
 
 Writes
   cases.json         chat templates, what they are given, and the text transformers' renderer makes of it
   tokenizer.json     a tiny byte-level BPE tokenizer
   tokenization.json  its token ids for plain texts and, through a template, for conversations
+  gguf/*.gguf        the same tokens in llama.cpp's metadata, a file for each rule of cutting a text
+  gguf.json          what the tokenizers of `transformers` with that rule make of the texts
 
 A case of cases.json: name, template, bos_token and eos_token (null: not defined in the template), messages, tools (optional),
 add_generation_prompt, date (optional: the day `strftime_now` sees), and either `expected`, the rendered text, or `raises`, a
 part of the error's message (empty where only the failure matters, not Jinja's wording of it).
 
-The templates are written for this test: small ones in the manner of the common families, each for a few features.
+The templates are written for this test: here small ones, each for a few features; in families.py the formats of the families.
 """
 
 import json
@@ -21,9 +23,12 @@ import pathlib
 from datetime import datetime
 from unittest import mock
 
+import families
+import gguf
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2Tokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
+from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.utils import chat_template_utils
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -504,6 +509,7 @@ CASES = [
     case("string_plus_none", "{{ 'a' + messages[0].content }}", [message("user", None)], raises=""),
     case("append_is_refused", "{% set _ = messages.append(1) %}{{ messages | length }}", HELLO, raises=""),
     case("syntax_error", "{% if messages %}never closed", HELLO, raises=""),
+    *families.cases(case, TOOLS),
 ]
 
 
@@ -620,6 +626,78 @@ def tokenization(tokenizer):
     return {"bos_token": "<s>", "eos_token": "</s>", "plain": plain, "chats": chats}
 
 
+# -------------------------------------------------------------------------------------------------------- GGUF tokenizers
+
+
+class Llama3Converter(TikTokenConverter):
+    """What `transformers` makes of Llama 3's tokenizer, with our tokens."""
+
+    def __init__(self, vocab, merges):
+        super().__init__(None, extra_special_tokens=SPECIALS)
+        self.vocab, self.merges = vocab, merges
+
+    def extract_vocab_merges_from_model(self, _):
+        return self.vocab, self.merges
+
+
+def gguf_tokenizers(trained):
+    """Of each rule a tokenizer made by `transformers`; that of SmolLM as its tokenizer.json has it."""
+    model = json.loads(trained.to_str())["model"]
+    vocab, merges = model["vocab"], [tuple(pair) for pair in model["merges"]]
+    # Tokens that only some of the rules let come about.
+    for pair in [("1", "2"), ("12", "3"), ("123", "4"), ("Ġ", "1"), ("Ġ", "Ġ"), ("?", "Ċ"), ("ĠĠ", "Ċ")]:
+        if pair not in merges:
+            merges.append(pair)
+            vocab["".join(pair)] = len(vocab)
+    made = {
+        "gpt-2": GPT2Tokenizer(vocab, merges, unk_token="<s>", bos_token="<s>", eos_token="</s>").backend_tokenizer,
+        "qwen2": Qwen2Tokenizer(vocab, merges, unk_token="<s>", eos_token="</s>", pad_token="</s>").backend_tokenizer,
+        "llama-bpe": Llama3Converter(vocab, merges).converted(),
+        "smollm": Tokenizer(models.BPE(vocab, merges)),
+    }
+    made["smollm"].pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    for tokenizer in made.values():
+        tokenizer.add_special_tokens(SPECIALS)
+    return vocab, merges, made
+
+
+def write_gguf(rule, vocab, merges):
+    path = HERE / "gguf" / f"{rule}.gguf"
+    path.parent.mkdir(exist_ok=True)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(rule)
+    tokens = sorted(vocab, key=vocab.get)
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL if token in SPECIALS else gguf.TokenType.NORMAL for token in tokens])
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(vocab["<s>"])
+    writer.add_eos_token_id(vocab["</s>"])
+    writer.add_chat_template(CHAT_TEMPLATE)
+    if rule != "llama-bpe":
+        writer.add_add_bos_token(rule == "gpt-2")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+def gguf_tokenization(trained):
+    vocab, merges, made = gguf_tokenizers(trained)
+    rules = []
+    for rule, tokenizer in made.items():
+        write_gguf(rule, vocab, merges)
+        adds_bos = rule in ("gpt-2", "llama-bpe")  # the latter by the rule's own default
+        texts = TEXTS + ["12 1234 123456", "a ?\n\n  \nb",  "it's 10 o'CLOCK", "x1y22z333", "a\u0301 \u1100\u1161\u11a8"]
+        plain = []
+        for text in texts:
+            ids = tokenizer.encode(text, add_special_tokens=False).ids
+            plain.append({"text": text, "token_ids": [vocab["<s>"]] * adds_bos + ids})
+        rules.append({"rule": rule, "plain": plain})
+    return {"transformers": transformers.__version__, "rules": rules}
+
+
 def write(name, value):
     (HERE / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -627,7 +705,9 @@ def write(name, value):
 def main():
     transformers.utils.logging.set_verbosity_error()
     write("cases.json", {"transformers": transformers.__version__, "cases": [finish(case) for case in CASES]})
-    train_tokenizer().save(str(HERE / "tokenizer.json"))
+    trained = train_tokenizer()
+    trained.save(str(HERE / "tokenizer.json"))
+    write("gguf.json", gguf_tokenization(trained))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(HERE / "tokenizer.json"), bos_token="<s>", eos_token="</s>"
     )

@@ -1,66 +1,24 @@
-//! A weight tensor as it lies in a mapped file: element type, shape, bytes, and what an adapter adds to it. Nothing is
-//! copied.
+//! A weight tensor as it lies in a mapped file: how its elements are stored, shape, and what an adapter adds to it. Nothing
+//! is copied.
 
-use half::{bf16, f16};
+mod blocks;
+mod stored;
+
+pub use blocks::BlockFormat;
+pub use stored::{Dtype, Encoding, Scales, Stored};
+
 use std::ops::Range;
-
-/// Element types of weights that can be computed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Dtype {
-    /// Bytes an element takes.
-    pub fn size(self) -> usize {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::Bf16 => 2,
-        }
-    }
-
-    /// The name that `transformers` gives it (`torch_dtype`, `dtype`).
-    pub fn name(self) -> &'static str {
-        match self {
-            Dtype::F32 => "float32",
-            Dtype::F16 => "float16",
-            Dtype::Bf16 => "bfloat16",
-        }
-    }
-}
-
-/// Elements as they lie in a file: row-major, little-endian, of any alignment.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stored<'a> {
-    pub dtype: Dtype,
-    pub cols: usize,
-    pub bytes: &'a [u8],
-}
-
-impl<'a> Stored<'a> {
-    fn row_range(&self, range: Range<usize>) -> Self {
-        let row_bytes = self.cols * self.dtype.size();
-        Self { bytes: &self.bytes[range.start * row_bytes..range.end * row_bytes], ..*self }
-    }
-
-    /// The elements `cols` of row `row`, exactly.
-    #[inline(always)]
-    fn widen_run(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
-        let size = self.dtype.size();
-        let (start, end) = (row * self.cols + cols.start, row * self.cols + cols.end);
-        widen(self.dtype, &self.bytes[start * size..end * size], out);
-    }
-}
+use stored::round;
 
 /// What a low-rank adapter makes of a weight: `row_scales ∘ (W + scale · B · A)` (LoRA, DoRA).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LowRank<'a> {
     /// `[rank, cols]`
     pub a: Stored<'a>,
-    /// `[rows, rank]`
+    /// `[rows, rank]`, among others.
     pub b: Stored<'a>,
+    /// The first of its columns, and from each to the next.
+    pub b_columns: (usize, usize),
     pub scale: f64,
     /// One for each row; `None`: all 1.
     pub row_scales: Option<&'a [f64]>,
@@ -71,11 +29,10 @@ pub struct LowRank<'a> {
 /// A borrowed weight. It is read widened, to f32 or f64.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tensor<'a> {
-    pub dtype: Dtype,
+    pub stored: Stored<'a>,
     /// Rows and columns; a vector is one row.
     pub rows: usize,
     pub cols: usize,
-    pub bytes: &'a [u8],
     /// The type that stored elements are rounded to when they are read, as if the checkpoint had been stored in it.
     pub rounded_to: Dtype,
     /// An adapter's part of it.
@@ -94,11 +51,14 @@ pub struct View {
     pub stride: usize,
     /// Rows before the first of this tensor.
     pub skipped: usize,
-    /// Stored transposed: what is a row here is a column of this many.
-    pub column_of: Option<usize>,
+    /// What is a row here is a column of what is stored.
+    pub transposed: bool,
 }
 
 impl View {
+    /// All, row by row.
+    pub const WHOLE: Self = Self { first: 0, group: usize::MAX, stride: 0, skipped: 0, transposed: false };
+
     fn stored_row(&self, row: usize) -> usize {
         let row = row + self.skipped;
         self.first + row / self.group * self.stride + row % self.group
@@ -110,38 +70,41 @@ const RUN: usize = 256;
 
 impl<'a> Tensor<'a> {
     /// Elements as they are stored.
-    pub fn stored(dtype: Dtype, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
-        Self { dtype, rows, cols, bytes, rounded_to: dtype, update: None, view: None }
+    pub fn stored(encoding: impl Into<Encoding>, rows: usize, cols: usize, bytes: &'a [u8]) -> Self {
+        let stored = Stored::new(encoding, cols, bytes);
+        Self { stored, rows, cols, rounded_to: stored.encoding.dtype(), update: None, view: None }
     }
 
     /// The rows `range`, as a tensor of their own.
     pub fn row_range(&self, range: Range<usize>) -> Tensor<'a> {
-        if let Some(view) = self.view {
+        if let Some(view) = self.view.or((!self.stored.is_plain()).then_some(View::WHOLE)) {
             let view = View { skipped: view.skipped + range.start, ..view };
             return Tensor { rows: range.len(), view: Some(view), ..*self };
         }
-        let bytes =
-            Stored { dtype: self.dtype, cols: self.cols, bytes: self.bytes }.row_range(range.clone()).bytes;
+        let stored = self.stored.row_range(range.clone());
         let update = self.update.map(|update| LowRank {
             b: update.b.row_range(range.clone()),
             row_scales: update.row_scales.map(|scales| &scales[range.clone()]),
             ..update
         });
-        Tensor { rows: range.len(), bytes, update, ..*self }
+        Tensor { rows: range.len(), stored, update, ..*self }
     }
 
     /// The bytes of all elements, row by row, where they are stored as they are read and in this type.
     pub fn as_stored(&self, dtype: Dtype) -> Option<&'a [u8]> {
-        let plain = self.update.is_none() && self.view.is_none();
-        (plain && self.dtype == dtype && self.rounded_to == dtype).then_some(self.bytes)
+        let is_plain = self.update.is_none() && self.view.is_none() && self.stored.is_plain();
+        let is_of = self.stored.encoding == dtype.into() && self.rounded_to == dtype;
+        (is_plain && is_of).then_some(self.stored.bytes)
     }
 
     /// Whether all elements are the same, to the bit.
     pub fn is_same(&self, other: &Tensor<'_>) -> bool {
-        let one_place = std::ptr::eq(self.bytes, other.bytes);
-        (self.dtype, self.rounded_to, self.update, self.view, self.rows)
-            == (other.dtype, other.rounded_to, other.update, other.view, other.rows)
-            && (one_place || self.bytes == other.bytes)
+        let one_place = std::ptr::eq(self.stored.bytes, other.stored.bytes);
+        let bytes = if one_place { &[] } else { self.stored.bytes };
+        let others = if one_place { &[] } else { other.stored.bytes };
+        (self.rounded_to, self.update, self.view, self.rows)
+            == (other.rounded_to, other.update, other.view, other.rows)
+            && Stored { bytes, ..self.stored } == Stored { bytes: others, ..other.stored }
     }
 
     /// Widens the elements `cols` of row `row` to f32 into the front of `out`: exactly but for what they are
@@ -177,18 +140,17 @@ impl<'a> Tensor<'a> {
     #[inline(always)]
     fn widen_stored(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
         let out = &mut out[..cols.len()];
-        let stored = Stored { dtype: self.dtype, cols: self.cols, bytes: self.bytes };
         match self.view {
-            None => stored.widen_run(row, cols, out),
-            Some(view @ View { column_of: None, .. }) => stored.widen_run(view.stored_row(row), cols, out),
-            Some(view @ View { column_of: Some(columns), .. }) => {
-                let (stored, col) = (Stored { cols: columns, ..stored }, view.stored_row(row));
+            None => self.stored.widen_run(row, cols, out),
+            Some(view) if !view.transposed => self.stored.widen_run(view.stored_row(row), cols, out),
+            Some(view) => {
+                let col = view.stored_row(row);
                 for (row, out) in cols.zip(out.as_chunks_mut::<1>().0) {
-                    stored.widen_run(row, col..col + 1, out);
+                    self.stored.widen_run(row, col..col + 1, out);
                 }
             }
         }
-        if self.rounded_to != self.dtype {
+        if self.rounded_to != self.stored.encoding.dtype() {
             round(self.rounded_to, out);
         }
     }
@@ -215,30 +177,16 @@ impl<'a> Tensor<'a> {
         self.widen_into(&mut out);
         out
     }
-
-    /// Index of the first NaN or infinity.
-    pub fn first_non_finite(&self) -> Option<usize> {
-        // An all-ones exponent is how all three types write NaN and infinity.
-        match self.dtype {
-            Dtype::F32 => self
-                .bytes
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .position(|b| u32::from_le_bytes(*b) & 0x7f80_0000 == 0x7f80_0000),
-            Dtype::Bf16 => first_with_exponent(self.bytes, bf16::INFINITY.to_bits()),
-            Dtype::F16 => first_with_exponent(self.bytes, f16::INFINITY.to_bits()),
-        }
-    }
 }
 
 impl LowRank<'_> {
     /// Makes of the elements `cols` of row `row` what the adapter makes of them; `buffer` is as long as `out`.
     #[inline(always)]
     fn apply(&self, row: usize, cols: Range<usize>, buffer: &mut [f32], out: &mut [f64]) {
-        for k in 0..self.b.cols {
-            let mut factor = [0.0f32];
-            self.b.widen_run(row, k..k + 1, &mut factor);
+        let (first, step) = self.b_columns;
+        for k in 0..(self.b.cols - first).div_ceil(step) {
+            let (col, mut factor) = (first + k * step, [0.0f32]);
+            self.b.widen_run(row, col..col + 1, &mut factor);
             let factor = self.scale * f64::from(factor[0]);
             self.a.widen_run(k, cols.clone(), buffer);
             out.iter_mut().zip(&*buffer).for_each(|(to, a)| *to += factor * f64::from(*a));
@@ -254,53 +202,10 @@ impl LowRank<'_> {
     }
 }
 
-#[inline(always)]
-fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
-    match dtype {
-        Dtype::F32 => {
-            for (to, from) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *to = f32::from_le_bytes(*from);
-            }
-        }
-        Dtype::Bf16 => {
-            for (to, from) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *to = f32::from_bits(u32::from(u16::from_le_bytes(*from)) << 16);
-            }
-        }
-        Dtype::F16 => {
-            for (to, from) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *to = f16::from_le_bytes(*from).to_f32();
-            }
-        }
-    }
-}
-
-/// Rounds values to what `dtype` can hold.
-#[inline(always)]
-fn round(dtype: Dtype, values: &mut [f32]) {
-    match dtype {
-        Dtype::F32 => {}
-        Dtype::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
-        Dtype::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
-    }
-}
-
-/// First 16-bit element all of whose exponent bits (those of `mask`) are set. Blocks are tested whole, without early
-/// exit inside, so that the loop runs at memory speed.
-fn first_with_exponent(bytes: &[u8], mask: u16) -> Option<usize> {
-    const BLOCK: usize = 4096;
-    let hit = |element: &[u8; 2]| u16::from_le_bytes(*element) & mask == mask;
-    bytes.as_chunks::<2>().0.chunks(BLOCK).enumerate().find_map(|(index, block)| {
-        block
-            .iter()
-            .fold(false, |any, element| any | hit(element))
-            .then(|| index * BLOCK + block.iter().position(hit).expect("the block has a hit"))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::{bf16, f16};
 
     fn tensor(dtype: Dtype, bytes: &[u8]) -> Tensor<'_> {
         Tensor::stored(dtype, 1, bytes.len() / dtype.size(), bytes)
@@ -338,11 +243,12 @@ mod tests {
         let values = |n: usize, step: f32| (0..n).map(|i| (i as f32 * step).sin()).collect::<Vec<f32>>();
         let (w, a, b) = (values(rows * cols, 0.7), values(rank * cols, 0.3), values(rows * rank, 1.1));
         let (w_bytes, a_bytes, b_bytes) = (bytes(&w), bytes(&a), bytes(&b));
-        let stored = |cols, bytes| Stored { dtype: Dtype::F32, cols, bytes };
+        let stored = |cols, bytes| Stored::new(Dtype::F32, cols, bytes);
         let row_scales = [1.0, 0.5, 2.0];
         let update = LowRank {
             a: stored(cols, &a_bytes),
             b: stored(rank, &b_bytes),
+            b_columns: (0, 1),
             scale: 0.25,
             row_scales: Some(&row_scales),
             merged_to: None,
@@ -374,11 +280,89 @@ mod tests {
             let f32s: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             let f16s: Vec<u8> = values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect();
             let bf16s: Vec<u8> = values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect();
-            assert_eq!(tensor(Dtype::F32, &f32s).first_non_finite(), Some(8500));
-            assert_eq!(tensor(Dtype::F16, &f16s).first_non_finite(), Some(8500));
-            assert_eq!(tensor(Dtype::Bf16, &bf16s).first_non_finite(), Some(8500));
+            assert_eq!(tensor(Dtype::F32, &f32s).stored.first_non_finite(), Some(8500));
+            assert_eq!(tensor(Dtype::F16, &f16s).stored.first_non_finite(), Some(8500));
+            assert_eq!(tensor(Dtype::Bf16, &bf16s).stored.first_non_finite(), Some(8500));
         }
         let largest: Vec<u8> = f16::MAX.to_le_bytes().into();
-        assert_eq!(tensor(Dtype::F16, &largest).first_non_finite(), None);
+        assert_eq!(tensor(Dtype::F16, &largest).stored.first_non_finite(), None);
+    }
+
+    /// Pseudo-random bytes.
+    fn noise(count: usize) -> Vec<u8> {
+        (0..count as u32).map(|i| (i.wrapping_mul(2654435761).rotate_left(15) >> 13) as u8).collect()
+    }
+
+    const BLOCK_FORMATS: [BlockFormat; 8] = [
+        BlockFormat::Q4_0,
+        BlockFormat::Q4_1,
+        BlockFormat::Q5_0,
+        BlockFormat::Q5_1,
+        BlockFormat::Q8_0,
+        BlockFormat::Q4K,
+        BlockFormat::Q5K,
+        BlockFormat::Q6K,
+    ];
+
+    #[test]
+    fn any_part_of_a_quantized_matrix_is_that_part_of_the_whole() {
+        let (rows, cols) = (12, 512);
+        let scales: Vec<u8> = (0..36).flat_map(|i| (1.0f32 + i as f32).to_le_bytes()).collect();
+        let fp8 = Scales { dtype: Dtype::F32, bytes: &scales, block: (4, 43), across: 12 };
+        let encodings = BLOCK_FORMATS.map(|format| (Encoding::Block(format), None));
+        for (encoding, scales) in encodings.into_iter().chain([(Encoding::Fp8, Some(fp8))]) {
+            let bytes = noise(encoding.bytes(rows * cols).unwrap());
+            for paired in [None, Some(6)] {
+                let stored = Stored { scales, paired, ..Stored::new(encoding, cols, &bytes) };
+                let tensor = Tensor { stored, ..Tensor::stored(encoding, rows, cols, &bytes) };
+                let same = |some: &[f32], others: &[f32]| {
+                    some.iter().map(|v| v.to_bits()).eq(others.iter().map(|v| v.to_bits()))
+                };
+                let whole = tensor.to_f32();
+                for (row, start, end) in [(0, 0, 1), (3, 31, 33), (7, 5, 300), (11, 256, 512), (5, 510, 512)]
+                {
+                    let mut part = vec![0.0; end - start];
+                    tensor.widen_run(row, start..end, &mut part);
+                    assert!(
+                        same(&part, &whole[row * cols..][start..end]),
+                        "{encoding:?} {row} {start} {end}"
+                    );
+                }
+                let rest = tensor.row_range(2..11).row_range(3..7);
+                assert!(same(&rest.to_f32(), &whole[5 * cols..9 * cols]), "{encoding:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_fp8_number_is_what_its_bits_say() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let mut found = [0.0; 256];
+        Stored::new(Encoding::Fp8, 256, &bytes).widen_run(0, 0..256, &mut found);
+        for (byte, found) in (0..=255u8).zip(found) {
+            let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f64::from(byte & 7) / 8.0);
+            let magnitude = match exponent {
+                0 => mantissa * 2f64.powi(-6),
+                _ => (1.0 + mantissa) * 2f64.powi(exponent - 7),
+            };
+            let expected = if byte < 128 { magnitude } else { -magnitude };
+            assert!(byte & 0x7f == 0x7f || f64::from(found) == expected, "{byte}: {found}, not {expected}");
+        }
+        assert_eq!(Stored::new(Encoding::Fp8, 256, &bytes).first_non_finite(), Some(0x7f));
+    }
+
+    #[test]
+    fn scales_that_are_not_finite_are_found() {
+        for format in BLOCK_FORMATS {
+            let mut bytes = vec![0; 3 * format.bytes()];
+            let scale = if format == BlockFormat::Q6K { 208 } else { 0 };
+            bytes[format.bytes() + scale..][..2].copy_from_slice(&f16::NAN.to_le_bytes());
+            let stored = Stored::new(Encoding::Block(format), 3 * format.elements(), &bytes);
+            assert_eq!(stored.first_non_finite(), Some(format.elements()), "{format:?}");
+        }
+        let scales = [1.0f32, f32::INFINITY].map(f32::to_le_bytes).concat();
+        let fp8 = Scales { dtype: Dtype::F32, bytes: &scales, block: (1, 4), across: 1 };
+        let stored = Stored { scales: Some(fp8), ..Stored::new(Encoding::Fp8, 4, &[0; 8]) };
+        assert_eq!(stored.first_non_finite(), Some(4));
     }
 }

@@ -1,0 +1,279 @@
+//! Elements as they lie in a file, and what they are as numbers.
+
+use super::blocks::{BlockFormat, UNIT};
+use half::{bf16, f16};
+use std::ops::Range;
+
+/// Types of floating-point numbers that weights are stored in and may be rounded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes an element takes.
+    pub fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::Bf16 => 2,
+        }
+    }
+
+    /// The name that `transformers` gives it (`torch_dtype`, `dtype`).
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "float32",
+            Dtype::F16 => "float16",
+            Dtype::Bf16 => "bfloat16",
+        }
+    }
+}
+
+/// How elements are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    Float(Dtype),
+    /// 8 bits: 4 of exponent, 3 of mantissa, no infinity (`float8_e4m3fn`); with [`Scales`].
+    Fp8,
+    Block(BlockFormat),
+}
+
+impl From<Dtype> for Encoding {
+    fn from(dtype: Dtype) -> Self {
+        Encoding::Float(dtype)
+    }
+}
+
+impl Encoding {
+    /// The type that holds every element as it is: quantized ones are f32 by their definition.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Encoding::Float(dtype) => dtype,
+            Encoding::Fp8 | Encoding::Block(_) => Dtype::F32,
+        }
+    }
+
+    /// The name that `transformers` or ggml gives it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Encoding::Float(dtype) => dtype.name(),
+            Encoding::Fp8 => "float8_e4m3fn",
+            Encoding::Block(format) => format.name(),
+        }
+    }
+
+    /// Bytes of `elements` elements, `None` where they are no whole blocks.
+    pub fn bytes(self, elements: usize) -> Option<usize> {
+        match self {
+            Encoding::Float(dtype) => elements.checked_mul(dtype.size()),
+            Encoding::Fp8 => Some(elements),
+            Encoding::Block(format) => elements
+                .is_multiple_of(format.elements())
+                .then_some(elements / format.elements())?
+                .checked_mul(format.bytes()),
+        }
+    }
+}
+
+/// Factors of elements, one for each block of rows and columns.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scales<'a> {
+    pub dtype: Dtype,
+    pub bytes: &'a [u8],
+    /// Rows and columns of a block.
+    pub block: (usize, usize),
+    /// Blocks side by side.
+    pub across: usize,
+}
+
+impl Scales<'_> {
+    #[inline(always)]
+    fn get(&self, row: usize, col: usize) -> f32 {
+        let index = row / self.block.0 * self.across + col / self.block.1;
+        let size = self.dtype.size();
+        let mut scale = [0.0];
+        widen_float(self.dtype, &self.bytes[index * size..(index + 1) * size], &mut scale);
+        scale[0]
+    }
+
+    /// Multiplies the elements `cols` of row `row`.
+    #[inline(always)]
+    fn apply(&self, row: usize, cols: Range<usize>, values: &mut [f32]) {
+        let (mut col, mut rest) = (cols.start, values);
+        while col < cols.end {
+            let end = (col / self.block.1 + 1).saturating_mul(self.block.1).min(cols.end);
+            let (part, after) = rest.split_at_mut(end - col);
+            let scale = self.get(row, col);
+            part.iter_mut().for_each(|v| *v *= scale);
+            (col, rest) = (end, after);
+        }
+    }
+}
+
+/// Elements as they lie in a file: row-major, little-endian, of any alignment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stored<'a> {
+    pub encoding: Encoding,
+    pub cols: usize,
+    pub bytes: &'a [u8],
+    /// Factors of the elements (FP8).
+    pub scales: Option<Scales<'a>>,
+    /// llama.cpp's order of queries and keys: of every head, whose number of rows this is, row `i` of the first half is
+    /// followed by row `i` of the second, since they are rotated together.
+    pub paired: Option<usize>,
+}
+
+impl<'a> Stored<'a> {
+    /// Elements without more to them.
+    pub fn new(encoding: impl Into<Encoding>, cols: usize, bytes: &'a [u8]) -> Self {
+        Self { encoding: encoding.into(), cols, bytes, scales: None, paired: None }
+    }
+
+    /// Whether a range of rows is a range of bytes and nothing else.
+    pub fn is_plain(&self) -> bool {
+        self.scales.is_none() && self.paired.is_none()
+    }
+
+    /// The bytes of some rows, in the order of the file.
+    fn rows(&self, rows: Range<usize>) -> &'a [u8] {
+        let row_bytes = self.encoding.bytes(self.cols).expect("rows are whole blocks");
+        &self.bytes[rows.start * row_bytes..rows.end * row_bytes]
+    }
+
+    /// The rows `range` of a [plain](Stored::is_plain) matrix.
+    pub fn row_range(&self, range: Range<usize>) -> Self {
+        Self { bytes: self.rows(range), ..*self }
+    }
+
+    /// The elements `cols` of row `row`, exactly: quantized ones are f32 by their definition.
+    #[inline(always)]
+    pub fn widen_run(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
+        let in_file = self.paired.map_or(row, |rows| {
+            let (head, row) = (row / rows * rows, row % rows);
+            head + 2 * (row % (rows / 2)) + row / (rows / 2)
+        });
+        match self.encoding {
+            Encoding::Float(dtype) => {
+                let (start, size) = (in_file * self.cols, dtype.size());
+                widen_float(dtype, &self.bytes[(start + cols.start) * size..(start + cols.end) * size], out);
+            }
+            Encoding::Fp8 => {
+                let start = in_file * self.cols;
+                widen_fp8(&self.bytes[start + cols.start..start + cols.end], out);
+            }
+            Encoding::Block(format) => {
+                widen_blocks(format, self.rows(in_file..in_file + 1), cols.clone(), out)
+            }
+        }
+        if let Some(scales) = &self.scales {
+            scales.apply(row, cols, out);
+        }
+    }
+
+    /// Index of an element that is NaN or infinite, or of the first of those that are it together.
+    pub fn first_non_finite(&self) -> Option<usize> {
+        let own = match self.encoding {
+            Encoding::Float(dtype) => first_non_finite(dtype, self.bytes),
+            Encoding::Fp8 => self.bytes.iter().position(|byte| byte & 0x7f == 0x7f),
+            Encoding::Block(format) => self
+                .bytes
+                .chunks_exact(format.bytes())
+                .position(|block| !format.is_finite(block))
+                .map(|block| block * format.elements()),
+        };
+        own.or_else(|| {
+            let scales = self.scales?;
+            let index = first_non_finite(scales.dtype, scales.bytes)?;
+            Some(index / scales.across * scales.block.0 * self.cols + index % scales.across * scales.block.1)
+        })
+    }
+}
+
+#[inline(always)]
+fn widen_float(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        Dtype::F32 => {
+            for (to, from) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *to = f32::from_le_bytes(*from);
+            }
+        }
+        Dtype::Bf16 => {
+            for (to, from) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *to = f32::from_bits(u32::from(u16::from_le_bytes(*from)) << 16);
+            }
+        }
+        Dtype::F16 => {
+            for (to, from) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *to = f16::from_le_bytes(*from).to_f32();
+            }
+        }
+    }
+}
+
+/// NaN is refused when a checkpoint is opened, and means nothing here.
+#[inline(always)]
+fn widen_fp8(bytes: &[u8], out: &mut [f32]) {
+    // Exponent and mantissa are put at the places that they have in an f32, whose exponents begin 120 below.
+    let bias = f32::from_bits((127 + 120) << 23);
+    for (to, from) in out.iter_mut().zip(bytes) {
+        let magnitude = f32::from_bits(u32::from(from & 0x7f) << 20) * bias;
+        *to = f32::from_bits(magnitude.to_bits() | u32::from(from & 0x80) << 24);
+    }
+}
+
+/// The elements `cols` of a row of blocks.
+#[inline(always)]
+fn widen_blocks(format: BlockFormat, row: &[u8], cols: Range<usize>, out: &mut [f32]) {
+    let units = format.elements() / UNIT;
+    let (mut col, mut rest) = (cols.start, &mut out[..cols.len()]);
+    while col < cols.end {
+        let (unit, skipped) = (col / UNIT, col % UNIT);
+        let block = &row[unit / units * format.bytes()..][..format.bytes()];
+        let count = (UNIT - skipped).min(cols.end - col);
+        let (part, after) = rest.split_at_mut(count);
+        if let Ok(whole) = <&mut [f32; UNIT]>::try_from(&mut *part) {
+            format.widen_unit(block, unit % units, whole);
+        } else {
+            let mut whole = [0.0; UNIT];
+            format.widen_unit(block, unit % units, &mut whole);
+            part.copy_from_slice(&whole[skipped..skipped + count]);
+        }
+        (col, rest) = (col + count, after);
+    }
+}
+
+/// Rounds values to what `dtype` can hold.
+#[inline(always)]
+pub fn round(dtype: Dtype, values: &mut [f32]) {
+    match dtype {
+        Dtype::F32 => {}
+        Dtype::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
+        Dtype::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
+    }
+}
+
+/// An all-ones exponent is how all three types write NaN and infinity.
+fn first_non_finite(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
+    match dtype {
+        Dtype::F32 => {
+            bytes.as_chunks::<4>().0.iter().position(|b| u32::from_le_bytes(*b) & 0x7f80_0000 == 0x7f80_0000)
+        }
+        Dtype::Bf16 => first_with_exponent(bytes, bf16::INFINITY.to_bits()),
+        Dtype::F16 => first_with_exponent(bytes, f16::INFINITY.to_bits()),
+    }
+}
+
+/// First 16-bit element all of whose exponent bits (those of `mask`) are set. Blocks are tested whole, without early
+/// exit inside, so that the loop runs at memory speed.
+fn first_with_exponent(bytes: &[u8], mask: u16) -> Option<usize> {
+    const BLOCK: usize = 4096;
+    let hit = |element: &[u8; 2]| u16::from_le_bytes(*element) & mask == mask;
+    bytes.as_chunks::<2>().0.chunks(BLOCK).enumerate().find_map(|(index, block)| {
+        block
+            .iter()
+            .fold(false, |any, element| any | hit(element))
+            .then(|| index * BLOCK + block.iter().position(hit).expect("the block has a hit"))
+    })
+}
