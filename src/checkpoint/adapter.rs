@@ -30,6 +30,8 @@ pub struct Adapter {
     updates: BTreeMap<String, Update>,
     /// Tensors that stand in the place of the model's: its name → the adapter's.
     replaced: BTreeMap<String, String>,
+    /// A tensor for the unembedding of a model whose unembedding is its embedding.
+    unread_head: Option<String>,
     /// Weights are rounded as if the adapter had been merged and the sum stored.
     merge: bool,
 }
@@ -83,10 +85,11 @@ impl Adapter {
             weights: Weights::map(&[path])?,
             updates: BTreeMap::new(),
             replaced: BTreeMap::new(),
+            unread_head: None,
             merge,
         };
         adapter.sort_tensors(spec, model, &config)?;
-        if adapter.updates.is_empty() && adapter.replaced.is_empty() {
+        if !adapter.updates.keys().chain(adapter.replaced.keys()).any(|name| spec.is_scored(name)) {
             return Err(adapter.broken("changes nothing of what is scored".into()));
         }
         adapter.check_finite()?;
@@ -98,6 +101,11 @@ impl Adapter {
     pub fn files(&self) -> Vec<PathBuf> {
         let weights = self.weights.files().map(Path::to_path_buf);
         std::iter::once(self.dir.join(CONFIG)).chain(weights).collect()
+    }
+
+    /// A tensor of the adapter for an unembedding that the model does not have.
+    pub fn unread_head(&self) -> Option<&str> {
+        self.unread_head.as_deref()
     }
 
     /// What the adapter makes of the model's tensor `name`.
@@ -136,11 +144,16 @@ impl Adapter {
             let target = target.replace(".base_layer.", ".");
             // An adapter of a multimodal model may change the part for images too.
             let Some(target) = model.own_name(&target) else { continue };
+            let is_part = |target: &str| {
+                spec.is_scored(target) || spec.is_after_layers(target) && model.shape(target).is_some()
+            };
             if let Some(module) = target.strip_suffix(".lora_A.weight") {
-                if spec.is_scored(&format!("{module}.weight")) {
+                if is_part(&format!("{module}.weight")) {
                     let update = self.update(name, module, model, config)?;
                     self.updates.insert(format!("{module}.weight"), update);
-                } else if !spec.is_after_layers(&format!("{module}.weight")) {
+                } else if spec.is_after_layers(&format!("{module}.weight")) {
+                    self.unread_head = Some(name.clone());
+                } else {
                     return Err(self.broken(format!("adapts {module}, which the model does not have")));
                 }
             } else if target.contains(".lora_embedding_") {
@@ -151,7 +164,7 @@ impl Adapter {
                 if !known || !names.contains(&format!("{module}.lora_A.weight")) {
                     return Err(self.broken(format!("has tensor {name}, which belongs to no lora_A.weight")));
                 }
-            } else if spec.is_scored(&target) {
+            } else if is_part(&target) {
                 let (own, others) = (self.weights.shape(name), model.shape(&target));
                 if own != others {
                     return Err(self.broken(format!(
@@ -160,7 +173,9 @@ impl Adapter {
                 }
                 self.computable(name)?;
                 self.replaced.insert(target, name.clone());
-            } else if !spec.is_after_layers(&target) {
+            } else if spec.is_after_layers(&target) {
+                self.unread_head = Some(name.clone());
+            } else {
                 return Err(self.broken(format!("has tensor {name}, which the model does not have")));
             }
         }

@@ -12,6 +12,15 @@ pub struct RunningL1 {
     pub ftc: f64,
 }
 
+/// The same of a layer's parts and of the whole of it: sums over the layers so far of what attention and what the MLP
+/// contributed.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct PartsL1 {
+    pub attention: RunningL1,
+    pub mlp: RunningL1,
+    pub whole: RunningL1,
+}
+
 /// `a / (a + b)`, and 0 where both are 0 (two equal models that do nothing).
 fn share(a: f64, b: f64) -> f64 {
     if a == 0.0 { 0.0 } else { a / (a + b) }
