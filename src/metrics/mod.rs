@@ -2,8 +2,12 @@
 //! summarizes them over prompts.
 
 mod classes;
+mod folds;
+mod intervals;
 
 pub use classes::{auc, quantile};
+pub use folds::{Chosen, Goal, cross_validate};
+pub use intervals::{Random, bootstrap, delong, tpr_at_fpr};
 
 /// The L1 norms of the running sums of one twin row after a layer, in f64.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
