@@ -1,8 +1,12 @@
 //! Flags → a job that can start. Everything that can fail early fails here: paths, checkpoints, the pair, inputs, the
 //! output and what it already holds.
 
+mod experiments;
 mod options;
 mod score;
+
+pub use experiments::{CompareOptions, ReportOptions, SweepOptions, compare, report, sweep};
+use options::parse_count;
 
 pub use options::{
     Device, DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PromptOptions,

@@ -124,6 +124,23 @@ impl Encoder {
         self.fit(&ids)
     }
 
+    /// The first token of text in the middle of other text: no special tokens.
+    ///
+    /// # Errors
+    /// Where there is no tokenizer, or the text has no tokens.
+    pub fn first_token(&self, text: &str) -> Result<u32, RowError> {
+        let ids = self.tokenize(text, false)?;
+        self.check_range(&ids)?;
+        ids.first().copied().ok_or_else(|| {
+            RowError::new(RowErrorKind::EmptyPrompt, format!("the answer {text:?} has no tokens"))
+        })
+    }
+
+    /// Whether plain prompts go through the chat template.
+    pub fn applies_chat_template(&self) -> bool {
+        self.options.apply_chat_template
+    }
+
     /// SHA-256 of `tokenizer.json`, in hexadecimal.
     pub fn tokenizer_sha256(&self) -> Option<&str> {
         self.tokenizer_sha256.as_deref()
