@@ -7,6 +7,7 @@ pub mod inspect;
 pub mod questions;
 pub mod score;
 pub mod sweep;
+pub mod trace;
 
 use crate::output::Report;
 use serde_json::Value;
@@ -16,6 +17,7 @@ pub fn report(summary: &Value) -> Option<Report> {
     match summary["experiment"].as_str()? {
         "sweep" => sweep::report(summary),
         "compare" => compare::report(summary),
+        "trace" => trace::report(summary),
         _ => None,
     }
 }

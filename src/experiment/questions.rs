@@ -204,7 +204,7 @@ fn ready(plain: Plain, encoder: &Encoder) -> std::result::Result<Question, Strin
     }
     let encoded = encoder.encode(&content).map_err(|error| error.message)?;
     let tokens: std::result::Result<Vec<u32>, _> =
-        answers.iter().map(|answer| encoder.first_token(answer)).collect();
+        answers.iter().map(|answer| encoder.continuation(answer).map(|ids| ids[0])).collect();
     let answer_tokens = tokens.map_err(|error| error.message)?;
     for (index, token) in answer_tokens.iter().enumerate() {
         if let Some(earlier) = answer_tokens[..index].iter().position(|other| other == token) {

@@ -16,13 +16,17 @@ use crate::{
         questions::{self, Examples},
         score::BatchLimits,
         sweep::{self, Grid, Task},
+        trace,
     },
     output::{self, Folder, Progress, Report, read_summary},
-    prompt::{Encoder, Source},
+    prompt::{Content, Encoder, Source},
 };
 use clap::Args;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+};
 
 /// What all experiments have in common.
 #[derive(Debug, Clone, Args)]
@@ -90,6 +94,18 @@ pub struct CompareOptions {
     pub common: ExperimentOptions,
 }
 
+/// Flags of `tuco trace`.
+#[derive(Debug, Clone, Args)]
+pub struct TraceOptions {
+    /// What the model is told
+    pub prompt: String,
+    /// What it answers; its tokens are traced too
+    #[arg(long, value_name = "TEXT")]
+    pub response: Option<String>,
+    #[command(flatten)]
+    pub common: ExperimentOptions,
+}
+
 /// Flags of `tuco report`.
 #[derive(Debug, Clone, Args)]
 pub struct ReportOptions {
@@ -140,8 +156,8 @@ impl Opened {
         };
         let batching = Batching { limits, progress: &progress, pool, stop: &STOP };
         let outcome = match machine.device {
-            Device::Auto | Device::Cpu => experiment.run(&Cpu::new(), pair, &batching, &mut folder),
-            Device::Reference => experiment.run(&Reference, pair, &batching, &mut folder),
+            Device::Auto | Device::Cpu => experiment.run(&Cpu::new(), self, &batching, &mut folder),
+            Device::Reference => experiment.run(&Reference, self, &batching, &mut folder),
         };
         let closing = progress.finish();
         let mut summary = outcome.map_err(|error| match error.kind {
@@ -159,6 +175,11 @@ impl Opened {
         summary["command"] = json!(std::env::args().collect::<Vec<_>>());
         let report = experiment::report(&summary).expect("an experiment's own summary");
         folder.finish(&summary, &report)?;
+        if std::io::stdout().is_terminal()
+            && let (Experiment::Trace(_), Some(text)) = (experiment, trace::colored(&summary))
+        {
+            output::print(&text)?;
+        }
         output::print(&report.to_markdown())?;
         if !options.quiet {
             self.tell(&closing);
@@ -180,6 +201,7 @@ impl Opened {
 enum Experiment {
     Sweep(Vec<Task>, Grid),
     Compare(Vec<compare::Prompt>),
+    Trace(trace::Text),
 }
 
 impl Experiment {
@@ -193,6 +215,7 @@ impl Experiment {
             Self::Compare(prompts) => {
                 (prompts.len(), prompts.iter().filter(|prompt| prompt.token_ids.is_err()).count())
             }
+            Self::Trace(_) => (1, 0),
         }
     }
 
@@ -203,14 +226,15 @@ impl Experiment {
     fn run<B: Backend>(
         &self,
         backend: &B,
-        pair: &Pair,
+        opened: &Opened,
         batching: &Batching<'_>,
         folder: &mut Folder,
     ) -> Result<Value> {
-        let engine = Engine::new(backend, pair);
+        let engine = Engine::new(backend, &opened.pair);
         match self {
             Self::Sweep(tasks, grid) => sweep::run(&engine, tasks, grid, batching, folder),
             Self::Compare(prompts) => compare::run(&engine, prompts, batching, folder),
+            Self::Trace(text) => trace::run(&engine, text, &opened.encoder, batching, folder),
         }
     }
 }
@@ -268,6 +292,34 @@ pub fn compare(options: CompareOptions) -> Result<()> {
     opened.encoder.take_warnings().iter().for_each(|warning| opened.tell(warning));
     compare::check(&prompts)?;
     opened.run(&Experiment::Compare(prompts))
+}
+
+/// `tuco trace`.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn trace(options: TraceOptions) -> Result<()> {
+    if options.prompt.is_empty() || options.response.as_ref().is_some_and(String::is_empty) {
+        let what = if options.prompt.is_empty() { "the prompt" } else { "--response" };
+        return Err(Error::usage(format!("{what} is empty, expected text")));
+    }
+    let opened = Opened::open(options.common)?;
+    opened.pair.checkpoints.ft.head()?;
+    let encoder = &opened.encoder;
+    let usage = |error: crate::prompt::RowError| Error::usage(error.message);
+    let mut token_ids = encoder.encode(&Content::Prompt(options.prompt)).map_err(usage)?.token_ids;
+    let prompt = token_ids.len();
+    if let Some(response) = &options.response {
+        token_ids.extend(encoder.continuation(response).map_err(usage)?);
+    }
+    if token_ids.len() > encoder.max_length() {
+        return Err(Error::usage(format!(
+            "prompt and response have {} tokens, but the model takes at most {}",
+            token_ids.len(),
+            encoder.max_length()
+        )));
+    }
+    opened.run(&Experiment::Trace(trace::Text { token_ids, prompt }))
 }
 
 /// `tuco report`.

@@ -5,7 +5,9 @@ mod experiments;
 mod options;
 mod score;
 
-pub use experiments::{CompareOptions, ReportOptions, SweepOptions, compare, report, sweep};
+pub use experiments::{
+    CompareOptions, ReportOptions, SweepOptions, TraceOptions, compare, report, sweep, trace,
+};
 use options::parse_count;
 
 pub use options::{

@@ -2,6 +2,7 @@
 //! whoever watches.
 
 mod folder;
+mod heatmap;
 mod histogram;
 mod jsonl;
 mod manifest;
@@ -10,6 +11,7 @@ mod progress;
 mod report;
 
 pub use folder::{Folder, read_summary};
+pub use heatmap::{color, heatmap};
 pub use histogram::histogram;
 pub use jsonl::{Sink, WrittenRow};
 pub use manifest::Manifest;

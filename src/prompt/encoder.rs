@@ -124,16 +124,27 @@ impl Encoder {
         self.fit(&ids)
     }
 
-    /// The first token of text in the middle of other text: no special tokens.
+    /// The tokens of text in the middle of other text, at least one: no special tokens.
     ///
     /// # Errors
     /// Where there is no tokenizer, or the text has no tokens.
-    pub fn first_token(&self, text: &str) -> Result<u32, RowError> {
+    pub fn continuation(&self, text: &str) -> Result<Vec<u32>, RowError> {
         let ids = self.tokenize(text, false)?;
         self.check_range(&ids)?;
-        ids.first().copied().ok_or_else(|| {
-            RowError::new(RowErrorKind::EmptyPrompt, format!("the answer {text:?} has no tokens"))
-        })
+        if ids.is_empty() {
+            return Err(RowError::new(RowErrorKind::EmptyPrompt, format!("{text:?} has no tokens")));
+        }
+        Ok(ids)
+    }
+
+    /// What a token says; one that is part of a character has replacement characters. `None` without a tokenizer.
+    pub fn text_of(&self, token: u32) -> Option<String> {
+        self.tokenizer.as_ref()?.decode(&[token], false).ok()
+    }
+
+    /// The most tokens that a row may have.
+    pub fn max_length(&self) -> usize {
+        self.max_length
     }
 
     /// Whether plain prompts go through the chat template.

@@ -3,5 +3,6 @@
 mod adapters;
 mod checkpoints;
 mod common;
+mod experiments;
 mod reports;
 mod score;
