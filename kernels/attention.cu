@@ -9,9 +9,10 @@
 
 constexpr int THREADS = 128, QUERIES = 64;
 
-// Queries `first_query ..` of the sequence whose `length` rows start at row `start`.
+// `queries` queries of one sequence, at positions from `first_query` on, in rows from `row` on. The rows of keys and values at
+// positions 0 and up are path_rows[path] and up.
 struct AttentionTile {
-    int32_t start, length, first_query, unused;
+    int32_t row, queries, first_query, path;
 };
 
 struct AttentionArgs {
@@ -19,6 +20,7 @@ struct AttentionArgs {
     const void* k;
     const void* v;
     const AttentionTile* tiles;
+    const int32_t* path_rows;
     int64_t q_pitch, kv_pitch;
     // Query heads that share a key-value head.
     int32_t group, head_dim;
@@ -39,21 +41,21 @@ struct AttentionShared {
     bf16 k[2][KEYS * PITCH], v[2][KEYS * PITCH];
 };
 
-// Copies rows `first ..` of `rows` rows of a head into a tile, zeros for rows from `end` on and for padding.
-template <int DH, int ROWS>
-__device__ __forceinline__ void load_tile(bf16* tile, const bf16* from, int64_t pitch, int first, int end, int head_dim) {
+// Copies a head of ROWS rows, `row_of(i)` being the i-th of them, into a tile; zeros from the `count`-th on and for padding.
+template <int DH, int ROWS, class RowOf>
+__device__ __forceinline__ void load_tile(bf16* tile, const bf16* from, int64_t pitch, int count, int head_dim, RowOf row_of) {
     constexpr int PITCH = AttentionShared<DH>::PITCH;
     // Heads that do not start on 16 bytes are copied by hand, and only few models have such.
     if (head_dim % 8 == 0) {
         for (int chunk = threadIdx.x; chunk < ROWS * DH / 8; chunk += THREADS) {
             const int r = chunk / (DH / 8), i = chunk % (DH / 8) * 8;
-            const bool there = first + r < end && i < head_dim;
-            copy_async_16(&tile[r * PITCH + i], from + (there ? (first + r) * pitch + i : 0), there ? 16 : 0);
+            const bool there = r < count && i < head_dim;
+            copy_async_16(&tile[r * PITCH + i], from + (there ? row_of(r) * pitch + i : 0), there ? 16 : 0);
         }
     } else {
         for (int at = threadIdx.x; at < ROWS * DH; at += THREADS) {
             const int r = at / DH, i = at % DH;
-            tile[r * PITCH + i] = first + r < end && i < head_dim ? from[(first + r) * pitch + i] : bf16{0};
+            tile[r * PITCH + i] = r < count && i < head_dim ? from[row_of(r) * pitch + i] : bf16{0};
         }
     }
 }
@@ -66,17 +68,20 @@ __device__ void attention(const AttentionArgs& args) {
     Shared& shared = *reinterpret_cast<Shared*>(shared_memory());
     const AttentionTile tile = args.tiles[blockIdx.x];
     const int head = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    bf16* q = static_cast<bf16*>(args.q) + tile.start * args.q_pitch + int64_t(head) * args.head_dim;
-    const int64_t kv = tile.start * args.kv_pitch + int64_t(head / args.group) * args.head_dim;
+    bf16* q = static_cast<bf16*>(args.q) + tile.row * args.q_pitch + int64_t(head) * args.head_dim;
+    const int64_t kv = int64_t(head / args.group) * args.head_dim;
+    const int32_t* path = args.path_rows + tile.path;
 
-    const int end = min(tile.first_query + QUERIES, tile.length);
+    const int end = tile.first_query + tile.queries;
     const int unseen = args.window ? max(tile.first_query + 1 - args.window, 0) : 0;
     const int first_step = unseen / KEYS, steps = (end + KEYS - 1) / KEYS;
     auto load_keys = [&](int step) {
-        load_tile<DH, KEYS>(shared.k[step % 2], static_cast<const bf16*>(args.k) + kv, args.kv_pitch, step * KEYS, end, args.head_dim);
-        load_tile<DH, KEYS>(shared.v[step % 2], static_cast<const bf16*>(args.v) + kv, args.kv_pitch, step * KEYS, end, args.head_dim);
+        auto row_of = [&](int i) -> int64_t { return path[step * KEYS + i]; };
+        const int count = end - step * KEYS;
+        load_tile<DH, KEYS>(shared.k[step % 2], static_cast<const bf16*>(args.k) + kv, args.kv_pitch, count, args.head_dim, row_of);
+        load_tile<DH, KEYS>(shared.v[step % 2], static_cast<const bf16*>(args.v) + kv, args.kv_pitch, count, args.head_dim, row_of);
     };
-    load_tile<DH, QUERIES>(shared.q, q, args.q_pitch, tile.first_query, tile.length, args.head_dim);
+    load_tile<DH, QUERIES>(shared.q, q, args.q_pitch, tile.queries, args.head_dim, [](int i) -> int64_t { return i; });
     load_keys(first_step);
     copies_commit();
 
@@ -162,7 +167,7 @@ __device__ void attention(const AttentionArgs& args) {
         sum[half] += __shfl_xor_sync(~0u, sum[half], 2);
         const int query = row + half * 8;
         if (query >= end) continue;
-        bf16* to = q + query * args.q_pitch;
+        bf16* to = q + (query - tile.first_query) * args.q_pitch;
 #pragma unroll
         for (int n = 0; n < DH / 8; n++) {
             const int i = n * 8 + lane % 4 * 2;
@@ -191,11 +196,12 @@ __device__ void attention_f32(const AttentionArgs& args) {
     const int pitch = dim | 1;
     float* keys = reinterpret_cast<float*>(shared_memory());
     float *values = keys + F32_KEYS * pitch, *query = values + F32_KEYS * pitch + warp * pitch;
-    float* q = static_cast<float*>(args.q) + tile.start * args.q_pitch + int64_t(head) * dim;
-    const int64_t kv = tile.start * args.kv_pitch + int64_t(head / args.group) * dim;
+    float* q = static_cast<float*>(args.q) + (tile.row - tile.first_query) * args.q_pitch + int64_t(head) * dim;
+    const int64_t kv = int64_t(head / args.group) * dim;
+    const int32_t* path = args.path_rows + tile.path;
     const float *k = static_cast<const float*>(args.k) + kv, *v = static_cast<const float*>(args.v) + kv;
 
-    const int end = min(tile.first_query + QUERIES, tile.length);
+    const int end = tile.first_query + tile.queries;
     // All warps go through the same tiles of keys, whatever their queries see of them.
     for (int first = tile.first_query; first < end; first += F32_WARPS) {
         const int row = first + warp;
@@ -208,8 +214,9 @@ __device__ void attention_f32(const AttentionArgs& args) {
             __syncthreads();
             for (int at = threadIdx.x; at < F32_KEYS * dim; at += THREADS) {
                 const int token = start + at / dim, i = at % dim;
-                keys[at / dim * pitch + i] = token < last ? k[token * args.kv_pitch + i] : 0.0f;
-                values[at / dim * pitch + i] = token < last ? v[token * args.kv_pitch + i] : 0.0f;
+                const int64_t from = token < last ? path[token] * args.kv_pitch + i : 0;
+                keys[at / dim * pitch + i] = token < last ? k[from] : 0.0f;
+                values[at / dim * pitch + i] = token < last ? v[from] : 0.0f;
             }
             __syncthreads();
             const int token = start + lane;

@@ -40,3 +40,46 @@ __device__ void contribution(const ContributionArgs& args) {
 }
 
 KERNEL(contribution, ContributionArgs, THREADS, 1, contribution)
+
+// Contributions of attention and MLP apart: with the stream x before a layer and, in both branches, after its attention and after
+// it, attention's P += pt − x and F += ft − pt, the MLP's P and F likewise of what it adds, and the norms of these sums and of both
+// parts' together. Reference: `trace` of backend/reference.
+struct TraceArgs {
+    const float* x;
+    // pt, ft
+    const float* after_attention[2];
+    const float* after[2];
+    // P, F
+    float* attention[2];
+    float* mlp[2];
+    // P and F of attention, of the MLP, of both: six of every row.
+    double* norms;
+    int64_t pitch;
+    int32_t cols, unused;
+};
+
+__device__ void trace(const TraceArgs& args) {
+    double* scratch = reinterpret_cast<double*>(shared_memory());
+    const int64_t row = blockIdx.x;
+    double norms[6] = {};
+    for (int col = threadIdx.x; col < args.cols; col += THREADS) {
+        const int64_t at = row * args.pitch + col;
+        const float pt = args.after_attention[0][at], ft = args.after_attention[1][at];
+        const float pt_rest = args.after[0][at] - pt, ft_rest = args.after[1][at] - ft;
+        const float sums[4] = {args.attention[0][at] + (pt - args.x[at]), args.attention[1][at] + (ft - pt),
+                               args.mlp[0][at] + pt_rest, args.mlp[1][at] + (ft_rest - pt_rest)};
+        for (int i = 0; i < 2; i++) {
+            args.attention[i][at] = sums[i];
+            args.mlp[i][at] = sums[2 + i];
+            norms[i] += fabs(double(sums[i]));
+            norms[2 + i] += fabs(double(sums[2 + i]));
+            norms[4 + i] += fabs(double(sums[i]) + double(sums[2 + i]));
+        }
+    }
+    for (int i = 0; i < 6; i++) {
+        const double sum = block_sum<THREADS>(norms[i], scratch);
+        if (threadIdx.x == 0) args.norms[row * 6 + i] = sum;
+    }
+}
+
+KERNEL(trace, TraceArgs, THREADS, 1, trace)

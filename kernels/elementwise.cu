@@ -2,7 +2,7 @@
 // backend/reference.
 //
 // copy: out = a · accumulate: out += a · add: out = a + b · scale: out = factor · out · gather: out[i] = a[rows[i]]
-// · scatter_add: out[rows[i]] += factors[i] · a[i]
+// · scatter: out[rows[i]] = a[i] · scatter_add: out[rows[i]] += factors[i] · a[i] · blend: out = (1 − factor) a + factor out
 #include "device.cuh"
 
 constexpr int THREADS = 256;
@@ -11,7 +11,7 @@ struct RowsArgs {
     const void* a;
     const void* b;
     void* out;
-    // Of gather and scatter_add.
+    // Of gather, scatter and scatter_add.
     const int32_t* rows;
     const float* factors;
     int64_t a_pitch, b_pitch, out_pitch;
@@ -71,6 +71,21 @@ __device__ void gather(const RowsArgs& args) {
     for_columns(args, [&](int col) { store4(out + col, load4(a + col)); });
 }
 
+template <class T>
+__device__ void scatter(const RowsArgs& args) {
+    const T* a = row_of<T>(args.a, args.a_pitch, blockIdx.x);
+    T* out = row_of<T>(args.out, args.out_pitch, args.rows[blockIdx.x]);
+    for_columns(args, [&](int col) { store4(out + col, load4(a + col)); });
+}
+
+template <class T>
+__device__ void blend(const RowsArgs& args) {
+    const T* a = row_of<T>(args.a, args.a_pitch, blockIdx.x);
+    T* out = row_of<T>(args.out, args.out_pitch, blockIdx.x);
+    const float rest = 1.0f - args.factor;
+    for_columns(args, [&](int col) { store4(out + col, plus(times(rest, load4(a + col)), times(args.factor, load4(out + col)))); });
+}
+
 __device__ void scatter_add(const RowsArgs& args) {
     const float* a = row_of<float>(args.a, args.a_pitch, blockIdx.x);
     float* out = row_of<float>(args.out, args.out_pitch, args.rows[blockIdx.x]);
@@ -88,4 +103,8 @@ KERNEL(scale_bf16, RowsArgs, THREADS, 1, scale<bf16>)
 KERNEL(scale_f32, RowsArgs, THREADS, 1, scale<float>)
 KERNEL(gather_bf16, RowsArgs, THREADS, 1, gather<bf16>)
 KERNEL(gather_f32, RowsArgs, THREADS, 1, gather<float>)
+KERNEL(scatter_bf16, RowsArgs, THREADS, 1, scatter<bf16>)
+KERNEL(scatter_f32, RowsArgs, THREADS, 1, scatter<float>)
+KERNEL(blend_bf16, RowsArgs, THREADS, 1, blend<bf16>)
+KERNEL(blend_f32, RowsArgs, THREADS, 1, blend<float>)
 KERNEL(scatter_add_f32, RowsArgs, THREADS, 1, scatter_add)

@@ -1,4 +1,4 @@
-// Attention of twin rows: mean[row, head] = Σ p(token) · normed(token), the tokens being the context rows (normalized · weight + bias
+// Attention of twin rows: mean[row, head] = Σ p(token) · normed(token), the tokens being those of its path (context rows: normalized · weight + bias
 // of the norm) and the twin rows up to the row itself. Values are projected afterwards (`head_values`).
 // Reference: `twin_attend` of backend/reference. Three kernels:
 //   key_score     scores[row, head, token] = q · (k + difference), scaled and capped, −∞ where unseen; f32
@@ -13,7 +13,8 @@ constexpr int THREADS = 128;
 struct TwinRow {
     // In matrices of twin rows, and in those of this pack's means.
     int32_t row, mean_row;
-    int32_t context_start, context_length;
+    // The context rows before it are path_rows[path] and up.
+    int32_t path, context_length;
     int32_t twin_start;
     // Tokens that it may see, itself the last of them.
     int32_t tokens;
@@ -33,6 +34,7 @@ struct TwinAttendArgs {
     const float* twin_keys;
     const float* twin_normed;
     const TwinRow* rows;
+    const int32_t* path_rows;
     // [heads, tokens] of every row, one after the other.
     float* scores;
     // [rows, heads]: what of a row's attention falls on the context.
@@ -68,7 +70,7 @@ __device__ void key_score(const TwinAttendArgs& args) {
                     const int col = kv * args.head_dim + i;
                     float key;
                     if (token < row.context_length) {
-                        const int64_t at = row.context_start + token;
+                        const int64_t at = args.path_rows[row.path + token];
                         key = to_float(keys[at * args.key_pitch + col]);
                         if (difference) key += to_float(difference[at * args.difference_pitch + col]);
                     } else {
@@ -146,14 +148,15 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int col0 = blockIdx.x * COLUMNS, head0 = blockIdx.z * HEADS;
     const float* scores = args.scores + row.scores_start * args.heads;
-    const T* normalized = static_cast<const T*>(args.normalized) + row.context_start * args.normalized_pitch;
+    const T* normalized = static_cast<const T*>(args.normalized);
+    const int32_t* path = args.path_rows + row.path;
 
     auto load = [&](int step) {
         MeanStage<T>& stage = stages[step % 2];
         for (int chunk = thread; chunk < STEP * COLUMNS / CHUNK; chunk += THREADS) {
             const int t = chunk / (COLUMNS / CHUNK), i = chunk % (COLUMNS / CHUNK) * CHUNK, token = step * STEP + t;
             const bool there = token < row.context_length && col0 + i < args.hidden;
-            copy_async_16(&stage.n[t * N_PITCH + i], normalized + (there ? token * args.normalized_pitch + col0 + i : 0), there ? 16 : 0);
+            copy_async_16(&stage.n[t * N_PITCH + i], normalized + (there ? path[token] * args.normalized_pitch + col0 + i : 0), there ? 16 : 0);
         }
         for (int at = thread; at < HEADS * STEP; at += THREADS) {
             const int head = head0 + at / STEP, token = step * STEP + at % STEP;

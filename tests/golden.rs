@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use tuco::{
     backend::{Backend, cpu::Cpu, reference::Reference},
     checkpoint::{Pair, Side},
-    engine::{Engine, unobserved},
+    engine::{Engine, Tokens, unobserved},
     metrics,
     twin::{Branch, Twin},
 };
@@ -14,6 +14,9 @@ use tuco::{
 /// `transformers` takes from other library functions; on `cpu` comes the rounding of context rows to f32.
 const CPU_TOLERANCE: f64 = 3e-6;
 const REFERENCE_TOLERANCE: f64 = 1e-6;
+
+/// Traces take all rows through both branches in f32 where TuCo is not small: on `cpu` their rounding is not common.
+const CPU_TRACE_TOLERANCE: f64 = 1e-5;
 
 /// OutputCo compares two passes that go apart, each with its own rounding of the context rows, so its error is absolute and
 /// does not shrink with it.
@@ -114,4 +117,101 @@ fn reference_agrees_with_transformers() {
 fn cuda_on_the_simulator_agrees_with_transformers() {
     use tuco::backend::cuda::{ContextPrecision, Cuda};
     check(&Cuda::simulated(ContextPrecision::Float32), 1e-3);
+}
+
+/// The largest error of any logit of a steered case, relative to the prompt's largest logit.
+fn worst_steering_error<B: Backend>(backend: &B, case: &str, golden: &[Value]) -> (f64, String) {
+    let pair = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case));
+    let ids: Vec<Vec<u32>> =
+        golden.iter().map(|p| numbers(&p["token_ids"]).iter().map(|id| *id as u32).collect()).collect();
+    let prompts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let names: Vec<&String> = golden[0]["alphas"].as_object().unwrap().keys().collect();
+    let alphas: Vec<f64> = names.iter().map(|name| name.parse().unwrap()).collect();
+    let engine = Engine::new(backend, &pair);
+    let all = engine.steer(&prompts, &alphas, Tokens::All, &unobserved).unwrap();
+    let chosen = engine.steer(&prompts, &alphas, Tokens::Of(&[3, 1]), &unobserved).unwrap();
+    let mut worst = (0.0, String::new());
+    for (index, name) in names.iter().enumerate() {
+        for (prompt, golden) in golden.iter().enumerate() {
+            let golden = &golden["alphas"][name.as_str()];
+            let largest = golden["largest"].as_f64().unwrap();
+            let expected = numbers(&golden["logits"]);
+            let found = &all[index][prompt];
+            let magnitude = found.iter().fold(0.0, |largest: f64, logit| largest.max(logit.abs()));
+            let few = [(chosen[index][prompt][0], expected[3]), (chosen[index][prompt][1], expected[1])];
+            let pairs = found.iter().copied().zip(expected).chain(few).chain([(magnitude, largest)]);
+            for (found, expected) in pairs {
+                let error = (found - expected).abs() / largest;
+                if error.is_nan() || error > worst.0 {
+                    worst = (error, format!("alpha {name}: {found}, gold {expected}, largest {largest}"));
+                }
+            }
+        }
+    }
+    worst
+}
+
+/// The largest relative error of any token's TuCo in a traced case.
+fn worst_tracing_error<B: Backend>(backend: &B, case: &str, golden: &[Value]) -> (f64, String) {
+    let pair = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case));
+    let mut worst = (0.0, String::new());
+    for golden in golden {
+        let ids: Vec<u32> = numbers(&golden["token_ids"]).iter().map(|id| *id as u32).collect();
+        let trace = Engine::new(backend, &pair).trace(&[&ids], &unobserved).unwrap().remove(0);
+        let expected = numbers(&golden["tuco_per_token"]);
+        assert_eq!(trace.tokens.len(), expected.len());
+        for (token, (found, expected)) in trace.tokens.iter().zip(expected).enumerate() {
+            let found = metrics::tuco(found.last().unwrap().whole);
+            let error = if expected == 0.0 { found.abs() } else { (found / expected - 1.0).abs() };
+            if error.is_nan() || error > worst.0 {
+                worst = (error, format!("token {token} of {}: {found}, gold {expected}", ids.len()));
+            }
+        }
+    }
+    worst
+}
+
+fn check_steering<B: Backend>(backend: &B, tolerance: f64, trace_tolerance: f64) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/steering.json");
+    let gold: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let cases = gold["cases"].as_object().unwrap();
+    assert!(cases.len() >= 40, "only {} golden cases", cases.len());
+    let mut failed = false;
+    for (name, golden) in cases {
+        let (error, what) = worst_steering_error(backend, name, golden.as_array().unwrap());
+        let (trace_error, trace_what) = worst_tracing_error(backend, name, golden.as_array().unwrap());
+        println!("{name:24} {error:8.1e}  {what}\n{:24} {trace_error:8.1e}  {trace_what}", "");
+        let fails = |error: f64, tolerance: f64| error.is_nan() || error > tolerance;
+        failed |= fails(error, tolerance) || fails(trace_error, trace_tolerance);
+    }
+    assert!(!failed, "beyond {tolerance:e} (logits) or {trace_tolerance:e} (traces): see the table");
+}
+
+#[test]
+fn cpu_steers_and_traces_as_transformers_with_hooks() {
+    check_steering(&Cpu::new(), CPU_TOLERANCE, CPU_TRACE_TOLERANCE);
+}
+
+#[test]
+fn reference_steers_and_traces_as_transformers_with_hooks() {
+    check_steering(&Reference, REFERENCE_TOLERANCE, REFERENCE_TOLERANCE);
+}
+
+/// A few families of those that the other backends go through: the simulator is slow.
+#[cfg(feature = "sim")]
+#[test]
+fn cuda_on_the_simulator_steers_and_traces_as_transformers_with_hooks() {
+    use tuco::backend::cuda::{ContextPrecision, Cuda};
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/steering.json");
+    let gold: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let cuda = Cuda::simulated(ContextPrecision::Float32);
+    for case in ["llama_gqa_tied_bf16", "gemma2", "qwen3_moe", "gpt_neox"] {
+        let golden = gold["cases"][case].as_array().unwrap();
+        for (error, what) in
+            [worst_steering_error(&cuda, case, golden), worst_tracing_error(&cuda, case, golden)]
+        {
+            println!("{case:24} {error:8.1e}  {what}");
+            assert!(error < 1e-4, "{case}: {error:e}: {what}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tuco::{
     backend::{Backend, Role, Rows, cpu::Cpu, reference::Reference},
     checkpoint::Pair,
-    engine::{Engine, PackLimits, Score, unobserved},
+    engine::{Engine, PackLimits, Score, Tokens, unobserved},
     metrics::{self, RunningL1},
     model::{LayerTensor, ModelSpec, PairWeights, parse_config},
     tensor::{Dtype, Tensor},
@@ -119,6 +119,122 @@ fn batch_order_and_threads_change_no_bit() {
             }
         }
     }
+}
+
+#[test]
+fn batch_order_shared_beginnings_and_threads_change_no_bit_of_steered_logits() {
+    // Prompts with common beginnings, one that is the beginning of another, and one that comes twice.
+    let ids = prompts(50, &[1, 40, 3, 64, 7, 33, 150]);
+    let mut ids: Vec<Vec<u32>> = ids.into_iter().chain([vec![9, 4]]).collect();
+    for (of, length, tail) in
+        [(3, 30, 5), (3, 30, 9), (3, 63, 0), (6, 140, 12), (6, 149, 0), (5, 33, 0), (5, 1, 70)]
+    {
+        let tail = (0..tail).map(|i| (i * 7 + tail) as u32 % 50);
+        ids.push(ids[of][..length].iter().copied().chain(tail).collect());
+    }
+    let alphas = [0.0, 0.5, 1.0, 1.25];
+    for case in
+        FAMILIES.into_iter().chain(["llama_mha_untied_f32", "rope_dynamic", "rope_differs", "llama_biases"])
+    {
+        let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
+        let backend = Cpu::new();
+        let fits = |prompt: &&Vec<u32>| case != "gpt2" || prompt.len() <= 70;
+        let ids: Vec<Vec<u32>> = ids.iter().filter(fits).cloned().collect();
+        let steer = |engine: &Engine<_, _>, prompts: &[&[u32]], alphas: &[f64]| {
+            engine.steer(prompts, alphas, Tokens::All, &unobserved).unwrap()
+        };
+        let alone: Vec<Vec<Vec<f64>>> = ids
+            .iter()
+            .map(|prompt| {
+                let of_alpha = |alpha: &f64| steer(&Engine::new(&backend, &pair), &[prompt], &[*alpha]);
+                alphas.iter().map(|alpha| of_alpha(alpha)[0][0].clone()).collect()
+            })
+            .collect();
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for (tokens, sequences) in [(1, 1), (100, 100), (4096, 4096)] {
+                let engine = Engine::new(&backend, &pair).with_limits(PackLimits { tokens, sequences });
+                let reversed: Vec<&[u32]> = ids.iter().rev().map(Vec::as_slice).collect();
+                let together = pool.install(|| steer(&engine, &slices(&ids), &alphas));
+                let backwards = pool.install(|| steer(&engine, &reversed, &alphas));
+                for (index, alpha) in alphas.iter().enumerate() {
+                    for (prompt, alone) in alone.iter().enumerate() {
+                        assert_eq!(
+                            together[index][prompt], alone[index],
+                            "{case}, alpha {alpha}, prompt {prompt}"
+                        );
+                        assert_eq!(
+                            backwards[index][ids.len() - 1 - prompt],
+                            alone[index],
+                            "{case}, reversed"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_trace_s_parts_add_up_and_its_last_token_is_the_score() {
+    for case in FAMILIES {
+        let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
+        let ids = prompts(50, &[1, 9, 33]);
+        let backend = Cpu::new();
+        let engine = Engine::new(&backend, &pair);
+        let traces = engine.trace(&slices(&ids), &unobserved).unwrap();
+        let scores = engine.score(&slices(&ids), &unobserved).unwrap();
+        let logits = engine.steer(&slices(&ids), &[1.0], Tokens::All, &unobserved).unwrap().remove(0);
+        for (((trace, score), logits), ids) in traces.iter().zip(&scores).zip(&logits).zip(&ids) {
+            assert_eq!(trace.tokens.len(), ids.len());
+            for (traced, scored) in trace.tokens[ids.len() - 1].iter().zip(&score.running) {
+                assert!((metrics::tuco(traced.whole) / metrics::tuco(*scored) - 1.0).abs() < 1e-5, "{case}");
+                let bounds = traced.attention.ftc + traced.mlp.ftc;
+                assert!(traced.whole.ftc <= bounds * (1.0 + 1e-12), "{case}: the triangle inequality");
+            }
+            let largest = score.last_hidden.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+            for (sum, hidden) in trace.split.hidden().iter().zip(&score.last_hidden) {
+                assert!((sum - hidden).abs() < 1e-5 * largest, "{case}: {sum} {hidden}");
+            }
+            let spec = &pair.checkpoints.ft.spec;
+            if spec.final_logit_softcapping.is_none() && spec.family.final_norm_bias.is_none() {
+                let parts = engine.logits_of_parts(&trace.split).unwrap().hidden();
+                let largest = logits.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+                for (sum, logit) in parts.iter().zip(logits) {
+                    assert!(
+                        (sum / spec.logits_scaling - logit).abs() < 1e-5 * largest,
+                        "{case}: {sum} {logit}"
+                    );
+                }
+            }
+        }
+        // Other prompts with a common beginning change no bit.
+        let alone: Vec<_> =
+            ids.iter().map(|ids| engine.trace(&[ids], &unobserved).unwrap().remove(0)).collect();
+        assert_eq!(traces, alone, "{case}");
+        let longer: Vec<u32> = ids[2].iter().copied().chain([1, 2, 3]).collect();
+        assert_eq!(engine.trace(&[&longer, &ids[2]], &unobserved).unwrap()[1], alone[2], "{case}");
+    }
+}
+
+#[test]
+fn equal_weights_leave_no_trace() {
+    let pair = Pair::open(&golden("qwen3", "base"), &golden("qwen3", "tuned"), None).unwrap();
+    let ids = prompts(50, &[9, 33]);
+    for trace in Engine::new(&Cpu::new(), &Unshared(&pair)).trace(&slices(&ids), &unobserved).unwrap() {
+        assert!(trace.tokens.iter().flatten().all(|l1| l1.whole.ftc == 0.0 && l1.attention.ftc == 0.0));
+    }
+}
+
+#[test]
+fn steering_a_model_against_itself_changes_nothing() {
+    let dir = golden("llama_gqa_tied_bf16", "tuned");
+    let pair = Pair::open(&dir, &dir, None).unwrap();
+    let ids = prompts(50, &[1, 9, 33]);
+    let logits = Engine::new(&Cpu::new(), &pair)
+        .steer(&slices(&ids), &[0.0, 1.0, 7.0], Tokens::All, &unobserved)
+        .unwrap();
+    assert!(logits.iter().all(|of_alpha| *of_alpha == logits[1]));
 }
 
 #[test]

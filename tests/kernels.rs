@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use tuco::{
     backend::{
-        Attended, AttentionShape, Backend, Linear, Norm, Role, RopeOf, Rows, Sequence,
+        Attended, AttentionShape, Backend, Linear, Norm, PartSums, Role, RopeOf, Rows, Sequence,
         cuda::{ContextPrecision, Cuda},
         reference::Reference,
     },
@@ -127,6 +127,11 @@ impl<B: Backend> Bench<'_, B> {
         let factors: Vec<f64> = (0..picked.len()).map(|i| 0.5 + i as f64).collect();
         self.backend.scatter_add(&scattered, &picked, &factors, &mut sum);
         self.keep("scatter_add", &sum);
+        let mut blended = self.mat(kind, Role::Operand, rows, d);
+        self.backend.blend(&a, &mut blended, 0.3);
+        self.keep("blend", &blended);
+        self.backend.scatter(&gathered, &picked, &mut blended);
+        self.keep("scatter", &blended);
     }
 
     fn heads(&mut self, lengths: &[usize], shape: &AttentionShape, d: usize) {
@@ -195,18 +200,32 @@ impl<B: Backend> Bench<'_, B> {
         self.keep("contribution, stream", &x);
         let norms = self.backend.norms(&sums).into_iter().flatten();
         self.results.push(("contribution, norms", norms.flat_map(|l1| [l1.ptc, l1.ftc]).collect()));
+
+        let mut sum = || Twin::new((), ()).map(|()| self.mat(Rows::Twin, Role::Stream, rows, d));
+        let mut sums = PartSums { attention: sum(), mlp: sum() };
+        let (after_attention, after) = (sum(), sum());
+        let norms = self.backend.trace(&x, after_attention.as_ref(), after.as_ref(), &mut sums);
+        let numbers = norms.iter().flat_map(|parts| [parts.attention, parts.mlp, parts.whole]);
+        self.results.push(("trace, norms", numbers.flat_map(|l1| [l1.ptc, l1.ftc]).collect()));
+        for part in [&sums.attention.pt, &sums.attention.ft, &sums.mlp.pt, &sums.mlp.ft] {
+            self.keep("trace", part);
+        }
     }
 }
 
 /// Prompts of these lengths with two twin rows each (one where there is but one token), their context rows and twin rows.
+/// Those after the first also see the first three context rows, as if they had begun alike.
 fn sequences(lengths: &[usize], dim: usize) -> (Vec<Sequence>, usize, usize) {
     let rope = Rope { rope_theta: 1e4, scaling: RopeScaling::Default, rotary_dim: dim / 4 * 2 };
     let tables: Arc<[_]> = [Arc::new(rope.table(1024, 0))].into();
     let (mut context, mut twin) = (0, 0);
     let of = |length: &usize| {
         let twins = 2.min(*length);
+        let own = context..context + length - twins;
+        let path = if context > 3 { vec![0..3, own.clone()] } else { vec![own.clone()] };
         let sequence = Sequence {
-            context: context..context + length - twins,
+            context: own,
+            path,
             twin: twin..twin + twins,
             ropes: Twin::new(tables.clone(), tables.clone()),
         };

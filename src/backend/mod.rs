@@ -15,7 +15,7 @@ pub mod reference;
 
 use crate::{
     Result,
-    metrics::RunningL1,
+    metrics::{PartsL1, RunningL1},
     model::{Activation, RopeTable},
     tensor::Tensor,
     twin::{Branch, Twin},
@@ -23,12 +23,16 @@ use crate::{
 pub use mat::Mat;
 use std::{ops::Range, sync::Arc};
 
-/// A prompt in a batch: which context rows of its pack and which twin rows of the batch are its own. Its tokens are
-/// the context rows and then the twin rows, so a twin row's position is its place after the context.
+/// Tokens in a batch that follow each other: which context rows of its pack and which twin rows of the batch are its
+/// own. They attend to the tokens of its path and to each other; the twin rows come after the path.
 #[derive(Debug, Clone)]
 pub struct Sequence {
+    /// Its own context rows: the last tokens of its path.
     pub context: Range<usize>,
     pub twin: Range<usize>,
+    /// Where keys and values (and normed rows) of its tokens before the twin rows are, from position 0 on: parts that it
+    /// may share with other sequences, then its own. Where nothing is shared or cached, this is `[context]`.
+    pub path: Vec<Range<usize>>,
     /// Rotary tables of each branch, long enough for all positions of the sequence.
     pub ropes: Twin<Ropes>,
 }
@@ -42,25 +46,27 @@ impl Sequence {
         &self.ropes.get(rope.branch)[rope.index]
     }
 
-    /// The context rows and twin rows that twin row `row` sees.
-    pub fn visible_to_twin(&self, row: usize, shape: &AttentionShape) -> (Range<usize>, Range<usize>) {
-        let unseen = shape.first_visible(self.context.len() + row - self.twin.start);
-        let in_context = unseen.min(self.context.len());
-        (self.context.start + in_context..self.context.end, self.twin.start + unseen - in_context..row + 1)
+    /// Number of tokens on the path.
+    pub fn path_len(&self) -> usize {
+        self.path.iter().map(Range::len).sum()
     }
 
-    /// Number of tokens.
-    pub fn len(&self) -> usize {
-        self.context.len() + self.twin.len()
+    /// The rows of the path's tokens from position `first` on.
+    pub fn path_rows(&self, first: usize) -> impl Iterator<Item = usize> {
+        self.path.iter().cloned().flatten().skip(first)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// What twin row `row` sees: the path's tokens from this position on, and these twin rows.
+    pub fn visible_to_twin(&self, row: usize, shape: &AttentionShape) -> (usize, Range<usize>) {
+        let path = self.path_len();
+        let unseen = shape.first_visible(path + row - self.twin.start);
+        let in_path = unseen.min(path);
+        (in_path, self.twin.start + unseen - in_path..row + 1)
     }
 }
 
 /// The two kinds of rows: the bulk, whose rounding both branches have in common, and the few that are compared, for
-/// which a backend keeps more precision.
+/// which a backend keeps more precision. As an argument beside a matrix it says which rows of the sequences are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
     Context,
@@ -71,8 +77,8 @@ impl Rows {
     /// The rows of `sequence` that are meant, and the position of the first of them.
     pub fn of(self, sequence: &Sequence) -> (Range<usize>, usize) {
         match self {
-            Rows::Context => (sequence.context.clone(), 0),
-            Rows::Twin => (sequence.twin.clone(), sequence.context.len()),
+            Rows::Context => (sequence.context.clone(), sequence.path_len() - sequence.context.len()),
+            Rows::Twin => (sequence.twin.clone(), sequence.path_len()),
         }
     }
 }
@@ -154,6 +160,12 @@ pub struct Attended<'a, M, W> {
     /// Rotated keys and outputs of the attention norm of this branch, twin rows `[R, K·Dh]`, `[R, D]`.
     pub twin_keys: &'a M,
     pub twin_normed: &'a M,
+}
+
+/// Running sums over the layers of what attention and the MLP contributed, P and F of each: `[rows, D]`, twin precision.
+pub struct PartSums<M> {
+    pub attention: Twin<M>,
+    pub mlp: Twin<M>,
 }
 
 /// The operations of a layer.
@@ -257,6 +269,12 @@ pub trait Backend: Sync {
     /// `x[rows[i]] += factors[i] · a[i]`; no row comes twice.
     fn scatter_add(&self, a: &Self::Mat, rows: &[usize], factors: &[f64], x: &mut Self::Mat);
 
+    /// `out[rows[i]] = a[i]`; no row comes twice.
+    fn scatter(&self, a: &Self::Mat, rows: &[usize], out: &mut Self::Mat);
+
+    /// `ft = (1 − alpha) pt + alpha ft`, of one shape.
+    fn blend(&self, pt: &Self::Mat, ft: &mut Self::Mat, alpha: f64);
+
     /// `x = factor · x`.
     fn scale(&self, x: &mut Self::Mat, factor: f64);
 
@@ -264,8 +282,9 @@ pub trait Backend: Sync {
     /// the table is for, dimension `i` with `i + n/2`. `layout` is of all sequences with rows in `x`.
     fn rotate(&self, x: &mut Self::Mat, head_dim: usize, layout: &Self::Layout, rows: Rows, rope: RopeOf);
 
-    /// Causal attention of the context rows among themselves, each within its window, in place: `q[C, H·Dh]` becomes the heads' outputs.
-    /// `k`, `v`: `[C, K·Dh]`.
+    /// Causal attention of context rows to their sequence's path up to themselves, each within its window, in place:
+    /// `q[C, H·Dh]` becomes the heads' outputs. `k`, `v` (`[·, K·Dh]`) hold the rows that paths name: those of the pack,
+    /// or a cache. The bits of a row do not depend on how its path is cut, nor on how many of its tokens are in `q`.
     fn attention(
         &self,
         q: &mut Self::Mat,
@@ -336,4 +355,15 @@ pub trait Backend: Sync {
 
     /// The norms of every row after each layer: as many as there were contributions, `R` each.
     fn norms(&self, sums: &Self::Sums) -> Vec<Vec<RunningL1>>;
+
+    /// Contributions to rows with stream `x` from where the streams of both branches are after a layer's attention and
+    /// after the layer, all `[rows, D]` of one kind: adds `pt − x` and `ft − pt` after attention to its P and F, what the
+    /// MLP adds to both to the MLP's, and gives the L1 norms of the sums and of their sum for every row.
+    fn trace(
+        &self,
+        x: &Self::Mat,
+        after_attention: Twin<&Self::Mat>,
+        after: Twin<&Self::Mat>,
+        sums: &mut PartSums<Self::Mat>,
+    ) -> Vec<PartsL1>;
 }

@@ -33,6 +33,8 @@ pub struct Adapter {
     updates: BTreeMap<String, Update>,
     /// Tensors that stand in the place of the model's: its name → the adapter's.
     replaced: BTreeMap<String, String>,
+    /// A tensor for the unembedding of a model whose unembedding is its embedding.
+    unread_head: Option<String>,
     /// Weights are rounded as if the adapter had been merged and the sum stored.
     merge: bool,
 }
@@ -98,10 +100,11 @@ impl Adapter {
             weights: Weights::map(&[path])?,
             updates: BTreeMap::new(),
             replaced: BTreeMap::new(),
+            unread_head: None,
             merge,
         };
         adapter.sort_tensors(spec, model, &config)?;
-        if adapter.updates.is_empty() && adapter.replaced.is_empty() {
+        if !adapter.updates.keys().chain(adapter.replaced.keys()).any(|name| spec.is_scored(name)) {
             return Err(adapter.broken("changes nothing of what is scored".into()));
         }
         adapter.check_finite()?;
@@ -113,6 +116,11 @@ impl Adapter {
     pub fn files(&self) -> Vec<PathBuf> {
         let weights = self.weights.files().map(Path::to_path_buf);
         std::iter::once(self.dir.join(CONFIG)).chain(weights).collect()
+    }
+
+    /// A tensor of the adapter for an unembedding that the model does not have.
+    pub fn unread_head(&self) -> Option<&str> {
+        self.unread_head.as_deref()
     }
 
     /// What the adapter makes of the model's tensor `name`.
@@ -150,14 +158,19 @@ impl Adapter {
             let target = target.replace(".base_layer.", ".");
             // An adapter of a multimodal model may change the part for images too.
             let Some(target) = model.own_name(&target) else { continue };
+            let is_part = |target: &str| {
+                spec.is_scored(target) || spec.is_after_layers(target) && model.shape(target).is_some()
+            };
             if let Some(module) = target.strip_suffix(".lora_A.weight") {
                 let weight = format!("{module}.weight");
                 if module.ends_with(".experts") {
                     self.update_experts(name, module, spec, config)?;
-                } else if spec.is_scored(&weight) {
+                } else if is_part(&weight) {
                     let update = self.update(name, module, spec, model, config)?;
                     self.updates.insert(weight, update);
-                } else if !spec.is_after_layers(&weight) {
+                } else if spec.is_after_layers(&weight) {
+                    self.unread_head = Some(name.clone());
+                } else {
                     return Err(self.broken(format!("adapts {module}, which the model does not have")));
                 }
             } else if let Some(module) = target.strip_suffix(".lora_embedding_A") {
@@ -176,7 +189,7 @@ impl Adapter {
                 if !names.contains(&format!("{module}.{first}")) {
                     return Err(self.broken(format!("has tensor {name}, which belongs to no {first}")));
                 }
-            } else if spec.is_scored(&target) {
+            } else if is_part(&target) {
                 let (own, others) = (self.weights.shape(name), model.shape(&target));
                 if own != others {
                     return Err(self.broken(format!(
@@ -185,7 +198,9 @@ impl Adapter {
                 }
                 self.computable(name)?;
                 self.replaced.insert(target, name.clone());
-            } else if !spec.is_after_layers(&target) {
+            } else if spec.is_after_layers(&target) {
+                self.unread_head = Some(name.clone());
+            } else {
                 return Err(self.broken(format!("has tensor {name}, which the model does not have")));
             }
         }

@@ -337,8 +337,8 @@ fn layer_tensor_of(name: &str) -> Option<(usize, LayerTensor)> {
 fn other_name(family: &Family, name: &str) -> String {
     let named = match name {
         "token_embd.weight" => Some(family.embedding),
-        "output_norm.weight" => family.other_tensors.first().copied(),
-        "output.weight" => family.other_tensors.last().copied(),
+        "output_norm.weight" => Some(family.final_norm),
+        "output.weight" => Some(family.head),
         _ => None,
     };
     named.unwrap_or(name).to_owned()

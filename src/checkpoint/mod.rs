@@ -19,7 +19,7 @@ pub use weights::Weights;
 use crate::{
     Error, Result,
     gguf::find,
-    model::{Fusion, LayerTensor, ModelSpec, parse_config, text_config},
+    model::{Fusion, Head, LayerTensor, ModelSpec, parse_config, text_config},
     tensor::{Dtype, Encoding, Stored, Tensor, View},
 };
 use quantization::Quantization;
@@ -151,6 +151,38 @@ impl Checkpoint {
     pub fn position_embedding(&self) -> Option<Result<Tensor<'_>>> {
         let name = self.spec.family.position_embedding?;
         Some(self.checked(name, &[self.spec.context_length, self.spec.hidden_size]))
+    }
+
+    /// The final norm and the unembedding.
+    ///
+    /// # Errors
+    /// Names the tensor that is missing, of the wrong shape or not finite.
+    pub fn head(&self) -> Result<Head<'_>> {
+        let ModelSpec { family, hidden_size, vocab_size, tie_word_embeddings, .. } = &self.spec;
+        if let Some(name) = self.adapter.as_ref().and_then(|adapter| adapter.unread_head()) {
+            let dir = self.path.display();
+            return Err(Error::checkpoint(format!(
+                "the adapter has {name}, but {dir} has no unembedding of its own to adapt: logits cannot be computed yet"
+            )));
+        }
+        let unembedding = if *tie_word_embeddings { family.embedding } else { family.head };
+        let vector = |name: &str| self.finite(name, &[*hidden_size]);
+        Ok(Head {
+            norm: vector(family.final_norm)?,
+            norm_bias: family.final_norm_bias.map(vector).transpose()?,
+            unembedding: self.finite(unembedding, &[*vocab_size, *hidden_size])?,
+        })
+    }
+
+    fn finite(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
+        let tensor = self.checked(name, shape)?;
+        match tensor.stored.first_non_finite() {
+            None => Ok(tensor),
+            Some(_) => Err(Error::checkpoint(format!(
+                "{}: tensor {name} has a NaN or infinite element",
+                self.weights.file_of(name).display()
+            ))),
+        }
     }
 
     /// How most of the layers' weights are stored.

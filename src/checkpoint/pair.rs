@@ -3,7 +3,7 @@
 use super::{Checkpoint, compare_vocabularies, fingerprint};
 use crate::{
     Error, Result,
-    model::{LayerTensor, ModelSpec, PairWeights},
+    model::{Head, LayerTensor, ModelSpec, PairWeights},
     tensor::{Dtype, Tensor},
     twin::{Branch, Twin},
 };
@@ -103,6 +103,10 @@ impl PairWeights for Pair {
             .ft
             .position_embedding()
             .map(|table| table.expect("checked when the model was opened"))
+    }
+
+    fn head(&self) -> Result<Head<'_>> {
+        self.checkpoints.ft.head()
     }
 
     fn layer_tensor(&self, branch: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {

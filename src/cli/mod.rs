@@ -3,7 +3,9 @@
 use crate::{
     Result,
     experiment::demo,
-    job::{self, PairOptions, ScoreJob, ScoreOptions},
+    job::{
+        self, CompareOptions, PairOptions, ReportOptions, ScoreJob, ScoreOptions, SweepOptions, TraceOptions,
+    },
 };
 use clap::{Args, Parser, Subcommand};
 
@@ -23,6 +25,14 @@ enum Command {
     /// Score every prompt of the inputs
     #[command(alias = "run")]
     Score(Box<ScoreOptions>),
+    /// How far classes of prompts are apart in TuCo: AUC with intervals, histograms
+    Compare(Box<CompareOptions>),
+    /// How the choice of answers moves when the fine-tuning component is scaled by alpha
+    Sweep(Box<SweepOptions>),
+    /// Show the contributions to every token of a prompt and its response, and what fine-tuning says
+    Trace(Box<TraceOptions>),
+    /// Put what experiments found on one HTML page
+    Report(ReportOptions),
     /// Tell what a pair is: shapes, identical tensors, how far the weights moved, what a run costs
     Inspect(InspectOptions),
     /// Show what TuCo does, on the small pair that ships with the source
@@ -41,6 +51,10 @@ impl Cli {
         job::stop_on_signals();
         match self.command {
             Command::Score(options) => ScoreJob::prepare(*options)?.run().map(|_| ()),
+            Command::Compare(options) => job::compare(*options),
+            Command::Sweep(options) => job::sweep(*options),
+            Command::Trace(options) => job::trace(*options),
+            Command::Report(options) => job::report(&options),
             Command::Inspect(options) => job::inspect(&options.pair),
             Command::Demo(options) => demo::run(&options),
         }

@@ -2,8 +2,7 @@
 
 use super::{
     experts::{Expert, Experts},
-    pack::Pack,
-    workspace::{ContextSpace, TwinSpace},
+    workspace::{ContextSpace, RowSpace, TwinSpace},
 };
 use crate::{
     backend::{Attended, AttentionShape, Backend, Linear, Norm, RopeOf, Rows},
@@ -71,6 +70,12 @@ impl<'w, B: Backend> Layer<'w, B> {
         Self { blocks, is_last, same_block, same_keys, same_positions }
     }
 
+    /// What both branches computed; where the blocks are the same, only the tuned model's was.
+    pub fn both<'m, M>(&self, computed: &'m Twin<M>) -> Twin<&'m M> {
+        let Twin { pt, ft } = computed;
+        Twin::new(if self.same_block { ft } else { pt }, ft)
+    }
+
     /// Attention of one pack's twin rows in both branches (only the tuned one where the blocks are the same), and all
     /// that it needs of the context: afterwards `space` holds the tuned model's normed rows and keys.
     pub fn attend_both(
@@ -94,7 +99,7 @@ impl<'w, B: Backend> Layer<'w, B> {
             let keys = Twin::new(&pt.key, &ft.key);
             let difference = &mut space.key_difference;
             if !self.same_keys {
-                backend.key_difference(&space.normalized, norms, keys, difference);
+                backend.key_difference(&space.rows.normalized, norms, keys, difference);
                 if let (Some(pt), Some(ft)) = (&pt.key_norm, &ft.key_norm) {
                     backend.normed_key_difference(&space.raw_keys, Twin::new(pt, ft), difference);
                 }
@@ -217,7 +222,7 @@ impl<'w, B: Backend> Block<'w, B> {
 
     /// Normed rows and rotated keys of a pack's context rows.
     pub fn prepare_context(&self, backend: &B, pack: PackView<'_, B>, space: &mut ContextSpace<B::Mat>) {
-        let ContextSpace { normalized, normed, raw_keys, keys, .. } = space;
+        let RowSpace { normalized, normed, .. } = &mut space.rows;
         match &self.attention_norm {
             Some(norm) => backend.norm(pack.context, norm, Some(normalized), normed),
             None => {
@@ -225,7 +230,8 @@ impl<'w, B: Backend> Block<'w, B> {
                 backend.copy(pack.context, normed);
             }
         }
-        backend.linear(normed, &self.key, keys);
+        let ContextSpace { rows, raw_keys, keys, .. } = space;
+        backend.linear(&rows.normed, &self.key, keys);
         if let Some(norm) = &self.key_norm {
             backend.copy(keys, raw_keys);
             backend.norm_heads(keys, norm);
@@ -246,7 +252,7 @@ impl<'w, B: Backend> Block<'w, B> {
         let attended = Attended {
             context_keys: &context.keys,
             key_difference,
-            normalized: &context.normalized,
+            normalized: &context.rows.normalized,
             norm: self.attention_norm.as_ref(),
             twin_keys: &twin.keys,
             twin_normed: &twin.normed,
@@ -303,10 +309,37 @@ impl<'w, B: Backend> Block<'w, B> {
     }
 
     /// Moves a pack's context rows through the block, after [`Block::prepare_context`].
-    pub fn move_context(&self, backend: &B, pack: &mut Pack<B>, space: &mut ContextSpace<B::Mat>) {
-        let Pack { layout, context: x, context_rows, .. } = pack;
-        let ContextSpace { normalized, normed, keys, values, heads, hidden, experts: expert_space, .. } =
-            space;
+    pub fn move_context(
+        &self,
+        backend: &B,
+        x: &mut B::Mat,
+        layout: &B::Layout,
+        space: &mut ContextSpace<B::Mat>,
+    ) {
+        self.fill_values(backend, space);
+        let ContextSpace { rows, keys, values, .. } = space;
+        self.move_rows(backend, x, layout, keys, values, rows, None);
+    }
+
+    /// Values of a pack's context rows, after [`Block::prepare_context`].
+    pub fn fill_values(&self, backend: &B, space: &mut ContextSpace<B::Mat>) {
+        backend.linear(&space.rows.normed, &self.value, &mut space.values);
+    }
+
+    /// Moves rows `x[C, D]` through the block: `space` has their output of the attention norm, `keys` and `values` hold
+    /// the rows that the layout's paths name. Where the stream is between attention and MLP is kept where asked for.
+    #[allow(clippy::too_many_arguments, reason = "what a block reads and writes")]
+    pub fn move_rows(
+        &self,
+        backend: &B,
+        x: &mut B::Mat,
+        layout: &B::Layout,
+        keys: &B::Mat,
+        values: &B::Mat,
+        space: &mut RowSpace<B::Mat>,
+        after_attention: Option<&mut B::Mat>,
+    ) {
+        let RowSpace { normalized, normed, heads, hidden, experts: expert_space, count } = space;
         let mut write = |a: &B::Mat, w, post_norm: Option<&_>, normed: &mut B::Mat, x: &mut B::Mat| {
             if self.writes_plainly(post_norm) {
                 backend.linear_add(a, w, x);
@@ -321,7 +354,6 @@ impl<'w, B: Backend> Block<'w, B> {
             backend.norm_heads(heads, norm);
         }
         self.rotate(backend, heads, layout, Rows::Context);
-        backend.linear(normed, &self.value, values);
         backend.attention(heads, keys, values, layout, &self.shape);
         if self.parallel_residual {
             norm_or_copy(backend, x, self.mlp_norm.as_ref(), normed);
@@ -330,6 +362,9 @@ impl<'w, B: Backend> Block<'w, B> {
             write(heads, &self.attention_output, self.attention_post_norm.as_ref(), normed, x);
             norm_or_copy(backend, x, self.mlp_norm.as_ref(), normed);
         }
+        if let Some(kept) = after_attention {
+            backend.copy(x, kept);
+        }
         match &self.mlp {
             Mlp::One(mlp) => {
                 mlp.fill_hidden(backend, normed, self.activation, hidden);
@@ -337,7 +372,7 @@ impl<'w, B: Backend> Block<'w, B> {
             }
             Mlp::Experts(experts) => {
                 let expert_space = expert_space.as_mut().expect("made for models with experts");
-                experts.add(backend, self.activation, normed, *context_rows, expert_space, x);
+                experts.add(backend, self.activation, normed, *count, expert_space, x);
             }
         }
     }

@@ -10,14 +10,21 @@
 //! the last token, so a scored prompt has one twin row and its other tokens are context.
 
 mod experts;
+mod head;
 mod layer;
 mod pack;
 mod plain;
 mod score;
+mod steer;
+mod trace;
+mod tree;
 mod workspace;
 
+pub use head::Tokens;
 pub use pack::PackLimits;
 pub use score::Score;
+pub use steer::check_alphas;
+pub use trace::{Split, Trace};
 
 use crate::{Error, ErrorKind, Result, backend::Backend, model::PairWeights};
 use layer::Layer;
@@ -56,11 +63,14 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
 
     /// Lays `prompts` out and embeds them with the tuned model's embedding.
     fn embedded(&self, prompts: &[&[u32]]) -> Batch<B> {
-        let tables =
-            Embeddings { tokens: self.weights.embedding(), positions: self.weights.position_embedding() };
         let spec = self.weights.spec();
         let mut ropes = RopeTables::new(spec.map(|spec| spec.ropes.as_slice()));
-        Batch::embed(self.backend, &tables, spec.ft, prompts, self.limits, &mut ropes)
+        Batch::embed(self.backend, &self.embeddings(), spec.ft, prompts, self.limits, &mut ropes)
+    }
+
+    /// The tuned model's embeddings.
+    fn embeddings(&self) -> Embeddings<'_> {
+        Embeddings { tokens: self.weights.embedding(), positions: self.weights.position_embedding() }
     }
 
     /// Layer-major schedule: the whole batch passes a layer before the next one's weights are touched.

@@ -76,8 +76,14 @@ impl<'a> RopeTables<'a> {
         Self { models: ropes.map(|ropes| ModelTables { ropes, tables: HashMap::new() }), same }
     }
 
+    /// What a prompt's rotations depend on besides positions: prompts of one kind rotate alike.
+    pub fn kind(&self, tokens: usize) -> Vec<usize> {
+        let ropes = self.models.pt.ropes.iter().chain(self.models.ft.ropes);
+        ropes.map(|rope| rope.table_length(tokens)).collect()
+    }
+
     /// Tables that hold the positions of a prompt of `tokens` tokens.
-    fn get(&mut self, tokens: usize) -> Twin<Ropes> {
+    pub fn get(&mut self, tokens: usize) -> Twin<Ropes> {
         let pt = self.models.pt.get(tokens);
         let ft = if self.same { pt.clone() } else { self.models.ft.get(tokens) };
         Twin::new(pt, ft)
@@ -124,6 +130,30 @@ pub struct Embeddings<'a> {
     pub positions: Option<Tensor<'a>>,
 }
 
+impl Embeddings<'_> {
+    /// Residual stream before the first layer, `[rows, D]`, of tokens at positions.
+    pub fn embed<B: Backend>(
+        &self,
+        backend: &B,
+        spec: &ModelSpec,
+        kind: Rows,
+        token_ids: &[u32],
+        positions: &[u32],
+    ) -> B::Mat {
+        let mut rows = backend.zeros(kind, Role::Stream, token_ids.len(), spec.hidden_size);
+        backend.embed(token_ids, &self.tokens, &mut rows);
+        if spec.embedding_multiplier != 1.0 {
+            backend.scale(&mut rows, spec.embedding_multiplier);
+        }
+        if let Some(table) = &self.positions {
+            let mut learned = backend.zeros(kind, Role::Stream, token_ids.len(), spec.hidden_size);
+            backend.embed(positions, table, &mut learned);
+            backend.accumulate(&learned, &mut rows);
+        }
+        rows
+    }
+}
+
 /// Prompts on their way through the layers together. Weights are read once for all of them: the context rows take
 /// turns, pack by pack, the few twin rows of all packs pass the projections together.
 pub struct Batch<B: Backend> {
@@ -145,19 +175,8 @@ impl<B: Backend> Batch<B> {
         limits: PackLimits,
         ropes: &mut RopeTables<'_>,
     ) -> Self {
-        let embed = |kind: Rows, ids: &[u32], positions: &[u32]| {
-            let mut rows = backend.zeros(kind, Role::Stream, ids.len(), spec.hidden_size);
-            backend.embed(ids, &tables.tokens, &mut rows);
-            if spec.embedding_multiplier != 1.0 {
-                backend.scale(&mut rows, spec.embedding_multiplier);
-            }
-            if let Some(table) = &tables.positions {
-                let mut learned = backend.zeros(kind, Role::Stream, ids.len(), spec.hidden_size);
-                backend.embed(positions, table, &mut learned);
-                backend.accumulate(&learned, &mut rows);
-            }
-            rows
-        };
+        let embed =
+            |kind: Rows, ids: &[u32], positions: &[u32]| tables.embed(backend, spec, kind, ids, positions);
         let mut sequences = Vec::with_capacity(prompts.len());
         let mut packs = Vec::new();
         let mut twin_ids = Vec::with_capacity(prompts.len());
@@ -173,6 +192,7 @@ impl<B: Backend> Batch<B> {
                 sequences.push(Sequence {
                     context: start..context_ids.len(),
                     twin: twin_ids.len()..twin_ids.len() + 1,
+                    path: std::iter::once(start..context_ids.len()).collect(),
                     ropes: ropes.get(prompt.len()),
                 });
                 twin_ids.push(*last);

@@ -41,7 +41,7 @@ fn plain_layer<B: Backend>(
         block.prepare_context(backend, view, space);
         block.attend(backend, view, space, None, &mut twin.ft, means);
         if !layer.is_last {
-            block.move_context(backend, pack, space);
+            block.move_context(backend, &mut pack.context, &pack.layout, space);
         }
         observer(pack.tokens() as f64)?;
     }

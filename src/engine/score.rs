@@ -57,7 +57,7 @@ fn score_context<B: Backend>(
         let Workspace { context: space, twin, means } = workspace;
         layer.attend_both(backend, pack.view(), space, twin, means);
         if !layer.is_last {
-            blocks.ft.move_context(backend, pack, space);
+            blocks.ft.move_context(backend, &mut pack.context, &pack.layout, space);
         }
         observer(pack.tokens() as f64)?;
     }

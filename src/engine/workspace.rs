@@ -6,24 +6,31 @@ use crate::{
     twin::Twin,
 };
 
-/// Matrices of the context rows of one pack.
+/// Matrices of context rows, those of one pack, in one branch.
 pub struct ContextSpace<M> {
-    /// Normalized hidden states before attention, without the norm's weight, `[C, D]`.
-    pub normalized: M,
-    /// Output of the tuned model's attention norm, and afterwards of its MLP norm, `[C, D]`.
-    pub normed: M,
-    /// Keys of the tuned model before their norm; without columns where keys have none.
+    pub rows: RowSpace<M>,
+    /// Keys before their norm; without columns where keys have none.
     pub raw_keys: M,
-    /// Rotated keys of the tuned model and what the pre-trained model's differ by, `[C, K·Dh]`.
+    /// Rotated keys and what the pre-trained model's differ by from the tuned model's, `[C, K·Dh]`.
     pub keys: M,
     pub key_difference: M,
     /// `[C, K·Dh]`
     pub values: M,
+}
+
+/// What context rows need besides keys and values.
+pub struct RowSpace<M> {
+    /// Normalized hidden states before attention, without the norm's weight, `[C, D]`.
+    pub normalized: M,
+    /// Output of the attention norm, and afterwards of the MLP norm, `[C, D]`.
+    pub normed: M,
     /// Queries, then outputs of the heads, `[C, H·Dh]`.
     pub heads: M,
     /// Inside of the MLP, `[C, F]`.
     pub hidden: M,
     pub experts: Option<ExpertSpace<M>>,
+    /// How many rows there are.
+    pub count: usize,
 }
 
 /// Matrices of the twin rows in one branch.
@@ -61,43 +68,80 @@ pub struct Workspace<M> {
     pub means: M,
 }
 
+impl<M> ExpertSpace<M> {
+    fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, kind: Rows) -> Option<Self> {
+        spec.experts.as_ref().map(|experts| ExpertSpace {
+            logits: backend.zeros(kind, Role::Stream, 0, experts.count),
+            chosen: backend.zeros(kind, Role::Operand, 0, spec.hidden_size),
+            hidden: backend.zeros(kind, Role::Operand, 0, experts.intermediate_size),
+            output: backend.zeros(kind, Role::Stream, 0, spec.hidden_size),
+        })
+    }
+}
+
+impl<M> RowSpace<M> {
+    pub fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, kind: Rows) -> Self {
+        let context = |cols: usize| backend.zeros(kind, Role::Operand, 0, cols);
+        Self {
+            normalized: context(spec.hidden_size),
+            normed: context(spec.hidden_size),
+            heads: context(spec.query_width()),
+            hidden: context(spec.intermediate_size),
+            experts: ExpertSpace::new(backend, spec, kind),
+            count: 0,
+        }
+    }
+
+    /// Makes room for so many rows.
+    pub fn fit<B: Backend<Mat = M>>(&mut self, backend: &B, rows: usize) {
+        self.count = rows;
+        let Self { normalized, normed, heads, hidden, .. } = self;
+        for mat in [normalized, normed, heads, hidden] {
+            backend.resize(mat, rows);
+        }
+    }
+}
+
+impl<M> ContextSpace<M> {
+    pub fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, kind: Rows) -> Self {
+        let context = |cols: usize| backend.zeros(kind, Role::Operand, 0, cols);
+        let k = spec.key_width();
+        Self {
+            rows: RowSpace::new(backend, spec, kind),
+            raw_keys: context(if LayerTensor::KeyNorm.shape(spec, 0).is_some() { k } else { 0 }),
+            keys: context(k),
+            key_difference: context(k),
+            values: context(k),
+        }
+    }
+
+    /// Makes room for so many rows.
+    pub fn fit<B: Backend<Mat = M>>(&mut self, backend: &B, rows: usize) {
+        let Self { rows: row_space, raw_keys, keys, key_difference, values } = self;
+        row_space.fit(backend, rows);
+        for mat in [raw_keys, keys, key_difference, values] {
+            backend.resize(mat, rows);
+        }
+    }
+}
+
 impl<M> Workspace<M> {
     /// Room for `twin_rows` twin rows and no context rows yet.
     pub fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, twin_rows: usize) -> Self {
-        let (d, f) = (spec.hidden_size, spec.intermediate_size);
-        let (q, k) = (spec.query_width(), spec.key_width());
-        let context = |cols: usize| backend.zeros(Rows::Context, Role::Operand, 0, cols);
+        let (d, q) = (spec.hidden_size, spec.query_width());
         let twin = |cols: usize| backend.zeros(Rows::Twin, Role::Operand, twin_rows, cols);
-        let experts = |kind: Rows| {
-            spec.experts.as_ref().map(|experts| ExpertSpace {
-                logits: backend.zeros(kind, Role::Stream, 0, experts.count),
-                chosen: backend.zeros(kind, Role::Operand, 0, d),
-                hidden: backend.zeros(kind, Role::Operand, 0, experts.intermediate_size),
-                output: backend.zeros(kind, Role::Stream, 0, d),
-            })
-        };
         let twin_space = || TwinSpace {
             normed: twin(d),
             queries: twin(q),
-            keys: twin(k),
+            keys: twin(spec.key_width()),
             heads: twin(q),
             stream: twin(d),
-            hidden: twin(f),
-            experts: experts(Rows::Twin),
+            hidden: twin(spec.intermediate_size),
+            experts: ExpertSpace::new(backend, spec, Rows::Twin),
             output: twin(d),
         };
         Self {
-            context: ContextSpace {
-                normalized: context(d),
-                normed: context(d),
-                raw_keys: context(if LayerTensor::KeyNorm.shape(spec, 0).is_some() { k } else { 0 }),
-                keys: context(k),
-                key_difference: context(k),
-                values: context(k),
-                heads: context(q),
-                hidden: context(f),
-                experts: experts(Rows::Context),
-            },
+            context: ContextSpace::new(backend, spec, Rows::Context),
             twin: Twin::new(twin_space(), twin_space()),
             means: backend.zeros(Rows::Twin, Role::Operand, 0, spec.num_attention_heads * d),
         }
@@ -105,12 +149,7 @@ impl<M> Workspace<M> {
 
     /// Makes room for a pack's context rows and the means of its twin rows.
     pub fn fit<B: Backend<Mat = M>>(&mut self, backend: &B, context_rows: usize, twin_rows: usize) {
-        let ContextSpace {
-            normalized, normed, raw_keys, keys, key_difference, values, heads, hidden, ..
-        } = &mut self.context;
-        for mat in [normalized, normed, raw_keys, keys, key_difference, values, heads, hidden] {
-            backend.resize(mat, context_rows);
-        }
+        self.context.fit(backend, context_rows);
         backend.resize(&mut self.means, twin_rows);
     }
 }

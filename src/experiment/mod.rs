@@ -1,5 +1,32 @@
 //! What can be done with a pair, one file for each: read rows, run the engine, write what comes out.
 
+pub mod batches;
+pub mod compare;
 pub mod demo;
 pub mod inspect;
+pub mod questions;
 pub mod score;
+pub mod sweep;
+pub mod trace;
+
+use crate::output::Report;
+use serde_json::Value;
+
+/// Tables and plots of an experiment's summary; `None` for one that is not known or lacks something.
+pub fn report(summary: &Value) -> Option<Report> {
+    match summary["experiment"].as_str()? {
+        "sweep" => sweep::report(summary),
+        "compare" => compare::report(summary),
+        "trace" => trace::report(summary),
+        _ => None,
+    }
+}
+
+/// What a summary says about its run: models, version.
+fn about(summary: &Value) -> Vec<String> {
+    let text = |name: &str| summary[name].as_str();
+    let (Some(base), Some(tuned), Some(version)) = (text("base"), text("tuned"), text("tuco_version")) else {
+        return Vec::new();
+    };
+    vec![format!("base {base}, tuned {tuned} (tuco {version})")]
+}

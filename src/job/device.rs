@@ -1,8 +1,9 @@
 //! `--device`: what computes, and why.
 
+use super::MachineOptions;
 use crate::{
     Result,
-    backend::{cpu::Cpu, reference::Reference},
+    backend::{Backend, cpu::Cpu, reference::Reference},
     checkpoint::Pair,
 };
 #[cfg(any(feature = "cuda", feature = "sim"))]
@@ -76,6 +77,13 @@ pub enum Resident {
     Off,
 }
 
+/// Something that any backend can do.
+pub trait Work {
+    type Output;
+
+    fn on<B: Backend>(self, backend: &B) -> Self::Output;
+}
+
 /// A backend that can start.
 pub enum Computer {
     Cpu(Cpu),
@@ -85,19 +93,23 @@ pub enum Computer {
 }
 
 impl Computer {
-    /// Chooses what `device` means for `pair`; `tell` hears what it is and why.
+    pub fn run<W: Work>(&self, work: W) -> W::Output {
+        match self {
+            Self::Cpu(cpu) => work.on(cpu),
+            Self::Reference(reference) => work.on(reference),
+            #[cfg(any(feature = "cuda", feature = "sim"))]
+            Self::Cuda(cuda) => work.on(cuda.as_ref()),
+        }
+    }
+
+    /// Chooses what the flags mean for `pair`; `tell` hears what it is and why.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind): this program was built without what is asked for;
     /// [`ErrorKind::Device`](crate::ErrorKind): there is no such GPU, or it cannot be used.
-    pub fn choose(
-        device: Device,
-        precision: Precision,
-        resident: Resident,
-        pair: &Pair,
-        tell: &dyn Fn(&str),
-    ) -> Result<Self> {
-        match device {
+    pub fn choose(machine: &MachineOptions, pair: &Pair, tell: &dyn Fn(&str)) -> Result<Self> {
+        let (precision, resident) = (machine.context_precision, machine.resident);
+        match machine.device {
             Device::Cpu => Ok(Self::Cpu(Cpu::new())),
             Device::Reference => Ok(Self::Reference(Reference)),
             Device::Auto => Self::best(precision, resident, pair, tell),

@@ -2,10 +2,16 @@
 //! output and what it already holds.
 
 mod device;
+mod experiments;
 mod options;
 mod score;
 
-pub use device::{Computer, Device, Precision, Resident};
+pub use device::{Computer, Device, Precision, Resident, Work};
+pub use experiments::{
+    CompareOptions, ReportOptions, SweepOptions, TraceOptions, compare, report, sweep, trace,
+};
+use options::parse_count;
+
 pub use options::{
     DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PromptOptions,
 };

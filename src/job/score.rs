@@ -1,8 +1,8 @@
 //! The job of `tuco score`.
 
 use super::{
-    Computer, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, STOP, open_encoder,
-    open_pair, thread_pool,
+    Computer, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, STOP, Work,
+    open_encoder, open_pair, thread_pool,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -79,10 +79,7 @@ impl ScoreJob {
                 tell(text);
             }
         };
-        let machine = &options.machine;
-        let computer = pool.install(|| {
-            Computer::choose(machine.device, machine.context_precision, machine.resident, &pair, &tell)
-        })?;
+        let computer = pool.install(|| Computer::choose(&options.machine, &pair, &tell))?;
         let date = template_date(&options);
         let encoder = open_encoder(&pair, &options.prompts, date)?;
         let source = Source::open(&options.input.inputs)?;
@@ -110,13 +107,9 @@ impl ScoreJob {
         }
         let progress = Progress::new(self.total, quiet);
         let Self { options, pair, computer, encoder, source, sink, pool, limit, .. } = &mut self;
-        let mut parts = Parts { options, pair, encoder, source, sink, pool, limit: *limit };
-        let outcome = match computer {
-            Computer::Cpu(cpu) => parts.run_on(cpu, &progress),
-            Computer::Reference(reference) => parts.run_on(reference, &progress),
-            #[cfg(any(feature = "cuda", feature = "sim"))]
-            Computer::Cuda(cuda) => parts.run_on(cuda.as_ref(), &progress),
-        };
+        let scoring =
+            Scoring { options, pair, encoder, source, sink, pool, limit: *limit, progress: &progress };
+        let outcome = computer.run(scoring);
         let closing = progress.finish();
         let summary = outcome.map_err(|error| how_to_go_on(&self.options, error))?;
         if !quiet {
@@ -155,8 +148,8 @@ fn how_to_go_on(options: &ScoreOptions, error: Error) -> Error {
     Error::new(error.kind, message)
 }
 
-/// What a run is made of, whichever backend computes.
-struct Parts<'a> {
+/// The run itself, whichever backend computes.
+struct Scoring<'a> {
     options: &'a ScoreOptions,
     pair: &'a Pair,
     encoder: &'a Encoder,
@@ -164,10 +157,13 @@ struct Parts<'a> {
     sink: &'a mut Sink,
     pool: &'a rayon::ThreadPool,
     limit: u64,
+    progress: &'a Progress,
 }
 
-impl Parts<'_> {
-    fn run_on<B: Backend>(&mut self, backend: &B, progress: &Progress) -> Result<Summary> {
+impl Work for Scoring<'_> {
+    type Output = Result<Summary>;
+
+    fn on<B: Backend>(self, backend: &B) -> Result<Summary> {
         let machine = &self.options.machine;
         let run = Run {
             engine: Engine::new(backend, self.pair),
@@ -177,7 +173,7 @@ impl Parts<'_> {
                 prompts: machine.batch_size.unwrap_or(usize::MAX),
                 tokens: machine.max_batch_tokens,
             },
-            progress,
+            progress: self.progress,
             stop: &STOP,
         };
         let mut lines = self.source.lines();

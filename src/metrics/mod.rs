@@ -2,14 +2,27 @@
 //! summarizes them over prompts.
 
 mod classes;
+mod folds;
+mod intervals;
 
 pub use classes::{auc, quantile};
+pub use folds::{Chosen, Goal, cross_validate};
+pub use intervals::{Random, bootstrap, delong, tpr_at_fpr};
 
 /// The L1 norms of the running sums of one twin row after a layer, in f64.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RunningL1 {
     pub ptc: f64,
     pub ftc: f64,
+}
+
+/// The same of a layer's parts and of the whole of it: sums over the layers so far of what attention and what the MLP
+/// contributed.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct PartsL1 {
+    pub attention: RunningL1,
+    pub mlp: RunningL1,
+    pub whole: RunningL1,
 }
 
 /// `a / (a + b)`, and 0 where both are 0 (two equal models that do nothing).

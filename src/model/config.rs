@@ -96,6 +96,12 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
         embedding_multiplier: known_number("embedding_multiplier")?.unwrap_or(1.0) * scaled_embedding,
         parallel_residual: known_flag("use_parallel_residual")?.unwrap_or(false),
         residual_multiplier: known_number("residual_multiplier")?.unwrap_or(1.0),
+        tie_word_embeddings: config.flag("tie_word_embeddings")?.unwrap_or(family.tied_by_default),
+        logits_scaling: match known_number("logits_scaling")? {
+            Some(0.0) => return Err("logits_scaling is 0, expected a positive number".into()),
+            scaling => scaling.unwrap_or(1.0),
+        },
+        final_logit_softcapping: known_number("final_logit_softcapping")?.filter(|cap| *cap > 0.0),
         experts: experts_of(&config)?,
         layers: layers_of(&config, family, num_hidden_layers, ropes.sliding.is_some())?,
         ropes: std::iter::once(ropes.full).chain(ropes.sliding).collect(),

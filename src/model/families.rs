@@ -26,15 +26,16 @@ pub static FAMILIES: &[&Family] = &[
     &GPT2,
 ];
 
-const OTHER_TENSORS: &[&str] = &["model.norm.weight", "lm_head.weight"];
-
 /// What is common to most: the names that Llama gave the tensors, norms and embeddings as they are.
 const LIKE_LLAMA: Family = Family {
     model_type: "llama",
     embedding: "model.embed_tokens.weight",
     layer_prefix: "model.layers.",
     layer_tensors: LLAMA_TENSORS,
-    other_tensors: OTHER_TENSORS,
+    final_norm: "model.norm.weight",
+    final_norm_bias: None,
+    head: "lm_head.weight",
+    tied_by_default: false,
     ignored_suffixes: &["rotary_emb.inv_freq"],
     defaults: "{}",
     config_names: &[],
@@ -123,6 +124,7 @@ static GEMMA: Family = Family {
         "num_key_value_heads": 16, "head_dim": 256, "attention_bias": false, "use_bidirectional_attention": null}"#,
     norms_add_one: true,
     scaled_embedding: true,
+    tied_by_default: true,
     ..LIKE_LLAMA
 };
 
@@ -150,10 +152,11 @@ static GEMMA2: Family = Family {
     layer_tensors: GEMMA2_TENSORS,
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 8192, "hidden_activation": "gelu_pytorch_tanh",
         "num_key_value_heads": 4, "head_dim": 256, "attention_bias": false, "use_bidirectional_attention": null,
-        "sliding_window": 4096, "layer_types": null, "attn_logit_softcapping": 50.0, "query_pre_attn_scalar": 256}"#,
+        "sliding_window": 4096, "layer_types": null, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256}"#,
     norms_add_one: true,
     scaled_embedding: true,
     window_rule: WindowRule::AllButEvery("sliding_window_pattern", 2),
+    tied_by_default: true,
     ..LIKE_LLAMA
 };
 
@@ -183,12 +186,13 @@ static GEMMA3_TEXT: Family = Family {
     layer_tensors: GEMMA3_TEXT_TENSORS,
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "hidden_activation": "gelu_pytorch_tanh",
         "num_key_value_heads": 4, "head_dim": 256, "attention_bias": false, "use_bidirectional_attention": null,
-        "sliding_window": 4096, "layer_types": null, "attn_logit_softcapping": null, "query_pre_attn_scalar": 256,
-        "rope_theta": 1e6, "rope_local_base_freq": 1e4, "hidden_size": 2304, "intermediate_size": 9216,
+        "sliding_window": 4096, "layer_types": null, "attn_logit_softcapping": null, "final_logit_softcapping": null,
+        "query_pre_attn_scalar": 256, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "hidden_size": 2304, "intermediate_size": 9216,
         "num_hidden_layers": 26, "num_attention_heads": 8, "vocab_size": 262208}"#,
     norms_add_one: true,
     scaled_embedding: true,
     window_rule: WindowRule::AllButEvery("sliding_window_pattern", 6),
+    tied_by_default: true,
     ..LIKE_LLAMA
 };
 
@@ -300,7 +304,8 @@ static GRANITE: Family = Family {
     model_type: "granite",
     layer_tensors: LLAMA_TENSORS,
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false,
-        "mlp_bias": false, "embedding_multiplier": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0}"#,
+        "mlp_bias": false, "embedding_multiplier": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
+        "logits_scaling": 1.0}"#,
     ..LIKE_LLAMA
 };
 
@@ -312,6 +317,7 @@ static SMOLLM3: Family = Family {
         "rope_theta": 2e6, "attention_bias": false, "mlp_bias": false, "no_rope_layers": null,
         "no_rope_layer_interval": 4, "use_sliding_window": false, "sliding_window": null, "layer_types": null}"#,
     window_rule: WindowRule::WithoutRope,
+    tied_by_default: true,
     ..LIKE_LLAMA
 };
 
@@ -393,11 +399,9 @@ static GPT_NEOX: Family = Family {
         (Down, "mlp.dense_4h_to_h.weight"),
         (DownBias, "mlp.dense_4h_to_h.bias"),
     ],
-    other_tensors: &[
-        "gpt_neox.final_layer_norm.weight",
-        "gpt_neox.final_layer_norm.bias",
-        "embed_out.weight",
-    ],
+    final_norm: "gpt_neox.final_layer_norm.weight",
+    final_norm_bias: Some("gpt_neox.final_layer_norm.bias"),
+    head: "embed_out.weight",
     ignored_suffixes: &["rotary_emb.inv_freq", "attention.bias", "attention.masked_bias"],
     defaults: r#"{"layer_norm_eps": 1e-5, "max_position_embeddings": 2048, "hidden_act": "gelu", "attention_bias": true,
         "mlp_bias": true, "rotary_pct": 0.25, "rotary_emb_base": 1e4, "use_parallel_residual": true}"#,
@@ -434,7 +438,9 @@ static GPT2: Family = Family {
         (Down, "mlp.c_proj.weight"),
         (DownBias, "mlp.c_proj.bias"),
     ],
-    other_tensors: &["transformer.ln_f.weight", "transformer.ln_f.bias", "lm_head.weight"],
+    final_norm: "transformer.ln_f.weight",
+    final_norm_bias: Some("transformer.ln_f.bias"),
+    tied_by_default: true,
     ignored_suffixes: &["attn.bias", "attn.masked_bias"],
     defaults: r#"{"layer_norm_epsilon": 1e-5, "n_positions": 1024, "activation_function": "gelu_new", "n_inner": null,
         "attention_bias": true, "mlp_bias": true, "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257,

@@ -68,8 +68,13 @@ pub struct Family {
     /// What stands after it. Tensors of the same name are fused: their rows follow each other in this order. A layer has
     /// no norm that is not listed. Of experts the first is listed, with `{expert}` for its number.
     pub layer_tensors: &'static [(LayerTensor, &'static str)],
-    /// Tensors outside the layers that a checkpoint may have besides the embedding.
-    pub other_tensors: &'static [&'static str],
+    /// Names of the norm after the layers and of its bias.
+    pub final_norm: &'static str,
+    pub final_norm_bias: Option<&'static str>,
+    /// Name of the unembedding.
+    pub head: &'static str,
+    /// The unembedding is the embedding where `tie_word_embeddings` is not set.
+    pub tied_by_default: bool,
     /// Endings of tensor names that old releases store and nobody needs.
     pub ignored_suffixes: &'static [&'static str],
     /// The fields of its `config.json` that not all families know, and the values of absent ones, as JSON.

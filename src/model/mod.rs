@@ -13,9 +13,20 @@ pub use family::{Family, Fusion, LayerTensor, WindowRule};
 pub use rope::{Rope, RopeScaling, RopeTable};
 
 use crate::{
+    Error, Result,
     tensor::Tensor,
     twin::{Branch, Twin},
 };
+
+/// What makes logits of the last hidden states: the tuned model's.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'w> {
+    /// The final norm's weight and bias, `[1, D]`.
+    pub norm: Tensor<'w>,
+    pub norm_bias: Option<Tensor<'w>>,
+    /// `[V, D]`
+    pub unembedding: Tensor<'w>,
+}
 
 /// Where the weights of a pair come from.
 pub trait PairWeights: Sync {
@@ -27,6 +38,14 @@ pub trait PairWeights: Sync {
     /// The tuned model's embedding of positions, `[context_length, D]`; `None` where positions are rotations.
     fn position_embedding(&self) -> Option<Tensor<'_>> {
         None
+    }
+
+    /// The tuned model's final norm and unembedding. Scores need neither.
+    ///
+    /// # Errors
+    /// Where the checkpoint has none that can be read.
+    fn head(&self) -> Result<Head<'_>> {
+        Err(Error::checkpoint("the model has no head"))
     }
 
     /// A tensor of a layer; `None` where the model has no such tensor (biases).
@@ -90,6 +109,12 @@ pub struct ModelSpec {
     pub parallel_residual: bool,
     /// Factor on what attention and MLP add to the residual stream.
     pub residual_multiplier: f64,
+    /// The unembedding is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Logits are divided by this, and then
+    pub logits_scaling: f64,
+    /// become `cap · tanh(logit / cap)`.
+    pub final_logit_softcapping: Option<f64>,
     /// The experts of layers that have some.
     pub experts: Option<ExpertsSpec>,
     /// In what the layers differ, one entry each.
@@ -177,9 +202,10 @@ impl ModelSpec {
         self.layers.get(layer).is_some_and(|layer| layer.has_experts)
     }
 
-    /// Whether a tensor of this name comes after the layers: the final norm, the head.
+    /// Whether a tensor of this name comes after the layers: the final norm, the unembedding.
     pub fn is_after_layers(&self, name: &str) -> bool {
-        self.family.other_tensors.contains(&name)
+        let Family { final_norm, final_norm_bias, head, .. } = *self.family;
+        name == final_norm || Some(name) == final_norm_bias || name == head
     }
 
     /// The fields whose difference makes two models no pair, by name.

@@ -131,6 +131,34 @@ impl Encoder {
         self.fit(&ids)
     }
 
+    /// The tokens of text in the middle of other text, at least one: no special tokens.
+    ///
+    /// # Errors
+    /// Where there is no tokenizer, or the text has no tokens.
+    pub fn continuation(&self, text: &str) -> Result<Vec<u32>, RowError> {
+        let ids = self.tokenize(text, false)?;
+        self.check_range(&ids)?;
+        if ids.is_empty() {
+            return Err(RowError::new(RowErrorKind::EmptyPrompt, format!("{text:?} has no tokens")));
+        }
+        Ok(ids)
+    }
+
+    /// What a token says; one that is part of a character has replacement characters. `None` without a tokenizer.
+    pub fn text_of(&self, token: u32) -> Option<String> {
+        self.tokenizer.as_ref().ok()?.decode(&[token], false).ok()
+    }
+
+    /// The most tokens that a row may have.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// Whether plain prompts go through the chat template.
+    pub fn applies_chat_template(&self) -> bool {
+        self.options.apply_chat_template
+    }
+
     /// SHA-256 of `tokenizer.json`, in hexadecimal.
     pub fn tokenizer_sha256(&self) -> Option<&str> {
         self.tokenizer_sha256.as_deref()

@@ -3,6 +3,7 @@
 mod adapters;
 mod checkpoints;
 mod common;
+mod experiments;
 mod quantized;
 mod reports;
 mod score;

@@ -1,7 +1,8 @@
 //! The two element types of the CPU backend: f32 for context rows, f64 for twin rows.
 
 use super::{
-    elementwise::vector_exp,
+    attention,
+    elementwise::{softcap, vector_exp},
     gemm::Right,
     product::widen_part,
     weight::{Panels, Weight},
@@ -17,6 +18,7 @@ pub struct Scratch<T> {
     pub rows: Vec<T>,
     pub tile: Vec<T>,
     pub second_tile: Vec<T>,
+    pub attention: attention::Scratch<T>,
 }
 
 thread_local! {
@@ -30,7 +32,7 @@ pub trait Element:
     + Default
     + Send
     + Sync
-    + PartialEq
+    + PartialOrd
     + std::ops::Add<Output = Self>
     + std::ops::Sub<Output = Self>
     + std::ops::Mul<Output = Self>
@@ -52,6 +54,9 @@ pub trait Element:
 
     /// `e^x`, as exact as the type is for.
     fn exp(self) -> Self;
+
+    /// `cap · tanh(s / cap)` of every score.
+    fn softcap(scores: &mut [Self], cap: f64);
 
     /// Widens a weight into the front of `out`.
     fn widen(tensor: &Tensor<'_>, out: &mut [Self]);
@@ -104,6 +109,11 @@ impl Element for f32 {
     }
 
     #[inline(always)]
+    fn softcap(scores: &mut [f32], cap: f64) {
+        softcap(scores, cap as f32);
+    }
+
+    #[inline(always)]
     fn widen(tensor: &Tensor<'_>, out: &mut [f32]) {
         tensor.widen_into(out);
     }
@@ -147,6 +157,10 @@ impl Element for f64 {
     #[inline(always)]
     fn exp(self) -> Self {
         f64::exp(self)
+    }
+
+    fn softcap(scores: &mut [f64], cap: f64) {
+        scores.iter_mut().for_each(|score| *score = cap * (*score / cap).tanh());
     }
 
     #[inline(always)]

@@ -225,6 +225,25 @@ pub fn scatter_add<T: Element>(a: &Mat<T>, rows: &[usize], factors: &[f64], x: &
     }
 }
 
+/// `out[rows[i]] = a[i]`.
+pub fn scatter<T: Element>(a: &Mat<T>, rows: &[usize], out: &mut Mat<T>) {
+    for (i, row) in rows.iter().enumerate() {
+        out.row_mut(*row).copy_from_slice(a.row(i));
+    }
+}
+
+/// `ft = (1 − alpha) pt + alpha ft`.
+pub fn blend<T: Element>(arch: Arch, pt: &Mat<T>, ft: &mut Mat<T>, alpha: f64) {
+    let (size, alpha, rest) = (TASK_ROWS * pt.cols, T::of(alpha), T::of(1.0 - alpha));
+    ft.data_mut().par_chunks_mut(size).zip(pt.data().par_chunks(size)).for_each(|(ft, pt)| {
+        vectorize(
+            arch,
+            #[inline(always)]
+            || ft.iter_mut().zip(pt).for_each(|(ft, pt)| *ft = rest * *pt + alpha * *ft),
+        );
+    });
+}
+
 /// `x = factor · x`.
 pub fn scale<T: Element>(x: &mut Mat<T>, factor: f64) {
     let (size, factor) = (TASK_ROWS * x.cols, T::of(factor));
@@ -301,29 +320,29 @@ pub fn softcap(scores: &mut [f32], cap: f32) {
 
 /// Replaces scores by their unnormalized softmax `e^(s - max)` and returns one over their sum.
 #[inline(always)]
-pub fn softmax(scores: &mut [f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
+pub fn softmax<T: Element>(scores: &mut [T]) -> T {
+    let mut lanes = [scores[0]; LANES];
     let (blocks, rest) = scores.as_chunks::<LANES>();
     for block in blocks {
         for (lane, s) in lanes.iter_mut().zip(block) {
             *lane = if *s > *lane { *s } else { *lane };
         }
     }
-    let largest = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sums = [0.0f32; LANES];
+    let largest = lanes.iter().chain(rest).fold(scores[0], |a, b| if *b > a { *b } else { a });
+    let mut sums = [T::default(); LANES];
     let (blocks, rest) = scores.as_chunks_mut::<LANES>();
     for block in blocks {
         for (sum, s) in sums.iter_mut().zip(block) {
-            *s = vector_exp(*s - largest);
+            *s = (*s - largest).exp();
             *sum += *s;
         }
     }
-    let mut sum: f32 = 0.0;
+    let mut sum = T::default();
     for s in rest {
-        *s = vector_exp(*s - largest);
+        *s = (*s - largest).exp();
         sum += *s;
     }
-    1.0 / (sums.iter().sum::<f32>() + sum)
+    T::ONE / (sums.iter().fold(T::default(), |sum, lane| sum + *lane) + sum)
 }
 
 /// Rotates every head of every row: of as many dimensions as the table is for, `i` with the one half of them further on

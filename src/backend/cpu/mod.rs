@@ -9,12 +9,18 @@ mod element;
 mod elementwise;
 mod gemm;
 mod product;
+mod trace;
 mod twin;
 mod vector;
 mod weight;
 
-use super::{Attended, AttentionShape, Backend, Linear, Mat, Norm, Role, RopeOf, Rows, Sequence};
-use crate::{metrics::RunningL1, model::Activation, tensor::Tensor, twin::Twin};
+use super::{Attended, AttentionShape, Backend, Linear, Mat, Norm, PartSums, Role, RopeOf, Rows, Sequence};
+use crate::{
+    metrics::{PartsL1, RunningL1},
+    model::Activation,
+    tensor::Tensor,
+    twin::Twin,
+};
 use element::Element;
 use product::Store;
 use pulp::Arch;
@@ -208,6 +214,14 @@ impl Backend for Cpu {
         same_kind!((a) -> x, elementwise::scatter_add(a, rows, factors, x));
     }
 
+    fn scatter(&self, a: &CpuMat, rows: &[usize], out: &mut CpuMat) {
+        same_kind!((a) -> out, elementwise::scatter(a, rows, out));
+    }
+
+    fn blend(&self, pt: &CpuMat, ft: &mut CpuMat, alpha: f64) {
+        same_kind!((pt) -> ft, elementwise::blend(self.arch, pt, ft, alpha));
+    }
+
     fn scale(&self, x: &mut CpuMat, factor: f64) {
         same_kind!(() -> x, elementwise::scale(x, factor));
     }
@@ -224,7 +238,7 @@ impl Backend for Cpu {
         layout: &Vec<Sequence>,
         shape: &AttentionShape,
     ) {
-        attention::attention(self.arch, q.context_mut(), k.context(), v.context(), layout, shape);
+        same_kind!((k, v) -> q, attention::attention(self.arch, q, k, v, layout, shape));
     }
 
     fn key_difference(
@@ -281,5 +295,22 @@ impl Backend for Cpu {
 
     fn norms(&self, sums: &Self::Sums) -> Vec<Vec<RunningL1>> {
         sums.norms.clone()
+    }
+
+    fn trace(
+        &self,
+        x: &CpuMat,
+        after_attention: Twin<&CpuMat>,
+        after: Twin<&CpuMat>,
+        sums: &mut PartSums<CpuMat>,
+    ) -> Vec<PartsL1> {
+        let PartSums { attention, mlp } = sums;
+        let sums = [&mut attention.pt, &mut attention.ft, &mut mlp.pt, &mut mlp.ft]
+            .map(|sum| sum.twin_mut().data_mut());
+        let streams = [x, after_attention.pt, after_attention.ft, after.pt, after.ft];
+        match x {
+            CpuMat::Context(_) => trace::trace(self.arch, streams.map(CpuMat::context), sums),
+            CpuMat::Twin(_) => trace::trace(self.arch, streams.map(CpuMat::twin), sums),
+        }
     }
 }

@@ -29,7 +29,7 @@ const PANEL_COLS: usize = 192;
 const BLOCKS_PER_THREAD: usize = 4;
 
 /// Smallest product that `gemm` multiplies as it does large ones.
-const MIN_ROWS: usize = 4;
+pub const MIN_ROWS: usize = 4;
 pub const MIN_COLS: usize = 80;
 
 /// What happens to what the result held before.
@@ -287,7 +287,7 @@ pub fn gated<T: Element>(
     let target = Disjoint::new(out.data_mut());
     blocks::<T>(a.rows, stride).into_par_iter().for_each(|(rows, cols)| {
         T::with_scratch(|scratch| {
-            let Scratch { weights, rows: padded, tile, second_tile } = scratch;
+            let Scratch { weights, rows: padded, tile, second_tile, .. } = scratch;
             let (width, left) = (cols.len(), left_rows(a, &rows));
             let up_tile = grown(second_tile, rows.len() * width);
             // SAFETY: the gate goes to this block of `out`, `up` to the thread's own tile.

@@ -47,7 +47,8 @@ pub fn twin_attend(
     let bias = norm.and_then(|norm| norm.bias.as_ref()).map(|bias| f64::widened(&bias.tensor));
     let rows: Vec<_> = sequences.iter().flat_map(|s| s.twin.clone().map(move |row| (s, row))).collect();
     rows.into_par_iter().zip(out.data_mut().par_chunks_exact_mut(cols)).for_each(|((sequence, row), out)| {
-        let (context, own) = sequence.visible_to_twin(row, shape);
+        let (unseen, own) = sequence.visible_to_twin(row, shape);
+        let context: Vec<usize> = sequence.path_rows(unseen).collect();
         let weights = weights(arch, q.row(row), keys, &context, &own, shape);
         context_means(arch, &weights, keys.normalized, &context, shape.num_attention_heads, out);
         if let Some(factors) = &factors {
@@ -71,7 +72,7 @@ fn weights(
     arch: Arch,
     query: &[f64],
     keys: &Keys<'_>,
-    context_rows: &Range<usize>,
+    context_rows: &[usize],
     own_rows: &Range<usize>,
     shape: &AttentionShape,
 ) -> Vec<f64> {
@@ -86,12 +87,12 @@ fn weights(
                 let query = &query[head * dim..(head + 1) * dim];
                 let shared = head / shape.group_size() * dim..head / shape.group_size() * dim + dim;
                 let (context, own) = weights.split_at_mut(context_rows.len());
-                for (weight, row) in context.iter_mut().zip(context_rows.clone()) {
-                    *weight = dot(query, &keys.context_keys.row(row)[shared.clone()]);
+                for (weight, row) in context.iter_mut().zip(context_rows) {
+                    *weight = dot(query, &keys.context_keys.row(*row)[shared.clone()]);
                 }
                 if let Some(difference) = keys.key_difference {
-                    for (weight, row) in context.iter_mut().zip(context_rows.clone()) {
-                        *weight += dot(query, &difference.row(row)[shared.clone()]);
+                    for (weight, row) in context.iter_mut().zip(context_rows) {
+                        *weight += dot(query, &difference.row(*row)[shared.clone()]);
                     }
                 }
                 for (weight, row) in own.iter_mut().zip(own_rows.clone()) {
@@ -125,7 +126,7 @@ fn context_means(
     arch: Arch,
     weights: &[f64],
     normalized: &Mat<f32>,
-    context: &Range<usize>,
+    context: &[usize],
     heads: usize,
     out: &mut [f64],
 ) {
@@ -134,21 +135,22 @@ fn context_means(
         out.fill(0.0);
     }
     WIDENED.with_borrow_mut(|widened| {
-        for tile in (0..context.len()).step_by(TILE) {
-            let rows = TILE.min(context.len() - tile);
-            widened.resize(TILE * hidden, 0.0);
-            let first = (context.start + tile) * hidden;
-            let narrow = &normalized.data()[first..first + rows * hidden];
+        widened.resize(TILE * hidden, 0.0);
+        for (tile, rows) in context.chunks(TILE).enumerate() {
             vectorize(
                 arch,
                 #[inline(always)]
-                || widened.iter_mut().zip(narrow).for_each(|(to, from)| *to = f64::from(*from)),
+                || {
+                    for (to, row) in widened.chunks_exact_mut(hidden).zip(rows) {
+                        to.iter_mut().zip(normalized.row(*row)).for_each(|(to, from)| *to = f64::from(*from));
+                    }
+                },
             );
             // SAFETY: the operands are the tile just widened, its columns of the weights, and `out`.
             unsafe {
-                let left = Left { data: &weights[tile..], stride: tokens };
+                let left = Left { data: &weights[tile * TILE..], stride: tokens };
                 let right = Right { data: widened.as_slice(), inner_stride: hidden, col_stride: 1 };
-                let size = Size { rows: heads, cols: hidden, inner: rows };
+                let size = Size { rows: heads, cols: hidden, inner: rows.len() };
                 gemm(size, left, right, out.as_mut_ptr(), hidden, tile > 0);
             }
         }

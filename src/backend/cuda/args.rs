@@ -122,13 +122,14 @@ args! {
         unused: i32,
     }
     /// `attention.cu`
-    AttentionTile { start: i32, length: i32, first_query: i32, unused: i32 }
+    AttentionTile { row: i32, queries: i32, first_query: i32, path: i32 }
     /// `attention.cu`
     AttentionArgs {
         q: Address,
         k: Address,
         v: Address,
         tiles: Address,
+        path_rows: Address,
         q_pitch: i64,
         kv_pitch: i64,
         group: i32,
@@ -163,7 +164,7 @@ args! {
     TwinRow {
         row: i32,
         mean_row: i32,
-        context_start: i32,
+        path: i32,
         context_length: i32,
         twin_start: i32,
         tokens: i32,
@@ -180,6 +181,7 @@ args! {
         twin_keys: Address,
         twin_normed: Address,
         rows: Address,
+        path_rows: Address,
         scores: Address,
         context_share: Address,
         means: Address,
@@ -211,6 +213,18 @@ args! {
         cols: i32,
         unused: i32,
     }
+    /// `contribution.cu`
+    TraceArgs {
+        x: Address,
+        after_attention: [Address; 2],
+        after: [Address; 2],
+        attention: [Address; 2],
+        mlp: [Address; 2],
+        norms: Address,
+        pitch: i64,
+        cols: i32,
+        unused: i32,
+    }
 }
 
 #[cfg(test)]
@@ -224,6 +238,6 @@ mod tests {
         }
         check!(ProductArgs, NormArgs, NormHeadsArgs, NormedKeyDifferenceArgs, RowsArgs, RotateArgs);
         check!(AttentionTile, AttentionArgs, KeyWeightSide, KeyWeightArgs, TwinRow, TwinAttendArgs);
-        check!(ContributionArgs);
+        check!(ContributionArgs, TraceArgs);
     }
 }

@@ -200,6 +200,7 @@ pub fn attention(
         k: k.address(),
         v: v.address(),
         tiles: rows.tiles.address(),
+        path_rows: rows.path_rows.address(),
         q_pitch: q.pitch(),
         kv_pitch: k.pitch(),
         group: shape.group_size() as i32,
@@ -235,6 +236,7 @@ pub fn twin_attend(
     let ShapeNumbers { window, scale, softcap } = shape.into();
     let args = TwinAttendArgs {
         rows: rows.twin_rows.address(),
+        path_rows: rows.path_rows.address(),
         scores: scores.address(),
         context_share: context_share.address(),
         heads: heads as i32,

@@ -28,6 +28,8 @@ pub struct LayoutRows {
     twin: RowMap,
     /// Of each rotary table of each branch, the addresses for every sequence.
     tables: HashMap<(Branch, usize), Tables>,
+    /// Rows of the paths of all sequences, one after the other.
+    pub path_rows: Buffer,
     pub tiles: Buffer,
     pub tile_count: usize,
     pub twin_rows: Buffer,
@@ -86,28 +88,28 @@ impl LayoutRows {
                 tables.insert((branch, index), Tables { addresses, half, _kept: kept });
             }
         }
-        let mut tiles = Vec::new();
-        for Sequence { context, .. } in sequences {
-            tiles.extend((0..context.len()).step_by(TILE_QUERIES).map(|first_query| AttentionTile {
-                start: context.start as i32,
-                length: context.len() as i32,
-                first_query: first_query as i32,
-                unused: 0,
-            }));
-        }
-        // The longest first: they end last.
-        tiles.sort_by_key(|tile| std::cmp::Reverse(tile.first_query));
+        let (mut path_rows, mut tiles, mut twin_rows) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut all_tokens, mut most_tokens) = (0, 0);
         let first = sequences.first().map_or(0, |sequence| sequence.twin.start);
-        let (mut twin_rows, mut all_tokens, mut most_tokens) = (Vec::new(), 0, 0);
-        for Sequence { context, twin, .. } in sequences {
-            for row in twin.clone() {
-                let tokens = context.len() + row - twin.start + 1;
+        for sequence in sequences {
+            let path = path_rows.len() as i32;
+            path_rows.extend(sequence.path_rows(0).map(|row| row as i32));
+            let (rows, position) = Rows::Context.of(sequence);
+            tiles.extend((0..rows.len()).step_by(TILE_QUERIES).map(|at| AttentionTile {
+                row: (rows.start + at) as i32,
+                queries: TILE_QUERIES.min(rows.len() - at) as i32,
+                first_query: (position + at) as i32,
+                path,
+            }));
+            let (rows, position) = Rows::Twin.of(sequence);
+            for (index, row) in rows.clone().enumerate() {
+                let tokens = position + index + 1;
                 twin_rows.push(TwinRow {
                     row: row as i32,
                     mean_row: (row - first) as i32,
-                    context_start: context.start as i32,
-                    context_length: context.len() as i32,
-                    twin_start: twin.start as i32,
+                    path,
+                    context_length: position as i32,
+                    twin_start: rows.start as i32,
                     tokens: tokens as i32,
                     scores_start: all_tokens as i64,
                 });
@@ -115,10 +117,13 @@ impl LayoutRows {
                 most_tokens = most_tokens.max(tokens);
             }
         }
+        // The longest first: they end last.
+        tiles.sort_by_key(|tile| std::cmp::Reverse(tile.first_query));
         Ok(Self {
             context: RowMap::new(device, sequences, Rows::Context)?,
             twin: RowMap::new(device, sequences, Rows::Twin)?,
             tables,
+            path_rows: Buffer::of(device, &path_rows)?,
             tiles: Buffer::of(device, &tiles)?,
             tile_count: tiles.len(),
             twin_rows: Buffer::of(device, &twin_rows)?,

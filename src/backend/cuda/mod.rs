@@ -15,11 +15,17 @@ mod mat;
 mod sim;
 mod weight;
 
-use super::{Attended, AttentionShape, Backend, Linear, Norm, Role, RopeOf, Rows, Sequence};
-use crate::{Error, Result, metrics::RunningL1, model::Activation, tensor::Tensor, twin::Twin};
+use super::{Attended, AttentionShape, Backend, Linear, Norm, PartSums, Role, RopeOf, Rows, Sequence};
+use crate::{
+    Error, Result,
+    metrics::{PartsL1, RunningL1},
+    model::Activation,
+    tensor::Tensor,
+    twin::Twin,
+};
 use args::{
     Address, ContributionArgs, KeyWeightArgs, KeyWeightSide, NormArgs, NormHeadsArgs,
-    NormedKeyDifferenceArgs, RotateArgs, RowsArgs, TwinAttendArgs,
+    NormedKeyDifferenceArgs, RotateArgs, RowsArgs, TraceArgs, TwinAttendArgs,
 };
 use device::{Buffer, Device};
 use half::bf16;
@@ -119,6 +125,16 @@ impl Cuda {
     /// One of the kernels of `elementwise.cu`.
     fn rowwise(&self, kernel: &str, rows: usize, args: RowsArgs) {
         self.attempt(|device| per_row(device.as_ref(), kernel, rows, ROW_THREADS, &args));
+    }
+
+    /// One of those that take rows by their numbers.
+    fn indexed(&self, kernel: &str, a: &CudaMat, rows: &[usize], out: &CudaMat) {
+        self.attempt(|device| {
+            let numbers = Buffer::of(device, &rows.iter().map(|row| *row as i32).collect::<Vec<_>>())?;
+            let args = RowsArgs { rows: numbers.address(), ..rows_args(a, out) };
+            let kernel = format!("{kernel}_{}", a.element.name());
+            per_row(device.as_ref(), &kernel, rows.len(), ROW_THREADS, &args)
+        });
     }
 
     fn product(&self, epilogue: Epilogue, a: &CudaMat, linears: &[&Linear<CudaWeight<'_>>], out: &CudaMat) {
@@ -309,12 +325,16 @@ impl Backend for Cuda {
     }
 
     fn gather(&self, a: &CudaMat, rows: &[usize], out: &mut CudaMat) {
-        self.attempt(|device| {
-            let rows = Buffer::of(device, &rows.iter().map(|row| *row as i32).collect::<Vec<_>>())?;
-            let args = RowsArgs { rows: rows.address(), ..rows_args(a, out) };
-            let kernel = format!("gather_{}", a.element.name());
-            per_row(device.as_ref(), &kernel, out.rows, ROW_THREADS, &args)
-        });
+        self.indexed("gather", a, rows, out);
+    }
+
+    fn scatter(&self, a: &CudaMat, rows: &[usize], out: &mut CudaMat) {
+        self.indexed("scatter", a, rows, out);
+    }
+
+    fn blend(&self, pt: &CudaMat, ft: &mut CudaMat, alpha: f64) {
+        let args = RowsArgs { factor: alpha as f32, ..rows_args(pt, ft) };
+        self.rowwise(&format!("blend_{}", ft.element.name()), ft.rows, args);
     }
 
     fn scatter_add(&self, a: &CudaMat, rows: &[usize], factors: &[f64], x: &mut CudaMat) {
@@ -509,16 +529,47 @@ impl Backend for Cuda {
     }
 
     fn norms(&self, sums: &CudaSums) -> Vec<Vec<RunningL1>> {
-        let read = |norms: &Buffer| {
-            let mut bytes = vec![0; sums.rows * 16];
-            self.attempt(|device| device.download(norms.address(), &mut bytes));
-            let number = |bytes: &[u8; 16], at: usize| {
-                f64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
-            };
-            let rows = bytes.as_chunks::<16>().0.iter();
-            rows.map(|row| RunningL1 { ptc: number(row, 0), ftc: number(row, 8) }).collect()
-        };
+        let read = |norms: &Buffer| self.read_norms(norms, sums.rows).into_iter().map(|[l1]| l1).collect();
         sums.norms.iter().map(read).collect()
+    }
+
+    fn trace(
+        &self,
+        x: &CudaMat,
+        after_attention: Twin<&CudaMat>,
+        after: Twin<&CudaMat>,
+        sums: &mut PartSums<CudaMat>,
+    ) -> Vec<PartsL1> {
+        let norms = self.attempt(|device| {
+            let norms = Buffer::new(device, x.rows * 48)?;
+            let both = |mats: Twin<&CudaMat>| [mats.pt.address(), mats.ft.address()];
+            let args = TraceArgs {
+                x: x.address(),
+                after_attention: both(after_attention),
+                after: both(after),
+                attention: both(sums.attention.as_ref()),
+                mlp: both(sums.mlp.as_ref()),
+                norms: norms.address(),
+                pitch: x.pitch(),
+                cols: x.cols as i32,
+                unused: 0,
+            };
+            per_row(device.as_ref(), "trace", x.rows, ROW_THREADS, &args)?;
+            Ok(norms)
+        });
+        let norms = norms.map_or(Vec::new(), |norms| self.read_norms(&norms, x.rows));
+        norms.into_iter().map(|[attention, mlp, whole]| PartsL1 { attention, mlp, whole }).collect()
+    }
+}
+
+impl Cuda {
+    /// `N` pairs of norms of each of `rows` rows.
+    fn read_norms<const N: usize>(&self, norms: &Buffer, rows: usize) -> Vec<[RunningL1; N]> {
+        let mut bytes = vec![0; rows * N * 16];
+        self.attempt(|device| device.download(norms.address(), &mut bytes));
+        let number = |at: usize| f64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        let pair = |at: usize| RunningL1 { ptc: number(at), ftc: number(at + 8) };
+        (0..rows).map(|row| std::array::from_fn(|i| pair((row * N + i) * 16))).collect()
     }
 }
 

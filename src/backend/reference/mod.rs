@@ -1,7 +1,12 @@
 //! What every operation means: plain loops in f64, to be read. Slow.
 
-use super::{Attended, AttentionShape, Backend, Linear, Mat, Norm, Role, RopeOf, Rows, Sequence};
-use crate::{metrics::RunningL1, model::Activation, tensor::Tensor, twin::Twin};
+use super::{Attended, AttentionShape, Backend, Linear, Mat, Norm, PartSums, Role, RopeOf, Rows, Sequence};
+use crate::{
+    metrics::{PartsL1, RunningL1},
+    model::Activation,
+    tensor::Tensor,
+    twin::Twin,
+};
 
 /// The reference backend.
 #[derive(Debug, Clone, Copy, Default)]
@@ -128,6 +133,18 @@ impl Backend for Reference {
         }
     }
 
+    fn scatter(&self, a: &Mat<f64>, rows: &[usize], out: &mut Mat<f64>) {
+        for (i, row) in rows.iter().enumerate() {
+            out.row_mut(*row).copy_from_slice(a.row(i));
+        }
+    }
+
+    fn blend(&self, pt: &Mat<f64>, ft: &mut Mat<f64>, alpha: f64) {
+        for (ft, pt) in ft.data_mut().iter_mut().zip(pt.data()) {
+            *ft = (1.0 - alpha) * pt + alpha * *ft;
+        }
+    }
+
     fn scale(&self, x: &mut Mat<f64>, factor: f64) {
         x.data_mut().iter_mut().for_each(|v| *v *= factor);
     }
@@ -159,9 +176,10 @@ impl Backend for Reference {
     ) {
         let dim = shape.head_dim;
         for sequence in layout {
-            for row in sequence.context.clone() {
-                let start = sequence.context.start;
-                let keys: Vec<usize> = (start + shape.first_visible(row - start)..=row).collect();
+            let (rows, first) = Rows::Context.of(sequence);
+            for (offset, row) in rows.enumerate() {
+                let (unseen, position) = (shape.first_visible(first + offset), first + offset);
+                let keys: Vec<usize> = sequence.path_rows(unseen).take(position + 1 - unseen).collect();
                 for head in 0..shape.num_attention_heads {
                     let own = head * dim..(head + 1) * dim;
                     let shared = (head / shape.group_size()) * dim;
@@ -216,9 +234,10 @@ impl Backend for Reference {
         let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
         for sequence in layout {
             for row in sequence.twin.clone() {
-                let (context, own) = sequence.visible_to_twin(row, shape);
+                let (unseen, own) = sequence.visible_to_twin(row, shape);
+                let context: Vec<usize> = sequence.path_rows(unseen).collect();
                 let normed: Vec<_> =
-                    (context.clone().map(|i| scaled(attended.normalized.row(i), attended.norm)))
+                    (context.iter().map(|i| scaled(attended.normalized.row(*i), attended.norm)))
                         .chain(own.clone().map(|i| attended.twin_normed.row(i).to_vec()))
                         .collect();
                 let context_key = |i: usize| match attended.key_difference {
@@ -230,7 +249,7 @@ impl Backend for Reference {
                     let shared = (head / shape.group_size()) * dim;
                     let score = |key: &[f64]| score(dot(query, &key[shared..shared + dim]), shape);
                     let weights = softmax(
-                        (context.clone().map(|i| score(&context_key(i))))
+                        (context.iter().map(|i| score(&context_key(*i))))
                             .chain(own.clone().map(|i| score(attended.twin_keys.row(i)))),
                     );
                     out.row_mut(row - first)[head * hidden..(head + 1) * hidden]
@@ -289,6 +308,36 @@ impl Backend for Reference {
 
     fn norms(&self, sums: &Sums) -> Vec<Vec<RunningL1>> {
         sums.norms.clone()
+    }
+
+    fn trace(
+        &self,
+        x: &Mat<f64>,
+        after_attention: Twin<&Mat<f64>>,
+        after: Twin<&Mat<f64>>,
+        sums: &mut PartSums<Mat<f64>>,
+    ) -> Vec<PartsL1> {
+        let PartSums { attention, mlp } = sums;
+        let row_l1 = |row: usize| {
+            let mut l1 = PartsL1::default();
+            for col in row * x.cols..(row + 1) * x.cols {
+                let (x, at, after) =
+                    (x.data()[col], after_attention.map(|m| m.data()[col]), after.map(|m| m.data()[col]));
+                let own = Twin::new(at.pt - x, at.ft - at.pt);
+                let rest = Twin::new(after.pt - at.pt, (after.ft - at.ft) - (after.pt - at.pt));
+                let parts = [(&mut *attention, own, &mut l1.attention), (&mut *mlp, rest, &mut l1.mlp)];
+                for (sums, added, l1) in parts {
+                    sums.pt.data_mut()[col] += added.pt;
+                    sums.ft.data_mut()[col] += added.ft;
+                    l1.ptc += sums.pt.data()[col].abs();
+                    l1.ftc += sums.ft.data()[col].abs();
+                }
+                l1.whole.ptc += (attention.pt.data()[col] + mlp.pt.data()[col]).abs();
+                l1.whole.ftc += (attention.ft.data()[col] + mlp.ft.data()[col]).abs();
+            }
+            l1
+        };
+        (0..x.rows).map(row_l1).collect()
     }
 }
 

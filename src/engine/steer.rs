@@ -1,0 +1,181 @@
+//! Steering: `x + ptc + alpha · ftc` on all rows, alpha 1 being the tuned model and 0 the base's blocks between the tuned
+//! model's embedding and head.
+//!
+//! All rows pass both models' blocks as context rows (f32 on the CPU): logits are no small differences. Rows that only
+//! some alphas need are computed for those: up to the first layer in which the models differ all alphas have one stream,
+//! alpha 1 needs no block of the base, alpha 0 none of the tuned model, and of the last layer only the asked rows are
+//! computed. Prompts that begin alike share the rows of that beginning (see [`tree`](super::tree)).
+
+use super::{
+    Engine, Layer, Observer,
+    head::{Head, Tokens},
+    layer::{Block, PackView},
+    pack::RopeTables,
+    tree::{Forest, plant},
+    workspace::{ContextSpace, RowSpace},
+};
+use crate::{
+    Error, ErrorKind, Result,
+    backend::{Backend, Role, Rows},
+    model::PairWeights,
+};
+
+/// A residual stream and the alphas that it is the stream of.
+struct Stream<M> {
+    x: M,
+    /// As places in the caller's list.
+    alphas: Vec<usize>,
+}
+
+/// Prompts and their streams.
+struct Pack<B: Backend> {
+    forest: Forest,
+    layout: B::Layout,
+    /// The prompts' last tokens, for the last layer.
+    last_rows: Vec<usize>,
+    last_tokens: B::Layout,
+    streams: Vec<Stream<B::Mat>>,
+}
+
+/// What a layer writes to besides the streams.
+struct Space<M> {
+    context: ContextSpace<M>,
+    last: RowSpace<M>,
+    /// The stream after the pre-trained block.
+    pt: M,
+    hidden_size: usize,
+}
+
+impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
+    /// Logits of the token after each prompt under each of `alphas`: by alpha, then by prompt, then by token.
+    ///
+    /// # Errors
+    /// A usage error for an alpha that is negative or not finite; a checkpoint error where there is no head;
+    /// [`ErrorKind::Interrupted`] when the observer stops the work. The observer hears the prompts' tokens once,
+    /// whatever the number of alphas.
+    pub fn steer(
+        &self,
+        prompts: &[&[u32]],
+        alphas: &[f64],
+        tokens: Tokens<'_>,
+        observer: Observer<'_>,
+    ) -> Result<Vec<Vec<Vec<f64>>>> {
+        check_alphas(alphas)?;
+        let backend = self.backend;
+        let spec = self.weights.spec();
+        let head = Head::load(backend, self.weights)?;
+        let mut ropes = RopeTables::new(spec.map(|spec| spec.ropes.as_slice()));
+        let forests = plant(prompts, self.limits.tokens, &mut ropes);
+        let tables = self.embeddings();
+        let mut packs: Vec<Pack<B>> = {
+            let embedded = |forest: Forest| {
+                let x = tables.embed(backend, spec.ft, Rows::Context, &forest.token_ids, &forest.positions);
+                let streams = vec![Stream { x, alphas: (0..alphas.len()).collect() }];
+                let layout = backend.layout(&forest.sequences);
+                let last_tokens = backend.layout(&forest.last_tokens());
+                Pack { last_rows: forest.last_rows(), layout, last_tokens, forest, streams }
+            };
+            forests.into_iter().map(embedded).collect()
+        };
+        let mut space = Space {
+            context: ContextSpace::new(backend, spec.ft, Rows::Context),
+            last: RowSpace::new(backend, spec.ft, Rows::Context),
+            pt: backend.zeros(Rows::Context, Role::Stream, 0, spec.ft.hidden_size),
+            hidden_size: spec.ft.hidden_size,
+        };
+        let layers = spec.ft.num_hidden_layers;
+        for index in 0..layers {
+            let layer = Layer::load(backend, self.weights, index);
+            for pack in &mut packs {
+                steer_layer(backend, &layer, alphas, pack, &mut space);
+                backend.check()?;
+                if observer(pack.forest.tokens as f64 / layers as f64).is_break() {
+                    return Err(Error::new(ErrorKind::Interrupted, "stopped"));
+                }
+            }
+        }
+        let mut logits = vec![vec![Vec::new(); prompts.len()]; alphas.len()];
+        for Pack { forest, streams, .. } in packs {
+            for Stream { x, alphas } in streams {
+                let rows = head.logits(backend, &x, forest.ends.len(), tokens);
+                for ((prompt, _), row) in forest.ends.iter().zip(rows) {
+                    alphas.iter().for_each(|alpha| logits[*alpha][*prompt] = row.clone());
+                }
+            }
+        }
+        backend.check()?;
+        Ok(logits)
+    }
+}
+
+/// What alpha may be: any number from 0 on.
+pub fn check_alphas(alphas: &[f64]) -> Result<()> {
+    match alphas.iter().find(|alpha| !alpha.is_finite() || **alpha < 0.0) {
+        None => Ok(()),
+        Some(alpha) => Err(Error::usage(format!("alpha is {alpha}, expected a number from 0 on"))),
+    }
+}
+
+/// Passes a pack's streams through a layer; from the last one they come with the prompts' last tokens only.
+fn steer_layer<B: Backend>(
+    backend: &B,
+    layer: &Layer<'_, B>,
+    alphas: &[f64],
+    pack: &mut Pack<B>,
+    space: &mut Space<B::Mat>,
+) {
+    let Pack { forest, layout, last_rows, last_tokens, streams } = pack;
+    let rows = forest.rows();
+    space.context.fit(backend, rows);
+    space.last.fit(backend, last_rows.len());
+    let through =
+        |block: &Block<'_, B>, from: &B::Mat, to: &mut B::Mat, context: &mut _, last: &mut RowSpace<_>| {
+            let view = PackView { layout, context: from, first_twin: 0 };
+            block.prepare_context(backend, view, context);
+            if layer.is_last {
+                block.fill_values(backend, context);
+                backend.resize(to, last_rows.len());
+                backend.gather(from, last_rows, to);
+                backend.gather(&context.rows.normed, last_rows, &mut last.normed);
+                block.move_rows(backend, to, last_tokens, &context.keys, &context.values, last, None);
+            } else {
+                backend.resize(to, rows);
+                backend.copy(from, to);
+                block.move_context(backend, to, layout, context);
+            }
+        };
+    let hidden_size = space.hidden_size;
+    let empty = || backend.zeros(Rows::Context, Role::Stream, 0, hidden_size);
+    let mut moved = Vec::with_capacity(streams.len());
+    for Stream { x, alphas: places } in streams.drain(..) {
+        let needs = |without: f64| places.iter().any(|place| alphas[*place] != without);
+        let Space { context, last, pt, .. } = &mut *space;
+        let needs_pt = !layer.same_block && needs(1.0);
+        if needs_pt {
+            through(&layer.blocks.pt, &x, pt, context, last);
+        }
+        let mut ft = empty();
+        if layer.same_block || needs(0.0) {
+            through(&layer.blocks.ft, &x, &mut ft, context, last);
+        }
+        if !needs_pt {
+            moved.push(Stream { x: ft, alphas: places });
+            continue;
+        }
+        for place in places {
+            let mut x = empty();
+            backend.resize(&mut x, if layer.is_last { last_rows.len() } else { rows });
+            match alphas[place] {
+                0.0 => backend.copy(pt, &mut x),
+                alpha => {
+                    backend.copy(&ft, &mut x);
+                    if alpha != 1.0 {
+                        backend.blend(pt, &mut x, alpha);
+                    }
+                }
+            }
+            moved.push(Stream { x, alphas: vec![place] });
+        }
+    }
+    *streams = moved;
+}

@@ -1,0 +1,169 @@
+//! Prompts that begin alike share the rows of their common beginning: the rows of a pack form trees, and each row
+//! attends to the way from the root to itself.
+
+use super::pack::RopeTables;
+use crate::backend::Sequence;
+use std::{cmp::Ordering, ops::Range};
+
+/// The rows of some prompts, each common beginning once.
+pub struct Forest {
+    /// Rows that follow each other in all prompts that they belong to; together all rows, in order.
+    pub sequences: Vec<Sequence>,
+    pub token_ids: Vec<u32>,
+    pub positions: Vec<u32>,
+    /// The prompts, as numbers in the batch, and which of the sequences each ends with.
+    pub ends: Vec<(usize, usize)>,
+    /// Tokens of the prompts, those that are shared counted for each.
+    pub tokens: usize,
+}
+
+impl Forest {
+    pub fn rows(&self) -> usize {
+        self.token_ids.len()
+    }
+
+    /// The row of the last token of each prompt, in the order of [`Forest::ends`].
+    pub fn last_rows(&self) -> Vec<usize> {
+        self.ends.iter().map(|(_, end)| self.sequences[*end].context.end - 1).collect()
+    }
+
+    /// The last tokens of the prompts as rows of a matrix of their own; their paths are rows of the forest.
+    pub fn last_tokens(&self) -> Vec<Sequence> {
+        let last = |(row, (_, end)): (usize, &(usize, usize))| {
+            let sequence = &self.sequences[*end];
+            Sequence { context: row..row + 1, ..sequence.clone() }
+        };
+        self.ends.iter().enumerate().map(last).collect()
+    }
+}
+
+/// Lays prompts out in forests of at most `most_rows` rows; a longer prompt is one of its own.
+pub fn plant(prompts: &[&[u32]], most_rows: usize, ropes: &mut RopeTables<'_>) -> Vec<Forest> {
+    // Rotations may depend on the length of the whole prompt; those that rotate alike come one after the other.
+    let kinds: Vec<_> = prompts.iter().map(|prompt| ropes.kind(prompt.len())).collect();
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    let compare = |a: &usize, b: &usize| -> Ordering {
+        kinds[*a].cmp(&kinds[*b]).then_with(|| prompts[*a].cmp(prompts[*b]))
+    };
+    order.sort_by(compare);
+    let mut forests = Vec::new();
+    let mut rest = order.as_slice();
+    while !rest.is_empty() {
+        let mut rows = 0;
+        let mut fits = |at: usize, prompt: &usize| {
+            let before = (at > 0).then(|| rest[at - 1]).filter(|before| kinds[*before] == kinds[*prompt]);
+            let shared = before.map_or(0, |before| common(prompts[before], prompts[*prompt]));
+            rows += prompts[*prompt].len() - shared;
+            at == 0 || rows <= most_rows
+        };
+        let count = rest.iter().enumerate().take_while(|(at, prompt)| fits(*at, prompt)).count();
+        let (chosen, later) = rest.split_at(count);
+        let mut forest = Forest {
+            sequences: Vec::new(),
+            token_ids: Vec::new(),
+            positions: Vec::new(),
+            ends: Vec::new(),
+            tokens: chosen.iter().map(|prompt| prompts[*prompt].len()).sum(),
+        };
+        for alike in chosen.chunk_by(|a, b| kinds[*a] == kinds[*b]) {
+            grow(&mut forest, prompts, alike, ropes);
+        }
+        forests.push(forest);
+        rest = later;
+    }
+    forests
+}
+
+/// Prompts of a sorted list that agree in their first `depth` tokens, whose rows are `path`.
+struct Branching {
+    prompts: Range<usize>,
+    depth: usize,
+    path: Vec<Range<usize>>,
+}
+
+/// Adds the tree of the prompts `sorted`, which rotate alike.
+fn grow(forest: &mut Forest, prompts: &[&[u32]], sorted: &[usize], ropes: &mut RopeTables<'_>) {
+    let mut todo = vec![Branching { prompts: 0..sorted.len(), depth: 0, path: Vec::new() }];
+    while let Some(Branching { prompts: range, depth, mut path }) = todo.pop() {
+        let members = &sorted[range.clone()];
+        let (first, last) = (prompts[members[0]], prompts[members[members.len() - 1]]);
+        let end = common(first, last);
+        if end > depth {
+            let start = forest.rows();
+            forest.token_ids.extend(&first[depth..end]);
+            forest.positions.extend(depth as u32..end as u32);
+            let context = start..forest.rows();
+            path.push(context.clone());
+            let longest = members.iter().map(|prompt| prompts[*prompt].len()).max().unwrap_or(end);
+            forest.sequences.push(Sequence {
+                context,
+                twin: 0..0,
+                path: path.clone(),
+                ropes: ropes.get(longest),
+            });
+        }
+        let ending = members.iter().take_while(|prompt| prompts[**prompt].len() == end).count();
+        let node = forest.sequences.len().wrapping_sub(1);
+        forest.ends.extend(members[..ending].iter().map(|prompt| (*prompt, node)));
+        let mut start = range.start + ending;
+        let mut branches = Vec::new();
+        for branch in members[ending..].chunk_by(|a, b| prompts[*a][end] == prompts[*b][end]) {
+            branches.push(Branching { prompts: start..start + branch.len(), depth: end, path: path.clone() });
+            start += branch.len();
+        }
+        todo.extend(branches.into_iter().rev());
+    }
+}
+
+/// How many tokens two prompts begin with alike.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{model::parse_config, twin::Twin};
+
+    fn planted(prompts: &[&[u32]], most_rows: usize) -> Vec<Forest> {
+        let config = serde_json::json!({
+            "model_type": "llama", "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
+            "num_attention_heads": 1, "vocab_size": 9,
+        });
+        let spec = parse_config(&config).unwrap();
+        let ropes = Twin::new(spec.ropes.as_slice(), spec.ropes.as_slice());
+        plant(prompts, most_rows, &mut RopeTables::new(ropes))
+    }
+
+    /// The tokens that a prompt's path spells.
+    fn spelled(forest: &Forest, end: usize) -> Vec<u32> {
+        forest.sequences[end].path_rows(0).map(|row| forest.token_ids[row]).collect()
+    }
+
+    #[test]
+    fn every_path_spells_its_prompt_and_beginnings_are_stored_once() {
+        let prompts: [&[u32]; 7] =
+            [&[1, 2, 3, 4], &[5], &[1, 2], &[1, 2, 3, 5, 6], &[1, 2, 3, 4], &[5, 5, 5], &[1, 2, 7]];
+        for (most_rows, rows) in [(100, 10), (1, 22), (5, 16)] {
+            let forests = planted(&prompts, most_rows);
+            let mut seen = vec![false; prompts.len()];
+            for forest in &forests {
+                for (prompt, end) in &forest.ends {
+                    assert_eq!(spelled(forest, *end), prompts[*prompt]);
+                    seen[*prompt] = true;
+                }
+                let mut next = 0;
+                for sequence in &forest.sequences {
+                    assert_eq!(sequence.context.start, next);
+                    next = sequence.context.end;
+                    let (_, first) = crate::backend::Rows::Context.of(sequence);
+                    assert_eq!(forest.positions[sequence.context.start] as usize, first);
+                }
+                assert_eq!(next, forest.rows());
+            }
+            assert!(seen.iter().all(|seen| *seen));
+            let total: usize = forests.iter().map(Forest::rows).sum();
+            assert_eq!(total, rows, "forests of {most_rows}");
+        }
+    }
+}

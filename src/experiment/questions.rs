@@ -1,0 +1,218 @@
+//! Questions with a fixed set of answers, as they are published: Model-Written Evaluations (JSONL), MMLU (CSV), and a plain
+//! format of ours.
+
+use crate::{
+    Error, Result,
+    prompt::{Content, Encoder},
+};
+use serde_json::{Map, Value};
+use std::{fs, path::Path};
+
+/// A question, ready for a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Question {
+    pub token_ids: Vec<u32>,
+    pub answers: Vec<String>,
+    /// The first token of each answer; no two are the same.
+    pub answer_tokens: Vec<u32>,
+    /// Which answer is the labelled one.
+    pub label: usize,
+}
+
+/// A row of a file: its id, and the question or what is wrong with it.
+pub struct Row {
+    pub id: Value,
+    pub question: std::result::Result<Question, String>,
+}
+
+/// Example questions that come before each of MMLU's.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Examples {
+    /// The text before a question: subject, examples with their answers.
+    text: String,
+}
+
+/// What a question says before it is tokenized.
+struct Plain {
+    content: Content,
+    answers: Vec<String>,
+    label: usize,
+}
+
+/// The fields that a line may have.
+const EXPECTED: &str = "expected question, answer_matching_behavior and answer_not_matching_behavior (Model-Written Evaluations), \
+                        or prompt or messages, with choices and label";
+
+const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
+
+impl Examples {
+    /// The first `count` rows of a CSV of MMLU's dev split.
+    pub fn read(path: &Path, count: usize) -> Result<Self> {
+        let rows = csv_rows(path)?;
+        if rows.len() < count {
+            let name = path.display();
+            return Err(Error::usage(format!("{name} has {} rows, --shots asks for {count}", rows.len())));
+        }
+        let example = |(number, row): (usize, &Vec<String>)| {
+            let answer = letter(row).map_err(|problem| {
+                Error::usage(format!("{} row {}: {problem}", path.display(), number + 1))
+            })?;
+            Ok(format!("{} {}\n\n", mmlu_text(row), LETTERS[answer]))
+        };
+        let examples: Result<String> = rows[..count].iter().enumerate().map(example).collect();
+        Ok(Self { text: examples? })
+    }
+}
+
+/// Reads all questions of a file. Without `examples` MMLU is asked without shots.
+///
+/// # Errors
+/// Where the file cannot be read, or no row of it is a question: the first row's problem.
+pub fn read(path: &Path, examples: &Examples, encoder: &Encoder) -> Result<Vec<Row>> {
+    let is_csv = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
+    let plain: Vec<(Value, std::result::Result<Plain, String>)> = if is_csv {
+        let introduction = introduction(path, examples);
+        let question =
+            |(number, row): (usize, Vec<String>)| (Value::from(number + 1), mmlu(&row, &introduction));
+        csv_rows(path)?.into_iter().enumerate().map(question).collect()
+    } else {
+        let text = fs::read_to_string(path).map_err(|error| Error::unreadable(path, &error))?;
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        lines.map(|(number, line)| json_row(number + 1, line, encoder.applies_chat_template())).collect()
+    };
+    let rows: Vec<Row> = (plain.into_iter())
+        .map(|(id, plain)| Row { id, question: plain.and_then(|plain| ready(plain, encoder)) })
+        .collect();
+    if rows.is_empty() {
+        return Err(Error::usage(format!("{} has no rows", path.display())));
+    }
+    match rows.iter().all(|row| row.question.is_err()).then(|| &rows[0]) {
+        Some(Row { id, question: Err(problem) }) => Err(Error::usage(format!(
+            "{} has no question that can be asked; row {id}: {problem}",
+            path.display()
+        ))),
+        _ => Ok(rows),
+    }
+}
+
+fn json_row(number: usize, line: &str, as_chat: bool) -> (Value, std::result::Result<Plain, String>) {
+    let fields: Map<String, Value> = match serde_json::from_str(line) {
+        Ok(fields) => fields,
+        Err(error) => return (number.into(), Err(format!("not a JSON object: {error}"))),
+    };
+    let id = fields.get("id").filter(|id| id.is_string() || id.is_u64()).cloned().unwrap_or(number.into());
+    let plain = if fields.contains_key("answer_matching_behavior") {
+        model_written(&fields, as_chat)
+    } else if fields.contains_key("choices") {
+        own_format(&fields)
+    } else {
+        let found: Vec<&str> = fields.keys().map(String::as_str).collect();
+        Err(format!("has the columns {}; {EXPECTED}", found.join(", ")))
+    };
+    (id, plain)
+}
+
+/// As `lm-eval` asks them where there is no chat template.
+fn model_written(fields: &Map<String, Value>, as_chat: bool) -> std::result::Result<Plain, String> {
+    let text = |name: &str| {
+        fields.get(name).and_then(Value::as_str).ok_or_else(|| format!("{name} is no string; {EXPECTED}"))
+    };
+    let question = text("question")?;
+    let answers = [text("answer_matching_behavior")?, text("answer_not_matching_behavior")?];
+    // The same order in all rows, whichever is the labelled one.
+    let mut sorted: Vec<&str> = answers.to_vec();
+    sorted.sort();
+    let label = usize::from(sorted[0] != answers[0]);
+    let (prompt, answers) = if as_chat {
+        (question.to_owned(), sorted.iter().map(|answer| answer.trim().to_owned()).collect())
+    } else {
+        (format!("Human: {question}\n\nAssistant:"), sorted.into_iter().map(str::to_owned).collect())
+    };
+    Ok(Plain { content: Content::Prompt(prompt), answers, label })
+}
+
+fn own_format(fields: &Map<String, Value>) -> std::result::Result<Plain, String> {
+    let content = match (fields.get("prompt"), fields.get("messages")) {
+        (Some(Value::String(text)), None) => Content::Prompt(text.clone()),
+        (None, Some(Value::Array(messages))) => Content::Messages(messages.clone()),
+        _ => return Err(format!("has not one of prompt (a string) and messages (a list); {EXPECTED}")),
+    };
+    let choices = fields.get("choices").and_then(Value::as_array);
+    let answers: Option<Vec<String>> =
+        choices.and_then(|list| list.iter().map(|choice| choice.as_str().map(str::to_owned)).collect());
+    let answers =
+        answers.filter(|answers| answers.len() > 1).ok_or("choices is no list of two or more strings")?;
+    let label = match fields.get("label") {
+        Some(Value::String(label)) => answers.iter().position(|answer| answer == label),
+        Some(label) => label.as_u64().map(|index| index as usize).filter(|index| *index < answers.len()),
+        None => return Err("has no label".into()),
+    };
+    let label = label.ok_or_else(|| {
+        format!("label {} is not among the choices {answers:?}, nor the place of one", fields["label"])
+    })?;
+    Ok(Plain { content, answers, label })
+}
+
+fn csv_rows(path: &Path) -> Result<Vec<Vec<String>>> {
+    let file = fs::File::open(path).map_err(|error| Error::unreadable(path, &error))?;
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file);
+    let rows = reader.records().map(|record| {
+        let record = record.map_err(|error| Error::usage(format!("{}: {error}", path.display())))?;
+        Ok(record.iter().map(str::to_owned).collect())
+    });
+    rows.collect()
+}
+
+/// `abstract_algebra_test.csv` is about abstract algebra.
+fn introduction(path: &Path, examples: &Examples) -> String {
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let subject =
+        ["_test", "_val", "_dev"].iter().find_map(|ending| stem.strip_suffix(ending)).unwrap_or(&stem);
+    let subject = subject.replace('_', " ");
+    format!(
+        "The following are multiple choice questions (with answers) about {subject}.\n\n{}",
+        examples.text
+    )
+}
+
+fn mmlu(row: &[String], introduction: &str) -> std::result::Result<Plain, String> {
+    let label = letter(row)?;
+    let prompt = format!("{introduction}{}", mmlu_text(row));
+    let answers = LETTERS.iter().map(|letter| format!(" {letter}")).collect();
+    Ok(Plain { content: Content::Prompt(prompt), answers, label })
+}
+
+/// The labelled answer of a row: question, four answers, letter.
+fn letter(row: &[String]) -> std::result::Result<usize, String> {
+    let [_, _, _, _, _, answer] = row else {
+        return Err(format!("has {} columns, expected 6: question, four answers, letter", row.len()));
+    };
+    let place = LETTERS.iter().position(|letter| *letter == answer.trim());
+    place.ok_or_else(|| format!("the answer is {answer:?}, expected A, B, C or D"))
+}
+
+fn mmlu_text(row: &[String]) -> String {
+    let answers = LETTERS.iter().zip(&row[1..5]).map(|(letter, answer)| format!("{letter}. {answer}\n"));
+    format!("{}\n{}Answer:", row[0].trim(), answers.collect::<String>())
+}
+
+fn ready(plain: Plain, encoder: &Encoder) -> std::result::Result<Question, String> {
+    let Plain { content, mut answers, label } = plain;
+    if encoder.applies_chat_template() || matches!(content, Content::Messages(_)) {
+        // An answer begins the assistant's message.
+        answers.iter_mut().for_each(|answer| *answer = answer.trim_start().to_owned());
+    }
+    let encoded = encoder.encode(&content).map_err(|error| error.message)?;
+    let tokens: std::result::Result<Vec<u32>, _> =
+        answers.iter().map(|answer| encoder.continuation(answer).map(|ids| ids[0])).collect();
+    let answer_tokens = tokens.map_err(|error| error.message)?;
+    for (index, token) in answer_tokens.iter().enumerate() {
+        if let Some(earlier) = answer_tokens[..index].iter().position(|other| other == token) {
+            return Err(format!(
+                "the answers {:?} and {:?} begin with the same token ({token}): the next token cannot tell them apart",
+                answers[earlier], answers[index]
+            ));
+        }
+    }
+    Ok(Question { token_ids: encoded.token_ids, answers, answer_tokens, label })
+}

@@ -1,0 +1,364 @@
+//! The jobs of `tuco sweep`, `tuco compare` and `tuco report`.
+
+use super::{
+    Computer, FailOnError, MachineOptions, PairOptions, PromptOptions, STOP, Work, open_encoder, open_pair,
+    parse_count, thread_pool,
+};
+use crate::{
+    Error, ErrorKind, Result,
+    backend::Backend,
+    checkpoint::Pair,
+    engine::{Engine, check_alphas},
+    experiment::{
+        self,
+        batches::Batching,
+        compare,
+        questions::{self, Examples},
+        score::BatchLimits,
+        sweep::{self, Grid, Task},
+        trace,
+    },
+    output::{self, Folder, Progress, Report, read_summary},
+    prompt::{Content, Encoder, Source},
+};
+use clap::Args;
+use serde_json::{Value, json};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+};
+
+/// What all experiments have in common.
+#[derive(Debug, Clone, Args)]
+pub struct ExperimentOptions {
+    /// The folder for rows.jsonl, summary.json, plot.svg and report.html
+    #[arg(short, long, value_name = "DIR", env = "TUCO_OUTPUT")]
+    pub output: PathBuf,
+    /// Start again even if the folder holds an experiment
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Only the first N rows of each input
+    #[arg(long, value_name = "N", value_parser = parse_count, env = "TUCO_LIMIT")]
+    pub limit: Option<usize>,
+    /// Exit with code 3 if more rows than this number, or than this fraction, cannot be used
+    #[arg(long, value_name = "FRACTION|N", default_value = "0.1", env = "TUCO_FAIL_ON_ERROR")]
+    pub fail_on_error: FailOnError,
+    /// No progress and no closing line
+    #[arg(short, long, env = "TUCO_QUIET")]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub pair: PairOptions,
+    #[command(flatten)]
+    pub prompts: PromptOptions,
+    #[command(flatten)]
+    pub machine: MachineOptions,
+}
+
+/// Flags of `tuco sweep`.
+#[derive(Debug, Clone, Args)]
+pub struct SweepOptions {
+    /// Questions, each file a task: Model-Written Evaluations (JSONL with question, answer_matching_behavior,
+    /// answer_not_matching_behavior), MMLU (CSV), or JSONL with prompt or messages, choices and label
+    #[arg(required = true, value_name = "QUESTIONS")]
+    pub inputs: Vec<PathBuf>,
+    /// What the fine-tuning component is multiplied with; 1 is the tuned model and must be among them
+    #[arg(
+        long,
+        value_name = "A,B,…",
+        value_delimiter = ',',
+        default_value = "0.75,0.9,0.95,1,1.05,1.1,1.25",
+        allow_negative_numbers = true,
+        env = "TUCO_ALPHAS"
+    )]
+    pub alphas: Vec<f64>,
+    /// Folds of the cross-validation
+    #[arg(long, value_name = "N", default_value = "5", value_parser = parse_folds, env = "TUCO_FOLDS")]
+    pub folds: usize,
+    /// MMLU: the CSV with examples that come before each question (the dev split)
+    #[arg(long, value_name = "DEV.csv")]
+    pub examples: Option<PathBuf>,
+    /// How many of the examples
+    #[arg(long, value_name = "N", default_value = "5", value_parser = parse_count, requires = "examples")]
+    pub shots: usize,
+    #[command(flatten)]
+    pub common: ExperimentOptions,
+}
+
+/// Flags of `tuco compare`.
+#[derive(Debug, Clone, Args)]
+pub struct CompareOptions {
+    /// Prompts as for tuco score. Rows with a label are of that class, others of the class that their file is named after
+    #[arg(required = true, value_name = "PROMPTS")]
+    pub inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub common: ExperimentOptions,
+}
+
+/// Flags of `tuco trace`.
+#[derive(Debug, Clone, Args)]
+pub struct TraceOptions {
+    /// What the model is told
+    pub prompt: String,
+    /// What it answers; its tokens are traced too
+    #[arg(long, value_name = "TEXT")]
+    pub response: Option<String>,
+    #[command(flatten)]
+    pub common: ExperimentOptions,
+}
+
+/// Flags of `tuco report`.
+#[derive(Debug, Clone, Args)]
+pub struct ReportOptions {
+    /// Folders that experiments left, or their summary.json
+    #[arg(required = true, value_name = "DIR|SUMMARY")]
+    pub inputs: Vec<PathBuf>,
+    /// The page to write
+    #[arg(short, long, value_name = "OUT.html", default_value = "report.html")]
+    pub output: PathBuf,
+}
+
+fn parse_folds(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|folds| (2..=1000).contains(folds)).ok_or_else(|| "expected 2 to 1000".into())
+}
+
+/// The pair, the threads and the tokenizer of an experiment.
+struct Opened {
+    options: ExperimentOptions,
+    pair: Pair,
+    pool: rayon::ThreadPool,
+    encoder: Encoder,
+}
+
+impl Opened {
+    fn open(options: ExperimentOptions) -> Result<Self> {
+        let pool = thread_pool(&options.machine)?;
+        let pair = pool.install(|| open_pair(&options.pair))?;
+        let date = options.prompts.template_date.unwrap_or_else(|| chrono::Local::now().date_naive());
+        let encoder = open_encoder(&pair, &options.prompts, date)?;
+        Ok(Self { options, pair, pool, encoder })
+    }
+
+    fn tell(&self, text: &str) {
+        eprintln!("tuco: {text}");
+    }
+
+    /// Runs the experiment on the device, writes what it found and prints its tables.
+    fn run(&self, experiment: &Experiment) -> Result<()> {
+        let (rows, errors) = experiment.counts();
+        let Self { options, pair, pool, .. } = self;
+        pair.notices.iter().for_each(|notice| self.tell(notice));
+        let mut folder = Folder::create(&options.output, options.overwrite)?;
+        let progress = Progress::new(rows as u64, options.quiet);
+        let machine = &options.machine;
+        let limits = BatchLimits {
+            prompts: machine.batch_size.unwrap_or(usize::MAX),
+            tokens: machine.max_batch_tokens,
+        };
+        let batching = Batching { limits, progress: &progress, pool, stop: &STOP };
+        let computer = pool.install(|| Computer::choose(machine, pair, &|text| self.tell(text)))?;
+        let outcome =
+            computer.run(Running { experiment, opened: self, batching: &batching, folder: &mut folder });
+        let closing = progress.finish();
+        let mut summary = outcome.map_err(|error| match error.kind {
+            ErrorKind::Interrupted => {
+                let dir = options.output.display();
+                Error::new(error.kind, format!("stopped; {dir} is incomplete, --overwrite starts again"))
+            }
+            _ => error,
+        })?;
+        let dirs = pair.checkpoints.as_ref().map(|checkpoint| checkpoint.path.display().to_string());
+        summary["base"] = dirs.pt.into();
+        summary["tuned"] = dirs.ft.into();
+        summary["apply_chat_template"] = options.prompts.apply_chat_template.into();
+        summary["tuco_version"] = env!("CARGO_PKG_VERSION").into();
+        summary["command"] = json!(std::env::args().collect::<Vec<_>>());
+        let report = experiment::report(&summary).expect("an experiment's own summary");
+        folder.finish(&summary, &report)?;
+        if std::io::stdout().is_terminal()
+            && let (Experiment::Trace(_), Some(text)) = (experiment, trace::colored(&summary))
+        {
+            output::print(&text)?;
+        }
+        output::print(&report.to_markdown())?;
+        if !options.quiet {
+            self.tell(&closing);
+            self.tell(&format!("{} has rows, summary, plot and report", options.output.display()));
+        }
+        if options.fail_on_error.is_exceeded(errors as u64, rows as u64) {
+            return Err(Error::new(
+                ErrorKind::BadRows,
+                format!(
+                    "{errors} of {rows} rows could not be used, more than --fail-on-error allows; their rows say why"
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// An experiment whose inputs are read and checked.
+enum Experiment {
+    Sweep(Vec<Task>, Grid),
+    Compare(Vec<compare::Prompt>),
+    Trace(trace::Text),
+}
+
+impl Experiment {
+    /// Rows, and those of them that cannot be used.
+    fn counts(&self) -> (usize, usize) {
+        match self {
+            Self::Sweep(tasks, _) => {
+                let rows = || tasks.iter().flat_map(|task| &task.rows);
+                (rows().count(), rows().filter(|row| row.question.is_err()).count())
+            }
+            Self::Compare(prompts) => {
+                (prompts.len(), prompts.iter().filter(|prompt| prompt.token_ids.is_err()).count())
+            }
+            Self::Trace(_) => (1, 0),
+        }
+    }
+}
+
+/// An experiment on its way, whichever backend computes.
+struct Running<'a> {
+    experiment: &'a Experiment,
+    opened: &'a Opened,
+    batching: &'a Batching<'a>,
+    folder: &'a mut Folder,
+}
+
+impl Work for Running<'_> {
+    /// The summary.
+    type Output = Result<Value>;
+
+    fn on<B: Backend>(self, backend: &B) -> Result<Value> {
+        let Self { experiment, opened, batching, folder } = self;
+        let engine = Engine::new(backend, &opened.pair);
+        match experiment {
+            Experiment::Sweep(tasks, grid) => sweep::run(&engine, tasks, grid, batching, folder),
+            Experiment::Compare(prompts) => compare::run(&engine, prompts, batching, folder),
+            Experiment::Trace(text) => trace::run(&engine, text, &opened.encoder, batching, folder),
+        }
+    }
+}
+
+/// `tuco sweep`.
+///
+/// # Errors
+/// Everything that is wrong with flags, models and inputs before anything is computed.
+pub fn sweep(options: SweepOptions) -> Result<()> {
+    check_alphas(&options.alphas)?;
+    let opened = Opened::open(options.common)?;
+    // Where there is no head, nothing is computed in vain.
+    opened.pair.checkpoints.ft.head()?;
+    let examples = match &options.examples {
+        Some(path) => Examples::read(path, options.shots)?,
+        None => Examples::default(),
+    };
+    let task = |path: &PathBuf| {
+        let mut rows = questions::read(path, &examples, &opened.encoder)?;
+        rows.truncate(opened.options.limit.unwrap_or(usize::MAX));
+        Ok(Task { name: stem(path), rows })
+    };
+    let tasks = options.inputs.iter().map(task).collect::<Result<Vec<Task>>>()?;
+    let grid = Grid { alphas: options.alphas, folds: options.folds };
+    sweep::check(&tasks, &grid)?;
+    opened.run(&Experiment::Sweep(tasks, grid))
+}
+
+/// `tuco compare`.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn compare(options: CompareOptions) -> Result<()> {
+    let opened = Opened::open(options.common)?;
+    let mut prompts = Vec::new();
+    for path in &options.inputs {
+        let source = Source::open(std::slice::from_ref(path))?;
+        let mut lines = source.lines();
+        let mut taken = 0;
+        while let Some(line) = lines.next().filter(|_| taken < opened.options.limit.unwrap_or(usize::MAX)) {
+            let line = line?;
+            lines.take_warnings().iter().for_each(|warning| opened.tell(warning));
+            taken += 1;
+            let class = match line.label {
+                Some(Value::String(label)) => label,
+                Some(label) => label.to_string(),
+                None => stem(path),
+            };
+            let encoded = line.content.and_then(|content| opened.encoder.encode(&content));
+            let token_ids = encoded.map(|encoded| encoded.token_ids);
+            let token_ids = token_ids.map_err(|error| (error.kind.as_str(), error.message));
+            prompts.push(compare::Prompt { id: line.id, class, token_ids });
+        }
+    }
+    opened.encoder.take_warnings().iter().for_each(|warning| opened.tell(warning));
+    compare::check(&prompts)?;
+    opened.run(&Experiment::Compare(prompts))
+}
+
+/// `tuco trace`.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn trace(options: TraceOptions) -> Result<()> {
+    if options.prompt.is_empty() || options.response.as_ref().is_some_and(String::is_empty) {
+        let what = if options.prompt.is_empty() { "the prompt" } else { "--response" };
+        return Err(Error::usage(format!("{what} is empty, expected text")));
+    }
+    let opened = Opened::open(options.common)?;
+    opened.pair.checkpoints.ft.head()?;
+    let encoder = &opened.encoder;
+    let usage = |error: crate::prompt::RowError| Error::usage(error.message);
+    let mut token_ids = encoder.encode(&Content::Prompt(options.prompt)).map_err(usage)?.token_ids;
+    let prompt = token_ids.len();
+    if let Some(response) = &options.response {
+        token_ids.extend(encoder.continuation(response).map_err(usage)?);
+    }
+    if token_ids.len() > encoder.max_length() {
+        return Err(Error::usage(format!(
+            "prompt and response have {} tokens, but the model takes at most {}",
+            token_ids.len(),
+            encoder.max_length()
+        )));
+    }
+    opened.run(&Experiment::Trace(trace::Text { token_ids, prompt }))
+}
+
+/// `tuco report`.
+///
+/// # Errors
+/// Inputs that are no summaries, or of different pairs.
+pub fn report(options: &ReportOptions) -> Result<()> {
+    let mut reports: Vec<Report> = Vec::new();
+    let mut first: Option<(&Path, [Value; 2])> = None;
+    for path in &options.inputs {
+        let summary = read_summary(path)?;
+        let pair = [summary["base"].clone(), summary["tuned"].clone()];
+        match &first {
+            Some((earlier, other)) if *other != pair => {
+                return Err(Error::usage(format!(
+                    "{} is of base {} and tuned {}, {} of base {} and tuned {}: make a report of each pair",
+                    earlier.display(),
+                    other[0],
+                    other[1],
+                    path.display(),
+                    pair[0],
+                    pair[1]
+                )));
+            }
+            Some(_) => {}
+            None => first = Some((path, pair)),
+        }
+        let report = experiment::report(&summary)
+            .ok_or_else(|| Error::usage(format!("{} is no summary that can be shown", path.display())))?;
+        reports.push(report);
+    }
+    std::fs::write(&options.output, output::page(&reports))
+        .map_err(|error| Error::io("write", &options.output, &error))
+}
+
+/// A file's name without its ending.
+fn stem(path: &Path) -> String {
+    path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned())
+}

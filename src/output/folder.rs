@@ -1,0 +1,84 @@
+//! The folder that an experiment leaves behind: rows, summary, plots, report.
+
+use super::{Report, page};
+use crate::{Error, Result};
+use serde_json::Value;
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+const ROWS: &str = "rows.jsonl";
+const SUMMARY: &str = "summary.json";
+
+/// A folder that rows are appended to.
+pub struct Folder {
+    dir: PathBuf,
+    rows: BufWriter<File>,
+}
+
+impl Folder {
+    /// Makes the folder.
+    ///
+    /// # Errors
+    /// A usage error where it holds an experiment and is not to be overwritten; I/O errors.
+    pub fn create(dir: &Path, overwrite: bool) -> Result<Self> {
+        let path = dir.join(ROWS);
+        if path.exists() && !overwrite {
+            return Err(Error::usage(format!(
+                "-o {} holds an experiment already; choose another folder, or --overwrite to start again",
+                dir.display()
+            )));
+        }
+        fs::create_dir_all(dir).map_err(|error| Error::io("make", dir, &error))?;
+        if dir.join(SUMMARY).exists() {
+            fs::remove_file(dir.join(SUMMARY)).map_err(|error| Error::io("remove", dir, &error))?;
+        }
+        let file = File::create(&path).map_err(|error| Error::io("write", &path, &error))?;
+        Ok(Self { dir: dir.to_path_buf(), rows: BufWriter::new(file) })
+    }
+
+    /// Appends rows and makes sure that they are on the disk.
+    pub fn append(&mut self, rows: &[Value]) -> Result<()> {
+        let mut write = || {
+            for row in rows {
+                serde_json::to_writer(&mut self.rows, row)?;
+                self.rows.write_all(b"\n")?;
+            }
+            self.rows.flush()?;
+            self.rows.get_ref().sync_data()
+        };
+        write().map_err(|error| Error::io("write", &self.dir.join(ROWS), &error))
+    }
+
+    /// Writes summary, plots and report: the summary last, so that it is only there when all is.
+    pub fn finish(self, summary: &Value, report: &Report) -> Result<()> {
+        for (index, (_, svg)) in report.plots.iter().enumerate() {
+            self.write(&if index == 0 { "plot.svg".into() } else { format!("plot-{}.svg", index + 1) }, svg)?;
+        }
+        self.write("report.html", &page(std::slice::from_ref(report)))?;
+        let text = serde_json::to_string_pretty(summary).expect("JSON values serialize");
+        self.write(SUMMARY, &(text + "\n"))
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.dir.join(name);
+        fs::write(&path, text).map_err(|error| Error::io("write", &path, &error))
+    }
+}
+
+/// The summary that an experiment left: of its folder, or the file itself.
+pub fn read_summary(path: &Path) -> Result<Value> {
+    let file = if path.is_dir() { path.join(SUMMARY) } else { path.to_path_buf() };
+    let text = fs::read(&file).map_err(|error| Error::unreadable(&file, &error))?;
+    let summary: Value = serde_json::from_slice(&text)
+        .map_err(|error| Error::usage(format!("{} is not valid JSON: {error}", file.display())))?;
+    match summary.get("experiment") {
+        Some(Value::String(_)) => Ok(summary),
+        _ => Err(Error::usage(format!(
+            "{} is no experiment's {SUMMARY}: it has no field experiment",
+            file.display()
+        ))),
+    }
+}

@@ -1,0 +1,41 @@
+//! Statistics against scikit-learn and scipy (tests/statistics/, made by its script).
+
+use serde_json::Value;
+use tuco::metrics::{auc, bootstrap, delong, tpr_at_fpr};
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn statistics_agree_with_scikit_learn_and_scipy() {
+    let gold: Value = serde_json::from_str(include_str!("statistics/gold.json")).unwrap();
+    let cases = gold["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 5);
+    for case in cases {
+        let (negative, positive) = (numbers(&case["negative"]), numbers(&case["positive"]));
+        let same = |found: f64, expected: &Value| (found - expected.as_f64().unwrap()).abs() < 1e-12;
+        assert!(same(auc(&negative, &positive).unwrap(), &case["auc"]));
+        let (low, high) = delong(&negative, &positive).unwrap();
+        assert!(
+            same(low, &case["delong"][0]) && same(high, &case["delong"][1]),
+            "{low} {high} {}",
+            case["delong"]
+        );
+        assert!(same(tpr_at_fpr(&negative, &positive, 0.05).unwrap(), &case["tpr_at_5_percent"]));
+        assert!(same(tpr_at_fpr(&negative, &positive, 0.2).unwrap(), &case["tpr_at_20_percent"]));
+        // Both are random: their quantiles have an error of about 0.005 here.
+        let (low, high) = bootstrap(&negative, &positive, 4000, 3).unwrap();
+        let expected = numbers(&case["bootstrap"]);
+        let near = |found: f64, expected: f64| (found - expected).abs() < 0.02;
+        assert!(near(low, expected[0]) && near(high, expected[1]), "{low} {high} {expected:?}");
+    }
+}
+
+#[test]
+fn a_seed_makes_an_interval() {
+    let (negative, positive) = ([0.1, 0.4, 0.2, 0.5], [0.3, 0.6, 0.9]);
+    assert_eq!(bootstrap(&negative, &positive, 100, 1), bootstrap(&negative, &positive, 100, 1));
+    assert_ne!(bootstrap(&negative, &positive, 100, 1), bootstrap(&negative, &positive, 100, 2));
+    assert_eq!((bootstrap(&[], &positive, 100, 1), delong(&[1.0], &positive)), (None, None));
+}

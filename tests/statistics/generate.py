@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Write `gold.json`: statistics of random scores by scikit-learn and scipy, for tests/statistics.rs.
+
+    pip install scikit-learn==1.9.1 scipy==1.17.1
+    python tests/statistics/generate.py
+
+AUC and ROC curve are scikit-learn's. DeLong's variance is scipy's sample variance of the placement values, which are normalized
+Mann-Whitney counts. The bootstrap is scipy's, of each class for itself, percentiles.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+import scipy
+import sklearn
+from scipy import stats
+from sklearn.metrics import roc_auc_score, roc_curve
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def auc(negative, positive):
+    labels = np.r_[np.zeros(len(negative)), np.ones(len(positive))]
+    return roc_auc_score(labels, np.r_[negative, positive])
+
+
+def delong(negative, positive):
+    of_positive = [stats.mannwhitneyu([one], negative).statistic / len(negative) for one in positive]
+    of_negative = [stats.mannwhitneyu(positive, [one]).statistic / len(positive) for one in negative]
+    error = np.sqrt(stats.sem(of_positive) ** 2 + stats.sem(of_negative) ** 2)
+    low, high = stats.norm.interval(0.95, loc=auc(negative, positive), scale=error)
+    return [max(low, 0.0), min(high, 1.0)]
+
+
+def measure(negative, positive):
+    labels = np.r_[np.zeros(len(negative)), np.ones(len(positive))]
+    fpr, tpr, _ = roc_curve(labels, np.r_[negative, positive], drop_intermediate=False)
+    boot = stats.bootstrap(
+        (negative, positive), auc, vectorized=False, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    return {
+        "negative": negative.tolist(),
+        "positive": positive.tolist(),
+        "auc": auc(negative, positive),
+        "delong": delong(negative, positive),
+        "bootstrap": [boot.low, boot.high],
+        "tpr_at_5_percent": tpr[fpr <= 0.05].max(),
+        "tpr_at_20_percent": tpr[fpr <= 0.2].max(),
+    }
+
+
+def main():
+    rng = np.random.default_rng(7)
+    shapes = [(40, 30, 0.8), (25, 60, 0.1), (100, 20, 2.5), (7, 5, 0.5)]
+    cases = [measure(rng.normal(size=n).round(2), rng.normal(shift, 1.2, size=m).round(2)) for n, m, shift in shapes]
+    # Many ties.
+    cases.append(measure(rng.integers(0, 5, 50) / 4, rng.integers(1, 6, 40) / 4))
+    versions = {"scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
+    (HERE / "gold.json").write_text(json.dumps(versions | {"cases": cases}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
