@@ -36,7 +36,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "job",
-        &["backend", "checkpoint", "engine", "error", "experiment", "output", "prompt", "tensor", "twin"],
+        &[
+            "backend",
+            "checkpoint",
+            "engine",
+            "error",
+            "experiment",
+            "model",
+            "output",
+            "prompt",
+            "tensor",
+            "twin",
+        ],
     ),
     ("cli", &["error", "experiment", "job"]),
 ];

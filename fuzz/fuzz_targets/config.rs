@@ -7,10 +7,12 @@ fuzz_target!(|text: &str| {
     let Ok(config) = serde_json::from_str(text) else { return };
     if let Ok(spec) = parse_config(&config) {
         for (tensor, _) in spec.family.layer_tensors {
-            let _ = tensor.shape(&spec);
+            let _ = tensor.shape(&spec, 0);
         }
         if spec.head_dim <= 1024 {
-            spec.rope.table(8, 8);
+            for rope in &spec.ropes {
+                let _ = rope.table(8, rope.table_length(8));
+            }
         }
     }
 });

@@ -12,7 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
     let dir = tempfile::tempdir().expect("a temporary directory");
     fs::write(dir.path().join("config.json"), CONFIG).expect("written");
     fs::write(dir.path().join("model.safetensors"), bytes).expect("written");
-    if let Ok(checkpoint) = Checkpoint::open(dir.path()) {
+    if let Ok(checkpoint) = Checkpoint::open(dir.path(), None) {
         for name in checkpoint.weights.names() {
             let tensor = checkpoint.weights.get(name).expect("opened checkpoints have readable tensors");
             let elements = tensor.rows * tensor.cols;

@@ -18,8 +18,9 @@ use std::{collections::BTreeMap, path::Path};
 struct Architecture {
     /// `general.architecture`, and what metadata keys begin with.
     name: &'static str,
-    /// `model_type` of the family; for models with experts the second.
+    /// `model_type` of the family.
     model_type: &'static str,
+    /// That of models with experts, where it is another.
     with_experts: Option<&'static str>,
     /// Fields besides [`FIELDS`], and the metadata that fill them.
     fields: &'static [(&'static str, &'static str)],
@@ -47,7 +48,6 @@ static ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "qwen3moe",
         model_type: "qwen3_moe",
-        with_experts: Some("qwen3_moe"),
         fields: &[("moe_intermediate_size", "expert_feed_forward_length")],
         ..PLAIN
     },
