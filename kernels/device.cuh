@@ -51,9 +51,16 @@ __device__ __forceinline__ void store4(bf16* to, float4 v) {
     *reinterpret_cast<Bf16x4*>(to) = Bf16x4{pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)};
 }
 
+__device__ __forceinline__ void store2(float* to, float2 v) { *reinterpret_cast<float2*>(to) = v; }
+__device__ __forceinline__ void store2(bf16* to, float2 v) { *reinterpret_cast<uint32_t*>(to) = pack_bf16(v.x, v.y); }
+
 // Two neighbours, of any alignment and only the first where there is no second.
 template <class T>
 __device__ __forceinline__ void store_pair(T* to, float2 v, bool both) {
+    if (both && reinterpret_cast<uintptr_t>(to) % (2 * sizeof(T)) == 0) {
+        store2(to, v);
+        return;
+    }
     store(to, v.x);
     if (both) store(to + 1, v.y);
 }
