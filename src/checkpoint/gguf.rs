@@ -3,12 +3,12 @@
 //! An architecture is data: which family it is, which metadata fill which fields. The names of a layer's tensors are common
 //! to all. llama.cpp changes some tensors as it converts them; that is undone here (`convert_hf_to_gguf.py`).
 
-use super::weights::{Bytes, Entry, Weights};
+use super::weights::{Entry, Weights};
 use crate::{
     Error, Result,
     gguf::{Gguf, TensorInfo},
     model::{Family, LayerTensor, ModelSpec, parse_config},
-    tensor::{Dtype, Encoding, Stored},
+    tensor::{Dtype, Stored},
 };
 use LayerTensor::*;
 use serde_json::{Map, Value, json};
@@ -64,6 +64,7 @@ static ARCHITECTURES: &[Architecture] = &[
         fields: &[
             ("sliding_window", "attention.sliding_window"),
             ("attn_logit_softcapping", "attn_logit_softcapping"),
+            ("final_logit_softcapping", "final_logit_softcapping"),
         ],
         scaled_by_width_at: Some(46),
         ..PLAIN
@@ -86,6 +87,7 @@ static ARCHITECTURES: &[Architecture] = &[
             ("embedding_multiplier", "embedding_scale"),
             ("residual_multiplier", "residual_scale"),
             ("attention_multiplier", "attention.scale"),
+            ("logits_scaling", "logit_scale"),
         ],
         paired: true,
         ..PLAIN
@@ -190,6 +192,8 @@ fn config_of(architecture: &Architecture, gguf: &Gguf) -> Result<Value, String> 
     let table = gguf.tensors.iter().find(|info| info.name == "token_embd.weight");
     let table = table.ok_or("has no tensor token_embd.weight")?;
     set("vocab_size", table.shape[0].into());
+    let has_head = gguf.tensors.iter().any(|info| info.name == "output.weight");
+    set("tie_word_embeddings", (!has_head).into());
     // Most architectures multiply normalized probabilities, as the family's default says; Qwen's configs have a switch.
     if model_type == "qwen3_moe" {
         set("norm_topk_prob", true.into());
@@ -273,7 +277,12 @@ fn add(
     };
     let whole = || entry(&info.shape, info.range.clone());
     let Some((layer, tensor)) = layer_tensor_of(&info.name) else {
-        tensors.insert(other_name(family, &info.name), whole());
+        let name = other_name(family, &info.name);
+        let mut taken = whole();
+        if family.norms_add_one && name == family.final_norm {
+            taken.set_vector(numbers(gguf, info)?.iter().map(|value| value - 1.0));
+        }
+        tensors.insert(name, taken);
         return Ok(());
     };
     // A name that the family does not have is told as it is in the file.
@@ -309,8 +318,7 @@ fn add(
         if adds_one {
             values.iter_mut().for_each(|value| *value -= 1.0);
         }
-        taken.encoding = Some(Encoding::Float(Dtype::F32));
-        taken.bytes = Bytes::Own(values.iter().flat_map(|value| value.to_le_bytes()).collect());
+        taken.set_vector(values.into_iter());
     } else {
         taken.paired = paired;
     }

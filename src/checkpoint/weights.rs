@@ -67,6 +67,12 @@ impl Entry {
     ) -> Self {
         Self { file, type_name, encoding, shape, bytes: Bytes::Mapped(range), paired: None, scales: None }
     }
+
+    /// Takes a vector of other values in the place of the file's.
+    pub fn set_vector(&mut self, values: impl Iterator<Item = f32>) {
+        self.encoding = Some(Encoding::Float(Dtype::F32));
+        self.bytes = Bytes::Own(values.flat_map(f32::to_le_bytes).collect());
+    }
 }
 
 impl Weights {

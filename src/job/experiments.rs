@@ -269,7 +269,7 @@ pub fn sweep(options: SweepOptions) -> Result<()> {
 /// `tuco compare`.
 ///
 /// # Errors
-/// As [`sweep`].
+/// As [`sweep()`].
 pub fn compare(options: CompareOptions) -> Result<()> {
     let opened = Opened::open(options.common)?;
     let mut prompts = Vec::new();
@@ -300,7 +300,7 @@ pub fn compare(options: CompareOptions) -> Result<()> {
 /// `tuco trace`.
 ///
 /// # Errors
-/// As [`sweep`].
+/// As [`sweep()`].
 pub fn trace(options: TraceOptions) -> Result<()> {
     if options.prompt.is_empty() || options.response.as_ref().is_some_and(String::is_empty) {
         let what = if options.prompt.is_empty() { "the prompt" } else { "--response" };
