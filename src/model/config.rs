@@ -11,6 +11,10 @@ pub fn text_config(config: &Value) -> Option<&Value> {
     config.get("text_config").filter(|text| text.is_object())
 }
 
+/// Most layers, and most dimensions of a head: memory is taken for each before tensors are looked at, and a broken config must
+/// not take all there is.
+const MOST: usize = 1 << 16;
+
 /// Reads a parsed `config.json`, or a part of one, of a text model.
 ///
 /// # Errors
@@ -21,7 +25,7 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
     let defaults = family.config_defaults();
     let config = Fields { object, defaults: &defaults, names: family.config_names, within: "" };
     let hidden_size = config.size("hidden_size")?;
-    let num_hidden_layers = config.size("num_hidden_layers")?;
+    let num_hidden_layers = config.size_up_to(MOST, "num_hidden_layers")?;
     let num_attention_heads = config.size("num_attention_heads")?;
     let num_key_value_heads = config.size_or("num_key_value_heads", num_attention_heads)?;
     if num_attention_heads % num_key_value_heads != 0 {
@@ -30,7 +34,7 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
         ));
     }
     let head_dim = match config.get("head_dim") {
-        Some(_) => config.size("head_dim")?,
+        Some(_) => config.size_up_to(MOST, "head_dim")?,
         None if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
         None => {
             return Err(format!(

@@ -43,6 +43,13 @@ impl<'a> Fields<'a> {
         }
     }
 
+    pub fn size_up_to(&self, most: usize, name: &str) -> Result<usize, String> {
+        match self.size(name)? {
+            size if size <= most => Ok(size),
+            size => Err(format!("{}{} is {size}, expected at most {most}", self.within, self.own(name))),
+        }
+    }
+
     pub fn size_or(&self, name: &str, default: usize) -> Result<usize, String> {
         if self.get(name).is_some() { self.size(name) } else { Ok(default) }
     }

@@ -133,6 +133,11 @@ fn configs_that_cannot_be_meant() {
     spoiled(&["hidden_size", "positive integer"], "hidden_size", json!("big"));
     spoiled(&["num_key_value_heads"], "num_key_value_heads", json!(4));
     spoiled(&["hidden_act \"relu6\""], "hidden_act", json!("relu6"));
+    spoiled(
+        &["num_hidden_layers is 4000000000, expected at most"],
+        "num_hidden_layers",
+        json!(4_000_000_000u32),
+    );
     spoiled(&["quantization_config", "known: FP8"], "quantization_config", json!({"bits": 4}));
     spoiled(&["rope_type \"spiral\""], "rope_parameters", json!({"rope_type": "spiral", "rope_theta": 1e4}));
     spoiled(&["has no rope_parameters.factor"], "rope_parameters", json!({"rope_type": "linear"}));
