@@ -40,6 +40,23 @@ pub fn unobserved(_: f64) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
+/// A layer that [`Engine::layer`] gives.
+enum Loaded<'e, 'w, B: Backend> {
+    Kept(&'e Layer<'w, B>),
+    Passing(Box<Layer<'w, B>>),
+}
+
+impl<'w, B: Backend> std::ops::Deref for Loaded<'_, 'w, B> {
+    type Target = Layer<'w, B>;
+
+    fn deref(&self) -> &Layer<'w, B> {
+        match self {
+            Loaded::Kept(layer) => layer,
+            Loaded::Passing(layer) => layer,
+        }
+    }
+}
+
 /// A backend with a pair's weights.
 pub struct Engine<'a, B: Backend, W> {
     backend: &'a B,
@@ -73,6 +90,15 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         Embeddings { tokens: self.weights.embedding(), positions: self.weights.position_embedding() }
     }
 
+    /// The weights of a layer, on their way through or kept for the next batch.
+    fn layer(&self, index: usize) -> Loaded<'_, 'a, B> {
+        let load = || Layer::load(self.backend, self.weights, index);
+        match self.backend.keeps_weights() {
+            true => Loaded::Kept(self.kept[index].get_or_init(load)),
+            false => Loaded::Passing(Box::new(load())),
+        }
+    }
+
     /// Layer-major schedule: the whole batch passes a layer before the next one's weights are touched.
     fn run_layers(
         &self,
@@ -90,15 +116,7 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         let mut workspace = Workspace::new(self.backend, spec, batch.twin_rows);
         let share = |tokens: f64| observer(tokens / layers as f64);
         for index in 0..layers {
-            let load = || Layer::load(self.backend, self.weights, index);
-            let loaded;
-            let layer = if self.backend.keeps_weights() {
-                self.kept[index].get_or_init(load)
-            } else {
-                loaded = load();
-                &loaded
-            };
-            let stopped = step(layer, batch, &mut workspace, &share).is_break();
+            let stopped = step(&self.layer(index), batch, &mut workspace, &share).is_break();
             self.backend.check()?;
             if stopped {
                 return Err(Error::new(ErrorKind::Interrupted, "stopped"));

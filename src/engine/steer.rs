@@ -85,7 +85,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         };
         let layers = spec.ft.num_hidden_layers;
         for index in 0..layers {
-            let layer = Layer::load(backend, self.weights, index);
+            let layer = self.layer(index);
             for pack in &mut packs {
                 steer_layer(backend, &layer, alphas, pack, &mut space);
                 backend.check()?;

@@ -5,7 +5,7 @@
 //! ([`LIGHT`]), the prompt is traced again in the precision of twin rows.
 
 use super::{
-    Engine, Layer, Observer,
+    Engine, Observer,
     head::Head,
     layer::{Block, PackView},
     pack::RopeTables,
@@ -119,7 +119,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         let mut sums = PartSums { attention: sums(), mlp: sums() };
         let mut layers: Vec<Vec<PartsL1>> = Vec::with_capacity(spec.num_hidden_layers);
         for index in 0..spec.num_hidden_layers {
-            let layer = Layer::load(backend, self.weights, index);
+            let layer = self.layer(index);
             let mut through = |block: &Block<'_, B>, after_attention: &mut B::Mat, after: &mut B::Mat| {
                 let view = PackView { layout: &layout, context: &x, first_twin: 0 };
                 block.prepare_context(backend, view, &mut space);
