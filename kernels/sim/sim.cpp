@@ -54,7 +54,6 @@ static void enter() {
     for (auto& group : fiber.copy_groups)
         if (!group.empty()) die("a thread ends with copies in flight");
     if (!fiber.open_copies.empty()) die("a thread ends with copies it did not commit");
-    if (!fiber.open_products.empty() || !fiber.product_groups.empty()) die("a thread ends with products in flight");
     fiber.done = true;
     fiber.block->live--;
     warp().live &= ~(1u << lane());
@@ -69,7 +68,7 @@ static void start(Block& block, const Grid& grid, uint3 index) {
     block.shared_bytes = grid.shared_bytes;
     while (block.fibers.size() < grid.threads) block.fibers.emplace_back();
     block.warps.assign((grid.threads + 31) / 32, Warp{});
-    for (auto& barrier : block.named) barrier = Barrier{};
+    block.barrier = Barrier{};
     memset(block.shared(), 0xFF, SHARED_BYTES);
     for (unsigned i = 0; i < grid.threads; i++) {
         Fiber& fiber = block.fibers[i];
@@ -106,7 +105,6 @@ void run(const char* kernel, const Grid& grid, std::function<void()> body) {
     const unsigned total = grid.blocks[0] * grid.blocks[1] * grid.blocks[2];
     for (unsigned n = 0; n < total; n += grid.cluster) {
         const unsigned first = reversed ? total - grid.cluster - n : n;
-        running.cluster_barrier = Barrier{};
         for (unsigned i = 0; i < grid.cluster; i++) {
             const unsigned b = first + i;
             start(running.blocks[i], grid,

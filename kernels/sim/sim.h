@@ -12,7 +12,6 @@
 #include <deque>
 #include <functional>
 #include <memory>
-#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -61,9 +60,6 @@ struct Fiber {
     const char* waits_at = "";
     std::vector<Copy> open_copies;
     std::deque<std::vector<Copy>> copy_groups;
-    // Products whose operands the tensor cores have not read yet, and their groups.
-    std::vector<std::function<void()>> open_products;
-    std::deque<std::vector<std::function<void()>>> product_groups;
     std::unique_ptr<char[]> stack{new char[STACK_BYTES]};
 };
 
@@ -77,7 +73,7 @@ struct Block {
     uint3 index{};
     std::deque<Fiber> fibers;
     std::vector<Warp> warps;
-    Barrier named[16];
+    Barrier barrier;
     unsigned threads = 0, live = 0;
     std::unique_ptr<unsigned char[]> shared_raw{new unsigned char[SHARED_BYTES + 1024]};
     unsigned shared_bytes = 0;
@@ -104,7 +100,6 @@ struct Running {
     void* scheduler = nullptr;
     uint64_t progress = 0;
     std::function<void()> body;
-    Barrier cluster_barrier;
 };
 
 extern thread_local Running running;
@@ -184,7 +179,7 @@ struct Registered {
 inline unsigned char* shared_memory() { return sim::block().shared(); }
 
 inline void __syncthreads() {
-    sim::wait(sim::block().named[0], [] { return sim::block().live; }, "__syncthreads");
+    sim::wait(sim::block().barrier, [] { return sim::block().live; }, "__syncthreads");
 }
 inline void __syncwarp() {
     sim::collective<int>(~0u, 0, [](const int*, int*) {}, "__syncwarp");
