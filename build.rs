@@ -66,7 +66,8 @@ fn fail(message: &str) -> ! {
     std::process::exit(1);
 }
 
-/// One fatbin a file, for sm_90a and sm_80 and as PTX for newer GPUs; all warnings are errors, spilled registers too.
+/// One fatbin a file, for sm_90a and sm_80 and as PTX for newer GPUs, `*_sm90.cu` only for sm_90a; all warnings are errors, spilled
+/// registers too.
 fn compile_for_gpus(kernels: &[PathBuf]) {
     let nvcc = nvcc();
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -76,10 +77,8 @@ fn compile_for_gpus(kernels: &[PathBuf]) {
         let log = fs::File::create(&report).expect("OUT_DIR can be written");
         let child = Command::new(&nvcc)
             .args(["-O3", "-std=c++17", "-lineinfo", "-Werror", "all-warnings", "-Xptxas", "-v,-warn-spills"])
-            .args([
-                "-gencode=arch=compute_90a,code=sm_90a",
-                "-gencode=arch=compute_80,code=[sm_80,compute_80]",
-            ])
+            .arg("-gencode=arch=compute_90a,code=sm_90a")
+            .args((!is_for_hopper(source)).then_some("-gencode=arch=compute_80,code=[sm_80,compute_80]"))
             .args(["-fatbin", "-o"])
             .arg(&fatbin)
             .arg(source)
@@ -88,7 +87,8 @@ fn compile_for_gpus(kernels: &[PathBuf]) {
             .unwrap_or_else(|error| fail(&format!("cannot run {}: {error}", nvcc.display())));
         (source.clone(), fatbin, report, child)
     };
-    let mut table = String::from("pub static FATBINS: &[&[u8]] = &[\n");
+    // Fatbins, and whether only Hopper has what is in them.
+    let mut table = String::from("static FATBINS: &[(&[u8], bool)] = &[\n");
     let mut reports = String::new();
     // As many at a time as cargo allows this build.
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
@@ -101,10 +101,14 @@ fn compile_for_gpus(kernels: &[PathBuf]) {
                 eprintln!("{text}");
                 fail(&format!("nvcc does not compile {}", source.display()));
             }
-            table += &format!("    include_bytes!({fatbin:?}),\n");
+            table += &format!("    (include_bytes!({fatbin:?}), {}),\n", is_for_hopper(&source));
             reports += &text;
         }
     }
     fs::write(out.join("fatbins.rs"), table + "];\n").expect("OUT_DIR can be written");
     fs::write(out.join("ptxas.txt"), reports).expect("OUT_DIR can be written");
+}
+
+fn is_for_hopper(source: &Path) -> bool {
+    source.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("_sm90"))
 }

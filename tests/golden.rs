@@ -116,8 +116,8 @@ fn reference_agrees_with_transformers() {
 #[cfg(feature = "sim")]
 #[test]
 fn cuda_on_the_simulator_agrees_with_transformers() {
-    use tuco::backend::cuda::{ContextPrecision, Cuda};
-    check(&Cuda::simulated(ContextPrecision::Float32), 1e-3);
+    use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
+    check(&Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80), 1e-3);
 }
 
 /// The largest error of any logit of a steered case, relative to the prompt's largest logit.
@@ -201,10 +201,10 @@ fn reference_steers_and_traces_as_transformers_with_hooks() {
 #[cfg(feature = "sim")]
 #[test]
 fn cuda_on_the_simulator_steers_and_traces_as_transformers_with_hooks() {
-    use tuco::backend::cuda::{ContextPrecision, Cuda};
+    use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/steering.json");
     let gold: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-    let cuda = Cuda::simulated(ContextPrecision::Float32);
+    let cuda = Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80);
     for case in ["llama_gqa_tied_bf16", "gemma2", "qwen3_moe", "gpt_neox"] {
         let golden = gold["cases"][case].as_array().unwrap();
         for (error, what) in

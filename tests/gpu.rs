@@ -3,7 +3,7 @@
 use libtest_mimic::{Arguments, Trial};
 use std::path::{Path, PathBuf};
 use tuco::{
-    backend::cuda::{ContextPrecision, Cuda},
+    backend::cuda::{ContextPrecision, Cuda, Kernels},
     checkpoint::Pair,
     engine::{Engine, PackLimits, Score, unobserved},
     metrics,
@@ -14,7 +14,14 @@ fn golden(case: &str, side: &str) -> PathBuf {
 }
 
 fn gpu(precision: ContextPrecision) -> Cuda {
-    Cuda::open(0, precision).unwrap()
+    Cuda::open(0, precision, None).unwrap()
+}
+
+/// The ways to compute that this GPU has.
+fn ways() -> impl Iterator<Item = (ContextPrecision, Kernels)> {
+    let precisions = [ContextPrecision::Bfloat16, ContextPrecision::Float32].into_iter();
+    let all = precisions.flat_map(|precision| [(precision, Kernels::Sm80), (precision, Kernels::Sm90a)]);
+    all.filter(|(precision, kernels)| Cuda::open(0, *precision, Some(*kernels)).is_ok())
 }
 
 fn prompts(lengths: &[usize]) -> Vec<Vec<u32>> {
@@ -46,8 +53,9 @@ fn a_gpu_agrees_with_the_cpu() {
 }
 
 fn batch_order_and_residence_change_no_bit_on_a_gpu() {
-    for precision in [ContextPrecision::Bfloat16, ContextPrecision::Float32] {
-        let (streamed, resident) = (gpu(precision), gpu(precision).with_resident_weights(true));
+    for (precision, kernels) in ways() {
+        let open = || Cuda::open(0, precision, Some(kernels)).unwrap();
+        let (streamed, resident) = (open(), open().with_resident_weights(true));
         let ids = prompts(&[70, 1, 140, 2, 9, 64]);
         for case in CASES {
             let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
@@ -58,20 +66,20 @@ fn batch_order_and_residence_change_no_bit_on_a_gpu() {
             for _ in 0..2 {
                 let mut together = engine.score(&reversed, &unobserved).unwrap();
                 together.reverse();
-                assert_eq!(together, alone, "{case}, {precision:?}");
+                assert_eq!(together, alone, "{case}, {precision:?}, {kernels:?}");
             }
         }
     }
 }
 
 fn a_machine_without_a_gpu_says_so() {
-    let error = Cuda::open(0, ContextPrecision::Float32).map(|_| ()).unwrap_err();
+    let error = Cuda::open(0, ContextPrecision::Float32, None).map(|_| ()).unwrap_err();
     assert_eq!(error.kind, tuco::ErrorKind::Device);
     assert!(error.message.contains("NVIDIA driver"), "{error}");
 }
 
 fn main() {
-    let missing = Cuda::open(0, ContextPrecision::Float32).err();
+    let missing = Cuda::open(0, ContextPrecision::Float32, None).err();
     if let Some(error) = &missing {
         println!("tests that need a GPU are ignored: {error}");
     }

@@ -379,17 +379,22 @@ proptest! {
 #[cfg(feature = "sim")]
 mod on_the_simulator {
     use super::*;
-    use tuco::backend::cuda::{ContextPrecision, Cuda};
+    use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
 
-    const PRECISIONS: [ContextPrecision; 2] = [ContextPrecision::Bfloat16, ContextPrecision::Float32];
+    /// Rows in f32 take the same kernels on every GPU.
+    const WAYS: [(ContextPrecision, Kernels); 3] = [
+        (ContextPrecision::Bfloat16, Kernels::Sm80),
+        (ContextPrecision::Bfloat16, Kernels::Sm90a),
+        (ContextPrecision::Float32, Kernels::Sm80),
+    ];
 
     #[test]
     fn equal_weights_give_exactly_zero_in_cuda_s_kernels() {
         for case in ["llama_biases", "gemma2", "qwen3_light", "mixtral", "gpt_neox", "light_f32"] {
             let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
             let ids = prompts(50, &[1, 2, 33]);
-            for precision in PRECISIONS {
-                let cuda = Cuda::simulated(precision);
+            for (precision, kernels) in WAYS {
+                let cuda = Cuda::simulated(precision, kernels);
                 for score in Engine::new(&cuda, &Unshared(&pair)).score(&slices(&ids), &unobserved).unwrap() {
                     assert!(
                         score.running.iter().all(|l1| l1.ftc == 0.0 && l1.ptc > 0.0),
@@ -405,18 +410,18 @@ mod on_the_simulator {
         for case in ["llama_gqa_tied_bf16", "gemma3_layer_types", "phi3_longrope", "qwen3_moe"] {
             let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
             let ids = prompts(50, &[70, 1, 40, 2, 9]);
-            for precision in PRECISIONS {
-                let streamed = Cuda::simulated(precision);
+            for (precision, kernels) in WAYS {
+                let streamed = Cuda::simulated(precision, kernels);
                 let alone = ids.iter().map(|ids| Engine::new(&streamed, &pair).score(&[ids], &unobserved));
                 let alone: Vec<Score> = alone.map(|scores| scores.unwrap().remove(0)).collect();
-                let resident = Cuda::simulated(precision).with_resident_weights(true);
+                let resident = Cuda::simulated(precision, kernels).with_resident_weights(true);
                 let engine =
                     Engine::new(&resident, &pair).with_limits(PackLimits { tokens: 100, sequences: 3 });
                 let reversed: Vec<&[u32]> = ids.iter().rev().map(Vec::as_slice).collect();
                 for _ in 0..2 {
                     let mut together = engine.score(&reversed, &unobserved).unwrap();
                     together.reverse();
-                    assert_eq!(together, alone, "{case}, {precision:?}");
+                    assert_eq!(together, alone, "{case}, {precision:?}, {kernels:?}");
                 }
             }
         }

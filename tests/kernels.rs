@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tuco::{
     backend::{
         Attended, AttentionShape, Backend, Linear, Norm, PartSums, Role, RopeOf, Rows, Sequence,
-        cuda::{ContextPrecision, Cuda},
+        cuda::{ContextPrecision, Cuda, Kernels},
         reference::Reference,
     },
     model::{Activation, Rope, RopeScaling},
@@ -269,9 +269,9 @@ fn results<B: Backend>(backend: &B, case: Case, wide_weights: bool) -> Vec<(&'st
 }
 
 /// Holds every result of every case to `‖out − ref‖ ≤ tolerance · ‖ref‖`.
-fn compare(precision: ContextPrecision, tolerance: f64, wide_weights: bool) {
+fn compare(kernels: Kernels, precision: ContextPrecision, tolerance: f64, wide_weights: bool) {
     for case in CASES {
-        let found = results(&Cuda::simulated(precision), *case, wide_weights);
+        let found = results(&Cuda::simulated(precision, kernels), *case, wide_weights);
         let expected = results(&Reference, *case, wide_weights);
         for ((name, found), (_, expected)) in found.iter().zip(&expected) {
             assert_eq!(found.len(), expected.len(), "{name}");
@@ -300,6 +300,7 @@ const CASES: &[Case] = &[
     Case::Products { rows: 19, d: 64, f: 200 },
     Case::Products { rows: 111, d: 99, f: 131 },
     Case::Products { rows: 150, d: 264, f: 72 },
+    Case::Products { rows: 300, d: 72, f: 520 },
     Case::Rows { rows: 1, d: 6 },
     Case::Rows { rows: 19, d: 99 },
     Case::Rows { rows: 5, d: 2304 },
@@ -325,11 +326,13 @@ const CASES: &[Case] = &[
 /// Operands and results are rounded to bf16, each by at most 2⁻⁹ of itself.
 #[test]
 fn kernels_of_bf16_rows_agree_with_the_reference() {
-    compare(ContextPrecision::Bfloat16, 4e-3, false);
+    for kernels in [Kernels::Sm80, Kernels::Sm90a] {
+        compare(kernels, ContextPrecision::Bfloat16, 4e-3, false);
+    }
 }
 
 #[test]
 fn kernels_of_f32_rows_agree_with_the_reference() {
-    compare(ContextPrecision::Float32, 2e-6, false);
-    compare(ContextPrecision::Float32, 2e-6, true);
+    compare(Kernels::Sm80, ContextPrecision::Float32, 2e-6, false);
+    compare(Kernels::Sm80, ContextPrecision::Float32, 2e-6, true);
 }

@@ -54,6 +54,7 @@ static void enter() {
     for (auto& group : fiber.copy_groups)
         if (!group.empty()) die("a thread ends with copies in flight");
     if (!fiber.open_copies.empty()) die("a thread ends with copies it did not commit");
+    if (!fiber.open_stores.empty() || !fiber.store_groups.empty()) die("a thread ends with stores that still read shared memory");
     fiber.done = true;
     fiber.block->live--;
     warp().live &= ~(1u << lane());
@@ -68,7 +69,9 @@ static void start(Block& block, const Grid& grid, uint3 index) {
     block.shared_bytes = grid.shared_bytes;
     while (block.fibers.size() < grid.threads) block.fibers.emplace_back();
     block.warps.assign((grid.threads + 31) / 32, Warp{});
+    block.warpgroups.assign((grid.threads + 127) / 128, Warpgroup{});
     block.barrier = Barrier{};
+    for (auto& barrier : block.named) barrier = Barrier{};
     memset(block.shared(), 0xFF, SHARED_BYTES);
     for (unsigned i = 0; i < grid.threads; i++) {
         Fiber& fiber = block.fibers[i];
@@ -77,6 +80,8 @@ static void start(Block& block, const Grid& grid, uint3 index) {
         fiber.done = false;
         fiber.copy_groups.clear();
         fiber.open_copies.clear();
+        fiber.open_stores.clear();
+        fiber.store_groups.clear();
         void** top = (void**)(((uintptr_t)fiber.stack.get() + STACK_BYTES) & ~uintptr_t(15));
         *--top = nullptr;
         *--top = (void*)enter;
@@ -93,19 +98,21 @@ static void check_guards() {
                 die("something was written outside an allocation");
 }
 
-void run(const char* kernel, const Grid& grid, std::function<void()> body) {
+void run(const char* kernel, const Grid& grid, unsigned cluster, std::function<void()> body) {
     static const char* order = getenv("TUCO_SIM_ORDER");
     const bool reversed = order && strcmp(order, "reversed") == 0;
     running.kernel = kernel;
     running.grid = grid;
+    running.cluster = cluster;
     running.body = std::move(body);
     if (grid.shared_bytes > SHARED_BYTES) die("more shared memory than a block has");
-    if (!grid.cluster || grid.blocks[0] % grid.cluster) die("the grid is not made of whole clusters");
-    while (running.blocks.size() < grid.cluster) running.blocks.emplace_back();
+    if (grid.blocks[0] % cluster) die("the grid is not made of whole clusters");
+    while (running.blocks.size() < cluster) running.blocks.emplace_back();
     const unsigned total = grid.blocks[0] * grid.blocks[1] * grid.blocks[2];
-    for (unsigned n = 0; n < total; n += grid.cluster) {
-        const unsigned first = reversed ? total - grid.cluster - n : n;
-        for (unsigned i = 0; i < grid.cluster; i++) {
+    for (unsigned n = 0; n < total; n += cluster) {
+        const unsigned first = reversed ? total - cluster - n : n;
+        running.cluster_barrier = Barrier{};
+        for (unsigned i = 0; i < cluster; i++) {
             const unsigned b = first + i;
             start(running.blocks[i], grid,
                   {b % grid.blocks[0], b / grid.blocks[0] % grid.blocks[1], b / (grid.blocks[0] * grid.blocks[1])});
@@ -113,8 +120,8 @@ void run(const char* kernel, const Grid& grid, std::function<void()> body) {
         for (bool alive = true; alive;) {
             const uint64_t before = running.progress;
             alive = false;
-            for (unsigned i = 0; i < grid.cluster * grid.threads; i++) {
-                const unsigned at = reversed ? grid.cluster * grid.threads - 1 - i : i;
+            for (unsigned i = 0; i < cluster * grid.threads; i++) {
+                const unsigned at = reversed ? cluster * grid.threads - 1 - i : i;
                 Fiber& fiber = running.blocks[at / grid.threads].fibers[at % grid.threads];
                 if (fiber.done) continue;
                 alive = true;

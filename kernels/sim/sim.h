@@ -50,6 +50,12 @@ struct Copy {
     unsigned bytes, filled;
 };
 
+// Products of a warpgroup that have not been made: descriptors of their operands, and each thread's sums.
+struct Product {
+    uint64_t a, b;
+    float* sums[128];
+};
+
 struct Block;
 
 struct Fiber {
@@ -60,6 +66,8 @@ struct Fiber {
     const char* waits_at = "";
     std::vector<Copy> open_copies;
     std::deque<std::vector<Copy>> copy_groups;
+    std::vector<std::function<void()>> open_stores;
+    std::deque<std::vector<std::function<void()>>> store_groups;
     std::unique_ptr<char[]> stack{new char[STACK_BYTES]};
 };
 
@@ -69,11 +77,20 @@ struct Warp {
     unsigned mask = 0, live = 0;
 };
 
+struct Warpgroup {
+    Barrier barrier;
+    std::vector<Product> open;
+    std::deque<std::vector<Product>> committed;
+};
+
+constexpr unsigned NAMED_BARRIERS = 16;
+
 struct Block {
     uint3 index{};
     std::deque<Fiber> fibers;
     std::vector<Warp> warps;
-    Barrier barrier;
+    std::vector<Warpgroup> warpgroups;
+    Barrier barrier, named[NAMED_BARRIERS];
     unsigned threads = 0, live = 0;
     std::unique_ptr<unsigned char[]> shared_raw{new unsigned char[SHARED_BYTES + 1024]};
     unsigned shared_bytes = 0;
@@ -85,7 +102,7 @@ struct Block {
 
 struct Grid {
     uint32_t blocks[3];
-    uint32_t threads, shared_bytes, cluster;
+    uint32_t threads, shared_bytes;
 };
 
 struct Device;
@@ -95,7 +112,10 @@ struct Running {
     Device* device = nullptr;
     const char* kernel = "";
     Grid grid{};
+    // Blocks that run together, those of a cluster.
+    unsigned cluster = 1;
     std::deque<Block> blocks;
+    Barrier cluster_barrier;
     Fiber* fiber = nullptr;
     void* scheduler = nullptr;
     uint64_t progress = 0;
@@ -106,13 +126,14 @@ extern thread_local Running running;
 
 [[noreturn]] void die(const char* what);
 void yield(const char* at);
-void run(const char* kernel, const Grid& grid, std::function<void()> body);
+void run(const char* kernel, const Grid& grid, unsigned cluster, std::function<void()> body);
 // Dies unless `bytes` from `from` on lie inside one device allocation.
 void check_global(const void* from, size_t bytes);
 
 inline Fiber& self() { return *running.fiber; }
 inline Block& block() { return *self().block; }
 inline Warp& warp() { return block().warps[self().index / 32]; }
+inline Warpgroup& warpgroup() { return block().warpgroups[self().index / 128]; }
 inline unsigned lane() { return self().index % 32; }
 
 template <class Needed>
@@ -209,5 +230,5 @@ using std::min;
     static sim::Registered registered_##NAME({#NAME, sizeof(ARGS), (THREADS),                 \
         [](const sim::Grid& grid, const void* bytes) {                                        \
             const ARGS& args = *(const ARGS*)bytes;                                           \
-            sim::run(#NAME, grid, [&args] { __VA_ARGS__(args); });                            \
+            sim::run(#NAME, grid, 1, [&args] { __VA_ARGS__(args); });                           \
         }});

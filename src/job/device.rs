@@ -8,7 +8,7 @@ use crate::{
 };
 #[cfg(any(feature = "cuda", feature = "sim"))]
 use crate::{
-    backend::cuda::{ContextPrecision, Cuda},
+    backend::cuda::{ContextPrecision, Cuda, Kernels},
     model::PairWeights,
 };
 use clap::ValueEnum;
@@ -77,6 +77,32 @@ pub enum Resident {
     Off,
 }
 
+/// Which of the kernels in this program a GPU runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum KernelTarget {
+    /// the newest that the GPU runs
+    #[default]
+    Auto,
+    /// those for every GPU from compute capability 8.0 on
+    #[value(name = "sm_80")]
+    Sm80,
+    /// those for Hopper
+    #[value(name = "sm_90a")]
+    Sm90a,
+}
+
+#[cfg(any(feature = "cuda", feature = "sim"))]
+impl KernelTarget {
+    /// `None`: the newest that there are.
+    fn kernels(self) -> Option<Kernels> {
+        match self {
+            KernelTarget::Auto => None,
+            KernelTarget::Sm80 => Some(Kernels::Sm80),
+            KernelTarget::Sm90a => Some(Kernels::Sm90a),
+        }
+    }
+}
+
 /// Something that any backend can do.
 pub trait Work {
     type Output;
@@ -108,13 +134,12 @@ impl Computer {
     /// [`ErrorKind::Usage`](crate::ErrorKind): this program was built without what is asked for;
     /// [`ErrorKind::Device`](crate::ErrorKind): there is no such GPU, or it cannot be used.
     pub fn choose(machine: &MachineOptions, pair: &Pair, tell: &dyn Fn(&str)) -> Result<Self> {
-        let (precision, resident) = (machine.context_precision, machine.resident);
         match machine.device {
             Device::Cpu => Ok(Self::Cpu(Cpu::new())),
             Device::Reference => Ok(Self::Reference(Reference)),
-            Device::Auto => Self::best(precision, resident, pair, tell),
-            Device::Cuda(ordinal) => Self::cuda(ordinal, precision, resident, pair, tell),
-            Device::Sim => Self::simulator(precision, resident, pair),
+            Device::Auto => Self::best(machine, pair, tell),
+            Device::Cuda(ordinal) => Self::cuda(ordinal, machine, pair, tell),
+            Device::Sim => Self::simulator(machine, pair),
         }
     }
 
@@ -129,46 +154,42 @@ impl Computer {
     }
 
     #[cfg(feature = "cuda")]
-    fn best(precision: Precision, resident: Resident, pair: &Pair, tell: &dyn Fn(&str)) -> Result<Self> {
-        Self::cuda(0, precision, resident, pair, tell).or_else(|error| {
+    fn best(machine: &MachineOptions, pair: &Pair, tell: &dyn Fn(&str)) -> Result<Self> {
+        Self::cuda(0, machine, pair, tell).or_else(|error| {
             tell(&format!("device: cpu ({error})"));
             Ok(Self::Cpu(Cpu::new()))
         })
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn best(_: Precision, _: Resident, _: &Pair, _: &dyn Fn(&str)) -> Result<Self> {
+    fn best(_: &MachineOptions, _: &Pair, _: &dyn Fn(&str)) -> Result<Self> {
         Ok(Self::Cpu(Cpu::new()))
     }
 
     #[cfg(feature = "cuda")]
-    fn cuda(
-        ordinal: usize,
-        precision: Precision,
-        resident: Resident,
-        pair: &Pair,
-        tell: &dyn Fn(&str),
-    ) -> Result<Self> {
-        let cuda = fitted(Cuda::open(ordinal, context_precision(precision, pair))?, resident, pair)?;
+    fn cuda(ordinal: usize, machine: &MachineOptions, pair: &Pair, tell: &dyn Fn(&str)) -> Result<Self> {
+        let precision = context_precision(machine, pair);
+        let cuda = fitted(Cuda::open(ordinal, precision, machine.kernels.kernels())?, machine, pair)?;
         tell(&format!("device: {cuda}"));
         Ok(Self::Cuda(Box::new(cuda)))
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn cuda(_: usize, _: Precision, _: Resident, _: &Pair, _: &dyn Fn(&str)) -> Result<Self> {
+    fn cuda(_: usize, _: &MachineOptions, _: &Pair, _: &dyn Fn(&str)) -> Result<Self> {
         Err(crate::Error::usage(
             "--device cuda: this program was built without it; build with `--features cuda`",
         ))
     }
 
     #[cfg(feature = "sim")]
-    fn simulator(precision: Precision, resident: Resident, pair: &Pair) -> Result<Self> {
-        let cuda = fitted(Cuda::simulated(context_precision(precision, pair)), resident, pair)?;
+    fn simulator(machine: &MachineOptions, pair: &Pair) -> Result<Self> {
+        let kernels = machine.kernels.kernels().unwrap_or(Kernels::Sm90a);
+        let cuda = fitted(Cuda::simulated(context_precision(machine, pair), kernels), machine, pair)?;
         Ok(Self::Cuda(Box::new(cuda)))
     }
 
     #[cfg(not(feature = "sim"))]
-    fn simulator(_: Precision, _: Resident, _: &Pair) -> Result<Self> {
+    fn simulator(_: &MachineOptions, _: &Pair) -> Result<Self> {
         Err(crate::Error::usage(
             "--device sim: this program was built without it; build with `--features sim`",
         ))
@@ -176,8 +197,8 @@ impl Computer {
 }
 
 #[cfg(any(feature = "cuda", feature = "sim"))]
-fn context_precision(precision: Precision, pair: &Pair) -> ContextPrecision {
-    match precision {
+fn context_precision(machine: &MachineOptions, pair: &Pair) -> ContextPrecision {
+    match machine.context_precision {
         Precision::Auto => ContextPrecision::for_model(pair.spec().ft.hidden_size),
         Precision::Bfloat16 => ContextPrecision::Bfloat16,
         Precision::Float32 => ContextPrecision::Float32,
@@ -186,8 +207,8 @@ fn context_precision(precision: Precision, pair: &Pair) -> ContextPrecision {
 
 /// Decides whether the weights stay on the device.
 #[cfg(any(feature = "cuda", feature = "sim"))]
-fn fitted(cuda: Cuda, resident: Resident, pair: &Pair) -> Result<Cuda> {
-    let resident = match resident {
+fn fitted(cuda: Cuda, machine: &MachineOptions, pair: &Pair) -> Result<Cuda> {
+    let resident = match machine.resident {
         Resident::On => true,
         Resident::Off => false,
         // A fifth of the memory is left for rows.

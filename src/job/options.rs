@@ -1,6 +1,6 @@
 //! The flags that several subcommands share, and their types.
 
-use super::device::{Device, Precision, Resident};
+use super::device::{Device, KernelTarget, Precision, Resident};
 use crate::{prompt::Overlength, tensor::Dtype};
 use chrono::NaiveDate;
 use clap::{Args, ValueEnum};
@@ -91,6 +91,16 @@ pub struct MachineOptions {
         env = "TUCO_CONTEXT_PRECISION"
     )]
     pub context_precision: Precision,
+    /// On a GPU: which kernels it runs, to compare them; auto: the newest that it can
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "auto|sm_80|sm_90a",
+        env = "TUCO_KERNELS"
+    )]
+    pub kernels: KernelTarget,
     /// On a GPU: keep the weights of both models in its memory; auto: if they fit
     #[arg(
         long,

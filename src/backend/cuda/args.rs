@@ -15,6 +15,11 @@ pub unsafe trait Args: Copy {
 /// An address in device memory; 0: none.
 pub type Address = u64;
 
+/// How copies by descriptor see a matrix (`hopper.cuh`): what [`Device::tensor_map`](super::device::Device) made.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TensorMap(pub [u64; 16]);
+
 macro_rules! args {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {$(
         $(#[$doc])*
@@ -54,6 +59,18 @@ args! {
         a_head: i32,
         out_head: i32,
         unused: i32,
+    }
+    /// `product_sm90.cu`
+    HopperProductArgs {
+        a: TensorMap,
+        b: [TensorMap; 2],
+        out: TensorMap,
+        bias: [Address; 2],
+        m: i32,
+        n: i32,
+        k: i32,
+        activation: i32,
+        unused: [i32; 8],
     }
     /// `norm.cu`
     NormArgs {
@@ -236,7 +253,15 @@ mod tests {
         macro_rules! check {
             ($($name:ident),*) => { $(assert_eq!($name::FIELD_BYTES, size_of::<$name>());)* };
         }
-        check!(ProductArgs, NormArgs, NormHeadsArgs, NormedKeyDifferenceArgs, RowsArgs, RotateArgs);
+        check!(
+            ProductArgs,
+            HopperProductArgs,
+            NormArgs,
+            NormHeadsArgs,
+            NormedKeyDifferenceArgs,
+            RowsArgs,
+            RotateArgs
+        );
         check!(AttentionTile, AttentionArgs, KeyWeightSide, KeyWeightArgs, TwinRow, TwinAttendArgs);
         check!(ContributionArgs, TraceArgs);
     }

@@ -1,6 +1,9 @@
 //! What a device can do, whichever it is: memory, copies, launches, all in the order they are asked for.
 
-use super::args::{Address, Args};
+use super::{
+    args::{Address, Args, TensorMap},
+    mat::Element,
+};
 use crate::Result;
 use std::sync::Arc;
 
@@ -13,6 +16,48 @@ pub struct Launch {
     pub shared_bytes: u32,
 }
 
+/// Which of the kernels compiled into this program a device runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    /// Those for every GPU from compute capability 8.0 on.
+    Sm80,
+    /// Those that only Hopper runs (`kernels/*_sm90.cu`), and for the rest the others.
+    Sm90a,
+}
+
+impl Kernels {
+    /// The target that they are compiled for.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kernels::Sm80 => "sm_80",
+            Kernels::Sm90a => "sm_90a",
+        }
+    }
+}
+
+/// A matrix in device memory, of which copies take boxes of `box_rows` rows of 128 bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Boxed {
+    pub address: Address,
+    pub element: Element,
+    pub rows: usize,
+    pub cols: usize,
+    /// From one row to the next, in elements.
+    pub pitch: usize,
+    pub box_rows: u32,
+}
+
+impl Boxed {
+    /// Columns of a box.
+    pub fn box_cols(&self) -> usize {
+        128 / self.element.size()
+    }
+
+    pub fn pitch_bytes(&self) -> usize {
+        self.pitch * self.element.size()
+    }
+}
+
 /// A device, or its simulator.
 pub trait Device: Send + Sync {
     /// For people: what it is.
@@ -20,6 +65,15 @@ pub trait Device: Send + Sync {
 
     /// Devices of one architecture give the same bits.
     fn architecture(&self) -> String;
+
+    /// Which kernels it runs.
+    fn kernels(&self) -> Kernels;
+
+    /// How many blocks of a kernel that fills a multiprocessor run at a time.
+    fn multiprocessors(&self) -> u32;
+
+    /// What kernels for Hopper need to copy boxes of a matrix.
+    fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap>;
 
     /// Memory of `bytes` bytes, 256 bytes aligned; what it holds is undefined.
     ///

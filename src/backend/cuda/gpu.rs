@@ -2,8 +2,9 @@
 //! there is none.
 
 use super::{
-    args::Address,
-    device::{Device, Launch},
+    args::{Address, TensorMap},
+    device::{Boxed, Device, Kernels, Launch},
+    mat::Element,
 };
 use crate::{Error, ErrorKind, Result};
 use cudarc::driver::{DriverError, result, sys};
@@ -17,12 +18,16 @@ include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
 /// The oldest GPUs that kernels are compiled for.
 const OLDEST: (i32, i32) = (8, 0);
+/// The one that runs kernels for sm_90a.
+const HOPPER: (i32, i32) = (9, 0);
 
 /// One GPU and one stream of work on it.
 pub struct Gpu {
     ordinal: usize,
     name: String,
     capability: (i32, i32),
+    kernels: Kernels,
+    multiprocessors: u32,
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
@@ -82,9 +87,9 @@ impl Gpu {
     /// Opens GPU `ordinal` of those that the driver shows.
     ///
     /// # Errors
-    /// See [`count`]; [`ErrorKind::Usage`] for a number beyond it; [`ErrorKind::Device`] for a GPU or driver that is too
-    /// old.
-    pub fn open(ordinal: usize) -> Result<Self> {
+    /// See [`count`]; [`ErrorKind::Usage`] for a number beyond it and for kernels that the GPU does not run;
+    /// [`ErrorKind::Device`] for a GPU or driver that is too old.
+    pub fn open(ordinal: usize, kernels: Option<Kernels>) -> Result<Self> {
         let count = count()?;
         if ordinal >= count {
             let message = format!("--device cuda:{ordinal}: the driver shows {count} GPUs, from cuda:0");
@@ -111,13 +116,22 @@ impl Gpu {
                 ),
             ));
         }
+        let newest = if capability == HOPPER { Kernels::Sm90a } else { Kernels::Sm80 };
+        let kernels = kernels.unwrap_or(newest);
+        if kernels == Kernels::Sm90a && newest != kernels {
+            let (major, minor) = capability;
+            return Err(Error::usage(format!(
+                "cuda:{ordinal}, {name}, does not run the kernels for sm_90a: its compute capability is {major}.{minor}, not 9.0"
+            )));
+        }
+        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
         // SAFETY: a device of this driver; `drop` releases the context.
         let context = unsafe { result::primary_ctx::retain(device) }
             .and_then(|context| unsafe { result::ctx::set_current(context) }.map(|()| context))
             .map_err(|error| failed("be used", error))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(|error| failed("make a stream", error))?;
-        let load = |image: &&[u8]| {
+        let load = |image: &[u8]| {
             // SAFETY: a fatbin that nvcc made.
             unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|error| {
                 let error = failed("load the kernels", error);
@@ -127,9 +141,26 @@ impl Gpu {
                 )
             })
         };
-        let modules = FATBINS.iter().map(load).collect::<Result<Vec<_>>>()?;
+        let mut modules = Vec::with_capacity(FATBINS.len());
+        for (image, is_for_hopper) in FATBINS {
+            if !is_for_hopper || kernels == Kernels::Sm90a {
+                modules.push(load(image)?);
+            }
+        }
         let (functions, unused) = Default::default();
-        Ok(Self { ordinal, name, capability, device, context, stream, modules, functions, unused })
+        Ok(Self {
+            ordinal,
+            name,
+            capability,
+            kernels,
+            multiprocessors,
+            device,
+            context,
+            stream,
+            modules,
+            functions,
+            unused,
+        })
     }
 
     /// Makes the GPU this thread's own for what follows.
@@ -197,7 +228,48 @@ impl Device for Gpu {
 
     fn architecture(&self) -> String {
         let (major, minor) = self.capability;
-        format!("cuda sm_{major}{minor}")
+        format!("cuda sm_{major}{minor}, kernels for {}", self.kernels.name())
+    }
+
+    fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap> {
+        use sys::{
+            CUtensorMapDataType_enum as Type, CUtensorMapFloatOOBfill_enum as Fill,
+            CUtensorMapInterleave_enum as Interleave, CUtensorMapL2promotion_enum as Promotion,
+            CUtensorMapSwizzle_enum as Swizzle,
+        };
+        let element = match matrix.element {
+            Element::F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+            Element::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        };
+        let mut map = TensorMap::default();
+        // SAFETY: all arrays are as long as the two dimensions need; `TensorMap` has the size and the alignment of the driver's.
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                std::ptr::from_mut(&mut map).cast(),
+                element,
+                2,
+                matrix.address as *mut c_void,
+                [matrix.cols as u64, matrix.rows as u64].as_ptr(),
+                [matrix.pitch_bytes() as u64].as_ptr(),
+                [matrix.box_cols() as u32, matrix.box_rows].as_ptr(),
+                [1u32, 1].as_ptr(),
+                Interleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        }
+        .result()
+        .map_err(|error| failed("take a description of a matrix", error))?;
+        Ok(map)
     }
 
     fn alloc(&self, bytes: usize) -> Result<Address> {

@@ -1,8 +1,8 @@
 //! From problem to launch: which kernel, how many threads, with what arguments. Threads and tiles are those of `kernels/*.cu`.
 
 use super::{
-    args::{Address, Args, AttentionArgs, ProductArgs, TwinAttendArgs},
-    device::{Buffer, Device, Launch},
+    args::{Address, Args, AttentionArgs, HopperProductArgs, ProductArgs, TwinAttendArgs},
+    device::{Boxed, Buffer, Device, Kernels, Launch},
     layout::LayoutRows,
     mat::{CudaMat, Element},
     weight::Planes,
@@ -32,6 +32,14 @@ impl Epilogue {
             Epilogue::Add => "add",
             Epilogue::Gated(_) => "gated",
             Epilogue::Activated(_) => "activated",
+        }
+    }
+
+    /// As in the names of kernels of context rows, which write elements of this type.
+    fn kernel(self, out: Element) -> String {
+        match self {
+            Epilogue::Store => format!("store_{}", out.name()),
+            _ => self.name().into(),
         }
     }
 
@@ -81,6 +89,9 @@ pub fn product(
     weights: &[Operand<'_>],
     out: &CudaMat,
 ) -> Result<()> {
+    if a.element == Element::Bf16 && device.kernels() == Kernels::Sm90a {
+        return hopper_product(device, epilogue, a, weights, out);
+    }
     let args = ProductArgs {
         a: a.address(),
         out: out.address(),
@@ -134,13 +145,60 @@ fn weight_args(epilogue: Epilogue, weights: &[Operand<'_>]) -> ProductArgs {
     args
 }
 
+/// `product_sm90.cu`: tiles of 128 × 256, gated ones of 128 columns, by pairs of blocks that stay.
+fn hopper_product(
+    device: &dyn Device,
+    epilogue: Epilogue,
+    a: &CudaMat,
+    weights: &[Operand<'_>],
+    out: &CudaMat,
+) -> Result<()> {
+    const CLUSTER: usize = 2;
+    const SHARED_BYTES: u32 = 4 * (128 + 256) * 64 * 2 + 2 * 2 * 64 * 128 + 2 * 4 * 8;
+    if a.rows == 0 {
+        return Ok(());
+    }
+    let mat = |mat: &CudaMat, box_rows| Boxed {
+        address: mat.address(),
+        element: mat.element,
+        rows: mat.rows,
+        cols: mat.cols,
+        pitch: mat.pitch() as usize,
+        box_rows,
+    };
+    let mut args = HopperProductArgs {
+        a: device.tensor_map(&mat(a, 128))?,
+        out: device.tensor_map(&mat(out, 64))?,
+        m: a.rows as i32,
+        n: out.cols as i32,
+        k: a.cols as i32,
+        activation: epilogue.activation(),
+        ..HopperProductArgs::default()
+    };
+    for (i, Operand { planes, bias }) in weights.iter().enumerate() {
+        args.b[i] = device.tensor_map(&Boxed {
+            address: planes.high.address(),
+            element: Element::Bf16,
+            rows: out.cols,
+            cols: a.cols,
+            pitch: planes.pitch,
+            box_rows: 128,
+        })?;
+        args.bias[i] = *bias;
+    }
+    let tile_cols = if matches!(epilogue, Epilogue::Gated(_)) { 128 } else { 256 };
+    let tiles = a.rows.div_ceil(128 * CLUSTER) * out.cols.div_ceil(tile_cols);
+    let clusters = tiles.min(device.multiprocessors() as usize / CLUSTER);
+    let kernel = format!("product_sm90_{}", epilogue.kernel(out.element));
+    let launch =
+        Launch { grid: [(clusters * CLUSTER) as u32, 1, 1], threads: 384, shared_bytes: SHARED_BYTES };
+    device.launch(&kernel, launch, args.as_bytes())
+}
+
 /// `product.cu`: tiles of 128 × 128, gated ones of 64 columns.
 fn bf16_product(device: &dyn Device, epilogue: Epilogue, out: Element, args: &ProductArgs) -> Result<()> {
     const STAGES: u32 = 3;
-    let kernel = match epilogue {
-        Epilogue::Store => format!("product_store_{}", out.name()),
-        _ => format!("product_{}", epilogue.name()),
-    };
+    let kernel = format!("product_{}", epilogue.kernel(out));
     let cols: u32 = if matches!(epilogue, Epilogue::Gated(_)) { 64 } else { 128 };
     let grid = [(args.n as u32).div_ceil(cols), (args.m as u32).div_ceil(128), 1];
     let stage_bytes = 2 * 128 * (32 + 8) * 2;

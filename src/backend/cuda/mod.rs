@@ -27,6 +27,7 @@ use args::{
     Address, ContributionArgs, KeyWeightArgs, KeyWeightSide, NormArgs, NormHeadsArgs,
     NormedKeyDifferenceArgs, RotateArgs, RowsArgs, TraceArgs, TwinAttendArgs,
 };
+pub use device::Kernels;
 use device::{Buffer, Device};
 use half::bf16;
 use launch::{Epilogue, Operand, ROW_THREADS, per_row, per_warp, product};
@@ -73,17 +74,17 @@ pub struct CudaSums {
 impl Cuda {
     /// On the simulator.
     #[cfg(feature = "sim")]
-    pub fn simulated(context: ContextPrecision) -> Self {
-        Self::on(Arc::new(sim::Sim::new()), context)
+    pub fn simulated(context: ContextPrecision, kernels: Kernels) -> Self {
+        Self::on(Arc::new(sim::Sim::new(kernels)), context)
     }
 
-    /// On GPU `ordinal` of those that the driver shows.
+    /// On GPU `ordinal` of those that the driver shows, with the newest kernels that it runs or with others.
     ///
     /// # Errors
-    /// [`ErrorKind::Device`](crate::ErrorKind): no driver, no such GPU, or one that is too old.
+    /// [`ErrorKind::Device`](crate::ErrorKind): no driver, no such GPU, one that is too old or does not run these kernels.
     #[cfg(feature = "cuda")]
-    pub fn open(ordinal: usize, context: ContextPrecision) -> Result<Self> {
-        Ok(Self::on(Arc::new(gpu::Gpu::open(ordinal)?), context))
+    pub fn open(ordinal: usize, context: ContextPrecision, kernels: Option<Kernels>) -> Result<Self> {
+        Ok(Self::on(Arc::new(gpu::Gpu::open(ordinal, kernels)?), context))
     }
 
     fn on(device: Arc<dyn Device>, context: ContextPrecision) -> Self {

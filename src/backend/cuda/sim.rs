@@ -1,8 +1,8 @@
 //! The simulator as a device: the kernels' sources compiled as C++ (`kernels/sim/`).
 
 use super::{
-    args::Address,
-    device::{Device, Launch},
+    args::{Address, TensorMap},
+    device::{Boxed, Device, Kernels, Launch},
 };
 use crate::{Error, ErrorKind, Result};
 use std::{
@@ -15,7 +15,6 @@ struct Grid {
     blocks: [u32; 3],
     threads: u32,
     shared_bytes: u32,
-    cluster: u32,
 }
 
 unsafe extern "C" {
@@ -35,6 +34,7 @@ unsafe extern "C" {
 /// A simulated device. Its memory is the host's, full of NaN when it is new and never used twice.
 pub struct Sim {
     handle: Mutex<Handle>,
+    kernels: Kernels,
 }
 
 struct Handle(*mut c_void);
@@ -43,20 +43,14 @@ struct Handle(*mut c_void);
 unsafe impl Send for Handle {}
 
 impl Sim {
-    pub fn new() -> Self {
+    pub fn new(kernels: Kernels) -> Self {
         // SAFETY: no preconditions.
-        Self { handle: Mutex::new(Handle(unsafe { sim_open() })) }
+        Self { handle: Mutex::new(Handle(unsafe { sim_open() })), kernels }
     }
 
     fn with<T>(&self, work: impl FnOnce(*mut c_void) -> T) -> T {
         let handle = self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         work(handle.0)
-    }
-}
-
-impl Default for Sim {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -73,7 +67,27 @@ impl Device for Sim {
     }
 
     fn architecture(&self) -> String {
-        "sim".into()
+        format!("sim {}", self.kernels.name())
+    }
+
+    fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        // Few, so that blocks which stay have more than one tile.
+        4
+    }
+
+    fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap> {
+        // SimTensor of kernels/sim/hopper.h.
+        let Boxed { address, element, rows, cols, box_rows, .. } = *matrix;
+        let numbers =
+            [rows, cols, matrix.pitch_bytes(), box_rows as usize, matrix.box_cols(), element.size()];
+        let mut map = TensorMap::default();
+        map.0[0] = address;
+        map.0[1..7].copy_from_slice(&numbers.map(|number| number as u64));
+        Ok(map)
     }
 
     fn alloc(&self, bytes: usize) -> Result<Address> {
@@ -106,7 +120,7 @@ impl Device for Sim {
 
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
         let Launch { grid: blocks, threads, shared_bytes } = launch;
-        let grid = Grid { blocks, threads, shared_bytes, cluster: 1 };
+        let grid = Grid { blocks, threads, shared_bytes };
         let name = CString::new(kernel).expect("names of kernels hold no zero");
         // SAFETY: the simulator checks the name, the size of the arguments and the threads.
         let code = self.with(|handle| unsafe {
