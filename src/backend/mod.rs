@@ -174,8 +174,8 @@ pub struct PartSums<M> {
 pub trait Backend: Sync {
     /// A matrix of activations.
     type Mat: Send + Sync;
-    /// A weight tensor as the backend holds it.
-    type Weight<'w>: Send + Sync;
+    /// A weight tensor as the backend holds it; clones are the same in memory.
+    type Weight<'w>: Clone + Send + Sync;
     /// Where the rows of some sequences lie, as the backend needs to know it.
     type Layout: Send + Sync;
     /// The running sums P and F of the twin rows, `[R, D]` each, and their norms after every layer so far.
@@ -194,6 +194,11 @@ pub trait Backend: Sync {
     /// Whether weights that were used once are kept for the next batch.
     fn keeps_weights(&self) -> bool {
         false
+    }
+
+    /// What the workspace of a pack may take, in bytes, and the most tokens that make products faster.
+    fn pack_room(&self) -> (usize, usize) {
+        (208 << 20, 4096)
     }
 
     /// Takes note of where sequences lie.

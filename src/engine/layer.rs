@@ -9,6 +9,7 @@ use crate::{
     model::{Activation, LayerTensor, ModelSpec, PairWeights},
     twin::{Branch, Twin},
 };
+use std::collections::HashMap;
 
 /// The weights of a layer of one model, and the numbers that go with them.
 pub struct Block<'w, B: Backend> {
@@ -64,8 +65,18 @@ impl<'w, B: Backend> Layer<'w, B> {
         let same_block = same_keys
             && same_numbers(spec.pt) == same_numbers(spec.ft)
             && spec.ft.layer_tensors(index).all(|tensor| weights.is_shared(index, tensor));
-        let blocks = Twin::new((Branch::Pt, spec.pt), (Branch::Ft, spec.ft))
-            .map(|(branch, spec)| Block::load(backend, weights, branch, spec, index));
+        let mut common = HashMap::new();
+        let mut weight = |branch, tensor| {
+            let load = || weights.layer_tensor(branch, index, tensor).map(|tensor| backend.weight(tensor));
+            if !weights.is_shared(index, tensor) {
+                return load();
+            }
+            common.entry(tensor).or_insert_with(load).clone()
+        };
+        let blocks = Twin::new((Branch::Pt, spec.pt), (Branch::Ft, spec.ft)).map(|(branch, spec)| {
+            let mut weight = |tensor| weight(branch, tensor);
+            Block::new(&mut weight, branch, spec, index)
+        });
         let is_last = index + 1 == spec.ft.num_hidden_layers;
         Self { blocks, is_last, same_block, same_keys, same_positions }
     }
@@ -130,15 +141,16 @@ impl<B: Backend> Clone for PackView<'_, B> {
 impl<B: Backend> Copy for PackView<'_, B> {}
 
 impl<'w, B: Backend> Block<'w, B> {
-    fn load(
-        backend: &B,
-        weights: &'w impl PairWeights,
+    /// The block of layer `index`, whose weights `weight` gives.
+    fn new(
+        weight: &mut dyn FnMut(LayerTensor) -> Option<B::Weight<'w>>,
         branch: Branch,
         spec: &ModelSpec,
         index: usize,
     ) -> Self {
         use LayerTensor::*;
-        let optional = |tensor| weights.layer_tensor(branch, index, tensor).map(|t| backend.weight(t));
+        let weight = std::cell::RefCell::new(weight);
+        let optional = |tensor| (weight.borrow_mut())(tensor);
         let required = |tensor| optional(tensor).expect("a checked model has all its tensors");
         let linear = |weight, bias| Linear { weight: required(weight), bias: optional(bias) };
         let plain = |weight| Linear { weight: required(weight), bias: None };

@@ -68,7 +68,7 @@ pub struct Engine<'a, B: Backend, W> {
 
 impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
     pub fn new(backend: &'a B, weights: &'a W) -> Self {
-        let limits = PackLimits::for_model(weights.spec().ft);
+        let limits = PackLimits::for_model(weights.spec().ft, backend.pack_room());
         let kept = (0..weights.spec().ft.num_hidden_layers).map(|_| OnceLock::new()).collect();
         Self { backend, weights, limits, kept }
     }

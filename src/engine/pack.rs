@@ -10,14 +10,6 @@ use crate::{
 };
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-/// Memory that the workspace of a pack may take, in bytes: enough rows to keep the matrix products busy, few enough to
-/// stay small beside a model.
-const WORKSPACE_BYTES: usize = 160 << 20;
-const MEANS_BYTES: usize = 48 << 20;
-
-/// More rows than this make the products no faster.
-const MOST_TOKENS: usize = 4096;
-
 /// How much is computed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackLimits {
@@ -28,14 +20,15 @@ pub struct PackLimits {
 }
 
 impl PackLimits {
-    /// Limits that keep the workspace of a model of any size small.
-    pub fn for_model(spec: &ModelSpec) -> Self {
+    /// Limits that keep the workspace of a model of any size within what a backend has for a pack
+    /// ([`Backend::pack_room`]).
+    pub fn for_model(spec: &ModelSpec, (bytes, most_tokens): (usize, usize)) -> Self {
         let row =
             4 * (3 * spec.hidden_size + spec.query_width() + 4 * spec.key_width() + spec.intermediate_size);
         let means = 4 * spec.num_attention_heads * spec.hidden_size;
         Self {
-            tokens: (WORKSPACE_BYTES / row).clamp(256, MOST_TOKENS),
-            sequences: (MEANS_BYTES / means).clamp(16, MOST_TOKENS),
+            tokens: (bytes / 4 * 3 / row).clamp(256, most_tokens),
+            sequences: (bytes / 4 / means).clamp(16, most_tokens),
         }
     }
 }

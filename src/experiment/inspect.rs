@@ -2,6 +2,7 @@
 //! what a run will cost.
 
 use crate::{
+    backend::{Backend, cpu::Cpu},
     checkpoint::{Checkpoint, Pair},
     engine::PackLimits,
     model::{LayerTensor, ModelSpec, PairWeights},
@@ -168,7 +169,7 @@ fn cost(pair: &Pair) -> String {
             (layers - 1.0) * (layer + attention) + layers * (keys + means + 2.0 * layer / tokens) + keys;
         text += &format!("| {tokens} | {:.3} | {:.3} |\n", pass / 1e9, score / pass);
     }
-    let limits = PackLimits::for_model(spec);
+    let limits = PackLimits::for_model(spec, Cpu::new().pack_room());
     let row = 3 * spec.hidden_size + spec.query_width() + 4 * spec.key_width() + spec.intermediate_size;
     text += &format!(
         "\nMemory beside the mapped files: {} of workspace and {} of hidden states for 32768 tokens\n",

@@ -9,18 +9,21 @@ use super::{
 use crate::tensor::Tensor;
 use pulp::Arch;
 use rayon::prelude::*;
-use std::{ops::Range, sync::OnceLock};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 /// A weight `[cols, inner]` (`[out, in]`) of the checkpoint.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Weight<'w> {
     pub tensor: Tensor<'w>,
-    widened: OnceLock<Panels>,
+    widened: Arc<OnceLock<Panels>>,
 }
 
 impl<'w> Weight<'w> {
     pub fn new(tensor: Tensor<'w>) -> Self {
-        Self { tensor, widened: OnceLock::new() }
+        Self { tensor, widened: Arc::default() }
     }
 
     /// The whole weight in f32.

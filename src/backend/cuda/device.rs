@@ -7,13 +7,29 @@ use super::{
 use crate::Result;
 use std::sync::Arc;
 
-/// How many threads run a kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How many threads run a kernel, and for what.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Launch {
     pub grid: [u32; 3],
     /// Of a block: what the kernel was compiled for.
     pub threads: u32,
     pub shared_bytes: u32,
+    pub floor: Floor,
+}
+
+/// What no kernel for a problem can do without, by which its time is judged.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Floor {
+    /// Multiplications and additions of products, each counted, as if each took one.
+    pub operations: f64,
+    /// What is read and written of device memory, each byte once.
+    pub bytes: f64,
+}
+
+impl Floor {
+    pub fn of_bytes(bytes: usize) -> Self {
+        Self { operations: 0.0, bytes: bytes as f64 }
+    }
 }
 
 /// Which of the kernels compiled into this program a device runs.
@@ -96,9 +112,19 @@ pub trait Device: Send + Sync {
     /// Runs the kernel of this name.
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()>;
 
+    /// Takes the time when everything asked for so far is done, and what follows has not begun.
+    fn mark(&self) -> Result<Mark>;
+
+    /// Seconds between two marks, once they have been passed.
+    fn between(&self, start: Mark, end: Mark) -> Result<f64>;
+
     /// Device memory in bytes: what is free, and all.
     fn memory(&self) -> Result<(usize, usize)>;
 }
+
+/// A point in the order of a device's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark(pub usize);
 
 /// Memory of a device, given back when it is dropped.
 pub struct Buffer {

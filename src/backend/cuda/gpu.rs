@@ -3,7 +3,7 @@
 
 use super::{
     args::{Address, TensorMap},
-    device::{Boxed, Device, Kernels, Launch},
+    device::{Boxed, Device, Kernels, Launch, Mark},
     mat::Element,
 };
 use crate::{Error, ErrorKind, Result};
@@ -33,6 +33,7 @@ pub struct Gpu {
     stream: sys::CUstream,
     modules: Vec<sys::CUmodule>,
     functions: Mutex<HashMap<String, Function>>,
+    marks: Mutex<Vec<Event>>,
     /// Memory that nobody uses, by size. All work is in one stream, so it can be used again at once.
     unused: Mutex<HashMap<usize, Vec<Address>>>,
 }
@@ -40,8 +41,12 @@ pub struct Gpu {
 #[derive(Clone, Copy)]
 struct Function(sys::CUfunction);
 
+struct Event(sys::CUevent);
+
 // SAFETY: handles of the driver may be used from any thread that has made the context current, as every method does.
 unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Send for Event {}
 // SAFETY: as above.
 unsafe impl Send for Gpu {}
 // SAFETY: as above; what changes lies behind mutexes.
@@ -147,7 +152,7 @@ impl Gpu {
                 modules.push(load(image)?);
             }
         }
-        let (functions, unused) = Default::default();
+        let (functions, marks, unused) = Default::default();
         Ok(Self {
             ordinal,
             name,
@@ -159,6 +164,7 @@ impl Gpu {
             stream,
             modules,
             functions,
+            marks,
             unused,
         })
     }
@@ -334,6 +340,27 @@ impl Device for Gpu {
         .map_err(|error| failed(&format!("run kernel {kernel}"), error))
     }
 
+    fn mark(&self) -> Result<Mark> {
+        self.enter()?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)
+            .map_err(|error| failed("make an event", error))?;
+        // SAFETY: event and stream live as long as `self`.
+        unsafe { result::event::record(event, self.stream) }
+            .map_err(|error| failed("record an event", error))?;
+        let mut marks = lock(&self.marks);
+        marks.push(Event(event));
+        Ok(Mark(marks.len() - 1))
+    }
+
+    fn between(&self, Mark(start): Mark, Mark(end): Mark) -> Result<f64> {
+        self.synchronize()?;
+        let marks = lock(&self.marks);
+        // SAFETY: both were recorded in this context.
+        unsafe { result::event::elapsed(marks[start].0, marks[end].0) }
+            .map(|milliseconds| f64::from(milliseconds) / 1e3)
+            .map_err(|error| failed("tell a time", error))
+    }
+
     fn memory(&self) -> Result<(usize, usize)> {
         self.enter()?;
         result::mem_get_info().map_err(|error| failed("tell its memory", error))
@@ -348,6 +375,9 @@ impl Drop for Gpu {
         unsafe {
             for module in &self.modules {
                 let _ = result::module::unload(*module);
+            }
+            for Event(event) in lock(&self.marks).drain(..) {
+                let _ = result::event::destroy(event);
             }
             let _ = result::stream::destroy(self.stream);
             let _ = result::primary_ctx::release(self.device);

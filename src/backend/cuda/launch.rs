@@ -2,7 +2,7 @@
 
 use super::{
     args::{Address, Args, AttentionArgs, HopperProductArgs, ProductArgs, TwinAttendArgs},
-    device::{Boxed, Buffer, Device, Kernels, Launch},
+    device::{Boxed, Buffer, Device, Floor, Kernels, Launch},
     layout::LayoutRows,
     mat::{CudaMat, Element},
     weight::Planes,
@@ -61,24 +61,42 @@ pub struct Operand<'a> {
     pub bias: Address,
 }
 
-/// Runs a kernel with one block a row.
+/// Runs a kernel with one block a row, which reads and writes `bytes` in all.
 pub fn per_row<A: Args>(
     device: &dyn Device,
     kernel: &str,
     rows: usize,
     threads: u32,
+    bytes: usize,
     args: &A,
 ) -> Result<()> {
     if rows == 0 {
         return Ok(());
     }
-    let launch = Launch { grid: [rows as u32, 1, 1], threads, shared_bytes: SUM_BYTES };
+    let floor = Floor::of_bytes(bytes);
+    let launch = Launch { grid: [rows as u32, 1, 1], threads, shared_bytes: SUM_BYTES, floor };
     device.launch(kernel, launch, args.as_bytes())
 }
 
 /// Runs a kernel with one warp for each of `parts` parts.
-pub fn per_warp<A: Args>(device: &dyn Device, kernel: &str, parts: usize, args: &A) -> Result<()> {
-    per_row(device, kernel, parts.div_ceil(ROW_THREADS as usize / 32), ROW_THREADS, args)
+pub fn per_warp<A: Args>(
+    device: &dyn Device,
+    kernel: &str,
+    parts: usize,
+    bytes: usize,
+    args: &A,
+) -> Result<()> {
+    per_row(device, kernel, parts.div_ceil(ROW_THREADS as usize / 32), ROW_THREADS, bytes, args)
+}
+
+/// Of a product: operands read once, the result written, or added to.
+fn product_floor(epilogue: Epilogue, a: &CudaMat, weights: &[Operand<'_>], out: &CudaMat) -> Floor {
+    let weight_bytes: usize = weights.iter().map(|weight| weight.planes.bytes()).sum();
+    let times = if epilogue == Epilogue::Add { 2 } else { 1 };
+    Floor {
+        operations: 2.0 * (weights.len() * a.rows * a.cols) as f64 * out.cols as f64,
+        bytes: (a.bytes() + weight_bytes + times * out.bytes()) as f64,
+    }
 }
 
 /// `out = epilogue(a · Wᵀ + b)`, of rows in bf16 or in f32; gated products take two weights, the gate first.
@@ -103,9 +121,10 @@ pub fn product(
         group: 1,
         ..weight_args(epilogue, weights)
     };
+    let floor = product_floor(epilogue, a, weights, out);
     match a.element {
-        Element::Bf16 => bf16_product(device, epilogue, out.element, &args),
-        Element::F32 => twin_product(device, epilogue, 1, &args),
+        Element::Bf16 => bf16_product(device, epilogue, out.element, floor, &args),
+        Element::F32 => twin_product(device, epilogue, 1, floor, &args),
     }
 }
 
@@ -133,7 +152,12 @@ pub fn head_values(
         out_head: shape.head_dim as i32,
         ..weight_args(Epilogue::Store, &[value])
     };
-    twin_product(device, Epilogue::Store, shape.num_key_value_heads, &args)
+    let out_bytes = means.rows * shape.num_attention_heads * shape.head_dim * 4;
+    let floor = Floor {
+        operations: 2.0 * (means.rows * shape.head_dim) as f64 * means.cols as f64,
+        bytes: (means.bytes() + value.planes.bytes() + out_bytes) as f64,
+    };
+    twin_product(device, Epilogue::Store, shape.num_key_value_heads, floor, &args)
 }
 
 fn weight_args(epilogue: Epilogue, weights: &[Operand<'_>]) -> ProductArgs {
@@ -190,29 +214,47 @@ fn hopper_product(
     let tiles = a.rows.div_ceil(128 * CLUSTER) * out.cols.div_ceil(tile_cols);
     let clusters = tiles.min(device.multiprocessors() as usize / CLUSTER);
     let kernel = format!("product_sm90_{}", epilogue.kernel(out.element));
-    let launch =
-        Launch { grid: [(clusters * CLUSTER) as u32, 1, 1], threads: 384, shared_bytes: SHARED_BYTES };
+    let launch = Launch {
+        grid: [(clusters * CLUSTER) as u32, 1, 1],
+        threads: 384,
+        shared_bytes: SHARED_BYTES,
+        floor: product_floor(epilogue, a, weights, out),
+    };
     device.launch(&kernel, launch, args.as_bytes())
 }
 
 /// `product.cu`: tiles of 128 × 128, gated ones of 64 columns.
-fn bf16_product(device: &dyn Device, epilogue: Epilogue, out: Element, args: &ProductArgs) -> Result<()> {
+fn bf16_product(
+    device: &dyn Device,
+    epilogue: Epilogue,
+    out: Element,
+    floor: Floor,
+    args: &ProductArgs,
+) -> Result<()> {
     const STAGES: u32 = 3;
     let kernel = format!("product_{}", epilogue.kernel(out));
     let cols: u32 = if matches!(epilogue, Epilogue::Gated(_)) { 64 } else { 128 };
     let grid = [(args.n as u32).div_ceil(cols), (args.m as u32).div_ceil(128), 1];
     let stage_bytes = 2 * 128 * (32 + 8) * 2;
-    launch_tiles(device, &kernel, Launch { grid, threads: 256, shared_bytes: STAGES * stage_bytes }, args)
+    let launch = Launch { grid, threads: 256, shared_bytes: STAGES * stage_bytes, floor };
+    launch_tiles(device, &kernel, launch, args)
 }
 
 /// `twin_product.cu`: tiles of 64 × 64, gated ones of 32 columns.
-fn twin_product(device: &dyn Device, epilogue: Epilogue, groups: usize, args: &ProductArgs) -> Result<()> {
+fn twin_product(
+    device: &dyn Device,
+    epilogue: Epilogue,
+    groups: usize,
+    floor: Floor,
+    args: &ProductArgs,
+) -> Result<()> {
     const STAGES: u32 = 3;
     let kernel = format!("twin_product_{}", epilogue.name());
     let cols: u32 = if matches!(epilogue, Epilogue::Gated(_)) { 32 } else { 64 };
     let grid = [(args.n as u32).div_ceil(cols), (args.m as u32).div_ceil(64), groups as u32];
     let stage_bytes = 64 * (32 + 4) * 4 + 3 * 64 * (32 + 8) * 2;
-    launch_tiles(device, &kernel, Launch { grid, threads: 128, shared_bytes: STAGES * stage_bytes }, args)
+    let launch = Launch { grid, threads: 128, shared_bytes: STAGES * stage_bytes, floor };
+    launch_tiles(device, &kernel, launch, args)
 }
 
 fn launch_tiles<A: Args>(device: &dyn Device, kernel: &str, launch: Launch, args: &A) -> Result<()> {
@@ -276,7 +318,12 @@ pub fn attention(
         Element::F32 => ("attention_f32".into(), (2 * 32 + 4) * (shape.head_dim | 1) * 4),
     };
     let grid = [rows.tile_count as u32, shape.num_attention_heads as u32, 1];
-    launch_tiles(device, &kernel, Launch { grid, threads: 128, shared_bytes: shared_bytes as u32 }, &args)
+    let floor = Floor {
+        operations: 4.0 * rows.context_pairs * (shape.num_attention_heads * shape.head_dim) as f64,
+        bytes: (2 * q.bytes() + k.bytes() + v.bytes()) as f64,
+    };
+    let launch = Launch { grid, threads: 128, shared_bytes: shared_bytes as u32, floor };
+    launch_tiles(device, &kernel, launch, &args)
 }
 
 /// Attention of the twin rows of a layout over context rows of this type; `args` says where all but what is named here
@@ -306,17 +353,25 @@ pub fn twin_attend(
         ..args
     };
     let twin_rows = rows.twin_count as u32;
-    let run = |kernel: &str, grid, shared_bytes| {
-        launch_tiles(device.as_ref(), kernel, Launch { grid, threads: 128, shared_bytes }, &args)
+    let run = |kernel: &str, grid, shared_bytes, bytes| {
+        let launch = Launch { grid, threads: 128, shared_bytes, floor: Floor::of_bytes(bytes) };
+        launch_tiles(device.as_ref(), kernel, launch, &args)
     };
+    let score_bytes = rows.all_tokens * heads * 4;
+    let key_bytes = rows.all_tokens * shape.num_key_value_heads * shape.head_dim * context.size();
+    let differences = if args.difference == 0 { 0 } else { key_bytes };
     let query_bytes = (heads * shape.head_dim * 4) as u32;
     run(
         &format!("key_score_{}", context.name()),
         [(rows.most_tokens as u32).div_ceil(64), twin_rows, 1],
         query_bytes,
+        key_bytes + differences + score_bytes,
     )?;
-    run("twin_softmax", [heads as u32, twin_rows, 1], SUM_BYTES)?;
+    run("twin_softmax", [heads as u32, twin_rows, 1], SUM_BYTES, 2 * score_bytes)?;
     let stage_bytes = 32 * (64 + 8) * context.size() as u32 + 32 * (32 + 4) * 4;
     let grid = [(args.hidden as u32).div_ceil(64), twin_rows, (heads as u32).div_ceil(32)];
-    run(&format!("twin_mean_{}", context.name()), grid, 2 * stage_bytes)
+    let hidden = args.hidden as usize;
+    let mean_bytes = rows.twin_count * heads * hidden * 4;
+    let bytes = rows.all_tokens * hidden * context.size() + score_bytes + mean_bytes;
+    run(&format!("twin_mean_{}", context.name()), grid, 2 * stage_bytes, bytes)
 }

@@ -32,6 +32,8 @@ pub struct LayoutRows {
     pub path_rows: Buffer,
     pub tiles: Buffer,
     pub tile_count: usize,
+    /// Pairs of a context row and a token that it sees, but for windows.
+    pub context_pairs: f64,
     pub twin_rows: Buffer,
     pub twin_count: usize,
     /// The most tokens that a twin row may see, and those of all together.
@@ -89,12 +91,13 @@ impl LayoutRows {
             }
         }
         let (mut path_rows, mut tiles, mut twin_rows) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut all_tokens, mut most_tokens) = (0, 0);
+        let (mut all_tokens, mut most_tokens, mut context_pairs) = (0, 0, 0.0);
         let first = sequences.first().map_or(0, |sequence| sequence.twin.start);
         for sequence in sequences {
             let path = path_rows.len() as i32;
             path_rows.extend(sequence.path_rows(0).map(|row| row as i32));
             let (rows, position) = Rows::Context.of(sequence);
+            context_pairs += rows.len() as f64 * (position as f64 + (rows.len() + 1) as f64 / 2.0);
             tiles.extend((0..rows.len()).step_by(TILE_QUERIES).map(|at| AttentionTile {
                 row: (rows.start + at) as i32,
                 queries: TILE_QUERIES.min(rows.len() - at) as i32,
@@ -126,6 +129,7 @@ impl LayoutRows {
             path_rows: Buffer::of(device, &path_rows)?,
             tiles: Buffer::of(device, &tiles)?,
             tile_count: tiles.len(),
+            context_pairs,
             twin_rows: Buffer::of(device, &twin_rows)?,
             twin_count: twin_rows.len(),
             most_tokens,

@@ -73,6 +73,10 @@ impl CudaMat {
         pitch(self.cols) * self.element.size()
     }
 
+    pub fn bytes(&self) -> usize {
+        self.rows * self.row_bytes()
+    }
+
     pub fn address(&self) -> Address {
         self.buffer.as_ref().map_or(0, Buffer::address)
     }

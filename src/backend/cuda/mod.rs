@@ -11,6 +11,7 @@ mod gpu;
 mod launch;
 mod layout;
 mod mat;
+mod profile;
 #[cfg(feature = "sim")]
 mod sim;
 mod weight;
@@ -33,6 +34,8 @@ use half::bf16;
 use launch::{Epilogue, Operand, ROW_THREADS, per_row, per_warp, product};
 use layout::{CudaLayout, LayoutRows, RopeCache};
 use mat::{CudaMat, Element, pitch};
+pub use profile::KernelTime;
+use profile::Profiled;
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
 use weight::{CudaWeight, Planes};
@@ -59,6 +62,8 @@ pub struct Cuda {
     /// What context rows are in products.
     context: Element,
     resident: bool,
+    /// Where the time of every kernel is taken.
+    profile: Option<Arc<Profiled>>,
     ropes: RopeCache,
     failure: Mutex<Option<Error>>,
 }
@@ -92,7 +97,23 @@ impl Cuda {
             ContextPrecision::Bfloat16 => Element::Bf16,
             ContextPrecision::Float32 => Element::F32,
         };
-        Self { device, context, resident: false, ropes: RopeCache::default(), failure: Mutex::default() }
+        let (ropes, failure) = Default::default();
+        Self { device, context, resident: false, profile: None, ropes, failure }
+    }
+
+    /// Takes the time of every kernel from now on; a little slower.
+    pub fn profiled(mut self) -> Self {
+        let profile = Arc::new(Profiled::new(self.device));
+        (self.device, self.profile) = (profile.clone(), Some(profile));
+        self
+    }
+
+    /// What kernels have taken since this was last asked, if it is known: by name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`](crate::ErrorKind)
+    pub fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        self.profile.as_ref().map_or(Ok(Vec::new()), |profile| profile.take())
     }
 
     /// Whether weights stay on the device from one batch to the next; otherwise each layer's are brought there when it is
@@ -123,9 +144,9 @@ impl Cuda {
         work(&self.device).map_err(|error| *failure() = Some(error)).ok()
     }
 
-    /// One of the kernels of `elementwise.cu`.
-    fn rowwise(&self, kernel: &str, rows: usize, args: RowsArgs) {
-        self.attempt(|device| per_row(device.as_ref(), kernel, rows, ROW_THREADS, &args));
+    /// One of the kernels of `elementwise.cu`, which takes `bytes` from memory or there.
+    fn rowwise(&self, kernel: &str, rows: usize, bytes: usize, args: RowsArgs) {
+        self.attempt(|device| per_row(device.as_ref(), kernel, rows, ROW_THREADS, bytes, &args));
     }
 
     /// One of those that take rows by their numbers.
@@ -134,7 +155,8 @@ impl Cuda {
             let numbers = Buffer::of(device, &rows.iter().map(|row| *row as i32).collect::<Vec<_>>())?;
             let args = RowsArgs { rows: numbers.address(), ..rows_args(a, out) };
             let kernel = format!("{kernel}_{}", a.element.name());
-            per_row(device.as_ref(), &kernel, rows.len(), ROW_THREADS, &args)
+            let bytes = rows.len() * (a.row_bytes() + out.row_bytes());
+            per_row(device.as_ref(), &kernel, rows.len(), ROW_THREADS, bytes, &args)
         });
     }
 
@@ -189,6 +211,11 @@ impl Backend for Cuda {
 
     fn keeps_weights(&self) -> bool {
         self.resident
+    }
+
+    fn pack_room(&self) -> (usize, usize) {
+        // A sixteenth of the memory: tens of thousands of tokens of a large model, beside which its weights have room.
+        (self.memory().map_or(0, |(_, all)| all / 16), 65536)
     }
 
     fn layout(&self, sequences: &[Sequence]) -> CudaLayout {
@@ -262,7 +289,8 @@ impl Backend for Cuda {
                 eps: norm.eps as f32,
             };
             let kernel = format!("norm_{}_{}", x.element.name(), normed.element.name());
-            per_row(device.as_ref(), &kernel, x.rows, ROW_THREADS, &args)
+            let bytes = x.bytes() + normalized.map_or(0, |mat| mat.bytes()) + normed.bytes();
+            per_row(device.as_ref(), &kernel, x.rows, ROW_THREADS, bytes, &args)
         });
     }
 
@@ -281,7 +309,8 @@ impl Backend for Cuda {
                 eps: norm.eps as f32,
                 unused: 0,
             };
-            per_warp(device.as_ref(), &format!("norm_heads_{}", x.element.name()), x.rows * parts, &args)
+            let kernel = format!("norm_heads_{}", x.element.name());
+            per_warp(device.as_ref(), &kernel, x.rows * parts, 2 * x.bytes(), &args)
         });
     }
 
@@ -310,19 +339,21 @@ impl Backend for Cuda {
 
     fn add(&self, a: &CudaMat, b: &CudaMat, out: &mut CudaMat) {
         let args = RowsArgs { b: b.address(), b_pitch: b.pitch(), ..rows_args(a, out) };
-        self.rowwise("add_f32", out.rows, args);
+        self.rowwise("add_f32", out.rows, 3 * out.bytes(), args);
     }
 
     fn copy(&self, a: &CudaMat, out: &mut CudaMat) {
         self.rowwise(
             &format!("copy_{}_{}", a.element.name(), out.element.name()),
             out.rows,
+            a.bytes() + out.bytes(),
             rows_args(a, out),
         );
     }
 
     fn accumulate(&self, a: &CudaMat, x: &mut CudaMat) {
-        self.rowwise(&format!("accumulate_{}", a.element.name()), x.rows, rows_args(a, x));
+        let bytes = a.bytes() + 2 * x.bytes();
+        self.rowwise(&format!("accumulate_{}", a.element.name()), x.rows, bytes, rows_args(a, x));
     }
 
     fn gather(&self, a: &CudaMat, rows: &[usize], out: &mut CudaMat) {
@@ -335,7 +366,7 @@ impl Backend for Cuda {
 
     fn blend(&self, pt: &CudaMat, ft: &mut CudaMat, alpha: f64) {
         let args = RowsArgs { factor: alpha as f32, ..rows_args(pt, ft) };
-        self.rowwise(&format!("blend_{}", ft.element.name()), ft.rows, args);
+        self.rowwise(&format!("blend_{}", ft.element.name()), ft.rows, 3 * ft.bytes(), args);
     }
 
     fn scatter_add(&self, a: &CudaMat, rows: &[usize], factors: &[f64], x: &mut CudaMat) {
@@ -344,13 +375,13 @@ impl Backend for Cuda {
             let rows = Buffer::of(device, &rows.iter().map(|row| *row as i32).collect::<Vec<_>>())?;
             let factors = Buffer::of(device, &factors.iter().map(|f| *f as f32).collect::<Vec<_>>())?;
             let args = RowsArgs { rows: rows.address(), factors: factors.address(), ..rows_args(a, x) };
-            per_row(device.as_ref(), "scatter_add_f32", count, ROW_THREADS, &args)
+            per_row(device.as_ref(), "scatter_add_f32", count, ROW_THREADS, 3 * a.bytes(), &args)
         });
     }
 
     fn scale(&self, x: &mut CudaMat, factor: f64) {
         let args = RowsArgs { factor: factor as f32, ..rows_args(x, x) };
-        self.rowwise(&format!("scale_{}", x.element.name()), x.rows, args);
+        self.rowwise(&format!("scale_{}", x.element.name()), x.rows, 2 * x.bytes(), args);
     }
 
     fn rotate(&self, x: &mut CudaMat, head_dim: usize, layout: &CudaLayout, rows: Rows, rope: RopeOf) {
@@ -371,7 +402,8 @@ impl Backend for Cuda {
                 half: rotation.half as i32,
                 unused: 0,
             };
-            per_row(device.as_ref(), &format!("rotate_{}", x.element.name()), x.rows, 128, &args)
+            let kernel = format!("rotate_{}", x.element.name());
+            per_row(device.as_ref(), &kernel, x.rows, 128, 2 * x.bytes(), &args)
         });
     }
 
@@ -414,7 +446,9 @@ impl Backend for Cuda {
                 cols: cols as i32,
                 unused: 0,
             };
-            per_row(device.as_ref(), "key_weight_difference", rows, ROW_THREADS, &args)?;
+            let bytes = key.pt.weight.planes(device)?.bytes() + key.ft.weight.planes(device)?.bytes();
+            let bytes = bytes + weight.bytes();
+            per_row(device.as_ref(), "key_weight_difference", rows, ROW_THREADS, bytes, &args)?;
             product(device.as_ref(), Epilogue::Store, normalized, &[Operand { planes: &weight, bias }], out)
         });
     }
@@ -442,7 +476,8 @@ impl Backend for Cuda {
                 unused: 0,
             };
             let kernel = format!("normed_key_difference_{}", keys.element.name());
-            per_warp(device.as_ref(), &kernel, keys.rows * parts, &args)
+            let bytes = keys.bytes() + 2 * difference.bytes();
+            per_warp(device.as_ref(), &kernel, keys.rows * parts, bytes, &args)
         });
     }
 
@@ -523,7 +558,9 @@ impl Backend for Cuda {
                 cols: x.cols as i32,
                 unused: 0,
             };
-            per_row(device.as_ref(), "contribution", x.rows, ROW_THREADS, &args)?;
+            // The stream twice, the sums in f64 twice each, one or two outputs.
+            let bytes = x.bytes() * (2 + 2 * 2 * 2 + if f_pt.is_some() { 2 } else { 1 });
+            per_row(device.as_ref(), "contribution", x.rows, ROW_THREADS, bytes, &args)?;
             sums.norms.push(norms);
             Ok(())
         });
@@ -555,7 +592,9 @@ impl Backend for Cuda {
                 cols: x.cols as i32,
                 unused: 0,
             };
-            per_row(device.as_ref(), "trace", x.rows, ROW_THREADS, &args)?;
+            // Five streams once, four sums twice.
+            let bytes = x.bytes() * (5 + 4 * 2);
+            per_row(device.as_ref(), "trace", x.rows, ROW_THREADS, bytes, &args)?;
             Ok(norms)
         });
         let norms = norms.map_or(Vec::new(), |norms| self.read_norms(&norms, x.rows));

@@ -2,12 +2,13 @@
 
 use super::{
     args::{Address, TensorMap},
-    device::{Boxed, Device, Kernels, Launch},
+    device::{Boxed, Device, Kernels, Launch, Mark},
 };
 use crate::{Error, ErrorKind, Result};
 use std::{
     ffi::{CString, c_char, c_int, c_void},
     sync::Mutex,
+    time::Instant,
 };
 
 #[repr(C)]
@@ -35,6 +36,7 @@ unsafe extern "C" {
 pub struct Sim {
     handle: Mutex<Handle>,
     kernels: Kernels,
+    marks: Mutex<Vec<Instant>>,
 }
 
 struct Handle(*mut c_void);
@@ -45,7 +47,7 @@ unsafe impl Send for Handle {}
 impl Sim {
     pub fn new(kernels: Kernels) -> Self {
         // SAFETY: no preconditions.
-        Self { handle: Mutex::new(Handle(unsafe { sim_open() })), kernels }
+        Self { handle: Mutex::new(Handle(unsafe { sim_open() })), kernels, marks: Mutex::default() }
     }
 
     fn with<T>(&self, work: impl FnOnce(*mut c_void) -> T) -> T {
@@ -119,7 +121,7 @@ impl Device for Sim {
     }
 
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
-        let Launch { grid: blocks, threads, shared_bytes } = launch;
+        let Launch { grid: blocks, threads, shared_bytes, .. } = launch;
         let grid = Grid { blocks, threads, shared_bytes };
         let name = CString::new(kernel).expect("names of kernels hold no zero");
         // SAFETY: the simulator checks the name, the size of the arguments and the threads.
@@ -137,6 +139,17 @@ impl Device for Sim {
                 ),
             )),
         }
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        let mut marks = self.marks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        marks.push(Instant::now());
+        Ok(Mark(marks.len() - 1))
+    }
+
+    fn between(&self, Mark(start): Mark, Mark(end): Mark) -> Result<f64> {
+        let marks = self.marks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok((marks[end] - marks[start]).as_secs_f64())
     }
 
     fn memory(&self) -> Result<(usize, usize)> {

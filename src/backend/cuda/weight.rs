@@ -14,11 +14,12 @@ use half::bf16;
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
 
-/// A weight of the checkpoint, brought to the device when it is first used.
+/// A weight of the checkpoint, brought to the device when it is first used; clones are the same weight there.
+#[derive(Clone)]
 pub struct CudaWeight<'w> {
     pub tensor: Tensor<'w>,
-    planes: OnceLock<Planes>,
-    vector: OnceLock<Buffer>,
+    planes: Arc<OnceLock<Planes>>,
+    vector: Arc<OnceLock<Buffer>>,
 }
 
 /// A matrix `[rows, cols]`: bf16 numbers, and what has to be added to them.
@@ -39,6 +40,10 @@ impl Planes {
         Ok(Self { high: planes(1)?, low: has_low.then(|| planes(2)).transpose()?, rows, pitch })
     }
 
+    pub fn bytes(&self) -> usize {
+        self.low_plane() * 2 * if self.low.is_some() { 3 } else { 1 }
+    }
+
     /// From one plane to the next, in elements.
     pub fn low_plane(&self) -> usize {
         self.rows * self.pitch
@@ -56,7 +61,7 @@ impl Planes {
 
 impl<'w> CudaWeight<'w> {
     pub fn new(tensor: Tensor<'w>) -> Self {
-        Self { tensor, planes: OnceLock::new(), vector: OnceLock::new() }
+        Self { tensor, planes: Arc::default(), vector: Arc::default() }
     }
 
     /// As a matrix.

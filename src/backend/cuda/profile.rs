@@ -1,0 +1,124 @@
+//! A device that takes the time of every kernel.
+
+use super::{
+    args::{Address, TensorMap},
+    device::{Boxed, Device, Floor, Kernels, Launch, Mark},
+};
+use crate::Result;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// All launches of one kernel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KernelTime {
+    pub kernel: String,
+    pub launches: usize,
+    pub seconds: f64,
+    /// What no kernel could do without: operations of products, and bytes of device memory.
+    pub operations: f64,
+    pub bytes: f64,
+}
+
+/// Passes everything on, between marks.
+pub struct Profiled {
+    device: Arc<dyn Device>,
+    launches: Mutex<Vec<Timed>>,
+}
+
+struct Timed {
+    kernel: String,
+    floor: Floor,
+    start: Mark,
+    end: Mark,
+}
+
+impl Profiled {
+    pub fn new(device: Arc<dyn Device>) -> Self {
+        Self { device, launches: Mutex::default() }
+    }
+
+    /// The times of all kernels since the last call.
+    pub fn take(&self) -> Result<Vec<KernelTime>> {
+        let launches = std::mem::take(&mut *self.launches.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut kernels = BTreeMap::new();
+        for Timed { kernel, floor, start, end } in launches {
+            let time = kernels.entry(kernel.clone()).or_insert_with(|| KernelTime {
+                kernel,
+                launches: 0,
+                seconds: 0.0,
+                operations: 0.0,
+                bytes: 0.0,
+            });
+            time.launches += 1;
+            time.seconds += self.device.between(start, end)?;
+            time.operations += floor.operations;
+            time.bytes += floor.bytes;
+        }
+        Ok(kernels.into_values().collect())
+    }
+}
+
+impl Device for Profiled {
+    fn name(&self) -> String {
+        self.device.name()
+    }
+
+    fn architecture(&self) -> String {
+        self.device.architecture()
+    }
+
+    fn kernels(&self) -> Kernels {
+        self.device.kernels()
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.device.multiprocessors()
+    }
+
+    fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap> {
+        self.device.tensor_map(matrix)
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Address> {
+        self.device.alloc(bytes)
+    }
+
+    fn free(&self, address: Address, bytes: usize) {
+        self.device.free(address, bytes);
+    }
+
+    fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        self.device.upload(to, bytes)
+    }
+
+    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
+        self.device.download(from, bytes)
+    }
+
+    fn clear(&self, at: Address, bytes: usize) -> Result<()> {
+        self.device.clear(at, bytes)
+    }
+
+    fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
+        let start = self.device.mark()?;
+        self.device.launch(kernel, launch, args)?;
+        let end = self.device.mark()?;
+        let timed = Timed { kernel: kernel.into(), floor: launch.floor, start, end };
+        self.launches.lock().unwrap_or_else(PoisonError::into_inner).push(timed);
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        self.device.mark()
+    }
+
+    fn between(&self, start: Mark, end: Mark) -> Result<f64> {
+        self.device.between(start, end)
+    }
+
+    fn memory(&self) -> Result<(usize, usize)> {
+        self.device.memory()
+    }
+}
