@@ -1,13 +1,15 @@
 //! Every golden pair (tests/golden/, made by `transformers` in float64) on both backends.
 
+#[path = "common/gold.rs"]
+mod gold;
+
+use gold::{check, numbers, open};
 use serde_json::Value;
 use std::{fs, path::Path};
 use tuco::{
     backend::{Backend, cpu::Cpu, reference::Reference},
-    checkpoint::{Pair, Side},
     engine::{Engine, Tokens, unobserved},
     metrics,
-    twin::{Branch, Twin},
 };
 
 /// Largest relative error allowed. What is left on `reference` (f64) are the float32 rotary tables, which
@@ -18,90 +20,6 @@ const REFERENCE_TOLERANCE: f64 = 1e-6;
 /// Steering and traces take all rows through both branches in f32 on `cpu` (traces where TuCo is not small): their rounding is
 /// not common, and logits have no f64 rows in them.
 const CPU_ALL_ROWS_TOLERANCE: f64 = 1e-5;
-
-/// OutputCo compares two passes that go apart, each with its own rounding of the context rows, so its error is absolute and
-/// does not shrink with it.
-const OUTPUT_CO_TOLERANCE: f64 = 5e-7;
-
-fn numbers(value: &Value) -> Vec<f64> {
-    match value {
-        Value::Array(values) => values.iter().map(|v| v.as_f64().unwrap()).collect(),
-        single => vec![single.as_f64().unwrap()],
-    }
-}
-
-/// The pair of a case: with adapters where it has some, the tuned model being the base where it has only those.
-fn open(case: &Path) -> Pair {
-    let found = |name: &str| Some(case.join(name)).filter(|path| path.exists());
-    let base = case.join("base");
-    let tuned = found("tuned").unwrap_or(base.clone());
-    let sides = Twin::new(
-        Side { model: base, adapter: found("base_adapter") },
-        Side { model: tuned, adapter: found("adapter") },
-    );
-    Pair::open_sides(&sides, None, false).unwrap()
-}
-
-/// The largest relative error of any number of any prompt, and which it is.
-fn worst_error<B: Backend>(backend: &B, case: &Path) -> (f64, String) {
-    let gold: Value = serde_json::from_slice(&fs::read(case.join("gold.json")).unwrap()).unwrap();
-    let pair = open(case);
-    let engine = Engine::new(backend, &pair);
-    let golden = gold["prompts"].as_array().unwrap();
-    let ids: Vec<Vec<u32>> =
-        golden.iter().map(|p| numbers(&p["token_ids"]).iter().map(|id| *id as u32).collect()).collect();
-    let prompts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-    let scores = engine.score(&prompts, &unobserved).unwrap();
-    let base = engine.plain(Branch::Pt, &prompts, &unobserved).unwrap();
-    let mut worst = (0.0, String::new());
-    for ((golden, score), base) in golden.iter().zip(&scores).zip(&base) {
-        let last = score.running.last().unwrap();
-        let found: [(&str, Vec<f64>); 9] = [
-            ("tuco", vec![metrics::tuco(*last)]),
-            ("ptc_l1", vec![last.ptc]),
-            ("ftc_l1", vec![last.ftc]),
-            ("beta", vec![metrics::beta(&score.running)]),
-            ("beta_per_layer", metrics::beta_per_layer(&score.running)),
-            ("ptc_l1_per_layer", score.running.iter().map(|l1| l1.ptc).collect()),
-            ("ftc_l1_per_layer", score.running.iter().map(|l1| l1.ftc).collect()),
-            ("output_co", vec![metrics::output_co(base, &score.last_hidden)]),
-            ("last_hidden_l1", vec![score.last_hidden.iter().map(|v| v.abs()).sum()]),
-        ];
-        for (name, found) in found {
-            let expected = numbers(&golden[name]);
-            assert_eq!(found.len(), expected.len(), "{name}");
-            for (found, expected) in found.iter().zip(expected) {
-                let mut error = if expected == 0.0 { found.abs() } else { (found / expected - 1.0).abs() };
-                if name == "output_co" && (found - expected).abs() < OUTPUT_CO_TOLERANCE {
-                    error = 0.0;
-                }
-                if error.is_nan() || error > worst.0 {
-                    let tokens = golden["token_ids"].as_array().unwrap().len();
-                    worst = (error, format!("{name} of {tokens} tokens: {found}, gold {expected}"));
-                }
-            }
-        }
-    }
-    worst
-}
-
-fn check<B: Backend>(backend: &B, tolerance: f64) {
-    let mut cases: Vec<_> = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.join("gold.json").exists())
-        .collect();
-    cases.sort();
-    assert!(cases.len() >= 20, "only {} golden cases", cases.len());
-    let mut failed = false;
-    for case in cases {
-        let (error, what) = worst_error(backend, &case);
-        let name = case.file_name().unwrap().to_string_lossy().into_owned();
-        println!("{name:24} {error:8.1e}  {what}");
-        failed |= error.is_nan() || error > tolerance;
-    }
-    assert!(!failed, "beyond {tolerance:e}: see the table");
-}
 
 #[test]
 fn cpu_agrees_with_transformers() {

@@ -1,27 +1,59 @@
-//! What needs a GPU; where there is none, these tests are reported as ignored.
+//! What needs a GPU; where there is none, these tests are reported as ignored. They run in the package's folder, with nothing of
+//! cargo's, so that the program built elsewhere runs on a machine with a GPU.
 
+#[path = "common/gold.rs"]
+mod gold;
+#[path = "common/kernel_cases.rs"]
+mod kernel_cases;
+#[path = "common/unshared.rs"]
+mod unshared;
+
+use kernel_cases::{BF16_TOLERANCE, F32_TOLERANCE, compare};
 use libtest_mimic::{Arguments, Trial};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tuco::{
     backend::cuda::{ContextPrecision, Cuda, Kernels},
     checkpoint::Pair,
     engine::{Engine, PackLimits, Score, unobserved},
-    metrics,
 };
-
-fn golden(case: &str, side: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case).join(side)
-}
-
-fn gpu(precision: ContextPrecision) -> Cuda {
-    Cuda::open(0, precision, None).unwrap()
-}
+use unshared::Unshared;
 
 /// The ways to compute that this GPU has.
 fn ways() -> impl Iterator<Item = (ContextPrecision, Kernels)> {
     let precisions = [ContextPrecision::Bfloat16, ContextPrecision::Float32].into_iter();
     let all = precisions.flat_map(|precision| [(precision, Kernels::Sm80), (precision, Kernels::Sm90a)]);
     all.filter(|(precision, kernels)| Cuda::open(0, *precision, Some(*kernels)).is_ok())
+}
+
+fn every_kernel_agrees_with_the_reference() {
+    for (precision, kernels) in ways() {
+        let cuda = || Cuda::open(0, precision, Some(kernels)).unwrap();
+        match precision {
+            ContextPrecision::Bfloat16 => compare(cuda, BF16_TOLERANCE, false),
+            ContextPrecision::Float32 => {
+                compare(cuda, F32_TOLERANCE, false);
+                compare(cuda, F32_TOLERANCE, true);
+            }
+        }
+    }
+}
+
+fn golden_pairs_agree_with_transformers() {
+    gold::check(&Cuda::open(0, ContextPrecision::Float32, None).unwrap(), 1e-3);
+}
+
+fn equal_weights_give_exactly_zero() {
+    let ids = prompts(&[1, 2, 33, 300]);
+    for case in CASES {
+        let model = Path::new("tests/golden").join(case).join("tuned");
+        let pair = Pair::open(&model, &model, None).unwrap();
+        for (precision, kernels) in ways() {
+            let cuda = Cuda::open(0, precision, Some(kernels)).unwrap();
+            for score in Engine::new(&cuda, &Unshared(&pair)).score(&slices(&ids), &unobserved).unwrap() {
+                assert!(score.running.iter().all(|l1| l1.ftc == 0.0 && l1.ptc > 0.0), "{case}: {score:?}");
+            }
+        }
+    }
 }
 
 fn prompts(lengths: &[usize]) -> Vec<Vec<u32>> {
@@ -35,30 +67,14 @@ fn slices(prompts: &[Vec<u32>]) -> Vec<&[u32]> {
 const CASES: [&str; 6] =
     ["llama_gqa_tied_bf16", "gemma2", "gemma3_layer_types", "qwen3_moe", "phi3_longrope", "gpt2"];
 
-fn a_gpu_agrees_with_the_cpu() {
-    let cuda = gpu(ContextPrecision::Float32);
-    let ids = prompts(&[1, 2, 19, 64, 130]);
-    for case in CASES {
-        let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
-        let tuco = |scores: Vec<Score>| -> Vec<f64> {
-            scores.iter().map(|score| metrics::tuco(*score.running.last().unwrap())).collect()
-        };
-        let found = tuco(Engine::new(&cuda, &pair).score(&slices(&ids), &unobserved).unwrap());
-        let cpu = tuco::backend::cpu::Cpu::new();
-        let expected = tuco(Engine::new(&cpu, &pair).score(&slices(&ids), &unobserved).unwrap());
-        for (found, expected) in found.iter().zip(&expected) {
-            assert!((found / expected - 1.0).abs() < 1e-4, "{case}: {found}, cpu {expected}");
-        }
-    }
-}
-
 fn batch_order_and_residence_change_no_bit_on_a_gpu() {
     for (precision, kernels) in ways() {
         let open = || Cuda::open(0, precision, Some(kernels)).unwrap();
         let (streamed, resident) = (open(), open().with_resident_weights(true));
         let ids = prompts(&[70, 1, 140, 2, 9, 64]);
         for case in CASES {
-            let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
+            let dir = Path::new("tests/golden").join(case);
+            let pair = Pair::open(&dir.join("base"), &dir.join("tuned"), None).unwrap();
             let alone = ids.iter().map(|ids| Engine::new(&streamed, &pair).score(&[ids], &unobserved));
             let alone: Vec<Score> = alone.map(|scores| scores.unwrap().remove(0)).collect();
             let engine = Engine::new(&resident, &pair).with_limits(PackLimits { tokens: 200, sequences: 3 });
@@ -83,14 +99,17 @@ fn main() {
     if let Some(error) = &missing {
         println!("tests that need a GPU are ignored: {error}");
     }
-    let tests: [(&str, fn(), bool); 3] = [
-        ("a_gpu_agrees_with_the_cpu", a_gpu_agrees_with_the_cpu, true),
-        (
-            "batch_order_and_residence_change_no_bit_on_a_gpu",
-            batch_order_and_residence_change_no_bit_on_a_gpu,
-            true,
-        ),
-        ("a_machine_without_a_gpu_says_so", a_machine_without_a_gpu_says_so, false),
+    macro_rules! tests {
+        ($($name:ident: $needs_gpu:literal),*) => {
+            [$((stringify!($name), $name as fn(), $needs_gpu)),*]
+        };
+    }
+    let tests = tests![
+        every_kernel_agrees_with_the_reference: true,
+        golden_pairs_agree_with_transformers: true,
+        equal_weights_give_exactly_zero: true,
+        batch_order_and_residence_change_no_bit_on_a_gpu: true,
+        a_machine_without_a_gpu_says_so: false
     ];
     let trial = |(name, test, needs_gpu): (&str, fn(), bool)| {
         let run = move || {

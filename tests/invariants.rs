@@ -1,5 +1,8 @@
 //! What holds for every pair, whatever its weights: free tests that need no golden value.
 
+#[path = "common/unshared.rs"]
+mod unshared;
+
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use tuco::{
@@ -11,6 +14,7 @@ use tuco::{
     tensor::{Dtype, Tensor},
     twin::{Branch, Twin},
 };
+use unshared::Unshared;
 
 fn golden(case: &str, side: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case).join(side)
@@ -55,28 +59,6 @@ fn a_model_against_itself_gives_exactly_zero() {
         for score in Engine::new(&Cpu::new(), &pair).score(&slices(&ids), &unobserved).unwrap() {
             assert!(score.running.iter().all(|l1| l1.ftc == 0.0 && l1.ptc > 0.0));
         }
-    }
-}
-
-/// The tuned model's weights on both sides, but not known to be equal, so that nothing is skipped.
-struct Unshared<'a>(&'a Pair);
-
-impl PairWeights for Unshared<'_> {
-    fn spec(&self) -> Twin<&ModelSpec> {
-        let spec = self.0.spec().ft;
-        Twin::new(spec, spec)
-    }
-
-    fn embedding(&self) -> Tensor<'_> {
-        self.0.embedding()
-    }
-
-    fn layer_tensor(&self, _: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
-        self.0.layer_tensor(Branch::Ft, layer, tensor)
-    }
-
-    fn is_shared(&self, _: usize, _: LayerTensor) -> bool {
-        false
     }
 }
 

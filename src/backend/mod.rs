@@ -92,6 +92,17 @@ pub enum Role {
     Operand,
 }
 
+/// All launches of one kernel of a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KernelTime {
+    pub kernel: String,
+    pub launches: usize,
+    pub seconds: f64,
+    /// What no kernel could do without: operations of products, and bytes of memory.
+    pub operations: f64,
+    pub bytes: f64,
+}
+
 /// Which of a sequence's rotary tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RopeOf {
@@ -189,6 +200,14 @@ pub trait Backend: Sync {
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind).
     fn check(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// What kernels have taken since this was last asked, by name; none where no time is taken.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`](crate::ErrorKind)
+    fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        Ok(Vec::new())
     }
 
     /// Whether weights that were used once are kept for the next batch.

@@ -71,16 +71,6 @@ impl Pair {
         layer_tensors(&self.checkpoints.ft.spec)
     }
 
-    /// Bytes of the layers of both models with two bytes for each element, tensors that are the same in both counted once
-    /// for each.
-    pub fn layer_bytes_in_bf16(&self) -> usize {
-        let spec = &self.checkpoints.ft.spec;
-        let elements = |(layer, tensor): (usize, LayerTensor)| {
-            tensor.shape(spec, layer).map_or(0, |(rows, cols)| rows * cols)
-        };
-        2 * 2 * self.layer_tensors().map(elements).sum::<usize>()
-    }
-
     /// Hashes of the configs and of all weight files: file name → SHA-256, in order.
     pub fn fingerprints(&self) -> Result<Twin<Vec<(String, String)>>> {
         let files = self.checkpoints.as_ref().map(Checkpoint::files);

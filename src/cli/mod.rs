@@ -4,7 +4,8 @@ use crate::{
     Result,
     experiment::demo,
     job::{
-        self, CompareOptions, PairOptions, ReportOptions, ScoreJob, ScoreOptions, SweepOptions, TraceOptions,
+        self, BenchOptions, CompareOptions, PairOptions, ReportOptions, ScoreJob, ScoreOptions, SweepOptions,
+        TraceOptions,
     },
 };
 use clap::{Args, Parser, Subcommand};
@@ -35,6 +36,8 @@ enum Command {
     Report(ReportOptions),
     /// Tell what a pair is: shapes, identical tensors, how far the weights moved, what a run costs
     Inspect(InspectOptions),
+    /// Measure how fast pairs of a shape are scored on this machine, with random weights
+    Bench(BenchOptions),
     /// Show what TuCo does, on the small pair that ships with the source
     Demo(demo::DemoOptions),
 }
@@ -56,6 +59,7 @@ impl Cli {
             Command::Trace(options) => job::trace(*options),
             Command::Report(options) => job::report(&options),
             Command::Inspect(options) => job::inspect(&options.pair),
+            Command::Bench(options) => job::bench(&options),
             Command::Demo(options) => demo::run(&options),
         }
     }

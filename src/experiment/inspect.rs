@@ -1,6 +1,7 @@
 //! `tuco inspect`: what a pair is, what its models have in common, where and how far fine-tuning moved the weights, and
 //! what a run will cost.
 
+use super::cost::{Operations, all_tensors};
 use crate::{
     backend::{Backend, cpu::Cpu},
     checkpoint::{Checkpoint, Pair},
@@ -99,20 +100,6 @@ fn parameters(spec: &ModelSpec) -> usize {
     all_tensors(spec).map(elements).sum::<usize>() + spec.vocab_size * spec.hidden_size
 }
 
-fn all_tensors(spec: &ModelSpec) -> impl Iterator<Item = (usize, LayerTensor)> {
-    (0..spec.num_hidden_layers).flat_map(|layer| spec.layer_tensors(layer).map(move |tensor| (layer, tensor)))
-}
-
-/// Operations of a token in all layers' products; of experts in as many as it goes through.
-fn products(spec: &ModelSpec) -> f64 {
-    let share = spec.experts.as_ref().map_or(1.0, |experts| experts.per_token as f64 / experts.count as f64);
-    let operations = |(layer, tensor): (usize, LayerTensor)| {
-        let (rows, cols) = tensor.shape(spec, layer).unwrap_or_default();
-        2.0 * (rows * cols) as f64 * if tensor.expert().is_some() { share } else { 1.0 }
-    };
-    all_tensors(spec).filter(|(_, tensor)| !tensor.is_vector()).map(operations).sum()
-}
-
 fn models(pair: &Pair) -> String {
     let Twin { pt, ft } = pair.checkpoints.as_ref();
     let mut text = "| | base | tuned |\n|---|---|---|\n".to_string();
@@ -153,20 +140,11 @@ fn models(pair: &Pair) -> String {
 /// Operations and memory of a score on the CPU.
 fn cost(pair: &Pair) -> String {
     let spec = pair.spec().ft;
-    let layers = spec.num_hidden_layers as f64;
-    let layer = products(spec) / layers;
-    let keys = 2.0 * (spec.key_width() * spec.hidden_size) as f64;
-    let means = 4.0 * (spec.num_attention_heads * spec.hidden_size) as f64;
     let mut text =
         "| tokens in a prompt | one forward pass, GFLOP/token | TuCo, of one pass |\n|---:|---:|---:|\n"
             .to_string();
     for tokens in [128.0, 512.0, 2048.0] {
-        let attention = 2.0 * spec.query_width() as f64 * tokens;
-        let pass = layers * (layer + attention);
-        // Context rows skip all of the last layer but its keys; the pre-trained block needs its keys, the means of both
-        // branches and two rows a prompt.
-        let score =
-            (layers - 1.0) * (layer + attention) + layers * (keys + means + 2.0 * layer / tokens) + keys;
+        let Operations { pass, score } = Operations::per_token(spec, tokens);
         text += &format!("| {tokens} | {:.3} | {:.3} |\n", pass / 1e9, score / pass);
     }
     let limits = PackLimits::for_model(spec, Cpu::new().pack_room());

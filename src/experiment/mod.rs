@@ -1,11 +1,14 @@
 //! What can be done with a pair, one file for each: read rows, run the engine, write what comes out.
 
 pub mod batches;
+pub mod bench;
 pub mod compare;
+pub mod cost;
 pub mod demo;
 pub mod inspect;
 pub mod questions;
 pub mod score;
+pub mod shapes;
 pub mod sweep;
 pub mod trace;
 

@@ -1,14 +1,11 @@
 //! `--device`: what computes, and why.
 
 use super::MachineOptions;
+#[cfg(any(feature = "cuda", feature = "sim"))]
+use crate::backend::cuda::{ContextPrecision, Cuda, Kernels};
 use crate::{
     Result,
     backend::{Backend, cpu::Cpu, reference::Reference},
-    checkpoint::Pair,
-};
-#[cfg(any(feature = "cuda", feature = "sim"))]
-use crate::{
-    backend::cuda::{ContextPrecision, Cuda, Kernels},
     model::PairWeights,
 };
 use clap::ValueEnum;
@@ -128,18 +125,36 @@ impl Computer {
         }
     }
 
+    /// The same, with the time of every kernel taken where there are some.
+    pub fn profiled(self) -> Self {
+        match self {
+            #[cfg(any(feature = "cuda", feature = "sim"))]
+            Self::Cuda(cuda) => Self::Cuda(Box::new(cuda.profiled())),
+            other => other,
+        }
+    }
+
     /// Chooses what the flags mean for `pair`; `tell` hears what it is and why.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind): this program was built without what is asked for;
     /// [`ErrorKind::Device`](crate::ErrorKind): there is no such GPU, or it cannot be used.
-    pub fn choose(machine: &MachineOptions, pair: &Pair, tell: &dyn Fn(&str)) -> Result<Self> {
+    pub fn choose(machine: &MachineOptions, pair: &impl PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
         match machine.device {
             Device::Cpu => Ok(Self::Cpu(Cpu::new())),
             Device::Reference => Ok(Self::Reference(Reference)),
             Device::Auto => Self::best(machine, pair, tell),
             Device::Cuda(ordinal) => Self::cuda(ordinal, machine, pair, tell),
             Device::Sim => Self::simulator(machine, pair),
+        }
+    }
+
+    /// For people: what computes.
+    pub fn describe(&self) -> String {
+        match self {
+            #[cfg(any(feature = "cuda", feature = "sim"))]
+            Self::Cuda(cuda) => cuda.to_string(),
+            other => other.name(),
         }
     }
 
@@ -154,7 +169,7 @@ impl Computer {
     }
 
     #[cfg(feature = "cuda")]
-    fn best(machine: &MachineOptions, pair: &Pair, tell: &dyn Fn(&str)) -> Result<Self> {
+    fn best(machine: &MachineOptions, pair: &impl PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
         Self::cuda(0, machine, pair, tell).or_else(|error| {
             tell(&format!("device: cpu ({error})"));
             Ok(Self::Cpu(Cpu::new()))
@@ -162,12 +177,17 @@ impl Computer {
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn best(_: &MachineOptions, _: &Pair, _: &dyn Fn(&str)) -> Result<Self> {
+    fn best(_: &MachineOptions, _: &impl PairWeights, _: &dyn Fn(&str)) -> Result<Self> {
         Ok(Self::Cpu(Cpu::new()))
     }
 
     #[cfg(feature = "cuda")]
-    fn cuda(ordinal: usize, machine: &MachineOptions, pair: &Pair, tell: &dyn Fn(&str)) -> Result<Self> {
+    fn cuda(
+        ordinal: usize,
+        machine: &MachineOptions,
+        pair: &impl PairWeights,
+        tell: &dyn Fn(&str),
+    ) -> Result<Self> {
         let precision = context_precision(machine, pair);
         let cuda = fitted(Cuda::open(ordinal, precision, machine.kernels.kernels())?, machine, pair)?;
         tell(&format!("device: {cuda}"));
@@ -175,21 +195,21 @@ impl Computer {
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn cuda(_: usize, _: &MachineOptions, _: &Pair, _: &dyn Fn(&str)) -> Result<Self> {
+    fn cuda(_: usize, _: &MachineOptions, _: &impl PairWeights, _: &dyn Fn(&str)) -> Result<Self> {
         Err(crate::Error::usage(
             "--device cuda: this program was built without it; build with `--features cuda`",
         ))
     }
 
     #[cfg(feature = "sim")]
-    fn simulator(machine: &MachineOptions, pair: &Pair) -> Result<Self> {
+    fn simulator(machine: &MachineOptions, pair: &impl PairWeights) -> Result<Self> {
         let kernels = machine.kernels.kernels().unwrap_or(Kernels::Sm90a);
         let cuda = fitted(Cuda::simulated(context_precision(machine, pair), kernels), machine, pair)?;
         Ok(Self::Cuda(Box::new(cuda)))
     }
 
     #[cfg(not(feature = "sim"))]
-    fn simulator(_: &MachineOptions, _: &Pair) -> Result<Self> {
+    fn simulator(_: &MachineOptions, _: &impl PairWeights) -> Result<Self> {
         Err(crate::Error::usage(
             "--device sim: this program was built without it; build with `--features sim`",
         ))
@@ -197,7 +217,7 @@ impl Computer {
 }
 
 #[cfg(any(feature = "cuda", feature = "sim"))]
-fn context_precision(machine: &MachineOptions, pair: &Pair) -> ContextPrecision {
+fn context_precision(machine: &MachineOptions, pair: &impl PairWeights) -> ContextPrecision {
     match machine.context_precision {
         Precision::Auto => ContextPrecision::for_model(pair.spec().ft.hidden_size),
         Precision::Bfloat16 => ContextPrecision::Bfloat16,
@@ -207,7 +227,7 @@ fn context_precision(machine: &MachineOptions, pair: &Pair) -> ContextPrecision 
 
 /// Decides whether the weights stay on the device.
 #[cfg(any(feature = "cuda", feature = "sim"))]
-fn fitted(cuda: Cuda, machine: &MachineOptions, pair: &Pair) -> Result<Cuda> {
+fn fitted(cuda: Cuda, machine: &MachineOptions, pair: &impl PairWeights) -> Result<Cuda> {
     let resident = match machine.resident {
         Resident::On => true,
         Resident::Off => false,

@@ -1,11 +1,13 @@
 //! Flags → a job that can start. Everything that can fail early fails here: paths, checkpoints, the pair, inputs, the
 //! output and what it already holds.
 
+mod bench;
 mod device;
 mod experiments;
 mod options;
 mod score;
 
+pub use bench::{BenchOptions, bench};
 pub use device::{Computer, Device, Precision, Resident, Work};
 pub use experiments::{
     CompareOptions, ReportOptions, SweepOptions, TraceOptions, compare, report, sweep, trace,

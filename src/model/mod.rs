@@ -53,6 +53,18 @@ pub trait PairWeights: Sync {
 
     /// Whether the tensor is the same, to the bit, in both checkpoints.
     fn is_shared(&self, layer: usize, tensor: LayerTensor) -> bool;
+
+    /// Bytes of the layers of both models with two bytes for each element, what is the same in both counted once.
+    fn layer_bytes_in_bf16(&self) -> usize {
+        let spec = self.spec().ft;
+        let tensors = (0..spec.num_hidden_layers)
+            .flat_map(|layer| spec.layer_tensors(layer).map(move |tensor| (layer, tensor)));
+        let bytes = |(layer, tensor): (usize, LayerTensor)| {
+            let (rows, cols) = tensor.shape(spec, layer).unwrap_or_default();
+            2 * rows * cols * if self.is_shared(layer, tensor) { 1 } else { 2 }
+        };
+        tensors.map(bytes).sum()
+    }
 }
 
 /// The nonlinearity of the gated MLP.

@@ -16,7 +16,9 @@ mod profile;
 mod sim;
 mod weight;
 
-use super::{Attended, AttentionShape, Backend, Linear, Norm, PartSums, Role, RopeOf, Rows, Sequence};
+use super::{
+    Attended, AttentionShape, Backend, KernelTime, Linear, Norm, PartSums, Role, RopeOf, Rows, Sequence,
+};
 use crate::{
     Error, Result,
     metrics::{PartsL1, RunningL1},
@@ -34,7 +36,6 @@ use half::bf16;
 use launch::{Epilogue, Operand, ROW_THREADS, per_row, per_warp, product};
 use layout::{CudaLayout, LayoutRows, RopeCache};
 use mat::{CudaMat, Element, pitch};
-pub use profile::KernelTime;
 use profile::Profiled;
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -106,14 +107,6 @@ impl Cuda {
         let profile = Arc::new(Profiled::new(self.device));
         (self.device, self.profile) = (profile.clone(), Some(profile));
         self
-    }
-
-    /// What kernels have taken since this was last asked, if it is known: by name.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Device`](crate::ErrorKind)
-    pub fn kernel_times(&self) -> Result<Vec<KernelTime>> {
-        self.profile.as_ref().map_or(Ok(Vec::new()), |profile| profile.take())
     }
 
     /// Whether weights stay on the device from one batch to the next; otherwise each layer's are brought there when it is
@@ -207,6 +200,10 @@ impl Backend for Cuda {
     fn check(&self) -> Result<()> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         failure.map_or(Ok(()), Err)
+    }
+
+    fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        self.profile.as_ref().map_or(Ok(Vec::new()), |profile| profile.take())
     }
 
     fn keeps_weights(&self) -> bool {

@@ -4,22 +4,11 @@ use super::{
     args::{Address, TensorMap},
     device::{Boxed, Device, Floor, Kernels, Launch, Mark},
 };
-use crate::Result;
+use crate::{Result, backend::KernelTime};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
-
-/// All launches of one kernel.
-#[derive(Debug, Clone, PartialEq)]
-pub struct KernelTime {
-    pub kernel: String,
-    pub launches: usize,
-    pub seconds: f64,
-    /// What no kernel could do without: operations of products, and bytes of device memory.
-    pub operations: f64,
-    pub bytes: f64,
-}
 
 /// Passes everything on, between marks.
 pub struct Profiled {

@@ -1,0 +1,177 @@
+//! Pairs of random weights with the shapes of real models: speed is measured without a checkpoint.
+
+use crate::{
+    Error, Result,
+    model::{LayerTensor, ModelSpec, PairWeights, parse_config},
+    tensor::{Dtype, Tensor},
+    twin::{Branch, Twin},
+};
+use half::bf16;
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{RngCore, SeedableRng},
+};
+use serde_json::Value;
+use std::{fs, path::Path};
+
+/// Shapes by name: what `config.json` of the model says.
+const SHAPES: [(&str, &str); 7] = [
+    (
+        "llama-3-8b",
+        r#"{"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "rope_theta": 500000.0,
+            "rms_norm_eps": 1e-5, "max_position_embeddings": 8192}"#,
+    ),
+    (
+        "llama-2-7b",
+        r#"{"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000, "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 4096}"#,
+    ),
+    (
+        "llama-2-13b",
+        r#"{"model_type": "llama", "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40,
+            "num_attention_heads": 40, "num_key_value_heads": 40, "vocab_size": 32000, "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 4096}"#,
+    ),
+    (
+        "llama-3-70b",
+        r#"{"model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
+            "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 128256, "rope_theta": 500000.0,
+            "rms_norm_eps": 1e-5, "max_position_embeddings": 8192}"#,
+    ),
+    (
+        "mistral-7b",
+        r#"{"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000, "sliding_window": 4096,
+            "rms_norm_eps": 1e-5, "max_position_embeddings": 32768}"#,
+    ),
+    (
+        "gemma-7b",
+        r#"{"model_type": "gemma", "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,
+            "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256, "vocab_size": 256000,
+            "rms_norm_eps": 1e-6, "max_position_embeddings": 8192}"#,
+    ),
+    (
+        "smollm2-135m",
+        r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+            "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "rope_theta": 100000.0,
+            "rms_norm_eps": 1e-5, "max_position_embeddings": 8192}"#,
+    ),
+];
+
+/// Token ids that prompts are made of.
+pub const VOCABULARY: usize = 4096;
+
+/// Tensors begin at different places of one row of random numbers, within so many elements.
+const OFFSETS: usize = 1 << 20;
+
+/// The shape of this name, or that of a model's `config.json`.
+///
+/// # Errors
+/// Neither; those of the config.
+pub fn shape(name: &str) -> Result<ModelSpec> {
+    let parse = |config: &Value| {
+        parse_config(config).map_err(|message| Error::checkpoint(format!("--shape {name}: {message}")))
+    };
+    if let Some((_, config)) = SHAPES.iter().find(|(known, _)| *known == name) {
+        return parse(&serde_json::from_str(config).expect("a config of our own"));
+    }
+    let names = SHAPES.map(|(known, _)| known).join(", ");
+    let text = fs::read_to_string(Path::new(name)).map_err(|error| {
+        Error::usage(format!("--shape {name}: expected one of {names}, or a config.json ({error})"))
+    })?;
+    let config = serde_json::from_str(&text)
+        .map_err(|error| Error::checkpoint(format!("{name} is not JSON: {error}")))?;
+    parse(&config)
+}
+
+/// Random weights in bf16, other ones in both models.
+pub struct RandomPair {
+    spec: ModelSpec,
+    /// About as large as keep the size of what they multiply.
+    matrices: Vec<u8>,
+    /// Around 1.
+    vectors: Vec<u8>,
+}
+
+impl RandomPair {
+    pub fn new(spec: ModelSpec) -> Self {
+        let tensors =
+            (0..spec.num_hidden_layers).flat_map(|layer| spec.layer_tensors(layer).map(move |t| (layer, t)));
+        let size = |(layer, tensor): (usize, LayerTensor)| {
+            let (rows, cols) = tensor.shape(&spec, layer).unwrap_or_default();
+            rows * cols
+        };
+        let largest = tensors.map(size).max().unwrap_or(0).max(VOCABULARY * spec.hidden_size);
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut random = |len: usize, middle: f32, spread: f32| {
+            let mut value = || {
+                let unit = rng.next_u32() as f32 / u32::MAX as f32 * 2.0 - 1.0;
+                bf16::from_f32(middle + spread * unit).to_le_bytes()
+            };
+            (0..len).flat_map(|_| value()).collect()
+        };
+        let spread = (3.0 / spec.hidden_size as f32).sqrt();
+        Self {
+            matrices: random(largest + OFFSETS, 0.0, spread),
+            vectors: random(spec.hidden_size.max(spec.intermediate_size) + OFFSETS, 1.0, 0.1),
+            spec,
+        }
+    }
+
+    fn tensor(&self, seed: usize, is_vector: bool, rows: usize, cols: usize) -> Tensor<'_> {
+        let first = seed.wrapping_mul(40_503) % OFFSETS;
+        let numbers = if is_vector { &self.vectors } else { &self.matrices };
+        Tensor::stored(Dtype::Bf16, rows, cols, &numbers[2 * first..2 * (first + rows * cols)])
+    }
+}
+
+impl PairWeights for RandomPair {
+    fn spec(&self) -> Twin<&ModelSpec> {
+        Twin::new(&self.spec, &self.spec)
+    }
+
+    fn embedding(&self) -> Tensor<'_> {
+        self.tensor(0, false, VOCABULARY, self.spec.hidden_size)
+    }
+
+    fn layer_tensor(&self, branch: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
+        let (rows, cols) = tensor.shape(&self.spec, layer)?;
+        let place = self.spec.layer_tensors(layer).position(|other| other == tensor)?;
+        let seed = 1 + 2 * (layer * self.spec.layer_tensors(layer).count() + place) + branch as usize;
+        Some(self.tensor(seed, tensor.is_vector(), rows, cols))
+    }
+
+    fn is_shared(&self, layer: usize, tensor: LayerTensor) -> bool {
+        tensor.shape(&self.spec, layer).is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_shapes_have_the_sizes_of_their_models() {
+        for (name, billions) in [
+            ("llama-3-8b", 7.50),
+            ("llama-2-7b", 6.61),
+            ("llama-2-13b", 12.85),
+            ("llama-3-70b", 69.50),
+            ("mistral-7b", 7.11),
+            ("gemma-7b", 7.75),
+            ("smollm2-135m", 0.106),
+        ] {
+            let spec = shape(name).unwrap();
+            let tensors = (0..spec.num_hidden_layers)
+                .flat_map(|layer| spec.layer_tensors(layer).map(move |tensor| (layer, tensor)));
+            let size =
+                |(layer, tensor): (usize, LayerTensor)| tensor.shape(&spec, layer).map_or(0, |(r, c)| r * c);
+            let count = tensors.map(size).sum::<usize>() as f64 / 1e9;
+            // Model cards count the embeddings too: 8.03, 6.74, 13.02, 70.55, 7.24, 8.54 and 0.135 with them.
+            assert!((count / billions - 1.0).abs() < 0.01, "{name}: {count} billion weights in the layers");
+        }
+        assert!(shape("llama-9").unwrap_err().message.contains("llama-3-8b"));
+    }
+}

@@ -1,0 +1,162 @@
+//! The job of `tuco bench`.
+
+use super::{Computer, MachineOptions, Work, parse_count, thread_pool};
+use crate::{
+    Error, Result,
+    backend::{Backend, KernelTime},
+    engine::{Engine, unobserved},
+    experiment::{
+        bench::{self, Ceilings, Timing},
+        cost::Operations,
+        shapes::{RandomPair, VOCABULARY, shape},
+    },
+    model::PairWeights,
+    output,
+    twin::Branch,
+};
+use clap::Args;
+use serde_json::json;
+use std::{path::PathBuf, time::Instant};
+
+/// Flags of `tuco bench`.
+#[derive(Debug, Clone, Args)]
+pub struct BenchOptions {
+    /// The models' shape: llama-3-8b, llama-2-7b, llama-2-13b, llama-3-70b, mistral-7b, gemma-7b, smollm2-135m, or a model's
+    /// config.json. Weights are random
+    #[arg(long, value_name = "NAME|CONFIG")]
+    pub shape: String,
+    /// Only that many of its layers
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub layers: Option<usize>,
+    /// Tokens of all prompts together
+    #[arg(long, value_name = "N", default_value = "32768", value_parser = parse_count)]
+    pub tokens: usize,
+    /// Lengths of prompts, in turn
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_value = "512", value_parser = parse_count)]
+    pub lengths: Vec<usize>,
+    /// How often each is timed, after once to warm up
+    #[arg(long, value_name = "N", default_value = "10", value_parser = parse_count)]
+    pub repeat: usize,
+    /// What products in bf16 can reach on this machine, for shares of the floor
+    #[arg(long, value_name = "TFLOP/s")]
+    pub peak_tflops: Option<f64>,
+    /// What a copy in memory reaches on this machine, read and written bytes together
+    #[arg(long, value_name = "GB/s")]
+    pub copy_rate: Option<f64>,
+    /// On a GPU: also take the time of every kernel, in a run of its own
+    #[arg(long)]
+    pub by_kernel: bool,
+    /// A file for all figures as JSON
+    #[arg(short, long, value_name = "OUT.json")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub machine: MachineOptions,
+}
+
+/// `tuco bench`: prints how fast pairs of a shape are scored.
+///
+/// # Errors
+/// Flags out of range; those of the device.
+pub fn bench(options: &BenchOptions) -> Result<()> {
+    let mut spec = shape(&options.shape)?;
+    if let Some(layers) = options.layers {
+        if layers > spec.num_hidden_layers {
+            return Err(Error::usage(format!(
+                "--layers is {layers}, expected 1 to {}, which {} has",
+                spec.num_hidden_layers, options.shape
+            )));
+        }
+        spec.num_hidden_layers = layers;
+        spec.layers.truncate(layers);
+    }
+    for (flag, value) in [("--peak-tflops", options.peak_tflops), ("--copy-rate", options.copy_rate)] {
+        if value.is_some_and(|value| value.is_nan() || value <= 0.0) {
+            return Err(Error::usage(format!("{flag}: expected a number above 0")));
+        }
+    }
+    let ceilings = Ceilings {
+        operations: options.peak_tflops.map(|peak| peak * 1e12),
+        bytes: options.copy_rate.map(|rate| rate * 1e9),
+    };
+    let pair = RandomPair::new(spec);
+    let prompts = bench::prompts(options.tokens, &options.lengths, VOCABULARY);
+    let tokens: usize = prompts.iter().map(Vec::len).sum();
+    let pool = thread_pool(&options.machine)?;
+    let computer = Computer::choose(&options.machine, &pair, &|_| ())?;
+    let timings =
+        pool.install(|| computer.run(Timings { pair: &pair, prompts: &prompts, repeat: options.repeat }))?;
+    let device = computer.describe();
+    let mut text = format!(
+        "{}, {} layers: {tokens} tokens in {} prompts; {device}\n\n{}",
+        options.shape,
+        pair.spec().ft.num_hidden_layers,
+        prompts.len(),
+        bench::table(tokens, &timings, ceilings)
+    );
+    let mut kernels = Vec::new();
+    if options.by_kernel {
+        kernels = pool.install(|| computer.profiled().run(Kernels { pair: &pair, prompts: &prompts }))?;
+        text += &match kernels.as_slice() {
+            [] => format!("\n--by-kernel: {device} has no kernels\n"),
+            kernels => format!("\nOne score, kernel by kernel:\n\n{}", bench::kernel_table(kernels, ceilings)),
+        };
+    }
+    if let Some(path) = &options.output {
+        let mut summary = bench::summary(tokens, &timings, &kernels, ceilings);
+        summary["shape"] = json!(options.shape);
+        summary["layers"] = json!(pair.spec().ft.num_hidden_layers);
+        summary["lengths"] = json!(options.lengths);
+        summary["device"] = json!(device);
+        summary["tuco_version"] = json!(env!("CARGO_PKG_VERSION"));
+        std::fs::write(path, format!("{summary:#}\n"))
+            .map_err(|error| Error::usage(format!("--output {}: {error}", path.display())))?;
+    }
+    output::print(&text)
+}
+
+/// Scores and plain passes in turn.
+struct Timings<'a> {
+    pair: &'a RandomPair,
+    prompts: &'a [Vec<u32>],
+    repeat: usize,
+}
+
+impl Work for Timings<'_> {
+    type Output = Result<Vec<Timing>>;
+
+    fn on<B: Backend>(self, backend: &B) -> Self::Output {
+        let engine = Engine::new(backend, self.pair);
+        let prompts: Vec<&[u32]> = self.prompts.iter().map(Vec::as_slice).collect();
+        let Operations { pass, score } = bench::operations(self.pair.spec().ft, self.prompts);
+        let start = Instant::now();
+        bench::time(
+            self.repeat,
+            &mut [
+                ("score", score, &mut || engine.score(&prompts, &unobserved).map(|_| ())),
+                ("one forward pass", pass, &mut || {
+                    engine.plain(Branch::Ft, &prompts, &unobserved).map(|_| ())
+                }),
+            ],
+            || start.elapsed().as_secs_f64(),
+        )
+    }
+}
+
+/// The kernels of one score, after one to warm up.
+struct Kernels<'a> {
+    pair: &'a RandomPair,
+    prompts: &'a [Vec<u32>],
+}
+
+impl Work for Kernels<'_> {
+    type Output = Result<Vec<KernelTime>>;
+
+    fn on<B: Backend>(self, backend: &B) -> Self::Output {
+        let engine = Engine::new(backend, self.pair);
+        let prompts: Vec<&[u32]> = self.prompts.iter().map(Vec::as_slice).collect();
+        engine.score(&prompts, &unobserved)?;
+        backend.kernel_times()?;
+        engine.score(&prompts, &unobserved)?;
+        backend.kernel_times()
+    }
+}

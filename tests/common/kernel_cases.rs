@@ -1,0 +1,326 @@
+//! Every operation of a backend against the operation of the same name on the reference backend: odd shapes, random numbers.
+
+use std::sync::Arc;
+use tuco::{
+    backend::{
+        Attended, AttentionShape, Backend, Linear, Norm, PartSums, Role, RopeOf, Rows, Sequence,
+        reference::Reference,
+    },
+    model::{Activation, Rope, RopeScaling},
+    tensor::{Dtype, Tensor},
+    twin::{Branch, Twin},
+};
+
+/// Random numbers from −1 to 1, the same for every backend.
+struct Numbers(u64);
+
+impl Numbers {
+    /// f32 numbers as a checkpoint has them, each but a bf16 number where `exact`.
+    fn bytes(&mut self, len: usize, exact: bool) -> Vec<u8> {
+        let mut next = || {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+        };
+        let value = |v: f32| if exact { f32::from_bits(v.to_bits() & 0xffff_0000) } else { v };
+        (0..len).flat_map(|_| value(next()).to_le_bytes()).collect()
+    }
+}
+
+/// One backend with its results.
+struct Bench<'a, B> {
+    backend: &'a B,
+    numbers: Numbers,
+    /// Weights have more bits than bf16.
+    wide_weights: bool,
+    results: Vec<(&'static str, Vec<f64>)>,
+}
+
+impl<B: Backend> Bench<'_, B> {
+    fn mat(&mut self, kind: Rows, role: Role, rows: usize, cols: usize) -> B::Mat {
+        let bytes = self.numbers.bytes(rows * cols, true);
+        let mut mat = self.backend.zeros(kind, Role::Stream, rows, cols);
+        let ids: Vec<u32> = (0..rows as u32).collect();
+        self.backend.embed(&ids, &Tensor::stored(Dtype::F32, rows, cols, &bytes), &mut mat);
+        if role == Role::Stream {
+            return mat;
+        }
+        let mut operand = self.backend.zeros(kind, role, rows, cols);
+        self.backend.copy(&mat, &mut operand);
+        operand
+    }
+
+    fn empty(&self, kind: Rows, role: Role, rows: usize, cols: usize) -> B::Mat {
+        self.backend.zeros(kind, role, rows, cols)
+    }
+
+    fn weight(&mut self, rows: usize, cols: usize) -> B::Weight<'static> {
+        let bytes = self.numbers.bytes(rows * cols, !self.wide_weights);
+        self.backend.weight(Tensor::stored(Dtype::F32, rows, cols, bytes.leak()))
+    }
+
+    fn linear(&mut self, out: usize, inner: usize, bias: bool) -> Linear<B::Weight<'static>> {
+        Linear { weight: self.weight(out, inner), bias: bias.then(|| self.weight(1, out)) }
+    }
+
+    fn norm(&mut self, cols: usize, centered: bool) -> Norm<B::Weight<'static>> {
+        let bias = centered.then(|| self.weight(1, cols));
+        Norm {
+            centered,
+            weight: self.weight(1, cols),
+            bias,
+            offset: if centered { 0.0 } else { 1.0 },
+            eps: 1e-5,
+        }
+    }
+
+    fn keep(&mut self, name: &'static str, mat: &B::Mat) {
+        self.results.push((name, self.backend.read(mat)));
+        self.backend.check().unwrap();
+    }
+
+    fn products(&mut self, kind: Rows, rows: usize, d: usize, f: usize) {
+        let a = self.mat(kind, Role::Operand, rows, d);
+        let (w, gate, up) = (self.linear(f, d, true), self.linear(f, d, true), self.linear(f, d, false));
+        let mut out = self.empty(kind, Role::Operand, rows, f);
+        self.backend.linear(&a, &w, &mut out);
+        self.keep("linear", &out);
+        let mut stream = self.empty(kind, Role::Stream, rows, f);
+        self.backend.linear(&a, &up, &mut stream);
+        self.keep("linear to a stream", &stream);
+        let mut x = self.mat(kind, Role::Stream, rows, f);
+        self.backend.linear_add(&a, &w, &mut x);
+        self.keep("linear_add", &x);
+        for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+            self.backend.gated(&a, &gate, &up, activation, &mut out);
+            self.keep("gated", &out);
+            self.backend.activated(&a, &w, activation, &mut out);
+            self.keep("activated", &out);
+        }
+    }
+
+    fn rows(&mut self, kind: Rows, rows: usize, d: usize) {
+        let x = self.mat(kind, Role::Stream, rows, d);
+        for centered in [false, true] {
+            let norm = self.norm(d, centered);
+            let mut normalized = self.empty(kind, Role::Operand, rows, d);
+            let mut normed = self.empty(kind, Role::Operand, rows, d);
+            self.backend.norm(&x, &norm, Some(&mut normalized), &mut normed);
+            self.keep("norm, normalized", &normalized);
+            self.keep("norm", &normed);
+            self.backend.norm(&normalized, &norm, None, &mut normed);
+            self.keep("norm of an operand", &normed);
+        }
+        let a = self.mat(kind, Role::Operand, rows, d);
+        let mut sum = self.mat(kind, Role::Stream, rows, d);
+        self.backend.accumulate(&a, &mut sum);
+        self.backend.scale(&mut sum, 0.3);
+        self.keep("accumulate, scale", &sum);
+        let picked: Vec<usize> = (0..rows).rev().step_by(2).collect();
+        let mut gathered = self.empty(kind, Role::Operand, picked.len(), d);
+        self.backend.gather(&a, &picked, &mut gathered);
+        self.keep("gather", &gathered);
+        let scattered = self.mat(kind, Role::Stream, picked.len(), d);
+        let factors: Vec<f64> = (0..picked.len()).map(|i| 0.5 + i as f64).collect();
+        self.backend.scatter_add(&scattered, &picked, &factors, &mut sum);
+        self.keep("scatter_add", &sum);
+        let mut blended = self.mat(kind, Role::Operand, rows, d);
+        self.backend.blend(&a, &mut blended, 0.3);
+        self.keep("blend", &blended);
+        self.backend.scatter(&gathered, &picked, &mut blended);
+        self.keep("scatter", &blended);
+    }
+
+    fn heads(&mut self, lengths: &[usize], shape: &AttentionShape, d: usize) {
+        let AttentionShape { num_attention_heads: h, num_key_value_heads: k, head_dim: dim, .. } = *shape;
+        let (sequences, context, twin) = sequences(lengths, dim);
+        let layout = self.backend.layout(&sequences);
+        let rope = RopeOf { branch: Branch::Ft, index: 0 };
+        for (kind, rows) in [(Rows::Context, context), (Rows::Twin, twin)] {
+            let mut x = self.mat(kind, Role::Operand, rows, h * dim);
+            self.backend.rotate(&mut x, dim, &layout, kind, rope);
+            self.keep("rotate", &x);
+            let norm = self.norm(dim, false);
+            self.backend.norm_heads(&mut x, &norm);
+            self.keep("norm_heads", &x);
+        }
+        let mut q = self.mat(Rows::Context, Role::Operand, context, h * dim);
+        let keys = self.mat(Rows::Context, Role::Operand, context, k * dim);
+        let values = self.mat(Rows::Context, Role::Operand, context, k * dim);
+        self.backend.attention(&mut q, &keys, &values, &layout, shape);
+        self.keep("attention", &q);
+
+        let normalized = self.mat(Rows::Context, Role::Operand, context, d);
+        for centered in [false, true] {
+            let norms = Twin::new(self.norm(d, centered), self.norm(d, centered));
+            let linears = Twin::new(self.linear(k * dim, d, true), self.linear(k * dim, d, true));
+            let mut difference = self.empty(Rows::Context, Role::Operand, context, k * dim);
+            let norms = norms.as_ref().map(Some);
+            self.backend.key_difference(&normalized, norms, linears.as_ref(), &mut difference);
+            self.keep("key_difference", &difference);
+            let twin_queries = self.mat(Rows::Twin, Role::Operand, twin, h * dim);
+            let twin_keys = self.mat(Rows::Twin, Role::Operand, twin, k * dim);
+            let twin_normed = self.mat(Rows::Twin, Role::Operand, twin, d);
+            // A difference of about the size that the keys have.
+            self.backend.scale(&mut difference, 0.1);
+            let attended = Attended {
+                context_keys: &keys,
+                key_difference: Some(&difference),
+                normalized: &normalized,
+                norm: norms.pt,
+                twin_keys: &twin_keys,
+                twin_normed: &twin_normed,
+            };
+            let mut means = self.empty(Rows::Twin, Role::Operand, twin, h * d);
+            self.backend.twin_attend(&twin_queries, &attended, &layout, shape, &mut means);
+            self.keep("twin_attend", &means);
+            let value = self.linear(k * dim, d, true);
+            let mut heads = self.empty(Rows::Twin, Role::Operand, twin, h * dim);
+            self.backend.head_values(&means, &value, shape, 0, &mut heads);
+            self.keep("head_values", &heads);
+        }
+        let mut difference = self.mat(Rows::Context, Role::Operand, context, k * dim);
+        let norms = Twin::new(self.norm(dim, false), self.norm(dim, false));
+        self.backend.normed_key_difference(&keys, norms.as_ref(), &mut difference);
+        self.keep("normed_key_difference", &difference);
+    }
+
+    fn sums(&mut self, rows: usize, d: usize) {
+        let mut sums = self.backend.sums(rows, d);
+        let mut x = self.mat(Rows::Twin, Role::Stream, rows, d);
+        for _ in 0..2 {
+            let f_pt = self.mat(Rows::Twin, Role::Operand, rows, d);
+            let f_ft = self.mat(Rows::Twin, Role::Operand, rows, d);
+            self.backend.contribution(Some(&f_pt), &f_ft, &mut x, &mut sums);
+            self.backend.contribution(None, &f_ft, &mut x, &mut sums);
+        }
+        self.keep("contribution, stream", &x);
+        let norms = self.backend.norms(&sums).into_iter().flatten();
+        self.results.push(("contribution, norms", norms.flat_map(|l1| [l1.ptc, l1.ftc]).collect()));
+
+        let mut sum = || Twin::new((), ()).map(|()| self.mat(Rows::Twin, Role::Stream, rows, d));
+        let mut sums = PartSums { attention: sum(), mlp: sum() };
+        let (after_attention, after) = (sum(), sum());
+        let norms = self.backend.trace(&x, after_attention.as_ref(), after.as_ref(), &mut sums);
+        let numbers = norms.iter().flat_map(|parts| [parts.attention, parts.mlp, parts.whole]);
+        self.results.push(("trace, norms", numbers.flat_map(|l1| [l1.ptc, l1.ftc]).collect()));
+        for part in [&sums.attention.pt, &sums.attention.ft, &sums.mlp.pt, &sums.mlp.ft] {
+            self.keep("trace", part);
+        }
+    }
+}
+
+/// Prompts of these lengths with two twin rows each (one where there is but one token), their context rows and twin rows.
+/// Those after the first also see the first three context rows, as if they had begun alike.
+fn sequences(lengths: &[usize], dim: usize) -> (Vec<Sequence>, usize, usize) {
+    let rope = Rope { rope_theta: 1e4, scaling: RopeScaling::Default, rotary_dim: dim / 4 * 2 };
+    let tables: Arc<[_]> = [Arc::new(rope.table(1024, 0))].into();
+    let (mut context, mut twin) = (0, 0);
+    let of = |length: &usize| {
+        let twins = 2.min(*length);
+        let own = context..context + length - twins;
+        let path = if context > 3 { vec![0..3, own.clone()] } else { vec![own.clone()] };
+        let sequence = Sequence {
+            context: own,
+            path,
+            twin: twin..twin + twins,
+            ropes: Twin::new(tables.clone(), tables.clone()),
+        };
+        (context, twin) = (sequence.context.end, sequence.twin.end);
+        sequence
+    };
+    let sequences = lengths.iter().map(of).collect();
+    (sequences, context, twin)
+}
+
+/// What is computed.
+#[derive(Debug, Clone, Copy)]
+enum Case {
+    Products { rows: usize, d: usize, f: usize },
+    Rows { rows: usize, d: usize },
+    Heads { lengths: &'static [usize], shape: AttentionShape, d: usize },
+    Sums { rows: usize, d: usize },
+}
+
+impl<B: Backend> Bench<'_, B> {
+    fn run(&mut self, case: Case) {
+        match case {
+            Case::Products { rows, d, f } => {
+                self.products(Rows::Context, rows, d, f);
+                self.products(Rows::Twin, rows, d, f);
+            }
+            Case::Rows { rows, d } => {
+                self.rows(Rows::Context, rows, d);
+                self.rows(Rows::Twin, rows, d);
+            }
+            Case::Heads { lengths, shape, d } => self.heads(lengths, &shape, d),
+            Case::Sums { rows, d } => self.sums(rows, d),
+        }
+    }
+}
+
+fn results<B: Backend>(backend: &B, case: Case, wide_weights: bool) -> Vec<(&'static str, Vec<f64>)> {
+    let mut bench = Bench { backend, numbers: Numbers(7), wide_weights, results: Vec::new() };
+    bench.run(case);
+    bench.results
+}
+
+/// Holds every result of every case to `‖out − ref‖ ≤ tolerance · ‖ref‖`; `backend` makes a new backend.
+pub fn compare<B: Backend>(backend: impl Fn() -> B, tolerance: f64, wide_weights: bool) {
+    for case in CASES {
+        let found = results(&backend(), *case, wide_weights);
+        let expected = results(&Reference, *case, wide_weights);
+        for ((name, found), (_, expected)) in found.iter().zip(&expected) {
+            assert_eq!(found.len(), expected.len(), "{name}");
+            let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+            let error = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
+            let size = norm(&mut expected.iter().copied());
+            println!("{name:26} {:8.1e}  {case:?}", error / size);
+            assert!(error <= tolerance * size, "{name} of {case:?}: {:.1e}", error / size);
+        }
+    }
+}
+
+/// Operands and results in bf16 are rounded, each by at most 2⁻⁹ of itself.
+pub const BF16_TOLERANCE: f64 = 4e-3;
+pub const F32_TOLERANCE: f64 = 2e-6;
+
+const fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
+    AttentionShape {
+        num_attention_heads: heads,
+        num_key_value_heads: kv_heads,
+        head_dim,
+        scale: 0.4,
+        softcap: None,
+        sliding_window: None,
+    }
+}
+
+const CASES: &[Case] = &[
+    Case::Products { rows: 1, d: 30, f: 41 },
+    Case::Products { rows: 19, d: 64, f: 200 },
+    Case::Products { rows: 111, d: 99, f: 131 },
+    Case::Products { rows: 150, d: 264, f: 72 },
+    Case::Products { rows: 300, d: 72, f: 520 },
+    Case::Rows { rows: 1, d: 6 },
+    Case::Rows { rows: 19, d: 99 },
+    Case::Rows { rows: 5, d: 2304 },
+    Case::Heads { lengths: &[1, 19, 2, 99], shape: shape(4, 2, 6), d: 30 },
+    Case::Heads { lengths: &[70, 3], shape: shape(3, 1, 16), d: 24 },
+    Case::Heads {
+        lengths: &[1, 130, 33],
+        shape: AttentionShape { softcap: Some(3.0), sliding_window: Some(21), ..shape(2, 2, 24) },
+        d: 40,
+    },
+    Case::Heads { lengths: &[66], shape: shape(2, 1, 64), d: 70 },
+    Case::Heads { lengths: &[20, 5], shape: shape(2, 2, 80), d: 16 },
+    Case::Heads { lengths: &[20, 5], shape: shape(2, 1, 96), d: 16 },
+    Case::Heads { lengths: &[67], shape: shape(35, 5, 128), d: 16 },
+    Case::Heads {
+        lengths: &[111],
+        shape: AttentionShape { sliding_window: Some(40), ..shape(2, 1, 256) },
+        d: 136,
+    },
+    Case::Sums { rows: 3, d: 300 },
+];
