@@ -66,16 +66,17 @@ pub const VOCABULARY: usize = 4096;
 /// Tensors begin at different places of one row of random numbers, within so many elements.
 const OFFSETS: usize = 1 << 20;
 
-/// The shape of this name, or that of a model's `config.json`.
+/// The config of this name, or a model's `config.json`, and the model that it describes.
 ///
 /// # Errors
 /// Neither; those of the config.
-pub fn shape(name: &str) -> Result<ModelSpec> {
-    let parse = |config: &Value| {
-        parse_config(config).map_err(|message| Error::checkpoint(format!("--shape {name}: {message}")))
+pub fn shape(name: &str) -> Result<(Value, ModelSpec)> {
+    let parse = |config: Value| match parse_config(&config) {
+        Ok(spec) => Ok((config, spec)),
+        Err(message) => Err(Error::checkpoint(format!("--shape {name}: {message}"))),
     };
     if let Some((_, config)) = SHAPES.iter().find(|(known, _)| *known == name) {
-        return parse(&serde_json::from_str(config).expect("a config of our own"));
+        return parse(serde_json::from_str(config).expect("a config of our own"));
     }
     let names = SHAPES.map(|(known, _)| known).join(", ");
     let text = fs::read_to_string(Path::new(name)).map_err(|error| {
@@ -83,7 +84,7 @@ pub fn shape(name: &str) -> Result<ModelSpec> {
     })?;
     let config = serde_json::from_str(&text)
         .map_err(|error| Error::checkpoint(format!("{name} is not JSON: {error}")))?;
-    parse(&config)
+    parse(config)
 }
 
 /// Random weights in bf16, other ones in both models.
@@ -163,7 +164,7 @@ mod tests {
             ("gemma-7b", 7.75),
             ("smollm2-135m", 0.106),
         ] {
-            let spec = shape(name).unwrap();
+            let (_, spec) = shape(name).unwrap();
             let tensors = (0..spec.num_hidden_layers)
                 .flat_map(|layer| spec.layer_tensors(layer).map(move |tensor| (layer, tensor)));
             let size =

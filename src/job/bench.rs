@@ -58,7 +58,7 @@ pub struct BenchOptions {
 /// # Errors
 /// Flags out of range; those of the device.
 pub fn bench(options: &BenchOptions) -> Result<()> {
-    let mut spec = shape(&options.shape)?;
+    let (config, mut spec) = shape(&options.shape)?;
     if let Some(layers) = options.layers {
         if layers > spec.num_hidden_layers {
             return Err(Error::usage(format!(
@@ -98,12 +98,15 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
         kernels = pool.install(|| computer.profiled().run(Kernels { pair: &pair, prompts: &prompts }))?;
         text += &match kernels.as_slice() {
             [] => format!("\n--by-kernel: {device} has no kernels\n"),
-            kernels => format!("\nOne score, kernel by kernel:\n\n{}", bench::kernel_table(kernels, ceilings)),
+            kernels => {
+                format!("\nOne score, kernel by kernel:\n\n{}", bench::kernel_table(kernels, ceilings))
+            }
         };
     }
     if let Some(path) = &options.output {
         let mut summary = bench::summary(tokens, &timings, &kernels, ceilings);
         summary["shape"] = json!(options.shape);
+        summary["config"] = config;
         summary["layers"] = json!(pair.spec().ft.num_hidden_layers);
         summary["lengths"] = json!(options.lengths);
         summary["device"] = json!(device);

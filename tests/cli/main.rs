@@ -1,6 +1,7 @@
 //! The command line as users meet it.
 
 mod adapters;
+mod bench;
 mod checkpoints;
 mod common;
 mod experiments;
