@@ -1,7 +1,12 @@
 //! What ptxas says of every kernel, compiled for every target, against the table in the repository: registers, stack, spills.
 //! Update it with `TUCO_UPDATE=1 cargo test --release --features cuda --test resources`.
 
-use std::{collections::BTreeSet, env, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 const HEADER: &str = "kernel\ttarget\tregisters\tspilled bytes\n";
 
@@ -38,4 +43,37 @@ fn registers_and_spills_are_those_of_the_table() {
         found.lines().filter(|line| !expected.lines().any(|other| other == *line)).collect();
     assert_eq!(found, expected, "kernels/resources.tsv is not what nvcc 13.0 makes; new rows: {changed:#?}");
     assert!(found.lines().skip(1).all(|line| line.ends_with("\t0")), "registers are spilled:\n{found}");
+}
+
+/// CUDA's disassembler, beside the compiler that made the kernels.
+fn cuobjdump() -> PathBuf {
+    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+    let homes = homes.chain([PathBuf::from("/usr/local/cuda")]);
+    let found = homes.map(|home| home.join("bin/cuobjdump")).find(|path| path.is_file());
+    found.unwrap_or_else(|| "cuobjdump".into())
+}
+
+#[test]
+fn kernels_for_hopper_multiply_with_whole_warpgroups() {
+    let mut kernels = 0;
+    for entry in fs::read_dir(env!("OUT_DIR")).unwrap() {
+        let fatbin = entry.unwrap().path();
+        if !fatbin.to_string_lossy().ends_with("_sm90.fatbin") {
+            continue;
+        }
+        let tool = cuobjdump();
+        let bin = tool.parent().unwrap().display().to_string();
+        let path = format!("{bin}:{}", env::var("PATH").unwrap_or_default());
+        let output = Command::new(&tool).arg("--dump-sass").arg(&fatbin).env("PATH", path).output();
+        let output =
+            output.unwrap_or_else(|error| panic!("cuobjdump, which CUDA_HOME/bin has to hold: {error}"));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let listing = String::from_utf8(output.stdout).unwrap();
+        for kernel in listing.split("Function : ").skip(1) {
+            let name = kernel.lines().next().unwrap();
+            assert!(kernel.contains("HGMMA.64x256x16.F32.BF16"), "{name} has no product of a warpgroup");
+            kernels += 1;
+        }
+    }
+    assert_eq!(kernels, 5, "kernels for Hopper");
 }

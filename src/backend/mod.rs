@@ -236,6 +236,9 @@ pub trait Backend: Sync {
     /// Takes a weight tensor from a checkpoint.
     fn weight<'w>(&self, tensor: Tensor<'w>) -> Self::Weight<'w>;
 
+    /// Begins to bring a weight to where products read it, while what was asked for before goes on.
+    fn fetch(&self, _weight: &Self::Weight<'_>) {}
+
     /// `out[i] = table[token_ids[i]]`: `[V, D]` → `[len, D]`. The table is a checkpoint's own: of its rows few are needed.
     fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut Self::Mat);
 

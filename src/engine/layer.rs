@@ -210,6 +210,36 @@ impl<'w, B: Backend> Block<'w, B> {
         }
     }
 
+    /// Begins to bring all weights to the device.
+    pub fn fetch(&self, backend: &B) {
+        let norms = [
+            &self.attention_norm,
+            &self.query_norm,
+            &self.key_norm,
+            &self.attention_post_norm,
+            &self.mlp_norm,
+            &self.mlp_post_norm,
+        ];
+        let of_norm = |norm: &Norm<B::Weight<'w>>| {
+            [&norm.weight].into_iter().chain(&norm.bias).for_each(|weight| backend.fetch(weight));
+        };
+        norms.into_iter().flatten().for_each(of_norm);
+        let of_linear = |linear: &Linear<B::Weight<'w>>| {
+            [&linear.weight].into_iter().chain(&linear.bias).for_each(|weight| backend.fetch(weight));
+        };
+        [&self.query, &self.key, &self.value, &self.attention_output].into_iter().for_each(of_linear);
+        let of_expert = |expert: &Expert<'w, B>| {
+            expert.gate.iter().chain([&expert.up, &expert.down]).for_each(of_linear);
+        };
+        match &self.mlp {
+            Mlp::One(mlp) => of_expert(mlp),
+            Mlp::Experts(experts) => {
+                of_linear(&experts.router);
+                experts.experts.iter().for_each(of_expert);
+            }
+        }
+    }
+
     fn rotate(&self, backend: &B, x: &mut B::Mat, layout: &B::Layout, rows: Rows) {
         if let Some(rope) = self.rope {
             backend.rotate(x, self.shape.head_dim, layout, rows, rope);

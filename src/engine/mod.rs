@@ -26,7 +26,7 @@ pub use score::Score;
 pub use steer::check_alphas;
 pub use trace::{Split, Trace};
 
-use crate::{Error, ErrorKind, Result, backend::Backend, model::PairWeights};
+use crate::{Error, ErrorKind, Result, backend::Backend, model::PairWeights, twin::Branch};
 use layer::Layer;
 use pack::{Batch, Embeddings, RopeTables};
 use std::{ops::ControlFlow, sync::OnceLock};
@@ -99,10 +99,12 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         }
     }
 
-    /// Layer-major schedule: the whole batch passes a layer before the next one's weights are touched.
+    /// Layer-major schedule: the whole batch passes a layer before it comes to the next. What the next one's blocks of these
+    /// branches need is fetched while a device is at work.
     fn run_layers(
         &self,
         batch: &mut Batch<B>,
+        branches: &[Branch],
         observer: Observer<'_>,
         mut step: impl FnMut(
             &Layer<'_, B>,
@@ -115,8 +117,14 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         let layers = spec.num_hidden_layers;
         let mut workspace = Workspace::new(self.backend, spec, batch.twin_rows);
         let share = |tokens: f64| observer(tokens / layers as f64);
-        for index in 0..layers {
-            let stopped = step(&self.layer(index), batch, &mut workspace, &share).is_break();
+        let mut next = Some(self.layer(0));
+        for index in 1..=layers {
+            let Some(layer) = next else { break };
+            let stopped = step(&layer, batch, &mut workspace, &share).is_break();
+            next = (index < layers && !stopped).then(|| self.layer(index));
+            if let Some(next) = &next {
+                branches.iter().for_each(|branch| next.blocks.get(*branch).fetch(self.backend));
+            }
             self.backend.check()?;
             if stopped {
                 return Err(Error::new(ErrorKind::Interrupted, "stopped"));

@@ -13,7 +13,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
     pub fn plain(&self, branch: Branch, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Vec<f64>>> {
         let hidden_size = self.weights.spec().ft.hidden_size;
         let mut batch = self.embedded(prompts);
-        self.run_layers(&mut batch, observer, |layer, batch, workspace, observer| {
+        self.run_layers(&mut batch, &[branch], observer, |layer, batch, workspace, observer| {
             plain_layer(self.backend, layer, branch, batch, workspace, observer)
         })?;
         let hidden = self.backend.read(&batch.twin);

@@ -1,7 +1,7 @@
 //! The score: contributions of pre-training and fine-tuning to the last token's hidden state.
 
 use super::{Batch, Engine, Layer, Observer, Workspace};
-use crate::{Result, backend::Backend, metrics::RunningL1, model::PairWeights};
+use crate::{Result, backend::Backend, metrics::RunningL1, model::PairWeights, twin::Branch};
 use std::ops::ControlFlow;
 
 /// What a prompt's pass gives.
@@ -23,11 +23,16 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         let hidden_size = self.weights.spec().ft.hidden_size;
         let mut batch = self.embedded(prompts);
         let mut sums = backend.sums(batch.twin_rows, hidden_size);
-        self.run_layers(&mut batch, observer, |layer, batch, workspace, observer| {
-            score_context(backend, layer, batch, workspace, observer)?;
-            score_twin(backend, layer, batch, workspace, &mut sums);
-            ControlFlow::Continue(())
-        })?;
+        self.run_layers(
+            &mut batch,
+            &[Branch::Ft, Branch::Pt],
+            observer,
+            |layer, batch, workspace, observer| {
+                score_context(backend, layer, batch, workspace, observer)?;
+                score_twin(backend, layer, batch, workspace, &mut sums);
+                ControlFlow::Continue(())
+            },
+        )?;
         let (norms, hidden) = (backend.norms(&sums), backend.read(&batch.twin));
         backend.check()?;
         let scores = hidden.chunks_exact(hidden_size).enumerate().map(|(row, hidden)| Score {

@@ -100,6 +100,24 @@ pub trait Device: Send + Sync {
     /// Gives memory back, once everything asked for so far is done.
     fn free(&self, address: Address, bytes: usize);
 
+    /// Memory for weights, which [`Device::upload_weight`] writes to.
+    ///
+    /// # Errors
+    /// As [`Device::alloc`].
+    fn alloc_weight(&self, bytes: usize) -> Result<Address> {
+        self.alloc(bytes)
+    }
+
+    /// As [`Device::free`].
+    fn free_weight(&self, address: Address, bytes: usize) {
+        self.free(address, bytes);
+    }
+
+    /// Writes weights while what was asked for before goes on; what is asked for afterwards waits for them.
+    fn upload_weight(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        self.upload(to, bytes)
+    }
+
     /// Writes `bytes` to the device.
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()>;
 
@@ -131,12 +149,24 @@ pub struct Buffer {
     device: Arc<dyn Device>,
     address: Address,
     bytes: usize,
+    is_weight: bool,
 }
 
 impl Buffer {
     pub fn new(device: &Arc<dyn Device>, bytes: usize) -> Result<Self> {
         let bytes = bytes.max(1).next_multiple_of(256);
-        Ok(Self { device: device.clone(), address: device.alloc(bytes)?, bytes })
+        Ok(Self { device: device.clone(), address: device.alloc(bytes)?, bytes, is_weight: false })
+    }
+
+    /// For weights, which [`Buffer::fill`] writes.
+    pub fn for_weight(device: &Arc<dyn Device>, bytes: usize) -> Result<Self> {
+        let bytes = bytes.max(1).next_multiple_of(256);
+        Ok(Self { device: device.clone(), address: device.alloc_weight(bytes)?, bytes, is_weight: true })
+    }
+
+    /// Writes a weight, from byte `at` on.
+    pub fn fill(&self, at: usize, bytes: &[u8]) -> Result<()> {
+        self.device.upload_weight(self.address + at as Address, bytes)
     }
 
     /// A buffer that holds `values`.
@@ -161,7 +191,11 @@ pub fn as_bytes<T: Args>(values: &[T]) -> &[u8] {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.device.free(self.address, self.bytes);
+        if self.is_weight {
+            self.device.free_weight(self.address, self.bytes);
+        } else {
+            self.device.free(self.address, self.bytes);
+        }
     }
 }
 

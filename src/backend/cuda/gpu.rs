@@ -5,6 +5,7 @@ use super::{
     args::{Address, TensorMap},
     device::{Boxed, Device, Kernels, Launch, Mark},
     mat::Element,
+    transfer::Transfer,
 };
 use crate::{Error, ErrorKind, Result};
 use cudarc::driver::{DriverError, result, sys};
@@ -36,6 +37,7 @@ pub struct Gpu {
     marks: Mutex<Vec<Event>>,
     /// Memory that nobody uses, by size. All work is in one stream, so it can be used again at once.
     unused: Mutex<HashMap<usize, Vec<Address>>>,
+    weights: Mutex<Transfer>,
 }
 
 #[derive(Clone, Copy)]
@@ -56,7 +58,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn failed(what: &str, error: DriverError) -> Error {
+pub fn failed(what: &str, error: DriverError) -> Error {
     let kind = match error.0 {
         sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => ErrorKind::OutOfMemory,
         _ => ErrorKind::Device,
@@ -166,6 +168,7 @@ impl Gpu {
             functions,
             marks,
             unused,
+            weights: Mutex::new(Transfer::new()?),
         })
     }
 
@@ -206,9 +209,21 @@ impl Gpu {
         Ok(Function(function))
     }
 
+    /// Memory from the driver.
+    fn fresh(&self, bytes: usize) -> Result<Address> {
+        self.enter()?;
+        // SAFETY: no preconditions.
+        let alloc = || unsafe { result::malloc_sync(bytes) };
+        alloc().or_else(|_| {
+            self.release_unused()?;
+            alloc().map_err(|error| failed(&format!("allocate {} MiB", bytes >> 20), error))
+        })
+    }
+
     /// Gives all unused memory back to the driver.
     fn release_unused(&self) -> Result<()> {
         self.synchronize()?;
+        lock(&self.weights).release_unused()?;
         for (_, addresses) in lock(&self.unused).drain() {
             for address in addresses {
                 // SAFETY: allocated by `alloc`, used by nobody.
@@ -282,17 +297,27 @@ impl Device for Gpu {
         if let Some(address) = lock(&self.unused).get_mut(&bytes).and_then(Vec::pop) {
             return Ok(address);
         }
-        self.enter()?;
-        // SAFETY: no preconditions.
-        let alloc = || unsafe { result::malloc_sync(bytes) };
-        alloc().or_else(|_| {
-            self.release_unused()?;
-            alloc().map_err(|error| failed(&format!("allocate {} MiB", bytes >> 20), error))
-        })
+        self.fresh(bytes)
     }
 
     fn free(&self, address: Address, bytes: usize) {
         lock(&self.unused).entry(bytes).or_default().push(address);
+    }
+
+    fn alloc_weight(&self, bytes: usize) -> Result<Address> {
+        self.enter()?;
+        let left = lock(&self.weights).take(bytes)?;
+        left.map_or_else(|| self.fresh(bytes), Ok)
+    }
+
+    fn free_weight(&self, address: Address, bytes: usize) {
+        // Memory that cannot be left to others is given back with the context.
+        let _ = self.enter().and_then(|()| lock(&self.weights).leave(address, bytes, self.stream));
+    }
+
+    fn upload_weight(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        self.enter()?;
+        lock(&self.weights).upload(to, bytes, self.stream)
     }
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
@@ -371,6 +396,7 @@ impl Drop for Gpu {
     fn drop(&mut self) {
         // Errors have nowhere to go here, and the driver tidies up after the process.
         let _ = self.enter().and_then(|()| self.release_unused());
+        lock(&self.weights).close();
         // SAFETY: made by `open`; nothing runs any more.
         unsafe {
             for module in &self.modules {

@@ -14,6 +14,8 @@ mod mat;
 mod profile;
 #[cfg(feature = "sim")]
 mod sim;
+#[cfg(feature = "cuda")]
+mod transfer;
 mod weight;
 
 use super::{
@@ -250,6 +252,13 @@ impl Backend for Cuda {
 
     fn weight<'w>(&self, tensor: Tensor<'w>) -> CudaWeight<'w> {
         CudaWeight::new(tensor)
+    }
+
+    fn fetch(&self, weight: &CudaWeight<'_>) {
+        self.attempt(|device| match weight.tensor.rows {
+            1 => weight.vector(device).map(|_| ()),
+            _ => weight.planes(device).map(|_| ()),
+        });
     }
 
     fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut CudaMat) {

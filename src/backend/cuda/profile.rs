@@ -78,6 +78,18 @@ impl Device for Profiled {
         self.device.free(address, bytes);
     }
 
+    fn alloc_weight(&self, bytes: usize) -> Result<Address> {
+        self.device.alloc_weight(bytes)
+    }
+
+    fn free_weight(&self, address: Address, bytes: usize) {
+        self.device.free_weight(address, bytes);
+    }
+
+    fn upload_weight(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        self.device.upload_weight(to, bytes)
+    }
+
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
         self.device.upload(to, bytes)
     }

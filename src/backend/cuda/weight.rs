@@ -33,10 +33,19 @@ pub struct Planes {
 }
 
 impl Planes {
-    /// A matrix of bf16 numbers, or of sums of two, that has yet to be written.
+    /// A matrix of bf16 numbers, or of sums of three, that a kernel has yet to write.
     pub fn unset(device: &Arc<dyn Device>, rows: usize, cols: usize, has_low: bool) -> Result<Self> {
+        Self::of(rows, cols, has_low, |bytes| Buffer::new(device, bytes))
+    }
+
+    /// The same, for a weight of the checkpoint.
+    fn for_weight(device: &Arc<dyn Device>, rows: usize, cols: usize, has_low: bool) -> Result<Self> {
+        Self::of(rows, cols, has_low, |bytes| Buffer::for_weight(device, bytes))
+    }
+
+    fn of(rows: usize, cols: usize, has_low: bool, buffer: impl Fn(usize) -> Result<Buffer>) -> Result<Self> {
         let pitch = pitch(cols);
-        let planes = |count: usize| Buffer::new(device, count * rows * pitch * 2);
+        let planes = |count: usize| buffer(count * rows * pitch * 2);
         Ok(Self { high: planes(1)?, low: has_low.then(|| planes(2)).transpose()?, rows, pitch })
     }
 
@@ -52,10 +61,6 @@ impl Planes {
     /// 0 where every element is a bf16 number.
     pub fn low(&self) -> Address {
         self.low.as_ref().map_or(0, Buffer::address)
-    }
-
-    fn second_low(&self) -> Address {
-        self.low.as_ref().map_or(0, |low| low.address() + (self.low_plane() * 2) as Address)
     }
 }
 
@@ -74,7 +79,9 @@ impl<'w> CudaWeight<'w> {
         let load = || {
             let mut values = self.tensor.to_f32();
             values.resize(pitch(values.len()), 0.0);
-            Buffer::of(device, &values)
+            let buffer = Buffer::for_weight(device, size_of_val(values.as_slice()))?;
+            buffer.fill(0, as_bytes(&values))?;
+            Ok(buffer)
         };
         Ok(get_or_try(&self.vector, load)?.address())
     }
@@ -92,8 +99,8 @@ fn upload(device: &Arc<dyn Device>, tensor: &Tensor<'_>) -> Result<Planes> {
     let Tensor { rows, cols, .. } = *tensor;
     let pitch = pitch(cols);
     if let (Some(bytes), true) = (tensor.as_stored(Dtype::Bf16), pitch == cols) {
-        let planes = Planes::unset(device, rows, cols, false)?;
-        device.upload(planes.high.address(), bytes)?;
+        let planes = Planes::for_weight(device, rows, cols, false)?;
+        planes.high.fill(0, bytes)?;
         return Ok(planes);
     }
     let mut planes: [Vec<u16>; 3] = std::array::from_fn(|_| vec![0; rows * pitch]);
@@ -120,11 +127,12 @@ fn upload(device: &Arc<dyn Device>, tensor: &Tensor<'_>) -> Result<Planes> {
             },
         )
         .reduce(|| true, |a, b| a && b);
-    let target = Planes::unset(device, rows, cols, !exact)?;
-    for (plane, address) in planes.iter().zip([target.high.address(), target.low(), target.second_low()]) {
-        if address != 0 {
-            device.upload(address, as_bytes(plane))?;
-        }
+    let target = Planes::for_weight(device, rows, cols, !exact)?;
+    let [high, middle, low] = &planes;
+    target.high.fill(0, as_bytes(high))?;
+    if let Some(buffer) = &target.low {
+        buffer.fill(0, as_bytes(middle))?;
+        buffer.fill(target.low_plane() * 2, as_bytes(low))?;
     }
     Ok(target)
 }
