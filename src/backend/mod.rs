@@ -236,6 +236,13 @@ pub trait Backend: Sync {
     /// Takes a weight tensor from a checkpoint.
     fn weight<'w>(&self, tensor: Tensor<'w>) -> Self::Weight<'w>;
 
+    /// The same for products of few context rows, again and again, as in decoding: a weight that is cheap to take and to
+    /// multiply a few rows with. The bits of such a product may be others than those of [`Backend::weight`]'s, but they too
+    /// do not depend on how many rows there are.
+    fn weight_for_few_rows<'w>(&self, tensor: Tensor<'w>) -> Self::Weight<'w> {
+        self.weight(tensor)
+    }
+
     /// Begins to bring a weight to where products read it, while what was asked for before goes on.
     fn fetch(&self, _weight: &Self::Weight<'_>) {}
 

@@ -1,5 +1,6 @@
 //! From the last hidden states to logits: the tuned model's final norm and unembedding.
 
+use super::layer::Meeting;
 use crate::{
     Result,
     backend::{Backend, Linear, Norm, Role, Rows},
@@ -26,7 +27,7 @@ pub struct Head<'w, B: Backend> {
 }
 
 impl<'w, B: Backend> Head<'w, B> {
-    pub fn load(backend: &B, weights: &'w impl PairWeights) -> Result<Self> {
+    pub fn load(backend: &B, weights: &'w impl PairWeights, meeting: Meeting) -> Result<Self> {
         let (head, spec) = (weights.head()?, weights.spec().ft);
         Ok(Self {
             norm: Norm {
@@ -36,7 +37,7 @@ impl<'w, B: Backend> Head<'w, B> {
                 offset: if spec.family.norms_add_one { 1.0 } else { 0.0 },
                 eps: spec.norm_eps,
             },
-            unembedding: Linear { weight: backend.weight(head.unembedding), bias: None },
+            unembedding: Linear { weight: meeting.weight(backend, head.unembedding), bias: None },
             table: head.unembedding,
             norm_weight: head.norm,
             spec,

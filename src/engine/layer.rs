@@ -7,6 +7,7 @@ use super::{
 use crate::{
     backend::{Attended, AttentionShape, Backend, Linear, Norm, RopeOf, Rows},
     model::{Activation, LayerTensor, ModelSpec, PairWeights},
+    tensor::Tensor,
     twin::{Branch, Twin},
 };
 use std::collections::HashMap;
@@ -49,8 +50,25 @@ pub struct Layer<'w, B: Backend> {
     same_positions: bool,
 }
 
+/// How many rows at a time meet a layer's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meeting {
+    Packs,
+    /// Those of decoding: one for each sequence.
+    FewRows,
+}
+
+impl Meeting {
+    pub fn weight<'w, B: Backend>(self, backend: &B, tensor: Tensor<'w>) -> B::Weight<'w> {
+        match self {
+            Meeting::Packs => backend.weight(tensor),
+            Meeting::FewRows => backend.weight_for_few_rows(tensor),
+        }
+    }
+}
+
 impl<'w, B: Backend> Layer<'w, B> {
-    pub fn load(backend: &B, weights: &'w impl PairWeights, index: usize) -> Self {
+    pub fn load(backend: &B, weights: &'w impl PairWeights, index: usize, meeting: Meeting) -> Self {
         use LayerTensor::*;
         let spec = weights.spec();
         let shared = |tensors: &[LayerTensor]| tensors.iter().all(|t| weights.is_shared(index, *t));
@@ -67,7 +85,7 @@ impl<'w, B: Backend> Layer<'w, B> {
             && spec.ft.layer_tensors(index).all(|tensor| weights.is_shared(index, tensor));
         let mut common = HashMap::new();
         let mut weight = |branch, tensor| {
-            let load = || weights.layer_tensor(branch, index, tensor).map(|tensor| backend.weight(tensor));
+            let load = || weights.layer_tensor(branch, index, tensor).map(|tensor| meeting.weight(backend, tensor));
             if !weights.is_shared(index, tensor) {
                 return load();
             }

@@ -9,25 +9,31 @@
 //! branches, by the same code in the same order, so that equal weights give exactly equal results). Nobody attends to
 //! the last token, so a scored prompt has one twin row and its other tokens are context.
 
+mod cache;
+mod decode;
 mod experts;
+mod generate;
 mod head;
 mod layer;
 mod pack;
 mod plain;
+mod sampling;
 mod score;
 mod steer;
 mod trace;
 mod tree;
 mod workspace;
 
+pub use generate::{Completion, Finish, Generation, Listener, Prompt, Step, unheard};
 pub use head::Tokens;
 pub use pack::PackLimits;
+pub use sampling::Sampling;
 pub use score::Score;
 pub use steer::check_alphas;
 pub use trace::{Split, Trace};
 
 use crate::{Error, ErrorKind, Result, backend::Backend, model::PairWeights, twin::Branch};
-use layer::Layer;
+use layer::{Layer, Meeting};
 use pack::{Batch, Embeddings, RopeTables};
 use std::{ops::ControlFlow, sync::OnceLock};
 use workspace::Workspace;
@@ -91,8 +97,8 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
     }
 
     /// The weights of a layer, on their way through or kept for the next batch.
-    fn layer(&self, index: usize) -> Loaded<'_, 'a, B> {
-        let load = || Layer::load(self.backend, self.weights, index);
+    fn layer(&self, index: usize, meeting: Meeting) -> Loaded<'_, 'a, B> {
+        let load = || Layer::load(self.backend, self.weights, index, meeting);
         match self.backend.keeps_weights() {
             true => Loaded::Kept(self.kept[index].get_or_init(load)),
             false => Loaded::Passing(Box::new(load())),
@@ -117,11 +123,11 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         let layers = spec.num_hidden_layers;
         let mut workspace = Workspace::new(self.backend, spec, batch.twin_rows);
         let share = |tokens: f64| observer(tokens / layers as f64);
-        let mut next = Some(self.layer(0));
+        let mut next = Some(self.layer(0, Meeting::Packs));
         for index in 1..=layers {
             let Some(layer) = next else { break };
             let stopped = step(&layer, batch, &mut workspace, &share).is_break();
-            next = (index < layers && !stopped).then(|| self.layer(index));
+            next = (index < layers && !stopped).then(|| self.layer(index, Meeting::Packs));
             if let Some(next) = &next {
                 branches.iter().for_each(|branch| next.blocks.get(*branch).fetch(self.backend));
             }

@@ -9,7 +9,7 @@
 use super::{
     Engine, Layer, Observer,
     head::{Head, Tokens},
-    layer::{Block, PackView},
+    layer::{Block, Meeting, PackView},
     pack::RopeTables,
     tree::{Forest, plant},
     workspace::{ContextSpace, RowSpace},
@@ -63,7 +63,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         check_alphas(alphas)?;
         let backend = self.backend;
         let spec = self.weights.spec();
-        let head = Head::load(backend, self.weights)?;
+        let head = Head::load(backend, self.weights, Meeting::Packs)?;
         let mut ropes = RopeTables::new(spec.map(|spec| spec.ropes.as_slice()));
         let forests = plant(prompts, self.limits.tokens, &mut ropes);
         let tables = self.embeddings();
@@ -85,7 +85,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         };
         let layers = spec.ft.num_hidden_layers;
         for index in 0..layers {
-            let layer = self.layer(index);
+            let layer = self.layer(index, Meeting::Packs);
             for pack in &mut packs {
                 steer_layer(backend, &layer, alphas, pack, &mut space);
                 backend.check()?;

@@ -7,7 +7,7 @@
 use super::{
     Engine, Observer,
     head::Head,
-    layer::{Block, PackView},
+    layer::{Block, Meeting, PackView},
     pack::RopeTables,
     tree::{Forest, plant},
     workspace::ContextSpace,
@@ -74,7 +74,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
     /// # Errors
     /// Where the checkpoint has no head that can be read.
     pub fn logits_of_parts(&self, split: &Split) -> Result<Split> {
-        let head = Head::load(self.backend, self.weights)?;
+        let head = Head::load(self.backend, self.weights, Meeting::Packs)?;
         let parts = [&split.embedding, &split.pt, &split.ft].map(Vec::as_slice);
         let [embedding, pt, ft] = head.logits_of_parts(self.backend, &split.hidden(), parts);
         Ok(Split { embedding, pt, ft })
@@ -119,7 +119,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         let mut sums = PartSums { attention: sums(), mlp: sums() };
         let mut layers: Vec<Vec<PartsL1>> = Vec::with_capacity(spec.num_hidden_layers);
         for index in 0..spec.num_hidden_layers {
-            let layer = self.layer(index);
+            let layer = self.layer(index, Meeting::Packs);
             let mut through = |block: &Block<'_, B>, after_attention: &mut B::Mat, after: &mut B::Mat| {
                 let view = PackView { layout: &layout, context: &x, first_twin: 0 };
                 block.prepare_context(backend, view, &mut space);

@@ -7,6 +7,7 @@
 mod attention;
 mod element;
 mod elementwise;
+mod few_rows;
 mod gemm;
 mod product;
 mod trace;
@@ -104,6 +105,17 @@ macro_rules! same_kind {
     };
 }
 
+impl Cpu {
+    fn product(&self, a: &CpuMat, w: &Linear<Weight<'_>>, out: &mut CpuMat, store: Store) {
+        match out {
+            CpuMat::Context(out) if w.weight.is_for_few_rows => {
+                few_rows::linear(self.arch, a.context(), w, out, store);
+            }
+            out => same_kind!((a) -> out, product::linear(self.arch, a, w, out, store)),
+        }
+    }
+}
+
 impl Backend for Cpu {
     type Mat = CpuMat;
     type Weight<'w> = Weight<'w>;
@@ -134,6 +146,10 @@ impl Backend for Cpu {
 
     fn weight<'w>(&self, tensor: Tensor<'w>) -> Weight<'w> {
         Weight::new(tensor)
+    }
+
+    fn weight_for_few_rows<'w>(&self, tensor: Tensor<'w>) -> Weight<'w> {
+        Weight::for_few_rows(tensor)
     }
 
     fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut CpuMat) {
@@ -169,11 +185,11 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, a: &CpuMat, w: &Linear<Weight<'_>>, out: &mut CpuMat) {
-        same_kind!((a) -> out, product::linear(self.arch, a, w, out, Store::Replace));
+        self.product(a, w, out, Store::Replace);
     }
 
     fn linear_add(&self, a: &CpuMat, w: &Linear<Weight<'_>>, x: &mut CpuMat) {
-        same_kind!((a) -> x, product::linear(self.arch, a, w, x, Store::Add));
+        self.product(a, w, x, Store::Add);
     }
 
     fn gated(
@@ -184,14 +200,17 @@ impl Backend for Cpu {
         activation: Activation,
         out: &mut CpuMat,
     ) {
-        same_kind!((a) -> out, product::gated(self.arch, a, gate, up, activation, out));
+        match out {
+            CpuMat::Context(out) if up.weight.is_for_few_rows => {
+                few_rows::gated(self.arch, a.context(), gate, up, activation, out);
+            }
+            out => same_kind!((a) -> out, product::gated(self.arch, a, gate, up, activation, out)),
+        }
     }
 
     fn activated(&self, a: &CpuMat, w: &Linear<Weight<'_>>, activation: Activation, out: &mut CpuMat) {
-        same_kind!((a) -> out, {
-            product::linear(self.arch, a, w, out, Store::Replace);
-            elementwise::activate_all(self.arch, activation, out);
-        });
+        self.product(a, w, out, Store::Replace);
+        same_kind!(() -> out, elementwise::activate_all(self.arch, activation, out));
     }
 
     fn add(&self, a: &CpuMat, b: &CpuMat, out: &mut CpuMat) {

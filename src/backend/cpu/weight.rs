@@ -1,5 +1,6 @@
 //! A weight as the CPU backend holds it: where it lies in the mapped file and, from the first product with context rows
-//! on, all of it widened and laid out as the product reads it. So one widened layer is in memory at a time.
+//! on, all of it widened and laid out as the product reads it. So one widened layer is in memory at a time. Weights for few
+//! rows are never widened as a whole.
 
 use super::{
     gemm::Right,
@@ -18,12 +19,18 @@ use std::{
 #[derive(Debug, Clone)]
 pub struct Weight<'w> {
     pub tensor: Tensor<'w>,
+    /// Products read it where it lies ([`few_rows`](super::few_rows)).
+    pub is_for_few_rows: bool,
     widened: Arc<OnceLock<Panels>>,
 }
 
 impl<'w> Weight<'w> {
     pub fn new(tensor: Tensor<'w>) -> Self {
-        Self { tensor, widened: Arc::default() }
+        Self { tensor, is_for_few_rows: false, widened: Arc::default() }
+    }
+
+    pub fn for_few_rows(tensor: Tensor<'w>) -> Self {
+        Self { is_for_few_rows: true, ..Self::new(tensor) }
     }
 
     /// The whole weight in f32.

@@ -1,0 +1,254 @@
+//! Rows that pass the layers with a cache: first those of the prompts, then one row for each token that was chosen. Every
+//! row is steered, `x + ptc + alpha · ftc`, and attends in each block to what that block made of the tokens before it.
+
+use super::{
+    Engine, Layer, Observer,
+    cache::Cache,
+    head::{Head, Tokens},
+    layer::{Meeting, PackView},
+    pack::RopeTables,
+    tree::Forest,
+    workspace::{ContextSpace, RowSpace},
+};
+use crate::{
+    Error, ErrorKind, Result,
+    backend::{Backend, PartSums, Role, Rows, Sequence},
+    metrics::RunningL1,
+    model::{ModelSpec, PairWeights},
+    twin::{Branch, Twin},
+};
+use std::ops::Range;
+
+/// What is computed of the pair.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mix {
+    pub alpha: f64,
+    /// The sums P and F too, whatever alpha is.
+    pub contributions: bool,
+}
+
+impl Mix {
+    /// The branches whose blocks are computed in a layer: alpha 1 needs none of the base, alpha 0 none of the tuned model.
+    fn needed<B: Backend>(self, layer: &Layer<'_, B>) -> Twin<bool> {
+        let needs = |without: f64| self.contributions || self.alpha != without;
+        if layer.same_block { Twin::new(false, true) } else { Twin::new(needs(1.0), needs(0.0)) }
+    }
+}
+
+/// What is known after the last layer of a token that something may follow.
+pub struct Next {
+    /// Over the vocabulary.
+    pub logits: Vec<f64>,
+    /// Norms of P and F, if they are computed.
+    pub contributions: Option<RunningL1>,
+}
+
+/// Rows that pass the layers together.
+pub struct Pack<B: Backend> {
+    x: B::Mat,
+    rows: usize,
+    /// Where their keys and values go in the cache.
+    places: Vec<usize>,
+    layout: B::Layout,
+    /// The rows that something may follow; of the last layer only they are computed.
+    last_rows: Vec<usize>,
+    last_tokens: B::Layout,
+    contributions: Option<Contributions<B::Mat>>,
+}
+
+/// P and F of a pack's last rows.
+struct Contributions<M> {
+    sums: PartSums<M>,
+    norms: Vec<RunningL1>,
+}
+
+/// What a layer writes to besides the streams.
+struct Space<M> {
+    context: ContextSpace<M>,
+    last: RowSpace<M>,
+    /// The streams after the blocks, and of those and the stream before them the last rows.
+    after: Twin<M>,
+    last_before: M,
+    last_after: Twin<M>,
+}
+
+impl<M> Space<M> {
+    fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec) -> Self {
+        let stream = || backend.zeros(Rows::Context, Role::Stream, 0, spec.hidden_size);
+        Self {
+            context: ContextSpace::new(backend, spec, Rows::Context),
+            last: RowSpace::new(backend, spec, Rows::Context),
+            after: Twin::new(stream(), stream()),
+            last_before: stream(),
+            last_after: Twin::new(stream(), stream()),
+        }
+    }
+}
+
+/// A pair that decodes, with its cache.
+pub struct Decoder<'e, 'a, B: Backend, W> {
+    engine: &'e Engine<'a, B, W>,
+    mix: Mix,
+    head: Head<'a, B>,
+    pub cache: Cache<B::Mat>,
+    pub ropes: RopeTables<'a>,
+    space: Space<B::Mat>,
+}
+
+impl<'e, 'a, B: Backend, W: PairWeights> Decoder<'e, 'a, B, W> {
+    pub fn new(engine: &'e Engine<'a, B, W>, mix: Mix) -> Result<Self> {
+        let (backend, spec) = (engine.backend, engine.weights.spec());
+        Ok(Self {
+            engine,
+            mix,
+            head: Head::load(backend, engine.weights, Meeting::FewRows)?,
+            cache: Cache::new(spec.ft),
+            ropes: RopeTables::new(spec.map(|spec| spec.ropes.as_slice())),
+            space: Space::new(backend, spec.ft),
+        })
+    }
+
+    /// The rows of a forest, whose keys and values go into the cache from `start` on; and each prompt's path there.
+    pub fn forest(&self, forest: &Forest, start: usize) -> (Pack<B>, Vec<Vec<Range<usize>>>) {
+        let cached = |sequence: Sequence| {
+            let path = sequence.path.iter().map(|rows| rows.start + start..rows.end + start).collect();
+            Sequence { path, ..sequence }
+        };
+        let all = |sequences: Vec<Sequence>| sequences.into_iter().map(cached).collect::<Vec<_>>();
+        let (sequences, last) = (all(forest.sequences.clone()), all(forest.last_tokens()));
+        let paths = last.iter().map(|sequence| sequence.path.clone()).collect();
+        let places = (start..start + forest.rows()).collect();
+        let positions = &forest.positions;
+        (self.pack(&forest.token_ids, positions, places, &sequences, forest.last_rows(), &last), paths)
+    }
+
+    /// A row for each of some sequences, whose paths end with it: a token at a position.
+    pub fn tokens(&self, token_ids: &[u32], sequences: &[Sequence]) -> Pack<B> {
+        let positions: Vec<u32> = sequences.iter().map(|sequence| sequence.path_len() as u32 - 1).collect();
+        let place = |sequence: &Sequence| sequence.path.last().map_or(0, |rows| rows.end - 1);
+        let places = sequences.iter().map(place).collect();
+        self.pack(token_ids, &positions, places, sequences, (0..sequences.len()).collect(), sequences)
+    }
+
+    fn pack(
+        &self,
+        token_ids: &[u32],
+        positions: &[u32],
+        places: Vec<usize>,
+        sequences: &[Sequence],
+        last_rows: Vec<usize>,
+        last_tokens: &[Sequence],
+    ) -> Pack<B> {
+        let Engine { backend, weights, .. } = self.engine;
+        let spec = weights.spec().ft;
+        let zeros = || backend.zeros(Rows::Twin, Role::Stream, last_rows.len(), spec.hidden_size);
+        let twin = || Twin::new(zeros(), zeros());
+        let contributions = || Contributions {
+            sums: PartSums { attention: twin(), mlp: twin() },
+            norms: vec![RunningL1::default(); last_rows.len()],
+        };
+        Pack {
+            x: self.engine.embeddings().embed(*backend, spec, Rows::Context, token_ids, positions),
+            rows: token_ids.len(),
+            places,
+            layout: backend.layout(sequences),
+            last_tokens: backend.layout(last_tokens),
+            contributions: self.mix.contributions.then(contributions),
+            last_rows,
+        }
+    }
+
+    /// Passes packs through all layers: what follows their last rows, pack by pack.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Interrupted`] when the observer stops the work; see also [`Backend::check`].
+    pub fn pass(
+        &mut self,
+        mut packs: Vec<Pack<B>>,
+        meeting: Meeting,
+        observer: Observer<'_>,
+    ) -> Result<Vec<Vec<Next>>> {
+        let Engine { backend, weights, .. } = self.engine;
+        self.cache.fit(*backend);
+        let layers = weights.spec().ft.num_hidden_layers;
+        for index in 0..layers {
+            let layer = self.engine.layer(index, meeting);
+            for pack in &mut packs {
+                self.pass_layer(index, &layer, pack);
+                if observer(pack.rows as f64 / layers as f64).is_break() {
+                    return Err(Error::new(ErrorKind::Interrupted, "stopped"));
+                }
+            }
+            backend.check()?;
+        }
+        let next = |pack: Pack<B>| {
+            let logits = self.head.logits(*backend, &pack.x, pack.last_rows.len(), Tokens::All);
+            let norms = pack.contributions.map(|contributions| contributions.norms);
+            let contributions = |row: usize| norms.as_ref().map(|norms| norms[row]);
+            let next = |(row, logits)| Next { logits, contributions: contributions(row) };
+            logits.into_iter().enumerate().map(next).collect()
+        };
+        let next = packs.into_iter().map(next).collect();
+        backend.check()?;
+        Ok(next)
+    }
+
+    /// Passes a pack through a layer; from the last one its last rows come alone.
+    fn pass_layer(&mut self, index: usize, layer: &Layer<'_, B>, pack: &mut Pack<B>) {
+        let Engine { backend, .. } = self.engine;
+        let Pack { x, rows, places, layout, last_rows, last_tokens, contributions } = pack;
+        let Space { context, last, after, last_before, last_after } = &mut self.space;
+        context.fit(*backend, *rows);
+        last.fit(*backend, last_rows.len());
+        let needed = self.mix.needed(layer);
+        for branch in [Branch::Pt, Branch::Ft].into_iter().filter(|branch| *needed.get(*branch)) {
+            let (block, after) = (layer.blocks.get(branch), after.get_mut(branch));
+            block.prepare_context(*backend, PackView { layout, context: x, first_twin: 0 }, context);
+            block.fill_values(*backend, context);
+            let cached = self.cache.of(*backend, index, branch);
+            backend.scatter(&context.keys, places, &mut cached.keys);
+            backend.scatter(&context.values, places, &mut cached.values);
+            let (keys, values) = (&cached.keys, &cached.values);
+            if layer.is_last {
+                backend.resize(after, last_rows.len());
+                backend.gather(x, last_rows, after);
+                backend.gather(&context.rows.normed, last_rows, &mut last.normed);
+                block.move_rows(*backend, after, last_tokens, keys, values, last, None);
+            } else {
+                backend.resize(after, *rows);
+                backend.copy(x, after);
+                block.move_rows(*backend, after, layout, keys, values, &mut context.rows, None);
+            }
+        }
+        if let Some(Contributions { sums, norms }) = contributions {
+            let last_of = |from: &B::Mat, to: &mut B::Mat| {
+                backend.resize(to, last_rows.len());
+                backend.gather(from, last_rows, to);
+            };
+            last_of(x, last_before);
+            let after = if layer.is_last {
+                layer.both(after)
+            } else {
+                last_of(&after.ft, &mut last_after.ft);
+                if needed.pt {
+                    last_of(&after.pt, &mut last_after.pt);
+                }
+                layer.both(last_after)
+            };
+            // Attention and MLP are not told apart: the whole layer counts as its MLP.
+            let before = Twin::new(&*last_before, &*last_before);
+            let traced = backend.trace(last_before, before, after, sums);
+            *norms = traced.iter().map(|l1| l1.whole).collect();
+        }
+        let Twin { pt, ft } = after;
+        match self.mix.alpha {
+            _ if layer.same_block => std::mem::swap(x, ft),
+            1.0 => std::mem::swap(x, ft),
+            0.0 => std::mem::swap(x, pt),
+            alpha => {
+                backend.blend(pt, ft, alpha);
+                std::mem::swap(x, ft);
+            }
+        }
+    }
+}
