@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::{fs, path::Path};
 use tuco::{
     backend::{Backend, cpu::Cpu, reference::Reference},
-    engine::{Engine, Tokens, unobserved},
+    engine::{Engine, Generation, Prompt, Tokens, unheard, unobserved},
     metrics,
 };
 
@@ -113,6 +113,59 @@ fn cpu_steers_and_traces_as_transformers_with_hooks() {
 #[test]
 fn reference_steers_and_traces_as_transformers_with_hooks() {
     check_steering(&Reference, REFERENCE_TOLERANCE);
+}
+
+/// Checks the greedy completions of golden pairs, to the token, and the TuCo of each of their tokens.
+fn check_generation<B: Backend>(backend: &B, chosen: impl Fn(&str) -> bool, tolerance: f64) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/generation.json");
+    let gold: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let tokens = |value: &Value| -> Vec<u32> { numbers(value).iter().map(|id| *id as u32).collect() };
+    let (mut seen, mut worst) = (0, 0.0f64);
+    for (name, golden) in gold["cases"].as_object().unwrap().iter().filter(|(name, _)| chosen(name)) {
+        let pair = open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name));
+        let engine = Engine::new(backend, &pair);
+        let golden = golden.as_array().unwrap();
+        let ids: Vec<Vec<u32>> = golden.iter().map(|prompt| tokens(&prompt["token_ids"])).collect();
+        let prompts: Vec<Prompt<'_>> = ids.iter().map(|token_ids| Prompt { token_ids, seed: 0 }).collect();
+        for alpha in golden[0]["completions"].as_object().unwrap().keys() {
+            let number = alpha.parse().unwrap();
+            let generation =
+                Generation { alpha: number, max_new_tokens: 12, tuco: number == 1.0, ..Generation::default() };
+            let found = engine.generate(&prompts, &generation, &mut unheard, &unobserved).unwrap();
+            for (found, golden) in found.iter().zip(golden) {
+                let expected = tokens(&golden["completions"][alpha]);
+                assert_eq!(found[0].token_ids[..expected.len()], expected, "{name}, alpha {alpha}");
+                seen += expected.len();
+                if number == 1.0 {
+                    for (found, expected) in found[0].tuco.iter().zip(numbers(&golden["tuco"])) {
+                        // Rounding of f32 rows in both branches: absolute.
+                        worst = worst.max((found - expected).abs());
+                    }
+                }
+            }
+        }
+    }
+    assert!(seen >= 100, "only {seen} golden tokens");
+    println!("{seen} tokens, TuCo off by {worst:.1e}");
+    assert!(worst < tolerance, "TuCo is off by {worst:e}");
+}
+
+#[test]
+fn cpu_generates_as_transformers() {
+    check_generation(&Cpu::new(), |_| true, 1e-6);
+}
+
+#[test]
+fn reference_generates_as_transformers() {
+    check_generation(&Reference, |_| true, 1e-8);
+}
+
+#[cfg(feature = "sim")]
+#[test]
+fn cuda_on_the_simulator_generates_as_transformers() {
+    use tuco::backend::cuda::{ContextPrecision, Cuda};
+    let chosen = |name: &str| ["llama_gqa_tied_bf16", "qwen3_moe"].contains(&name);
+    check_generation(&Cuda::simulated(ContextPrecision::Float32), chosen, 1e-5);
 }
 
 /// A few families of those that the other backends go through: the simulator is slow.

@@ -26,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "checkpoint",
             "engine",
             "error",
+            "hash",
             "metrics",
             "model",
             "output",

@@ -7,6 +7,7 @@ mod gguf;
 mod hub;
 mod pair;
 mod quantization;
+mod stop_tokens;
 mod vocabulary;
 mod weights;
 

@@ -4,7 +4,7 @@ use crate::{
     Result,
     experiment::demo,
     job::{
-        self, BenchOptions, CompareOptions, PairOptions, ReportOptions, ScoreJob, ScoreOptions, SweepOptions,
+        self, BenchOptions, CompareOptions, GenerateOptions, PairOptions, ReportOptions, ScoreOptions, SweepOptions,
         TraceOptions,
     },
 };
@@ -26,6 +26,8 @@ enum Command {
     /// Score every prompt of the inputs
     #[command(alias = "run")]
     Score(Box<ScoreOptions>),
+    /// Complete every prompt of the inputs, with fine-tuning scaled by alpha
+    Generate(Box<GenerateOptions>),
     /// How far classes of prompts are apart in TuCo: AUC with intervals, histograms
     Compare(Box<CompareOptions>),
     /// How the choice of answers moves when the fine-tuning component is scaled by alpha
@@ -53,7 +55,8 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         job::stop_on_signals();
         match self.command {
-            Command::Score(options) => ScoreJob::prepare(*options)?.run().map(|_| ()),
+            Command::Score(options) => job::score(*options).map(|_| ()),
+            Command::Generate(options) => job::generate(*options).map(|_| ()),
             Command::Compare(options) => job::compare(*options),
             Command::Sweep(options) => job::sweep(*options),
             Command::Trace(options) => job::trace(*options),

@@ -1,6 +1,6 @@
 //! How experiments that know all their prompts beforehand go through them.
 
-use super::score::BatchLimits;
+use super::rows::BatchLimits;
 use crate::{Error, ErrorKind, Result, engine::Observer, output::Progress};
 use std::{
     ops::ControlFlow,

@@ -14,7 +14,7 @@ use crate::{
         batches::Batching,
         compare,
         questions::{self, Examples},
-        score::BatchLimits,
+        rows::BatchLimits,
         sweep::{self, Grid, Task},
         trace,
     },

@@ -4,7 +4,9 @@
 mod bench;
 mod device;
 mod experiments;
+mod generate;
 mod options;
+mod rows;
 mod score;
 
 pub use bench::{BenchOptions, bench};
@@ -12,12 +14,14 @@ pub use device::{Computer, Device, Precision, Resident, Work};
 pub use experiments::{
     CompareOptions, ReportOptions, SweepOptions, TraceOptions, compare, report, sweep, trace,
 };
+pub use generate::{ChoiceOptions, GenerateOptions, generate};
 use options::parse_count;
 
 pub use options::{
     DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PromptOptions,
 };
-pub use score::{ScoreJob, ScoreOptions};
+pub use rows::RowsOptions;
+pub use score::{ScoreOptions, score};
 
 use crate::{
     Error, Result,

@@ -1,247 +1,33 @@
 //! The job of `tuco score`.
 
 use super::{
-    Computer, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, STOP, Work,
-    open_encoder, open_pair, thread_pool,
+    RowsOptions,
+    rows::{RowsJob, What},
 };
 use crate::{
-    Error, ErrorKind, Result,
-    backend::{Backend, cpu::Cpu},
-    checkpoint::Pair,
-    engine::Engine,
-    experiment::score::{BatchLimits, Columns, Run, Summary},
-    output::{Manifest, Progress, Sink},
-    prompt::{Encoder, Source},
-    tensor::Dtype,
-    twin::Twin,
+    Result,
+    experiment::{rows::Summary, score::Columns},
 };
-use chrono::NaiveDate;
 use clap::Args;
-use serde_json::{Value, json};
-use std::path::PathBuf;
 
 /// Flags of `tuco score`.
 #[derive(Debug, Clone, Args)]
 pub struct ScoreOptions {
-    #[command(flatten)]
-    pub input: InputOptions,
-    /// Where rows go: a file, appended as batches finish; default: standard output. The same command goes on where an
-    /// interrupted one stopped
-    #[arg(short, long, value_name = "OUT.jsonl", env = "TUCO_OUTPUT")]
-    pub output: Option<PathBuf>,
-    /// Start again even if the output file holds rows
-    #[arg(long, requires = "output")]
-    pub overwrite: bool,
     /// Add beta_per_layer: the contribution after each layer
     #[arg(long, env = "TUCO_LAYERS")]
     pub layers: bool,
     /// Add output_co: how far the two models' own outputs are apart (a second pass)
     #[arg(long, env = "TUCO_OUTPUT_CO")]
     pub output_co: bool,
-    /// Exit with code 3 if more rows than this number, or than this fraction, cannot be scored
-    #[arg(long, value_name = "FRACTION|N", default_value = "0.1", env = "TUCO_FAIL_ON_ERROR")]
-    pub fail_on_error: FailOnError,
-    /// No progress and no closing line
-    #[arg(short, long, env = "TUCO_QUIET")]
-    pub quiet: bool,
     #[command(flatten)]
-    pub pair: PairOptions,
-    #[command(flatten)]
-    pub prompts: PromptOptions,
-    #[command(flatten)]
-    pub machine: MachineOptions,
+    pub common: RowsOptions,
 }
 
-/// A scoring run that can start.
-pub struct ScoreJob {
-    options: ScoreOptions,
-    pair: Pair,
-    computer: Computer,
-    encoder: Encoder,
-    source: Source,
-    sink: Sink,
-    pool: rayon::ThreadPool,
-    total: u64,
-    /// Rows to read at most.
-    limit: u64,
-}
-
-impl ScoreJob {
-    /// Checks everything and opens the output.
-    ///
-    /// # Errors
-    /// See the modules that open pairs, prompts and outputs; nothing has been computed then.
-    pub fn prepare(options: ScoreOptions) -> Result<Self> {
-        let pool = thread_pool(&options.machine)?;
-        let pair = pool.install(|| open_pair(&options.pair))?;
-        let tell = |text: &str| {
-            if !options.quiet {
-                tell(text);
-            }
-        };
-        let computer = pool.install(|| Computer::choose(&options.machine, &pair, &tell))?;
-        let date = template_date(&options);
-        let encoder = open_encoder(&pair, &options.prompts, date)?;
-        let source = Source::open(&options.input.inputs)?;
-        let lines = source.count_lines()?;
-        let limit = options.input.limit.map_or(u64::MAX, |limit| limit.of(lines));
-        let sink = match &options.output {
-            None => Sink::Stdout,
-            Some(path) => {
-                let manifest =
-                    pool.install(|| manifest(&options, &pair, &computer.name(), &encoder, &source, date))?;
-                Sink::create(path, &manifest, options.overwrite)?
-            }
-        };
-        Ok(Self { total: lines.min(limit), limit, options, pair, computer, encoder, source, sink, pool })
-    }
-
-    /// Scores all rows; notices and progress go to standard error.
-    ///
-    /// # Errors
-    /// See [`Run::score`]; [`ErrorKind::BadRows`] when more rows failed than `--fail-on-error` allows.
-    pub fn run(mut self) -> Result<Summary> {
-        let quiet = self.options.quiet;
-        for notice in &self.pair.notices {
-            tell(notice);
-        }
-        let progress = Progress::new(self.total, quiet);
-        let Self { options, pair, computer, encoder, source, sink, pool, limit, .. } = &mut self;
-        let scoring =
-            Scoring { options, pair, encoder, source, sink, pool, limit: *limit, progress: &progress };
-        let outcome = computer.run(scoring);
-        let closing = progress.finish();
-        let summary = outcome.map_err(|error| how_to_go_on(&self.options, error))?;
-        if !quiet {
-            tell(&closing);
-        }
-        if let Some(first) = &summary.first_error {
-            tell(&format!(
-                "{} of {} rows could not be scored; the first: {first}",
-                summary.errors, summary.rows
-            ));
-        }
-        if self.options.fail_on_error.is_exceeded(summary.errors, summary.rows) {
-            let message = format!(
-                "{} of {} rows could not be scored, more than --fail-on-error allows; their rows say why",
-                summary.errors, summary.rows
-            );
-            return Err(Error::new(ErrorKind::BadRows, message));
-        }
-        Ok(summary)
-    }
-}
-
-/// Says what is safe and what to do after an interruption.
-fn how_to_go_on(options: &ScoreOptions, error: Error) -> Error {
-    let Some(path) = &options.output else { return error };
-    let path = path.display();
-    let message = match error.kind {
-        ErrorKind::Interrupted => {
-            format!("stopped; the rows in {path} are complete, the same command goes on")
-        }
-        ErrorKind::Device | ErrorKind::OutOfMemory => {
-            format!("{error}; the rows in {path} are complete, the same command goes on")
-        }
-        _ => return error,
-    };
-    Error::new(error.kind, message)
-}
-
-/// The run itself, whichever backend computes.
-struct Scoring<'a> {
-    options: &'a ScoreOptions,
-    pair: &'a Pair,
-    encoder: &'a Encoder,
-    source: &'a mut Source,
-    sink: &'a mut Sink,
-    pool: &'a rayon::ThreadPool,
-    limit: u64,
-    progress: &'a Progress,
-}
-
-impl Work for Scoring<'_> {
-    type Output = Result<Summary>;
-
-    fn on<B: Backend>(self, backend: &B) -> Result<Summary> {
-        let machine = &self.options.machine;
-        let run = Run {
-            engine: Engine::new(backend, self.pair),
-            encoder: self.encoder,
-            columns: Columns { layers: self.options.layers, output_co: self.options.output_co },
-            limits: BatchLimits {
-                prompts: machine.batch_size.unwrap_or(usize::MAX),
-                tokens: machine.max_batch_tokens,
-            },
-            progress: self.progress,
-            stop: &STOP,
-        };
-        let mut lines = self.source.lines();
-        // The work is done by the pool's threads; reading, writing and telling stay on this one.
-        run.score(&mut lines, self.limit, self.sink, self.pool, &tell)
-    }
-}
-
-fn tell(text: &str) {
-    eprintln!("tuco: {text}");
-}
-
-/// The day that chat templates see: as told, or that of the run that is to go on, or today.
-fn template_date(options: &ScoreOptions) -> NaiveDate {
-    let earlier = || {
-        let output = options.output.as_ref().filter(|_| !options.overwrite)?;
-        Manifest::earlier(output, "template_date")?.as_str()?.parse().ok()
-    };
-    options.prompts.template_date.or_else(earlier).unwrap_or_else(|| chrono::Local::now().date_naive())
-}
-
-/// What the rows depend on, and what is good to know.
-fn manifest(
-    options: &ScoreOptions,
-    pair: &Pair,
-    device: &str,
-    encoder: &Encoder,
-    source: &Source,
-    date: NaiveDate,
-) -> Result<Manifest> {
-    let files = pair.fingerprints()?.map(|files| {
-        let entries = files.into_iter().map(|(name, hash)| (name, Value::from(hash)));
-        Value::Object(entries.collect())
-    });
-    let inputs = source.fingerprints()?;
-    let chosen = options.pair.dtype.dtype();
-    let dtype =
-        pair.checkpoints.as_ref().map(|checkpoint| chosen.map_or(checkpoint.encoding().name(), Dtype::name));
-    let fingerprint = json!({
-        "tuco_version": env!("CARGO_PKG_VERSION"),
-        "device": device,
-        "dtype": { "base": dtype.pt, "tuned": dtype.ft },
-        "base": files.pt,
-        "tuned": files.ft,
-        "tokenizer_sha256": encoder.tokenizer_sha256(),
-        "chat_template_sha256": encoder.template_sha256(),
-        "template_date": encoder.uses_date().then(|| date.to_string()),
-        "merge_adapter": options.pair.merge_adapter,
-        "apply_chat_template": options.prompts.apply_chat_template,
-        "system_instruction": options.prompts.system_instruction,
-        "max_length": options.prompts.max_length,
-        "on_overlength": format!("{:?}", options.prompts.on_overlength),
-        "limit": options.input.limit.map(|limit| format!("{limit:?}")),
-        "layers": options.layers,
-        "output_co": options.output_co,
-        "inputs": inputs.iter().map(|(_, hash)| hash).collect::<Vec<_>>(),
-    });
-    let paths = Twin::new(&pair.checkpoints.pt.path, &pair.checkpoints.ft.path);
-    let adapters = pair.checkpoints.as_ref().map(|checkpoint| checkpoint.adapter.as_ref().map(|a| &a.dir));
-    let about = json!({
-        "command": std::env::args().collect::<Vec<_>>(),
-        "base_dir": paths.pt,
-        "tuned_dir": paths.ft,
-        "base_adapter_dir": adapters.pt,
-        "adapter_dir": adapters.ft,
-        "inputs": inputs.iter().map(|(path, _)| path).collect::<Vec<_>>(),
-        "instruction_set": Cpu::new().instruction_set(),
-        "notices": pair.notices,
-    });
-    Ok(Manifest::new(fingerprint, about))
+/// `tuco score`.
+///
+/// # Errors
+/// See [`RowsJob`].
+pub fn score(options: ScoreOptions) -> Result<Summary> {
+    let columns = Columns { layers: options.layers, output_co: options.output_co };
+    RowsJob::prepare(options.common, |_, _| Ok(What::Score(columns)))?.run()
 }

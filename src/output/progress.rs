@@ -48,7 +48,7 @@ impl Progress {
         state.rows = rows;
     }
 
-    /// A batch begins.
+    /// A batch begins; it may turn out to have fewer tokens.
     pub fn batch(&self, rows: u64, tokens: u64) {
         self.state().batch = (rows, tokens as f64, 0.0);
     }
@@ -63,7 +63,7 @@ impl Progress {
     pub fn batch_done(&self) {
         let mut state = self.state();
         state.rows += state.batch.0;
-        state.tokens += state.batch.1;
+        state.tokens += state.batch.2;
         state.batch = (0, 0.0, 0.0);
         drop(state);
         self.show();

@@ -149,6 +149,20 @@ impl Encoder {
         self.tokenizer.as_ref().ok()?.decode(&[token], false).ok()
     }
 
+    /// What tokens say together, special ones left out. `None` without a tokenizer.
+    pub fn text_of_all(&self, tokens: &[u32]) -> Option<String> {
+        self.tokenizer.as_ref().ok()?.decode(tokens, true).ok()
+    }
+
+    /// Whether there is a tokenizer, which `flag` needs.
+    ///
+    /// # Errors
+    /// A usage error that says why there is none.
+    pub fn check_decodes(&self, flag: &str) -> Result<()> {
+        let reason = self.tokenizer.as_ref().err();
+        reason.map_or(Ok(()), |reason| Err(Error::usage(format!("{flag} needs a tokenizer: {reason}"))))
+    }
+
     /// The most tokens that a row may have.
     pub fn max_length(&self) -> usize {
         self.max_length

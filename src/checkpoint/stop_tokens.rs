@@ -1,0 +1,75 @@
+//! The tokens with which a model ends what it says.
+
+use super::{Checkpoint, Pair, read_json};
+use crate::{
+    Error, Result,
+    gguf::{Gguf, find},
+};
+use serde_json::Value;
+
+impl Checkpoint {
+    /// `eos_token_id` of `generation_config.json`, else of `config.json` (one number or a list); of a GGUF file those of its
+    /// tokenizer that end a text or a turn. Empty where the model names none.
+    ///
+    /// # Errors
+    /// A checkpoint error that names the file where a number is none or beyond the vocabulary.
+    pub fn stop_tokens(&self) -> Result<Vec<u32>> {
+        if let Some(file) = find(&self.path)? {
+            let metadata = Gguf::open(&file)?.metadata;
+            let named =
+                ["eos_token_id", "eot_token_id"].map(|name| metadata.get(&format!("tokenizer.ggml.{name}")));
+            let mut all = Vec::new();
+            for value in named.into_iter().flatten() {
+                all.extend(self.token_ids(value, &file.display().to_string())?);
+            }
+            return Ok(all);
+        }
+        for name in ["generation_config.json", "config.json"] {
+            let path = self.path.join(name);
+            if !path.exists() {
+                continue;
+            }
+            let config = read_json(&path)?;
+            let text = config.get("text_config").and_then(|text| text.get("eos_token_id"));
+            if let Some(value) = config.get("eos_token_id").or(text).filter(|value| !value.is_null()) {
+                return self.token_ids(value, &path.display().to_string());
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn token_ids(&self, value: &Value, file: &str) -> Result<Vec<u32>> {
+        let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let most = self.spec.vocab_size as u64;
+        let token = |value: &Value| {
+            let token = value.as_u64().filter(|token| *token < most);
+            token.map(|token| token as u32).ok_or_else(|| {
+                Error::checkpoint(format!(
+                    "{file}: eos_token_id is {value}, expected token ids from 0 to {}",
+                    most.saturating_sub(1)
+                ))
+            })
+        };
+        values.iter().map(token).collect()
+    }
+}
+
+impl Pair {
+    /// The tokens that end a completion: the tuned model's, and with less than all of its fine-tuning (`alpha` below 1) the
+    /// base's too.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::stop_tokens`].
+    pub fn stop_tokens(&self, alpha: f64) -> Result<Vec<u32>> {
+        let mut tokens = self.checkpoints.ft.stop_tokens()?;
+        if alpha < 1.0 {
+            let vocab_size = self.checkpoints.ft.spec.vocab_size;
+            tokens.extend(
+                self.checkpoints.pt.stop_tokens()?.iter().filter(|token| (**token as usize) < vocab_size),
+            );
+        }
+        tokens.sort_unstable();
+        tokens.dedup();
+        Ok(tokens)
+    }
+}

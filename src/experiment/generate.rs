@@ -1,0 +1,163 @@
+//! `tuco generate`: what the pair says to every row of input.
+
+use super::rows::{Failure, Outcome, Ready, Task};
+use crate::{
+    Result,
+    backend::Backend,
+    engine::{Completion, Engine, Finish, Generation, Observer, Prompt, Sampling, Step},
+    hash::sha256,
+    model::PairWeights,
+    prompt::Encoder,
+};
+use serde_json::{Map, Value, json};
+use std::ops::ControlFlow;
+
+/// Memory that keys and values of a batch may take.
+const CACHE_BYTES: usize = 1 << 30;
+
+/// What is generated, for rows of text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completing {
+    pub generation: Generation,
+    /// Texts that end a completion.
+    pub stop: Vec<String>,
+    pub seed: u64,
+}
+
+impl Completing {
+    /// All that completions depend on, for a manifest.
+    pub fn fingerprint(&self) -> Value {
+        let Generation { alpha, max_new_tokens, samples, sampling, stop_tokens, tuco } = &self.generation;
+        let (temperature, top_k, top_p) = match *sampling {
+            Sampling::Greedy => (0.0, None, 1.0),
+            Sampling::Random { temperature, top_k, top_p } => (temperature, top_k, top_p),
+        };
+        json!({
+            "alpha": alpha,
+            "max_new_tokens": max_new_tokens,
+            "n": samples,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "seed": self.seed,
+            "stop": self.stop,
+            "stop_tokens": stop_tokens,
+            "tuco": tuco,
+        })
+    }
+
+    /// The seed of a row: it depends on the row's id, not on its place.
+    pub fn seed_of(&self, id: &Value) -> u64 {
+        let hash = sha256(format!("{} {id}", self.seed).as_bytes());
+        u64::from_str_radix(&hash[..16], 16).expect("hexadecimal digits")
+    }
+
+    /// Where in a text the first of the stops begins, and which it is.
+    fn stop_in(&self, text: &str) -> Option<(usize, &str)> {
+        let found = self.stop.iter().filter_map(|stop| Some((text.find(stop.as_str())?, stop.as_str())));
+        found.min_by_key(|(start, stop)| (*start, std::cmp::Reverse(stop.len())))
+    }
+}
+
+/// Completes rows.
+pub struct Generating<'a, B: Backend, W> {
+    pub engine: Engine<'a, B, W>,
+    pub encoder: &'a Encoder,
+    pub completing: &'a Completing,
+}
+
+/// A completion as text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Text {
+    /// `None` without a tokenizer.
+    pub text: Option<String>,
+    /// The text of [`Completing::stop`] that ended it.
+    pub stop: Option<String>,
+    pub completion: Completion,
+}
+
+impl<B: Backend, W: PairWeights> Generating<'_, B, W> {
+    /// Tokens of a batch whose keys and values take little memory.
+    pub fn most_tokens(&self) -> usize {
+        (CACHE_BYTES / self.engine.cache_bytes(&self.completing.generation)).max(1)
+    }
+
+    /// The completions of each prompt.
+    ///
+    /// # Errors
+    /// See [`Engine::generate`].
+    pub fn complete(&self, prompts: &[Prompt<'_>], observer: Observer<'_>) -> Result<Vec<Vec<Text>>> {
+        let Self { engine, encoder, completing } = self;
+        let stops = |token_ids: &[u32]| {
+            let text = encoder.text_of_all(token_ids).unwrap_or_default();
+            completing.stop_in(&text).is_some()
+        };
+        let mut listener = |step: Step<'_>| {
+            let found = !completing.stop.is_empty() && stops(step.token_ids);
+            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let completions = engine.generate(prompts, &completing.generation, &mut listener, observer)?;
+        let of_prompt =
+            |of: Vec<Completion>| of.into_iter().map(|completion| self.text(completion)).collect();
+        Ok(completions.into_iter().map(of_prompt).collect())
+    }
+
+    fn text(&self, completion: Completion) -> Text {
+        // A token that ends a completion says nothing.
+        let end = completion.token_ids.len() - usize::from(completion.finish == Finish::StopToken);
+        let mut text = self.encoder.text_of_all(&completion.token_ids[..end]);
+        let found = text.as_ref().and_then(|text| self.completing.stop_in(text));
+        let found = found.map(|(start, stop)| (start, stop.to_owned()));
+        if let (Some(text), Some((start, _))) = (&mut text, &found) {
+            text.truncate(*start);
+        }
+        Text { text, stop: found.map(|(_, stop)| stop), completion }
+    }
+}
+
+impl<B: Backend, W: PairWeights> Task for Generating<'_, B, W> {
+    fn tokens(&self, prompt: &[u32]) -> usize {
+        let Generation { samples, max_new_tokens, .. } = self.completing.generation;
+        prompt.len() + samples * max_new_tokens
+    }
+
+    fn compute(&self, rows: &[Ready<'_>], observer: Observer<'_>) -> Result<Vec<Outcome>> {
+        let seeded = rows.iter().map(|row| (row.token_ids, self.completing.seed_of(row.id)));
+        let prompts: Vec<Prompt<'_>> = seeded.map(|(token_ids, seed)| Prompt { token_ids, seed }).collect();
+        let completions = self.complete(&prompts, observer)?;
+        Ok(rows.iter().zip(completions).map(|(row, of_row)| fields(row, &of_row)).collect())
+    }
+}
+
+/// The fields of a row's output.
+fn fields(row: &Ready<'_>, completions: &[Text]) -> Outcome {
+    if completions.iter().any(|text| text.completion.finish == Finish::NotFinite) {
+        let message = "the logits of a next token are not numbers: the hidden state overflowed".to_owned();
+        return Err(Failure { kind: "not_finite", message });
+    }
+    let mut fields = Map::new();
+    fields.insert("completions".into(), completions.iter().map(Text::to_json).collect());
+    fields.insert("n_tokens".into(), row.token_ids.len().into());
+    if row.truncated {
+        fields.insert("truncated".into(), true.into());
+    }
+    Ok(fields)
+}
+
+impl Text {
+    fn to_json(&self) -> Value {
+        let Completion { token_ids, tuco, finish } = &self.completion;
+        let ended = self.stop.is_some() || *finish == Finish::StopToken;
+        let mut fields = Map::new();
+        fields.insert("text".into(), json!(self.text));
+        fields.insert("finish_reason".into(), if ended { "stop" } else { "length" }.into());
+        if let Some(stop) = &self.stop {
+            fields.insert("stop".into(), stop.as_str().into());
+        }
+        fields.insert("token_ids".into(), json!(token_ids));
+        if !tuco.is_empty() {
+            fields.insert("tuco".into(), json!(tuco));
+        }
+        fields.into()
+    }
+}

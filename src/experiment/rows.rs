@@ -1,0 +1,253 @@
+//! A row of output for every row of input, in order, whatever happens on the way: what `tuco score` and `tuco generate`
+//! have in common.
+
+use crate::{
+    Error, ErrorKind, Result,
+    engine::Observer,
+    output::{Progress, Sink},
+    prompt::{Encoder, Line, Lines, RowError},
+};
+use serde_json::{Map, Value, json};
+use std::{
+    ops::ControlFlow,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// What is done with each row.
+pub trait Task: Sync {
+    /// Tokens that a prompt counts for in a batch.
+    fn tokens(&self, prompt: &[u32]) -> usize;
+
+    /// What the output has of each row, in order. The observer hears of each row's tokens as they pass.
+    ///
+    /// # Errors
+    /// Those that end the run; what is wrong with one row is its own.
+    fn compute(&self, rows: &[Ready<'_>], observer: Observer<'_>) -> Result<Vec<Outcome>>;
+}
+
+/// A row that is to be computed.
+#[derive(Debug, Clone, Copy)]
+pub struct Ready<'a> {
+    pub id: &'a Value,
+    pub token_ids: &'a [u32],
+    /// Tokens were left out.
+    pub truncated: bool,
+}
+
+/// The fields of a row's output, or why it has none.
+pub type Outcome = std::result::Result<Map<String, Value>, Failure>;
+
+/// How many prompts go through the layers together. Results do not depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    pub prompts: usize,
+    pub tokens: usize,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub rows: u64,
+    /// Rows that are errors, those of earlier runs included.
+    pub errors: u64,
+    /// The message of the first of them.
+    pub first_error: Option<String>,
+}
+
+/// A run: where rows come from and go to.
+pub struct Run<'a, T> {
+    pub task: T,
+    pub encoder: &'a Encoder,
+    pub limits: BatchLimits,
+    pub progress: &'a Progress,
+    /// Set from outside to stop the run.
+    pub stop: &'a AtomicBool,
+}
+
+/// A row on its way: what the output repeats of the input, and its tokens if it has any.
+struct Pending {
+    id: Value,
+    label: Option<Value>,
+    meta: Option<Value>,
+    tokens: std::result::Result<(Vec<u32>, bool), Failure>,
+}
+
+impl Pending {
+    fn ready(&self) -> Option<Ready<'_>> {
+        let (token_ids, truncated) = self.tokens.as_ref().ok()?;
+        Some(Ready { id: &self.id, token_ids, truncated: *truncated })
+    }
+}
+
+/// Why a row has no outcome: `error.type` and `error.message` of its output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub kind: &'static str,
+    pub message: String,
+}
+
+impl From<RowError> for Failure {
+    fn from(error: RowError) -> Self {
+        Self { kind: error.kind.as_str(), message: error.message }
+    }
+}
+
+impl<T: Task> Run<'_, T> {
+    /// Passes `lines` through the task into `sink`, but at most `limit` rows; the threads of `pool` compute. Rows that an
+    /// earlier run wrote are checked off.
+    ///
+    /// # Errors
+    /// Reading, writing, an output that does not belong to this input, or an interruption: rows that are complete by
+    /// then are in the sink.
+    pub fn pass(
+        &self,
+        lines: &mut Lines,
+        limit: u64,
+        sink: &mut Sink,
+        pool: &rayon::ThreadPool,
+        warn: &(dyn Fn(&str) + Sync),
+    ) -> Result<Summary> {
+        let mut summary = Summary::default();
+        let mut batch: Vec<Pending> = Vec::new();
+        let mut tokens = 0;
+        let mut resuming = true;
+        while summary.rows + (batch.len() as u64) < limit {
+            let Some(line) = lines.next() else { break };
+            let line = line?;
+            lines.take_warnings().iter().for_each(|warning| warn(warning));
+            if resuming {
+                if let Some(written) = sink.next_written()? {
+                    self.check_off(&line, &written.id)?;
+                    summary.rows += 1;
+                    summary.errors += u64::from(written.is_error);
+                    self.progress.resumed(summary.rows);
+                    continue;
+                }
+                resuming = false;
+            }
+            let pending = self.encode(line);
+            self.encoder.take_warnings().iter().for_each(|warning| warn(warning));
+            let length = pending.tokens.as_ref().map_or(0, |(ids, _)| self.task.tokens(ids));
+            let full = tokens + length > self.limits.tokens || batch.len() == self.limits.prompts;
+            if full && !batch.is_empty() {
+                self.flush(&mut batch, sink, pool, &mut summary, warn)?;
+                tokens = 0;
+            }
+            tokens += length;
+            batch.push(pending);
+        }
+        self.flush(&mut batch, sink, pool, &mut summary, warn)?;
+        match sink.next_written()? {
+            None => Ok(summary),
+            Some(extra) => Err(Error::mismatch(format!(
+                "the output has a row with id {} beyond the last row of the input; --overwrite starts again",
+                extra.id
+            ))),
+        }
+    }
+
+    fn check_off(&self, line: &Line, written: &Value) -> Result<()> {
+        if line.id == *written {
+            return Ok(());
+        }
+        Err(Error::mismatch(format!(
+            "the output does not belong to this input: line {} has id {}, the output has {written} in its place; \
+             --overwrite starts again",
+            line.number, line.id
+        )))
+    }
+
+    fn encode(&self, line: Line) -> Pending {
+        let encoded = line.content.and_then(|content| self.encoder.encode(&content));
+        let tokens = encoded.map(|encoded| (encoded.token_ids, encoded.truncated)).map_err(Failure::from);
+        Pending { id: line.id, label: line.label, meta: line.meta, tokens }
+    }
+
+    /// Computes a batch and appends its rows.
+    fn flush(
+        &self,
+        batch: &mut Vec<Pending>,
+        sink: &mut Sink,
+        pool: &rayon::ThreadPool,
+        summary: &mut Summary,
+        warn: &(dyn Fn(&str) + Sync),
+    ) -> Result<()> {
+        let prompts: Vec<Ready<'_>> = batch.iter().filter_map(Pending::ready).collect();
+        let tokens = prompts.iter().map(|row| self.task.tokens(row.token_ids) as u64).sum();
+        self.progress.batch(batch.len() as u64, tokens);
+        let observer = |tokens: f64| {
+            self.progress.advance(tokens);
+            if self.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let compute = |part: &[Ready<'_>]| self.task.compute(part, &observer);
+        let outcomes = pool.install(|| in_parts(&prompts, warn, &compute))?;
+        let mut outcomes = outcomes.into_iter();
+        let mut rows = Vec::with_capacity(batch.len());
+        for Pending { id, label, meta, tokens } in batch.drain(..) {
+            let outcome = tokens.and_then(|_| outcomes.next().expect("an outcome for every row"));
+            if let Err(error) = &outcome {
+                summary.errors += 1;
+                summary.first_error.get_or_insert_with(|| error.message.clone());
+            }
+            rows.push(output_row(id, outcome, label, meta));
+        }
+        summary.rows += rows.len() as u64;
+        if !sink.append(&rows)? {
+            return Err(Error::new(ErrorKind::Interrupted, "the reader of standard output has gone"));
+        }
+        self.progress.batch_done();
+        Ok(())
+    }
+}
+
+/// Computes all rows, or halves of them where a device's memory does not hold them together.
+fn in_parts<R, T>(
+    prompts: &[R],
+    warn: &(dyn Fn(&str) + Sync),
+    pass: &dyn Fn(&[R]) -> Result<Vec<T>>,
+) -> Result<Vec<T>> {
+    match pass(prompts) {
+        Err(error) if error.kind == ErrorKind::OutOfMemory && prompts.len() > 1 => {
+            warn(&format!(
+                "{error}; going on with half as many prompts at once (--max-batch-tokens sets fewer)"
+            ));
+            let (first, second) = prompts.split_at(prompts.len() / 2);
+            let mut passed = in_parts(first, warn, pass)?;
+            passed.extend(in_parts(second, warn, pass)?);
+            Ok(passed)
+        }
+        outcome => outcome,
+    }
+}
+
+/// `id`, then the outcome, then what is passed through.
+fn output_row(id: Value, outcome: Outcome, label: Option<Value>, meta: Option<Value>) -> Value {
+    let mut row = Map::new();
+    row.insert("id".into(), id);
+    match outcome {
+        Ok(fields) => row.extend(fields),
+        Err(error) => {
+            row.insert("error".into(), json!({ "type": error.kind, "message": error.message }));
+        }
+    }
+    row.extend([("label", label), ("meta", meta)].into_iter().filter_map(|(k, v)| Some((k.into(), v?))));
+    Value::Object(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_does_not_fit_is_passed_in_halves() {
+        let prompts: Vec<u32> = (0..7).collect();
+        let at_most = |most: usize| {
+            move |part: &[u32]| match part.len() <= most {
+                true => Ok(part.to_vec()),
+                false => Err(Error::new(ErrorKind::OutOfMemory, "too much")),
+            }
+        };
+        assert_eq!(in_parts(&prompts, &|_| (), &at_most(2)).unwrap(), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(in_parts(&prompts, &|_| (), &at_most(0)).unwrap_err().kind, ErrorKind::OutOfMemory);
+    }
+}

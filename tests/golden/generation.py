@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Write `generation.json`: the greedy completions that `tuco` must find on the golden pairs, and the TuCo of their tokens.
+
+    pip install torch==2.15.0 transformers==5.23.0 safetensors==0.8.0 peft==0.21.2   # as for generate.py
+    python tests/golden/generation.py
+
+`generate.py` must have made the pairs. Models, precision (float64, eager, RMSNorm and softmax in float64) and prompts are its own.
+
+Each completion is made token by token from the whole sequence, steered as in `steering.py`. For alpha 1 `transformers`' own
+`generate` on the tuned model, with its cache, must give the same tokens; the cases in `OTHER_CACHE` are let off, where it keeps
+keys that were rotated for a shorter sequence. A completion ends early where the two largest logits are too close to be told
+apart in float32.
+
+TuCo of a token (at alpha 1) is that of the hidden state that it was chosen from.
+"""
+
+import json
+
+import torch
+import transformers
+from generate import CASES, HERE, everything_float64_but_angles, load_pair, prompts_of, run
+from steering import digits, steered, traced
+
+ALPHAS = (0.0, 0.6, 1.0, 1.3)
+NEW_TOKENS = 12
+CLOSE = 1e-4
+OTHER_CACHE = {"rope_dynamic", "phi3_longrope"}
+
+
+@torch.no_grad()
+def completed(base, tuned, prompt, alpha):
+    ids = list(prompt)
+    for _ in range(NEW_TOKENS):
+        tokens = torch.tensor([ids])
+        base_arguments, _, _ = run(base, torch.zeros_like(tokens))
+        logits = steered(base, tuned, base_arguments, tokens, alpha)
+        first, second = logits.topk(2).values.tolist()
+        if (first - second) / logits.abs().max().item() < CLOSE:
+            break
+        ids.append(int(logits.argmax()))
+    return ids[len(prompt) :]
+
+
+@torch.no_grad()
+def measure(name, base, tuned, prompt):
+    completions = {str(alpha): completed(base, tuned, prompt, alpha) for alpha in ALPHAS}
+    own = completions["1.0"]
+    generated = tuned.generate(
+        torch.tensor([prompt]), max_new_tokens=max(len(own), 1), do_sample=False, eos_token_id=None, pad_token_id=0
+    )[0, len(prompt) :].tolist()[: len(own)]
+    if generated != own:
+        print(f"{name}: generate says {generated}, steering {own}")
+        assert name in OTHER_CACHE, name
+    ids = torch.tensor([[*prompt, *own]])
+    base_arguments, _, _ = run(base, torch.zeros_like(ids))
+    tuco = traced(base, tuned, base_arguments, ids).tolist()[len(prompt) - 1 : -1] if own else []
+    return {"token_ids": prompt, "completions": completions, "tuco": [digits(value) for value in tuco]}
+
+
+def main():
+    torch.set_num_threads(1)  # sums in one order, whatever the machine
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    cases = {}
+    for name, case in CASES.items():
+        base, tuned = load_pair(name, case)
+        with everything_float64_but_angles(tuned):
+            prompts = sorted(prompts_of(name, case), key=len)
+            cases[name] = [measure(name, base, tuned, token_ids) for token_ids in (prompts[2], prompts[3])]
+        print(name, [len(tokens) for case in cases[name] for tokens in case["completions"].values()])
+    lines = [f"{json.dumps(name)}: {json.dumps(prompts)}" for name, prompts in cases.items()]
+    values = {"transformers": transformers.__version__, "torch": torch.__version__}
+    head = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
+    (HERE / "generation.json").write_text("{\n" + head + ',\n"cases": {\n' + ",\n".join(lines) + "\n}\n}\n")
+
+
+if __name__ == "__main__":
+    main()
