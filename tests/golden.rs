@@ -138,7 +138,7 @@ fn check_generation<B: Backend>(backend: &B, chosen: impl Fn(&str) -> bool, tole
                 seen += expected.len();
                 if number == 1.0 {
                     for (found, expected) in found[0].tuco.iter().zip(numbers(&golden["tuco"])) {
-                        // Rounding of f32 rows in both branches: absolute.
+                        // Rounding (of f32 rows in both branches on `cpu`, of rotary tables elsewhere): absolute.
                         worst = worst.max((found - expected).abs());
                     }
                 }
@@ -157,7 +157,7 @@ fn cpu_generates_as_transformers() {
 
 #[test]
 fn reference_generates_as_transformers() {
-    check_generation(&Reference, |_| true, 1e-8);
+    check_generation(&Reference, |_| true, 3e-7);
 }
 
 #[cfg(feature = "sim")]

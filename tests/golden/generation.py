@@ -42,18 +42,23 @@ def completed(base, tuned, prompt, alpha):
 
 
 @torch.no_grad()
+def last_tuco(base, tuned, token_ids):
+    ids = torch.tensor([token_ids])
+    base_arguments, _, _ = run(base, torch.zeros_like(ids))
+    return traced(base, tuned, base_arguments, ids)[-1].item()
+
+
+@torch.no_grad()
 def measure(name, base, tuned, prompt):
     completions = {str(alpha): completed(base, tuned, prompt, alpha) for alpha in ALPHAS}
     own = completions["1.0"]
-    generated = tuned.generate(
-        torch.tensor([prompt]), max_new_tokens=max(len(own), 1), do_sample=False, eos_token_id=None, pad_token_id=0
-    )[0, len(prompt) :].tolist()[: len(own)]
+    ids = torch.tensor([prompt])
+    options = dict(max_new_tokens=max(len(own), 1), do_sample=False, eos_token_id=None, pad_token_id=0)
+    generated = tuned.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist()[: len(own)]
     if generated != own:
         print(f"{name}: generate says {generated}, steering {own}")
         assert name in OTHER_CACHE, name
-    ids = torch.tensor([[*prompt, *own]])
-    base_arguments, _, _ = run(base, torch.zeros_like(ids))
-    tuco = traced(base, tuned, base_arguments, ids).tolist()[len(prompt) - 1 : -1] if own else []
+    tuco = [last_tuco(base, tuned, [*prompt, *own[:count]]) for count in range(len(own))]
     return {"token_ids": prompt, "completions": completions, "tuco": [digits(value) for value in tuco]}
 
 
