@@ -129,8 +129,12 @@ fn check_generation<B: Backend>(backend: &B, chosen: impl Fn(&str) -> bool, tole
         let prompts: Vec<Prompt<'_>> = ids.iter().map(|token_ids| Prompt { token_ids, seed: 0 }).collect();
         for alpha in golden[0]["completions"].as_object().unwrap().keys() {
             let number = alpha.parse().unwrap();
-            let generation =
-                Generation { alpha: number, max_new_tokens: 12, tuco: number == 1.0, ..Generation::default() };
+            let generation = Generation {
+                alpha: number,
+                max_new_tokens: 12,
+                tuco: number == 1.0,
+                ..Generation::default()
+            };
             let found = engine.generate(&prompts, &generation, &mut unheard, &unobserved).unwrap();
             for (found, golden) in found.iter().zip(golden) {
                 let expected = tokens(&golden["completions"][alpha]);

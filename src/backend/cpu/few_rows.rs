@@ -149,19 +149,30 @@ impl WithSimd for Tile<'_, '_> {
                 f32::widen(&weight.row_range(col..col + 1), &mut to[..weight.cols]);
             }
         }
-        let rows = rows.map(|row| S::as_simd_f32s(row).0);
-        let cols: [&[S::f32s]; TILE_COLS] =
-            std::array::from_fn(|col| S::as_simd_f32s(&widened[col * inner..(col + 1) * inner]).0);
+        // Loops, not closures: what is called is compiled without the vector instructions.
+        let vectors = inner / S::F32_LANES;
+        let (mut a, mut w) = ([&[][..]; TILE_ROWS], [&[][..]; TILE_COLS]);
+        for (a, row) in a.iter_mut().zip(rows) {
+            *a = &S::as_simd_f32s(row).0[..vectors];
+        }
+        for (w, col) in w.iter_mut().zip(widened.chunks_exact(inner)) {
+            *w = &S::as_simd_f32s(col).0[..vectors];
+        }
         let mut sums = [[simd.splat_f32s(0.0); TILE_COLS]; TILE_ROWS];
-        for at in 0..rows[0].len() {
-            let weights: [S::f32s; TILE_COLS] = std::array::from_fn(|col| cols[col][at]);
-            for (sums, row) in sums.iter_mut().zip(&rows) {
-                for (sum, weight) in sums.iter_mut().zip(weights) {
-                    *sum = simd.mul_add_f32s(row[at], weight, *sum);
+        for at in 0..vectors {
+            for (sums, a) in sums.iter_mut().zip(&a) {
+                for (sum, w) in sums.iter_mut().zip(&w) {
+                    *sum = simd.mul_add_f32s(a[at], w[at], *sum);
                 }
             }
         }
-        sums.map(|sums| sums.map(|sum| simd.reduce_sum_f32s(sum)))
+        let mut out = [[0.0; TILE_COLS]; TILE_ROWS];
+        for (out, sums) in out.iter_mut().zip(sums) {
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = simd.reduce_sum_f32s(sum);
+            }
+        }
+        out
     }
 }
 
