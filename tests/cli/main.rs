@@ -5,6 +5,7 @@ mod bench;
 mod checkpoints;
 mod common;
 mod experiments;
+mod generate;
 mod quantized;
 mod reports;
 mod score;
