@@ -121,9 +121,9 @@ fn every_decoded_token_is_steered() {
 #[cfg(feature = "sim")]
 #[test]
 fn every_decoded_token_is_steered_on_the_simulator() {
-    use tuco::backend::cuda::{ContextPrecision, Cuda};
+    use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
     for case in ["llama_gqa_tied_bf16", "gemma2", "phi3_longrope"] {
-        check_decoding(&Cuda::simulated(ContextPrecision::Float32), case, &[1, 9], 4, 1e-4);
+        check_decoding(&Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80), case, &[1, 9], 4, 1e-4);
     }
 }
 

@@ -167,9 +167,9 @@ fn reference_generates_as_transformers() {
 #[cfg(feature = "sim")]
 #[test]
 fn cuda_on_the_simulator_generates_as_transformers() {
-    use tuco::backend::cuda::{ContextPrecision, Cuda};
+    use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
     let chosen = |name: &str| ["llama_gqa_tied_bf16", "qwen3_moe"].contains(&name);
-    check_generation(&Cuda::simulated(ContextPrecision::Float32), chosen, 1e-5);
+    check_generation(&Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80), chosen, 1e-5);
 }
 
 /// A few families of those that the other backends go through: the simulator is slow.

@@ -4,8 +4,8 @@ use crate::{
     Result,
     experiment::demo,
     job::{
-        self, BenchOptions, CompareOptions, GenerateOptions, PairOptions, ReportOptions, ScoreOptions, SweepOptions,
-        TraceOptions,
+        self, BenchOptions, CompareOptions, GenerateOptions, PairOptions, ReportOptions, ScoreOptions,
+        SweepOptions, TraceOptions,
     },
 };
 use clap::{Args, Parser, Subcommand};

@@ -85,7 +85,8 @@ impl<'w, B: Backend> Layer<'w, B> {
             && spec.ft.layer_tensors(index).all(|tensor| weights.is_shared(index, tensor));
         let mut common = HashMap::new();
         let mut weight = |branch, tensor| {
-            let load = || weights.layer_tensor(branch, index, tensor).map(|tensor| meeting.weight(backend, tensor));
+            let load =
+                || weights.layer_tensor(branch, index, tensor).map(|tensor| meeting.weight(backend, tensor));
             if !weights.is_shared(index, tensor) {
                 return load();
             }

@@ -41,7 +41,7 @@ fn a_row_holds_its_completions() {
     );
 
     // The first token's TuCo is that of the prompt.
-    let mut score = demo(dir.path(), QUESTIONS, &[]);
+    let score = demo(dir.path(), QUESTIONS, &[]);
     let args: Vec<_> = score.get_args().skip(1).map(ToOwned::to_owned).collect();
     let scored = run(tuco().current_dir(dir.path()).arg("score").args(args)).expect(0, &[]).rows();
     for (scored, row) in scored.iter().zip(&rows) {
