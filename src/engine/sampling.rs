@@ -147,12 +147,12 @@ mod tests {
     /// How often each token comes in many draws.
     fn frequencies(sampling: Sampling, logits: &[f64]) -> Vec<f64> {
         const DRAWS: usize = 40_000;
-        let mut counts = vec![0.0; logits.len()];
+        let mut counts = vec![0; logits.len()];
         let mut random = Draws::new(7, 3);
         for _ in 0..DRAWS {
-            counts[sampling.choose(logits, &mut random).unwrap() as usize] += 1.0 / DRAWS as f64;
+            counts[sampling.choose(logits, &mut random).unwrap() as usize] += 1;
         }
-        counts
+        counts.into_iter().map(|count| f64::from(count) / DRAWS as f64).collect()
     }
 
     #[track_caller]
