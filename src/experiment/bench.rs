@@ -63,22 +63,23 @@ pub fn operations(spec: &ModelSpec, prompts: &[Vec<u32>]) -> Operations {
     sum
 }
 
+/// Something to be timed.
+pub struct Timed<'a> {
+    pub name: &'static str,
+    /// See [`Timing::operations`].
+    pub operations: f64,
+    pub run: &'a mut dyn FnMut() -> Result<()>,
+}
+
 /// Runs each of `runs` in turn, `repeat` times after one time to warm up, and takes its time.
-pub fn time(
-    repeat: usize,
-    runs: &mut [(&'static str, f64, &mut dyn FnMut() -> Result<()>)],
-    mut clock: impl FnMut() -> f64,
-) -> Result<Vec<Timing>> {
-    let timing = |(name, operations, _): &(&'static str, f64, _)| Timing {
-        name,
-        seconds: Vec::new(),
-        operations: *operations,
-    };
+pub fn time(repeat: usize, runs: &mut [Timed<'_>], mut clock: impl FnMut() -> f64) -> Result<Vec<Timing>> {
+    let timing =
+        |timed: &Timed| Timing { name: timed.name, seconds: Vec::new(), operations: timed.operations };
     let mut timings: Vec<Timing> = runs.iter().map(timing).collect();
     for repetition in 0..=repeat {
-        for ((_, _, run), timing) in runs.iter_mut().zip(&mut timings) {
+        for (timed, timing) in runs.iter_mut().zip(&mut timings) {
             let start = clock();
-            run()?;
+            (timed.run)()?;
             if repetition > 0 {
                 timing.seconds.push(clock() - start);
             }
@@ -183,8 +184,11 @@ mod tests {
             now += 1.0;
             now
         };
-        let timings =
-            time(3, &mut [("first", 8.0, &mut first), ("second", 1.0, &mut second)], clock).unwrap();
+        let mut runs = [
+            Timed { name: "first", operations: 8.0, run: &mut first },
+            Timed { name: "second", operations: 1.0, run: &mut second },
+        ];
+        let timings = time(3, &mut runs, clock).unwrap();
         assert_eq!((a, b), (4, 4));
         assert_eq!(timings[0].seconds, [1.0; 3]);
         let table = table(10, &timings, Ceilings { operations: Some(16.0), bytes: None });

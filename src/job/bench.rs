@@ -6,7 +6,7 @@ use crate::{
     backend::{Backend, KernelTime},
     engine::{Engine, unobserved},
     experiment::{
-        bench::{self, Ceilings, Timing},
+        bench::{self, Ceilings, Timed, Timing},
         cost::Operations,
         shapes::{RandomPair, VOCABULARY, shape},
     },
@@ -135,10 +135,16 @@ impl Work for Timings<'_> {
         bench::time(
             self.repeat,
             &mut [
-                ("score", score, &mut || engine.score(&prompts, &unobserved).map(|_| ())),
-                ("one forward pass", pass, &mut || {
-                    engine.plain(Branch::Ft, &prompts, &unobserved).map(|_| ())
-                }),
+                Timed {
+                    name: "score",
+                    operations: score,
+                    run: &mut || engine.score(&prompts, &unobserved).map(|_| ()),
+                },
+                Timed {
+                    name: "one forward pass",
+                    operations: pass,
+                    run: &mut || engine.plain(Branch::Ft, &prompts, &unobserved).map(|_| ()),
+                },
             ],
             || start.elapsed().as_secs_f64(),
         )
