@@ -22,6 +22,13 @@ impl<T> Twin<T> {
         }
     }
 
+    pub fn get_mut(&mut self, branch: Branch) -> &mut T {
+        match branch {
+            Branch::Pt => &mut self.pt,
+            Branch::Ft => &mut self.ft,
+        }
+    }
+
     pub fn new(pt: T, ft: T) -> Self {
         Self { pt, ft }
     }

@@ -3,7 +3,7 @@
 use crate::{
     Error, ErrorKind, Result,
     backend::Backend,
-    engine::{Engine, Score},
+    engine::{Engine, RowCount, Score},
     metrics,
     model::PairWeights,
     output::{Progress, Sink},
@@ -13,7 +13,10 @@ use crate::{
 use serde_json::{Map, Value, json};
 use std::{
     ops::ControlFlow,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// What the output rows hold besides the score.
@@ -27,6 +30,7 @@ pub struct Columns {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchLimits {
     pub prompts: usize,
+    /// Tokens, a beginning that prompts share counted once.
     pub tokens: usize,
 }
 
@@ -56,7 +60,7 @@ struct Pending {
     id: Value,
     label: Option<Value>,
     meta: Option<Value>,
-    tokens: std::result::Result<(Vec<u32>, bool), Failure>,
+    tokens: std::result::Result<(Arc<[u32]>, bool), Failure>,
 }
 
 /// Why a row has no score: `error.type` and `error.message` of its output.
@@ -88,7 +92,7 @@ impl<B: Backend, W: PairWeights> Run<'_, B, W> {
     ) -> Result<Summary> {
         let mut summary = Summary::default();
         let mut batch: Vec<Pending> = Vec::new();
-        let mut tokens = 0;
+        let mut count = self.engine.row_count();
         let mut resuming = true;
         while summary.rows + (batch.len() as u64) < limit {
             let Some(line) = lines.next() else { break };
@@ -106,13 +110,13 @@ impl<B: Backend, W: PairWeights> Run<'_, B, W> {
             }
             let pending = self.encode(line);
             self.encoder.take_warnings().iter().for_each(|warning| warn(warning));
-            let length = pending.tokens.as_ref().map_or(0, |(ids, _)| ids.len());
-            let full = tokens + length > self.limits.tokens || batch.len() == self.limits.prompts;
-            if full && !batch.is_empty() {
+            if !batch.is_empty() && self.is_full(&batch, &count, &pending) {
                 self.flush(&mut batch, sink, pool, &mut summary, warn)?;
-                tokens = 0;
+                count.clear();
             }
-            tokens += length;
+            if let Ok((ids, _)) = &pending.tokens {
+                count.add(ids);
+            }
             batch.push(pending);
         }
         self.flush(&mut batch, sink, pool, &mut summary, warn)?;
@@ -123,6 +127,12 @@ impl<B: Backend, W: PairWeights> Run<'_, B, W> {
                 extra.id
             ))),
         }
+    }
+
+    /// Whether a batch has no room for one row more.
+    fn is_full(&self, batch: &[Pending], count: &RowCount<'_>, next: &Pending) -> bool {
+        batch.len() == self.limits.prompts
+            || next.tokens.as_ref().is_ok_and(|(ids, _)| count.rows_with(ids) > self.limits.tokens)
     }
 
     fn check_off(&self, line: &Line, written: &Value) -> Result<()> {
@@ -138,7 +148,8 @@ impl<B: Backend, W: PairWeights> Run<'_, B, W> {
 
     fn encode(&self, line: Line) -> Pending {
         let encoded = line.content.and_then(|content| self.encoder.encode(&content));
-        let tokens = encoded.map(|encoded| (encoded.token_ids, encoded.truncated)).map_err(Failure::from);
+        let tokens = encoded.map(|encoded| (encoded.token_ids.into(), encoded.truncated));
+        let tokens = tokens.map_err(Failure::from);
         Pending { id: line.id, label: line.label, meta: line.meta, tokens }
     }
 
@@ -152,7 +163,7 @@ impl<B: Backend, W: PairWeights> Run<'_, B, W> {
         warn: &(dyn Fn(&str) + Sync),
     ) -> Result<()> {
         let prompts: Vec<&[u32]> =
-            batch.iter().filter_map(|row| row.tokens.as_ref().ok()).map(|(ids, _)| ids.as_slice()).collect();
+            batch.iter().filter_map(|row| row.tokens.as_ref().ok()).map(|(ids, _)| &**ids).collect();
         self.progress.batch(batch.len() as u64, prompts.iter().map(|prompt| prompt.len() as u64).sum());
         let passes = if self.columns.output_co { 2.0 } else { 1.0 };
         let observer = |tokens: f64| {

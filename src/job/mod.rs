@@ -15,7 +15,7 @@ pub use experiments::{
 use options::parse_count;
 
 pub use options::{
-    DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PromptOptions,
+    DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PrefixSharing, PromptOptions,
 };
 pub use score::{ScoreJob, ScoreOptions};
 

@@ -1,8 +1,8 @@
 //! The job of `tuco score`.
 
 use super::{
-    Computer, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, STOP, Work,
-    open_encoder, open_pair, thread_pool,
+    Computer, FailOnError, InputOptions, MachineOptions, PairOptions, PrefixSharing, PromptOptions, STOP,
+    Work, open_encoder, open_pair, thread_pool,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -38,6 +38,16 @@ pub struct ScoreOptions {
     /// Add output_co: how far the two models' own outputs are apart (a second pass)
     #[arg(long, env = "TUCO_OUTPUT_CO")]
     pub output_co: bool,
+    /// Compute the beginning that prompts have in common once; auto: on (results do not depend on it)
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "on|off|auto",
+        env = "TUCO_PREFIX_SHARING"
+    )]
+    pub prefix_sharing: PrefixSharing,
     /// Exit with code 3 if more rows than this number, or than this fraction, cannot be scored
     #[arg(long, value_name = "FRACTION|N", default_value = "0.1", env = "TUCO_FAIL_ON_ERROR")]
     pub fail_on_error: FailOnError,
@@ -166,7 +176,8 @@ impl Work for Scoring<'_> {
     fn on<B: Backend>(self, backend: &B) -> Result<Summary> {
         let machine = &self.options.machine;
         let run = Run {
-            engine: Engine::new(backend, self.pair),
+            engine: Engine::new(backend, self.pair)
+                .with_prefix_sharing(self.options.prefix_sharing != PrefixSharing::Off),
             encoder: self.encoder,
             columns: Columns { layers: self.options.layers, output_co: self.options.output_co },
             limits: BatchLimits {
