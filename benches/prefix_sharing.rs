@@ -1,6 +1,6 @@
 //! Prompts with a long common beginning, scored with and without sharing it, by turns.
 //!
-//! `cargo bench --bench prefix_sharing` on a random pair of SmolLM2-135M's shapes with 4 layers;
+//! `cargo bench --bench prefix_sharing` on a random pair of SmolLM2-135M's shapes with 8 of its 30 layers;
 //! `TUCO_BENCH_BASE=DIR TUCO_BENCH_TUNED=DIR …` on another. `RAYON_NUM_THREADS` sets the threads.
 
 mod common;
@@ -16,6 +16,7 @@ use tuco::{
 const PROMPTS: usize = 100;
 const SHARED: usize = 1500;
 const OWN: usize = 120;
+const LAYERS: usize = 8;
 const ROUNDS: usize = 3;
 
 fn main() {
@@ -24,7 +25,7 @@ fn main() {
     let (base, tuned) = match (dir("TUCO_BENCH_BASE"), dir("TUCO_BENCH_TUNED")) {
         (Some(base), Some(tuned)) => (base, tuned),
         _ => {
-            common::write_pair(made.path(), &common::smollm2_135m(4));
+            common::write_pair(made.path(), &common::smollm2_135m(LAYERS));
             (made.path().join("base"), made.path().join("tuned"))
         }
     };

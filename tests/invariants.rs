@@ -440,10 +440,9 @@ mod on_the_simulator {
 
     #[test]
     fn shared_beginnings_change_no_bit_in_cuda_s_kernels() {
-        for (case, precision) in
-            ["llama_gqa_tied_bf16", "rope_differs", "qwen3"].into_iter().zip(PRECISIONS.into_iter().cycle())
-        {
-            sharing_changes_no_bit(&Cuda::simulated(precision), case, 40, &[(25, 3)]);
+        let cases = ["llama_gqa_tied_bf16", "rope_differs", "qwen3"];
+        for (case, (precision, kernels)) in cases.into_iter().zip(WAYS.into_iter().cycle()) {
+            sharing_changes_no_bit(&Cuda::simulated(precision, kernels), case, 40, &[(25, 3)]);
         }
     }
 

@@ -107,7 +107,10 @@ fn an_interrupted_run_goes_on_and_ends_with_the_same_bytes() {
 fn sharing_beginnings_changes_no_byte() {
     let pair = Pair::copy(CASE);
     let beginning: Vec<usize> = (0..40).map(|i| i * 7 % 50).collect();
-    let row = |row: usize| json!({"token_ids": [&beginning[..20 + row % 21], &[row % 50][..]].concat()});
+    let row = |row: usize| {
+        let token_ids = [&beginning[..20 + row % 21], &[row % 50]].concat();
+        json!({ "token_ids": token_ids })
+    };
     let input: String = (0..60).map(|number| format!("{}\n", row(number))).collect();
     pair.write("in.jsonl", input);
     let scored = |sharing: &str| {
