@@ -103,17 +103,68 @@ fn batch_order_and_threads_change_no_bit() {
     }
 }
 
-#[test]
-fn batch_order_shared_beginnings_and_threads_change_no_bit_of_steered_logits() {
-    // Prompts with common beginnings, one that is the beginning of another, and one that comes twice.
-    let ids = prompts(50, &[1, 40, 3, 64, 7, 33, 150]);
-    let mut ids: Vec<Vec<u32>> = ids.into_iter().chain([vec![9, 4]]).collect();
+/// Prompts with common beginnings: some that are the beginning of another, some equal, some of one token.
+fn prompts_that_begin_alike() -> Vec<Vec<u32>> {
+    let mut ids = prompts(50, &[1, 40, 3, 64, 7, 33, 150]);
+    ids.push(vec![9, 4]);
     for (of, length, tail) in
-        [(3, 30, 5), (3, 30, 9), (3, 63, 0), (6, 140, 12), (6, 149, 0), (5, 33, 0), (5, 1, 70)]
+        [(3, 30, 5), (3, 30, 9), (3, 63, 0), (6, 140, 12), (6, 149, 0), (5, 33, 0), (5, 1, 70), (0, 1, 0)]
     {
         let tail = (0..tail).map(|i| (i * 7 + tail) as u32 % 50);
         ids.push(ids[of][..length].iter().copied().chain(tail).collect());
     }
+    ids
+}
+
+/// Scores and outputs of the base alone must be the same bits for each prompt alone and for all together, with and without
+/// shared beginnings, whatever the packs.
+fn sharing_changes_no_bit<B: Backend>(backend: &B, case: &str, longest: usize, packs: &[(usize, usize)]) {
+    let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
+    let mut ids = prompts_that_begin_alike();
+    ids.retain(|prompt| prompt.len() <= longest);
+    let both = |engine: &Engine<_, _>, prompts: &[&[u32]]| {
+        let scores = engine.score(prompts, &unobserved).unwrap();
+        scores.into_iter().zip(engine.plain(Branch::Pt, prompts, &unobserved).unwrap()).collect::<Vec<_>>()
+    };
+    let alone: Vec<_> =
+        ids.iter().map(|prompt| both(&Engine::new(backend, &pair), &[prompt]).remove(0)).collect();
+    for (tokens, sequences) in packs.iter().copied() {
+        for prefix_sharing in [true, false] {
+            let engine = Engine::new(backend, &pair)
+                .with_limits(PackLimits { tokens, sequences })
+                .with_prefix_sharing(prefix_sharing);
+            let together = both(&engine, &slices(&ids));
+            for (prompt, (together, alone)) in together.iter().zip(&alone).enumerate() {
+                assert!(
+                    together == alone,
+                    "{case}, packs of {tokens} tokens and {sequences} prompts, sharing {prefix_sharing}, prompt {prompt}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn shared_beginnings_change_no_bit() {
+    for case in FAMILIES.into_iter().chain([
+        "llama_mha_untied_f32",
+        "rope_dynamic",
+        "rope_differs",
+        "llama_biases",
+        "light_f32",
+        "qwen3_light",
+    ]) {
+        let longest = if case == "gpt2" { 70 } else { 200 };
+        sharing_changes_no_bit(&Cpu::new(), case, longest, &[(1, 100), (40, 3), (4096, 4096)]);
+    }
+    for case in ["mistral", "rope_dynamic", "rope_differs", "gpt_neox"] {
+        sharing_changes_no_bit(&Reference, case, 200, &[(40, 3)]);
+    }
+}
+
+#[test]
+fn batch_order_shared_beginnings_and_threads_change_no_bit_of_steered_logits() {
+    let ids = prompts_that_begin_alike();
     let alphas = [0.0, 0.5, 1.0, 1.25];
     for case in
         FAMILIES.into_iter().chain(["llama_mha_untied_f32", "rope_dynamic", "rope_differs", "llama_biases"])
@@ -384,6 +435,14 @@ mod on_the_simulator {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn shared_beginnings_change_no_bit_in_cuda_s_kernels() {
+        let cases = ["llama_gqa_tied_bf16", "rope_differs", "qwen3"];
+        for (case, (precision, kernels)) in cases.into_iter().zip(WAYS.into_iter().cycle()) {
+            sharing_changes_no_bit(&Cuda::simulated(precision, kernels), case, 40, &[(25, 3)]);
         }
     }
 

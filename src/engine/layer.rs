@@ -2,7 +2,8 @@
 
 use super::{
     experts::{Expert, Experts},
-    workspace::{ContextSpace, RowSpace, TwinSpace},
+    pack::Pack,
+    workspace::{ContextSpace, RowSpace, TwinSpace, Workspace},
 };
 use crate::{
     backend::{Attended, AttentionShape, Backend, Linear, Norm, RopeOf, Rows},
@@ -107,37 +108,35 @@ impl<'w, B: Backend> Layer<'w, B> {
     }
 
     /// Attention of one pack's twin rows in both branches (only the tuned one where the blocks are the same), and all
-    /// that it needs of the context: afterwards `space` holds the tuned model's normed rows and keys.
-    pub fn attend_both(
-        &self,
-        backend: &B,
-        pack: PackView<'_, B>,
-        space: &mut ContextSpace<B::Mat>,
-        twin: &mut Twin<TwinSpace<B::Mat>>,
-        means: &mut B::Mat,
-    ) {
-        let Twin { pt, ft } = &self.blocks;
+    /// that it needs of the context: afterwards the workspace holds the tuned model's normed rows, and keys of the
+    /// pack's whole lineage.
+    pub fn attend_both(&self, backend: &B, pack: &Pack<B>, workspace: &mut Workspace<B::Mat>) {
+        let Workspace { context: space, twin, means, heritage } = workspace;
+        let (Twin { pt, ft }, lineage) = (&self.blocks, &pack.lineage);
         if !self.same_block && !self.same_positions {
             // Other angles or another epsilon: the pre-trained branch gets a context of its own.
-            pt.prepare_context(backend, pack, space);
-            pt.attend(backend, pack, space, None, &mut twin.pt, means);
+            pt.prepare_context(backend, pack.view(), space);
+            heritage.pass_on(backend, Branch::Pt, space, lineage);
+            pt.attend(backend, pack.view(), space, None, &mut twin.pt, means);
+            space.fit(backend, lineage.own);
         }
-        ft.prepare_context(backend, pack, space);
-        ft.attend(backend, pack, space, None, &mut twin.ft, means);
-        if !self.same_block && self.same_positions {
+        ft.prepare_context(backend, pack.view(), space);
+        let by_difference = !self.same_block && self.same_positions && !self.same_keys;
+        if by_difference {
             let norms = Twin::new(pt.attention_norm.as_ref(), ft.attention_norm.as_ref());
-            let keys = Twin::new(&pt.key, &ft.key);
             let difference = &mut space.key_difference;
-            if !self.same_keys {
-                backend.key_difference(&space.rows.normalized, norms, keys, difference);
-                if let (Some(pt), Some(ft)) = (&pt.key_norm, &ft.key_norm) {
-                    backend.normed_key_difference(&space.raw_keys, Twin::new(pt, ft), difference);
-                }
-                pt.rotate(backend, difference, pack.layout, Rows::Context);
+            backend.key_difference(&space.rows.normalized, norms, Twin::new(&pt.key, &ft.key), difference);
+            if let (Some(pt), Some(ft)) = (&pt.key_norm, &ft.key_norm) {
+                backend.normed_key_difference(&space.raw_keys, Twin::new(pt, ft), difference);
             }
-            let space = &*space;
-            let difference = (!self.same_keys).then_some(&space.key_difference);
-            pt.attend(backend, pack, space, difference, &mut twin.pt, means);
+            pt.rotate(backend, difference, &pack.layout, Rows::Context);
+            heritage.key_difference.pass_on(backend, difference, lineage);
+        }
+        heritage.pass_on(backend, Branch::Ft, space, lineage);
+        ft.attend(backend, pack.view(), space, None, &mut twin.ft, means);
+        if !self.same_block && self.same_positions {
+            let difference = by_difference.then_some(&space.key_difference);
+            pt.attend(backend, pack.view(), space, difference, &mut twin.pt, means);
         }
     }
 }
@@ -369,7 +368,17 @@ impl<'w, B: Backend> Block<'w, B> {
         }
     }
 
-    /// Moves a pack's context rows through the block, after [`Block::prepare_context`].
+    /// Moves a pack's context rows through the block, after its keys were passed on.
+    pub fn move_pack(&self, backend: &B, pack: &mut Pack<B>, workspace: &mut Workspace<B::Mat>) {
+        let Workspace { context: space, heritage, .. } = workspace;
+        self.fill_values(backend, space);
+        heritage.values.pass_on(backend, &mut space.values, &pack.lineage);
+        let ContextSpace { rows, keys, values, .. } = space;
+        rows.fit(backend, pack.lineage.own);
+        self.move_rows(backend, &mut pack.context, &pack.layout, keys, values, rows, None);
+    }
+
+    /// Moves context rows through the block, after [`Block::prepare_context`].
     pub fn move_context(
         &self,
         backend: &B,

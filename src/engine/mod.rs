@@ -17,6 +17,7 @@ mod head;
 mod layer;
 mod pack;
 mod plain;
+mod plan;
 mod sampling;
 mod score;
 mod steer;
@@ -27,6 +28,7 @@ mod workspace;
 pub use generate::{Completion, Finish, Generation, Listener, Prompt, Step, unheard};
 pub use head::Tokens;
 pub use pack::PackLimits;
+pub use plan::RowCount;
 pub use sampling::Sampling;
 pub use score::Score;
 pub use steer::check_alphas;
@@ -35,6 +37,7 @@ pub use trace::{Split, Trace};
 use crate::{Error, ErrorKind, Result, backend::Backend, model::PairWeights, twin::Branch};
 use layer::{Layer, Meeting};
 use pack::{Batch, Embeddings, RopeTables};
+use plan::Plan;
 use std::{ops::ControlFlow, sync::OnceLock};
 use workspace::Workspace;
 
@@ -68,6 +71,7 @@ pub struct Engine<'a, B: Backend, W> {
     backend: &'a B,
     weights: &'a W,
     limits: PackLimits,
+    prefix_sharing: bool,
     /// Layers of backends that keep weights.
     kept: Vec<OnceLock<Layer<'a, B>>>,
 }
@@ -76,7 +80,7 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
     pub fn new(backend: &'a B, weights: &'a W) -> Self {
         let limits = PackLimits::for_model(weights.spec().ft, backend.pack_room());
         let kept = (0..weights.spec().ft.num_hidden_layers).map(|_| OnceLock::new()).collect();
-        Self { backend, weights, limits, kept }
+        Self { backend, weights, limits, prefix_sharing: true, kept }
     }
 
     /// Sets how much is computed at once. Results do not depend on it.
@@ -84,11 +88,25 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         Self { limits, ..self }
     }
 
+    /// Sets whether scored prompts that begin alike share that beginning's rows; they do unless told otherwise. Results do not
+    /// depend on it.
+    pub fn with_prefix_sharing(self, prefix_sharing: bool) -> Self {
+        Self { prefix_sharing, ..self }
+    }
+
+    /// Counts the rows that scored prompts take together.
+    pub fn row_count(&self) -> RowCount<'_> {
+        RowCount::new(self.ropes(), self.prefix_sharing)
+    }
+
+    fn ropes(&self) -> RopeTables<'_> {
+        RopeTables::new(self.weights.spec().map(|spec| spec.ropes.as_slice()))
+    }
+
     /// Lays `prompts` out and embeds them with the tuned model's embedding.
     fn embedded(&self, prompts: &[&[u32]]) -> Batch<B> {
-        let spec = self.weights.spec();
-        let mut ropes = RopeTables::new(spec.map(|spec| spec.ropes.as_slice()));
-        Batch::embed(self.backend, &self.embeddings(), spec.ft, prompts, self.limits, &mut ropes)
+        let plan = Plan::new(prompts, self.limits, self.prefix_sharing, &mut self.ropes());
+        Batch::embed(self.backend, &self.embeddings(), self.weights.spec().ft, prompts, plan)
     }
 
     /// The tuned model's embeddings.
@@ -121,7 +139,7 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
     ) -> Result<()> {
         let spec = self.weights.spec().ft;
         let layers = spec.num_hidden_layers;
-        let mut workspace = Workspace::new(self.backend, spec, batch.twin_rows);
+        let mut workspace = Workspace::new(self.backend, spec, batch.twin_rows());
         let share = |tokens: f64| observer(tokens / layers as f64);
         let mut next = Some(self.layer(0, Meeting::Packs));
         for index in 1..=layers {

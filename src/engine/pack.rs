@@ -1,9 +1,11 @@
-//! A batch: prompts side by side without padding, their tokens split into the context rows of several packs and the
-//! twin rows of all.
+//! A batch: prompts without padding, their tokens split into the context rows of several packs and the twin rows of all.
 
-use super::layer::PackView;
+use super::{
+    layer::PackView,
+    plan::{Draft, Lineage, Plan},
+};
 use crate::{
-    backend::{Backend, Role, Ropes, Rows, Sequence},
+    backend::{Backend, Role, Ropes, Rows},
     model::{ModelSpec, Rope},
     tensor::Tensor,
     twin::Twin,
@@ -13,7 +15,7 @@ use std::{collections::HashMap, ops::Range, sync::Arc};
 /// How much is computed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackLimits {
-    /// Tokens of a pack; a longer prompt is a pack of its own.
+    /// Context rows of a pack; a longer prompt is a pack of its own.
     pub tokens: usize,
     /// Prompts of a pack.
     pub sequences: usize,
@@ -31,24 +33,6 @@ impl PackLimits {
             sequences: (bytes / 4 / means).clamp(16, most_tokens),
         }
     }
-}
-
-/// Splits prompts, in order, into packs.
-pub fn plan(prompts: &[&[u32]], limits: PackLimits) -> Vec<Range<usize>> {
-    let mut packs = Vec::new();
-    let (mut start, mut tokens) = (0, 0);
-    for (index, prompt) in prompts.iter().enumerate() {
-        let full = tokens + prompt.len() > limits.tokens || index - start == limits.sequences;
-        if full && index > start {
-            packs.push(start..index);
-            (start, tokens) = (index, 0);
-        }
-        tokens += prompt.len();
-    }
-    if start < prompts.len() {
-        packs.push(start..prompts.len());
-    }
-    packs
 }
 
 /// Rotary tables by the length that selects the frequencies, grown as longer prompts come.
@@ -103,15 +87,13 @@ pub struct Pack<B: Backend> {
     pub layout: B::Layout,
     /// Their residual stream, `[C, D]`.
     pub context: B::Mat,
-    pub context_rows: usize,
+    pub lineage: Lineage,
     pub twin_rows: Range<usize>,
+    /// Tokens of the prompts that end here, those that are shared counted for each.
+    pub tokens: usize,
 }
 
 impl<B: Backend> Pack<B> {
-    pub fn tokens(&self) -> usize {
-        self.context_rows + self.twin_rows.len()
-    }
-
     pub fn view(&self) -> PackView<'_, B> {
         PackView { layout: &self.layout, context: &self.context, first_twin: self.twin_rows.start }
     }
@@ -150,74 +132,55 @@ impl Embeddings<'_> {
 /// Prompts on their way through the layers together. Weights are read once for all of them: the context rows take
 /// turns, pack by pack, the few twin rows of all packs pass the projections together.
 pub struct Batch<B: Backend> {
-    /// Of all sequences.
+    /// Of the twin rows.
     pub layout: B::Layout,
     pub packs: Vec<Pack<B>>,
     /// Residual stream of the twin rows, `[R, D]`.
     pub twin: B::Mat,
-    pub twin_rows: usize,
+    /// The prompt of each twin row.
+    pub prompts: Vec<usize>,
 }
 
 impl<B: Backend> Batch<B> {
-    /// Lays out prompts of at least one token, the last token of each a twin row, and looks up their embeddings.
+    /// Looks up the embeddings of `prompts`, which are laid out as `plan` says.
     pub fn embed(
         backend: &B,
         tables: &Embeddings<'_>,
         spec: &ModelSpec,
         prompts: &[&[u32]],
-        limits: PackLimits,
-        ropes: &mut RopeTables<'_>,
+        plan: Plan,
     ) -> Self {
         let embed =
             |kind: Rows, ids: &[u32], positions: &[u32]| tables.embed(backend, spec, kind, ids, positions);
-        let mut sequences = Vec::with_capacity(prompts.len());
-        let mut packs = Vec::new();
-        let mut twin_ids = Vec::with_capacity(prompts.len());
-        let mut twin_positions = Vec::with_capacity(prompts.len());
-        for range in plan(prompts, limits) {
-            let (mut context_ids, mut context_positions, first_twin) =
-                (Vec::new(), Vec::new(), twin_ids.len());
-            for prompt in &prompts[range.clone()] {
-                let (last, context) = prompt.split_last().expect("a prompt has at least one token");
-                let start = context_ids.len();
-                context_ids.extend_from_slice(context);
-                context_positions.extend(0..context.len() as u32);
-                sequences.push(Sequence {
-                    context: start..context_ids.len(),
-                    twin: twin_ids.len()..twin_ids.len() + 1,
-                    path: std::iter::once(start..context_ids.len()).collect(),
-                    ropes: ropes.get(prompt.len()),
-                });
-                twin_ids.push(*last);
-                twin_positions.push(context.len() as u32);
-            }
-            packs.push(Pack {
-                layout: backend.layout(&sequences[range]),
-                context: embed(Rows::Context, &context_ids, &context_positions),
-                context_rows: context_ids.len(),
-                twin_rows: first_twin..twin_ids.len(),
-            });
-        }
+        let last = |prompt: &usize| prompts[*prompt].split_last().expect("a prompt has at least one token");
+        let twin_ids: Vec<u32> = plan.prompts.iter().map(|prompt| *last(prompt).0).collect();
+        let twin_positions: Vec<u32> =
+            plan.prompts.iter().map(|prompt| last(prompt).1.len() as u32).collect();
+        let twins = plan.packs.iter().flat_map(|pack| &pack.sequences).filter(|s| !s.twin.is_empty());
+        let layout = backend.layout(&twins.cloned().collect::<Vec<_>>());
+        let pack = |draft: Draft| Pack {
+            layout: backend.layout(&draft.sequences),
+            context: embed(Rows::Context, &draft.token_ids, &draft.positions),
+            lineage: draft.lineage,
+            twin_rows: draft.twin_rows,
+            tokens: draft.tokens,
+        };
         Self {
-            layout: backend.layout(&sequences),
-            packs,
+            layout,
+            packs: plan.packs.into_iter().map(pack).collect(),
             twin: embed(Rows::Twin, &twin_ids, &twin_positions),
-            twin_rows: twin_ids.len(),
+            prompts: plan.prompts,
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    pub fn twin_rows(&self) -> usize {
+        self.prompts.len()
+    }
 
-    #[test]
-    fn packs_keep_to_their_limits_and_the_order() {
-        let lengths = [3usize, 4, 9, 1, 1, 1, 1, 2];
-        let prompts: Vec<Vec<u32>> = lengths.iter().map(|n| vec![0; *n]).collect();
-        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        let limits = PackLimits { tokens: 7, sequences: 3 };
-        assert_eq!(plan(&prompts, limits), [0..2, 2..3, 3..6, 6..8]);
-        assert!(plan(&[], limits).is_empty());
+    /// What was computed for the twin rows, in the order of the prompts.
+    pub fn by_prompt<T>(&self, of_rows: impl Iterator<Item = T>) -> Vec<T> {
+        let mut results: Vec<Option<T>> = self.prompts.iter().map(|_| None).collect();
+        self.prompts.iter().zip(of_rows).for_each(|(prompt, of_row)| results[*prompt] = Some(of_row));
+        results.into_iter().map(|result| result.expect("every prompt has a twin row")).collect()
     }
 }

@@ -18,7 +18,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         })?;
         let hidden = self.backend.read(&batch.twin);
         self.backend.check()?;
-        Ok(hidden.chunks_exact(hidden_size).map(<[f64]>::to_vec).collect())
+        Ok(batch.by_prompt(hidden.chunks_exact(hidden_size).map(<[f64]>::to_vec)))
     }
 }
 
@@ -31,22 +31,23 @@ fn plain_layer<B: Backend>(
     workspace: &mut Workspace<B::Mat>,
     observer: Observer<'_>,
 ) -> ControlFlow<()> {
-    let Batch { layout, packs, twin, twin_rows } = batch;
+    let twin_rows = batch.twin_rows();
+    let Batch { layout, packs, twin, .. } = batch;
     let block = layer.blocks.get(branch);
     block.start_twin(backend, twin, layout, &mut workspace.twin.ft);
     for pack in packs {
-        workspace.fit(backend, pack.context_rows, pack.twin_rows.len());
-        let Workspace { context: space, twin, means } = workspace;
-        let view = pack.view();
-        block.prepare_context(backend, view, space);
-        block.attend(backend, view, space, None, &mut twin.ft, means);
+        workspace.fit(backend, pack);
+        let Workspace { context: space, twin, means, heritage } = &mut *workspace;
+        block.prepare_context(backend, pack.view(), space);
+        heritage.pass_on(backend, branch, space, &pack.lineage);
+        block.attend(backend, pack.view(), space, None, &mut twin.ft, means);
         if !layer.is_last {
-            block.move_context(backend, &mut pack.context, &pack.layout, space);
+            block.move_pack(backend, pack, workspace);
         }
-        observer(pack.tokens() as f64)?;
+        observer(pack.tokens as f64)?;
     }
     let space = &mut workspace.twin.ft;
-    block.finish_twin(backend, twin, *twin_rows, space);
+    block.finish_twin(backend, twin, twin_rows, space);
     backend.add(twin, &space.output, &mut space.stream);
     std::mem::swap(twin, &mut space.stream);
     ControlFlow::Continue(())

@@ -22,7 +22,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         let backend = self.backend;
         let hidden_size = self.weights.spec().ft.hidden_size;
         let mut batch = self.embedded(prompts);
-        let mut sums = backend.sums(batch.twin_rows, hidden_size);
+        let mut sums = backend.sums(batch.twin_rows(), hidden_size);
         self.run_layers(
             &mut batch,
             &[Branch::Ft, Branch::Pt],
@@ -39,7 +39,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
             running: norms.iter().map(|after_layer| after_layer[row]).collect(),
             last_hidden: hidden.to_vec(),
         });
-        Ok(scores.collect())
+        Ok(batch.by_prompt(scores))
     }
 }
 
@@ -58,13 +58,12 @@ fn score_context<B: Backend>(
         blocks.pt.start_twin(backend, twin, layout, &mut workspace.twin.pt);
     }
     for pack in packs {
-        workspace.fit(backend, pack.context_rows, pack.twin_rows.len());
-        let Workspace { context: space, twin, means } = workspace;
-        layer.attend_both(backend, pack.view(), space, twin, means);
+        workspace.fit(backend, pack);
+        layer.attend_both(backend, pack, workspace);
         if !layer.is_last {
-            blocks.ft.move_context(backend, &mut pack.context, &pack.layout, space);
+            blocks.ft.move_pack(backend, pack, workspace);
         }
-        observer(pack.tokens() as f64)?;
+        observer(pack.tokens as f64)?;
     }
     ControlFlow::Continue(())
 }
@@ -77,7 +76,7 @@ fn score_twin<B: Backend>(
     workspace: &mut Workspace<B::Mat>,
     sums: &mut B::Sums,
 ) {
-    let (twin, rows, space) = (&mut batch.twin, batch.twin_rows, &mut workspace.twin);
+    let (rows, twin, space) = (batch.twin_rows(), &mut batch.twin, &mut workspace.twin);
     layer.blocks.ft.finish_twin(backend, twin, rows, &mut space.ft);
     if !layer.same_block {
         layer.blocks.pt.finish_twin(backend, twin, rows, &mut space.pt);

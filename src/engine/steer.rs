@@ -10,7 +10,6 @@ use super::{
     Engine, Layer, Observer,
     head::{Head, Tokens},
     layer::{Block, Meeting, PackView},
-    pack::RopeTables,
     tree::{Forest, plant},
     workspace::{ContextSpace, RowSpace},
 };
@@ -64,7 +63,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         let backend = self.backend;
         let spec = self.weights.spec();
         let head = Head::load(backend, self.weights, Meeting::Packs)?;
-        let mut ropes = RopeTables::new(spec.map(|spec| spec.ropes.as_slice()));
+        let mut ropes = self.ropes();
         let forests = plant(prompts, self.limits.tokens, &mut ropes);
         let tables = self.embeddings();
         let mut packs: Vec<Pack<B>> = {

@@ -8,7 +8,6 @@ use super::{
     Engine, Observer,
     head::Head,
     layer::{Block, Meeting, PackView},
-    pack::RopeTables,
     tree::{Forest, plant},
     workspace::ContextSpace,
 };
@@ -82,8 +81,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
 
     /// Traces with rows of one kind.
     fn trace_in(&self, kind: Rows, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Trace>> {
-        let spec = self.weights.spec();
-        let mut ropes = RopeTables::new(spec.map(|spec| spec.ropes.as_slice()));
+        let mut ropes = self.ropes();
         let mut traces: Vec<Option<Trace>> = vec![None; prompts.len()];
         for forest in plant(prompts, self.limits.tokens, &mut ropes) {
             for (prompt, trace) in self.trace_forest(kind, &forest, observer)? {

@@ -3,7 +3,7 @@
 
 use super::pack::RopeTables;
 use crate::backend::Sequence;
-use std::{cmp::Ordering, ops::Range};
+use std::ops::Range;
 
 /// The rows of some prompts, each common beginning once.
 pub struct Forest {
@@ -39,13 +39,8 @@ impl Forest {
 
 /// Lays prompts out in forests of at most `most_rows` rows; a longer prompt is one of its own.
 pub fn plant(prompts: &[&[u32]], most_rows: usize, ropes: &mut RopeTables<'_>) -> Vec<Forest> {
-    // Rotations may depend on the length of the whole prompt; those that rotate alike come one after the other.
     let kinds: Vec<_> = prompts.iter().map(|prompt| ropes.kind(prompt.len())).collect();
-    let mut order: Vec<usize> = (0..prompts.len()).collect();
-    let compare = |a: &usize, b: &usize| -> Ordering {
-        kinds[*a].cmp(&kinds[*b]).then_with(|| prompts[*a].cmp(prompts[*b]))
-    };
-    order.sort_by(compare);
+    let order = sorted(prompts, &kinds);
     let mut forests = Vec::new();
     let mut rest = order.as_slice();
     while !rest.is_empty() {
@@ -66,7 +61,7 @@ pub fn plant(prompts: &[&[u32]], most_rows: usize, ropes: &mut RopeTables<'_>) -
             tokens: chosen.iter().map(|prompt| prompts[*prompt].len()).sum(),
         };
         for alike in chosen.chunk_by(|a, b| kinds[*a] == kinds[*b]) {
-            grow(&mut forest, prompts, alike, ropes);
+            grow(&mut forest, prompts, &runs(prompts, alike), ropes);
         }
         forests.push(forest);
         rest = later;
@@ -74,49 +69,81 @@ pub fn plant(prompts: &[&[u32]], most_rows: usize, ropes: &mut RopeTables<'_>) -
     forests
 }
 
-/// Prompts of a sorted list that agree in their first `depth` tokens, whose rows are `path`.
-struct Branching {
-    prompts: Range<usize>,
-    depth: usize,
-    path: Vec<Range<usize>>,
+/// Numbers of prompts such that those that begin alike follow each other. Rotations may depend on the length of the whole
+/// prompt (its kind); those that rotate alike come one after the other.
+pub fn sorted(prompts: &[&[u32]], kinds: &[Vec<usize>]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by(|a, b| kinds[*a].cmp(&kinds[*b]).then_with(|| prompts[*a].cmp(prompts[*b])));
+    order
 }
 
-/// Adds the tree of the prompts `sorted`, which rotate alike.
-fn grow(forest: &mut Forest, prompts: &[&[u32]], sorted: &[usize], ropes: &mut RopeTables<'_>) {
-    let mut todo = vec![Branching { prompts: 0..sorted.len(), depth: 0, path: Vec::new() }];
-    while let Some(Branching { prompts: range, depth, mut path }) = todo.pop() {
+/// Tokens that follow each other in all prompts that go through them.
+pub struct Run {
+    /// One of these prompts, and which of its tokens they are: only a prompt without any tokens has an empty run.
+    pub prompt: usize,
+    pub tokens: Range<usize>,
+    /// The run before it.
+    pub parent: Option<usize>,
+    /// Tokens of the longest of these prompts.
+    pub longest: usize,
+    /// The prompts that end with it.
+    pub ends: Vec<usize>,
+}
+
+/// The tree of the prompts `sorted`, each run before those that branch off from it.
+pub fn runs(prompts: &[&[u32]], sorted: &[usize]) -> Vec<Run> {
+    /// Prompts of the list that agree in their first `depth` tokens, up to the run `parent`.
+    struct Branching {
+        prompts: Range<usize>,
+        depth: usize,
+        parent: Option<usize>,
+    }
+    let mut runs: Vec<Run> = Vec::new();
+    let mut todo = vec![Branching { prompts: 0..sorted.len(), depth: 0, parent: None }];
+    while let Some(Branching { prompts: range, depth, parent }) = todo.pop() {
         let members = &sorted[range.clone()];
         let (first, last) = (prompts[members[0]], prompts[members[members.len() - 1]]);
         let end = common(first, last);
-        if end > depth {
-            let start = forest.rows();
-            forest.token_ids.extend(&first[depth..end]);
-            forest.positions.extend(depth as u32..end as u32);
-            let context = start..forest.rows();
-            path.push(context.clone());
-            let longest = members.iter().map(|prompt| prompts[*prompt].len()).max().unwrap_or(end);
-            forest.sequences.push(Sequence {
-                context,
-                twin: 0..0,
-                path: path.clone(),
-                ropes: ropes.get(longest),
+        let ending = members.iter().take_while(|prompt| prompts[**prompt].len() == end).count();
+        let mut before = parent;
+        if end > depth || ending > 0 {
+            before = Some(runs.len());
+            runs.push(Run {
+                prompt: members[0],
+                tokens: depth..end,
+                parent,
+                longest: members.iter().map(|prompt| prompts[*prompt].len()).max().unwrap_or(end),
+                ends: members[..ending].to_vec(),
             });
         }
-        let ending = members.iter().take_while(|prompt| prompts[**prompt].len() == end).count();
-        let node = forest.sequences.len().wrapping_sub(1);
-        forest.ends.extend(members[..ending].iter().map(|prompt| (*prompt, node)));
         let mut start = range.start + ending;
         let mut branches = Vec::new();
         for branch in members[ending..].chunk_by(|a, b| prompts[*a][end] == prompts[*b][end]) {
-            branches.push(Branching { prompts: start..start + branch.len(), depth: end, path: path.clone() });
+            branches.push(Branching { prompts: start..start + branch.len(), depth: end, parent: before });
             start += branch.len();
         }
         todo.extend(branches.into_iter().rev());
     }
+    runs
+}
+
+/// Adds a tree of prompts, which rotate alike.
+fn grow(forest: &mut Forest, prompts: &[&[u32]], runs: &[Run], ropes: &mut RopeTables<'_>) {
+    let first = forest.sequences.len();
+    for (index, run) in runs.iter().enumerate() {
+        let start = forest.rows();
+        forest.token_ids.extend(&prompts[run.prompt][run.tokens.clone()]);
+        forest.positions.extend(run.tokens.start as u32..run.tokens.end as u32);
+        let context = start..forest.rows();
+        let mut path = run.parent.map_or(Vec::new(), |parent| forest.sequences[first + parent].path.clone());
+        path.push(context.clone());
+        forest.sequences.push(Sequence { context, twin: 0..0, path, ropes: ropes.get(run.longest) });
+        forest.ends.extend(run.ends.iter().map(|prompt| (*prompt, first + index)));
+    }
 }
 
 /// How many tokens two prompts begin with alike.
-fn common(a: &[u32], b: &[u32]) -> usize {
+pub fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 

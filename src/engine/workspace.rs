@@ -1,9 +1,10 @@
 //! The matrices that a layer needs besides the residual streams, allocated once.
 
+use super::{pack::Pack, plan::Lineage};
 use crate::{
     backend::{Backend, Role, Rows},
     model::{LayerTensor, ModelSpec},
-    twin::Twin,
+    twin::{Branch, Twin},
 };
 
 /// Matrices of context rows, those of one pack, in one branch.
@@ -66,6 +67,58 @@ pub struct Workspace<M> {
     pub twin: Twin<TwinSpace<M>>,
     /// Mean hidden states of the heads, for the twin rows of one pack, `[rows, H·D]`.
     pub means: M,
+    pub heritage: Heritage<M>,
+}
+
+/// What a pack's attention reads of rows that earlier packs computed.
+pub struct Heritage<M> {
+    pub keys: Twin<Inherited<M>>,
+    pub normalized: Twin<Inherited<M>>,
+    pub key_difference: Inherited<M>,
+    pub values: Inherited<M>,
+}
+
+impl<M> Heritage<M> {
+    /// Passes on what a branch prepared of a pack's context: keys and normalized rows.
+    pub fn pass_on<B: Backend<Mat = M>>(
+        &mut self,
+        backend: &B,
+        branch: Branch,
+        space: &mut ContextSpace<M>,
+        lineage: &Lineage,
+    ) {
+        self.keys.get_mut(branch).pass_on(backend, &mut space.keys, lineage);
+        self.normalized.get_mut(branch).pass_on(backend, &mut space.rows.normalized, lineage);
+    }
+}
+
+/// One matrix on its way from pack to pack.
+pub struct Inherited<M> {
+    /// The rows that the next pack inherits.
+    rows: M,
+    joined: M,
+}
+
+impl<M> Inherited<M> {
+    fn new<B: Backend<Mat = M>>(backend: &B, cols: usize) -> Self {
+        let mat = || backend.zeros(Rows::Context, Role::Operand, 0, cols);
+        Self { rows: mat(), joined: mat() }
+    }
+
+    /// Puts the inherited rows before a pack's own in `mat`, and keeps what the next pack inherits of both.
+    pub fn pass_on<B: Backend<Mat = M>>(&mut self, backend: &B, mat: &mut M, lineage: &Lineage) {
+        let Lineage { inherited, own, bequeathed } = lineage;
+        if *inherited > 0 {
+            backend.resize(&mut self.joined, inherited + own);
+            backend.scatter(&self.rows, &(0..*inherited).collect::<Vec<_>>(), &mut self.joined);
+            backend.scatter(mat, &(*inherited..inherited + own).collect::<Vec<_>>(), &mut self.joined);
+            std::mem::swap(mat, &mut self.joined);
+        }
+        if !bequeathed.is_empty() {
+            backend.resize(&mut self.rows, bequeathed.len());
+            backend.gather(mat, bequeathed, &mut self.rows);
+        }
+    }
 }
 
 impl<M> ExpertSpace<M> {
@@ -130,6 +183,7 @@ impl<M> Workspace<M> {
     pub fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, twin_rows: usize) -> Self {
         let (d, q) = (spec.hidden_size, spec.query_width());
         let twin = |cols: usize| backend.zeros(Rows::Twin, Role::Operand, twin_rows, cols);
+        let inherited = |cols: usize| Inherited::new(backend, cols);
         let twin_space = || TwinSpace {
             normed: twin(d),
             queries: twin(q),
@@ -144,12 +198,18 @@ impl<M> Workspace<M> {
             context: ContextSpace::new(backend, spec, Rows::Context),
             twin: Twin::new(twin_space(), twin_space()),
             means: backend.zeros(Rows::Twin, Role::Operand, 0, spec.num_attention_heads * d),
+            heritage: Heritage {
+                keys: Twin::new(inherited(spec.key_width()), inherited(spec.key_width())),
+                normalized: Twin::new(inherited(d), inherited(d)),
+                key_difference: inherited(spec.key_width()),
+                values: inherited(spec.key_width()),
+            },
         }
     }
 
     /// Makes room for a pack's context rows and the means of its twin rows.
-    pub fn fit<B: Backend<Mat = M>>(&mut self, backend: &B, context_rows: usize, twin_rows: usize) {
-        self.context.fit(backend, context_rows);
-        backend.resize(&mut self.means, twin_rows);
+    pub fn fit<B: Backend<Mat = M>>(&mut self, backend: &B, pack: &Pack<B>) {
+        self.context.fit(backend, pack.lineage.own);
+        backend.resize(&mut self.means, pack.twin_rows.len());
     }
 }

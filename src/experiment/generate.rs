@@ -4,7 +4,7 @@ use super::rows::{Failure, Outcome, Ready, Task};
 use crate::{
     Result,
     backend::Backend,
-    engine::{Completion, Engine, Finish, Generation, Observer, Prompt, Sampling, Step},
+    engine::{Completion, Engine, Finish, Generation, Observer, Prompt, RowCount, Sampling, Step},
     hash::sha256,
     model::PairWeights,
     prompt::Encoder,
@@ -116,9 +116,13 @@ impl<B: Backend, W: PairWeights> Generating<'_, B, W> {
 }
 
 impl<B: Backend, W: PairWeights> Task for Generating<'_, B, W> {
-    fn tokens(&self, prompt: &[u32]) -> usize {
+    fn row_count(&self) -> RowCount<'_> {
+        self.engine.row_count()
+    }
+
+    fn new_tokens(&self) -> usize {
         let Generation { samples, max_new_tokens, .. } = self.completing.generation;
-        prompt.len() + samples * max_new_tokens
+        samples * max_new_tokens
     }
 
     fn compute(&self, rows: &[Ready<'_>], observer: Observer<'_>) -> Result<Vec<Outcome>> {

@@ -3,20 +3,28 @@
 
 use crate::{
     Error, ErrorKind, Result,
-    engine::Observer,
+    engine::{Observer, RowCount},
     output::{Progress, Sink},
     prompt::{Encoder, Line, Lines, RowError},
 };
 use serde_json::{Map, Value, json};
 use std::{
     ops::ControlFlow,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// What is done with each row.
 pub trait Task: Sync {
-    /// Tokens that a prompt counts for in a batch.
-    fn tokens(&self, prompt: &[u32]) -> usize;
+    /// Counts the rows that the prompts of a batch take together.
+    fn row_count(&self) -> RowCount<'_>;
+
+    /// Tokens that come to each prompt.
+    fn new_tokens(&self) -> usize {
+        0
+    }
 
     /// What the output has of each row, in order. The observer hears of each row's tokens as they pass.
     ///
@@ -41,6 +49,7 @@ pub type Outcome = std::result::Result<Map<String, Value>, Failure>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchLimits {
     pub prompts: usize,
+    /// Tokens, a beginning that prompts share counted once.
     pub tokens: usize,
 }
 
@@ -69,7 +78,7 @@ struct Pending {
     id: Value,
     label: Option<Value>,
     meta: Option<Value>,
-    tokens: std::result::Result<(Vec<u32>, bool), Failure>,
+    tokens: std::result::Result<(Arc<[u32]>, bool), Failure>,
 }
 
 impl Pending {
@@ -109,7 +118,7 @@ impl<T: Task> Run<'_, T> {
     ) -> Result<Summary> {
         let mut summary = Summary::default();
         let mut batch: Vec<Pending> = Vec::new();
-        let mut tokens = 0;
+        let mut count = self.task.row_count();
         let mut resuming = true;
         while summary.rows + (batch.len() as u64) < limit {
             let Some(line) = lines.next() else { break };
@@ -127,13 +136,13 @@ impl<T: Task> Run<'_, T> {
             }
             let pending = self.encode(line);
             self.encoder.take_warnings().iter().for_each(|warning| warn(warning));
-            let length = pending.tokens.as_ref().map_or(0, |(ids, _)| self.task.tokens(ids));
-            let full = tokens + length > self.limits.tokens || batch.len() == self.limits.prompts;
-            if full && !batch.is_empty() {
+            if !batch.is_empty() && self.is_full(&batch, &count, &pending) {
                 self.flush(&mut batch, sink, pool, &mut summary, warn)?;
-                tokens = 0;
+                count.clear();
             }
-            tokens += length;
+            if let Ok((ids, _)) = &pending.tokens {
+                count.add(ids);
+            }
             batch.push(pending);
         }
         self.flush(&mut batch, sink, pool, &mut summary, warn)?;
@@ -144,6 +153,16 @@ impl<T: Task> Run<'_, T> {
                 extra.id
             ))),
         }
+    }
+
+    /// Whether a batch has no room for one row more.
+    fn is_full(&self, batch: &[Pending], count: &RowCount<'_>, next: &Pending) -> bool {
+        let new_tokens = (batch.len() + 1) * self.task.new_tokens();
+        batch.len() == self.limits.prompts
+            || next
+                .tokens
+                .as_ref()
+                .is_ok_and(|(ids, _)| count.rows_with(ids) + new_tokens > self.limits.tokens)
     }
 
     fn check_off(&self, line: &Line, written: &Value) -> Result<()> {
@@ -159,7 +178,8 @@ impl<T: Task> Run<'_, T> {
 
     fn encode(&self, line: Line) -> Pending {
         let encoded = line.content.and_then(|content| self.encoder.encode(&content));
-        let tokens = encoded.map(|encoded| (encoded.token_ids, encoded.truncated)).map_err(Failure::from);
+        let tokens = encoded.map(|encoded| (encoded.token_ids.into(), encoded.truncated));
+        let tokens = tokens.map_err(Failure::from);
         Pending { id: line.id, label: line.label, meta: line.meta, tokens }
     }
 
@@ -173,7 +193,8 @@ impl<T: Task> Run<'_, T> {
         warn: &(dyn Fn(&str) + Sync),
     ) -> Result<()> {
         let prompts: Vec<Ready<'_>> = batch.iter().filter_map(Pending::ready).collect();
-        let tokens = prompts.iter().map(|row| self.task.tokens(row.token_ids) as u64).sum();
+        let tokens = |row: &Ready<'_>| (row.token_ids.len() + self.task.new_tokens()) as u64;
+        let tokens = prompts.iter().map(tokens).sum();
         self.progress.batch(batch.len() as u64, tokens);
         let observer = |tokens: f64| {
             self.progress.advance(tokens);

@@ -4,7 +4,7 @@ use super::rows::{Failure, Outcome, Ready, Task};
 use crate::{
     Result,
     backend::Backend,
-    engine::{Engine, Observer, Score},
+    engine::{Engine, Observer, RowCount, Score},
     metrics,
     model::PairWeights,
     twin::Branch,
@@ -25,8 +25,8 @@ pub struct Scoring<'a, B: Backend, W> {
 }
 
 impl<B: Backend, W: PairWeights> Task for Scoring<'_, B, W> {
-    fn tokens(&self, prompt: &[u32]) -> usize {
-        prompt.len()
+    fn row_count(&self) -> RowCount<'_> {
+        self.engine.row_count()
     }
 
     fn compute(&self, rows: &[Ready<'_>], observer: Observer<'_>) -> Result<Vec<Outcome>> {

@@ -18,7 +18,7 @@ pub use generate::{ChoiceOptions, GenerateOptions, generate};
 use options::parse_count;
 
 pub use options::{
-    DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PromptOptions,
+    DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PrefixSharing, PromptOptions,
 };
 pub use rows::RowsOptions;
 pub use score::{ScoreOptions, score};

@@ -117,9 +117,20 @@ pub struct MachineOptions {
     /// Prompts that go through the layers together: auto, or a number (results do not depend on it)
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = parse_batch_size, env = "TUCO_BATCH_SIZE")]
     pub batch_size: BatchSize,
-    /// Tokens that go through the layers together (k and K mean a thousand; results do not depend on it)
+    /// Tokens that go through the layers together, those that prompts share counted once (k and K mean a thousand; results
+    /// do not depend on it)
     #[arg(long, value_name = "N", default_value = "32768", value_parser = parse_count, env = "TUCO_MAX_BATCH_TOKENS")]
     pub max_batch_tokens: usize,
+}
+
+/// Whether prompts that begin alike share that beginning's computation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum PrefixSharing {
+    /// On: finding what prompts share costs next to nothing
+    #[default]
+    Auto,
+    On,
+    Off,
 }
 
 /// Prompts in a batch; `None` leaves it to the token budget.

@@ -52,7 +52,7 @@ pub struct RowsOptions {
 
 /// What is done with each row.
 pub enum What {
-    Score(Columns),
+    Score { columns: Columns, prefix_sharing: bool },
     Generate(Completing),
 }
 
@@ -60,7 +60,9 @@ impl What {
     /// The fields of a manifest that say it.
     fn fingerprint(&self) -> Value {
         match self {
-            What::Score(Columns { layers, output_co }) => json!({ "layers": layers, "output_co": output_co }),
+            What::Score { columns: Columns { layers, output_co }, .. } => {
+                json!({ "layers": layers, "output_co": output_co })
+            }
             What::Generate(completing) => completing.fingerprint(),
         }
     }
@@ -194,7 +196,10 @@ impl Work for Running<'_> {
         let engine = Engine::new(backend, self.pair);
         let most_tokens = self.options.machine.max_batch_tokens;
         match self.what {
-            What::Score(columns) => self.pass(Scoring { engine, columns: *columns }, most_tokens),
+            What::Score { columns, prefix_sharing } => {
+                let engine = engine.with_prefix_sharing(*prefix_sharing);
+                self.pass(Scoring { engine, columns: *columns }, most_tokens)
+            }
             What::Generate(completing) => {
                 let task = Generating { engine, encoder: self.encoder, completing };
                 let most_tokens = most_tokens.min(task.most_tokens());

@@ -1,7 +1,7 @@
 //! The job of `tuco score`.
 
 use super::{
-    RowsOptions,
+    PrefixSharing, RowsOptions,
     rows::{RowsJob, What},
 };
 use crate::{
@@ -19,6 +19,16 @@ pub struct ScoreOptions {
     /// Add output_co: how far the two models' own outputs are apart (a second pass)
     #[arg(long, env = "TUCO_OUTPUT_CO")]
     pub output_co: bool,
+    /// Compute the beginning that prompts have in common once; auto: on (results do not depend on it)
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "on|off|auto",
+        env = "TUCO_PREFIX_SHARING"
+    )]
+    pub prefix_sharing: PrefixSharing,
     #[command(flatten)]
     pub common: RowsOptions,
 }
@@ -29,5 +39,6 @@ pub struct ScoreOptions {
 /// See [`RowsJob`].
 pub fn score(options: ScoreOptions) -> Result<Summary> {
     let columns = Columns { layers: options.layers, output_co: options.output_co };
-    RowsJob::prepare(options.common, |_, _| Ok(What::Score(columns)))?.run()
+    let prefix_sharing = options.prefix_sharing != PrefixSharing::Off;
+    RowsJob::prepare(options.common, |_, _| Ok(What::Score { columns, prefix_sharing }))?.run()
 }

@@ -104,6 +104,26 @@ fn an_interrupted_run_goes_on_and_ends_with_the_same_bytes() {
 }
 
 #[test]
+fn sharing_beginnings_changes_no_byte() {
+    let pair = Pair::copy(CASE);
+    let beginning: Vec<usize> = (0..40).map(|i| i * 7 % 50).collect();
+    let row = |row: usize| {
+        let token_ids = [&beginning[..20 + row % 21], &[row % 50]].concat();
+        json!({ "token_ids": token_ids })
+    };
+    let input: String = (0..60).map(|number| format!("{}\n", row(number))).collect();
+    pair.write("in.jsonl", input);
+    let scored = |sharing: &str| {
+        let args = ["in.jsonl", "--prefix-sharing", sharing, "--max-batch-tokens", "200", "--output-co"];
+        run(&mut pair.score(&args)).expect(0, &["60 prompts"]).stdout
+    };
+    let off = scored("off");
+    assert_eq!(scored("auto"), off);
+    assert_eq!(scored("on"), off);
+    run(&mut pair.score(&["in.jsonl", "--prefix-sharing", "maybe"])).expect(2, &["--prefix-sharing"]);
+}
+
+#[test]
 fn a_killed_run_goes_on() {
     let pair = Pair::copy(CASE);
     pair.write("in.jsonl", rows(300));

@@ -10,6 +10,7 @@ mod elementwise;
 mod few_rows;
 mod gemm;
 mod product;
+mod sums;
 mod trace;
 mod twin;
 mod vector;
@@ -120,7 +121,7 @@ impl Backend for Cpu {
     type Mat = CpuMat;
     type Weight<'w> = Weight<'w>;
     type Layout = Vec<Sequence>;
-    type Sums = twin::Sums;
+    type Sums = sums::Sums;
 
     fn layout(&self, sequences: &[Sequence]) -> Vec<Sequence> {
         sequences.to_vec()
@@ -305,7 +306,7 @@ impl Backend for Cpu {
     }
 
     fn sums(&self, rows: usize, cols: usize) -> Self::Sums {
-        twin::Sums::new(rows, cols)
+        sums::Sums::new(rows, cols)
     }
 
     fn contribution(&self, f_pt: Option<&CpuMat>, f_ft: &CpuMat, x: &mut CpuMat, sums: &mut Self::Sums) {
