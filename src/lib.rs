@@ -2,7 +2,7 @@
 //! every prompt the *Tuning Contribution* (TuCo): which share of the response's last hidden state fine-tuning wrote
 //! (Nuti, Franzmeyer, Henriques, ICML 2025, arXiv 2506.23423).
 //!
-//! Parts, each using only those after it: [`cli`] → [`job`] → [`experiment`] → [`engine`] → [`backend`]; [`checkpoint`],
+//! Parts, each using only those after it: [`cli`] and [`session`] → [`job`] → [`experiment`] → [`engine`] → [`backend`]; [`checkpoint`],
 //! [`prompt`], [`metrics`] and [`output`] are leaves; [`model`], [`gguf`], [`tensor`], [`twin`], [`hash`] and [`error`] are what all share.
 //!
 //! ```no_run
@@ -29,7 +29,9 @@ pub mod metrics;
 pub mod model;
 pub mod output;
 pub mod prompt;
+pub mod session;
 pub mod tensor;
 pub mod twin;
 
 pub use error::{Error, ErrorKind, Result};
+pub use session::{Logits, Session, SessionOptions};

@@ -50,6 +50,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "twin",
         ],
     ),
+    (
+        "session",
+        &[
+            "checkpoint",
+            "engine",
+            "error",
+            "experiment",
+            "job",
+            "metrics",
+            "model",
+            "prompt",
+            "twin",
+            "backend",
+        ],
+    ),
     ("cli", &["error", "experiment", "job"]),
 ];
 

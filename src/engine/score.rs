@@ -1,7 +1,13 @@
 //! The score: contributions of pre-training and fine-tuning to the last token's hidden state.
 
 use super::{Batch, Engine, Layer, Observer, Workspace};
-use crate::{Result, backend::Backend, metrics::RunningL1, model::PairWeights, twin::Branch};
+use crate::{
+    Result,
+    backend::Backend,
+    metrics::{self, RunningL1},
+    model::PairWeights,
+    twin::Branch,
+};
 use std::ops::ControlFlow;
 
 /// What a prompt's pass gives.
@@ -11,6 +17,37 @@ pub struct Score {
     pub running: Vec<RunningL1>,
     /// The tuned model's hidden state of the last token after the last layer, before the final norm, `[D]`.
     pub last_hidden: Vec<f64>,
+}
+
+impl Score {
+    /// The norms after the last layer.
+    pub fn last(&self) -> RunningL1 {
+        self.running.last().copied().unwrap_or_default()
+    }
+
+    /// The Tuning Contribution, 0 to 1; see [`metrics::tuco`].
+    pub fn tuco(&self) -> f64 {
+        metrics::tuco(self.last())
+    }
+
+    /// Why the score is no number, if it is none.
+    ///
+    /// # Errors
+    /// A sentence where a norm is not finite.
+    pub fn check_finite(&self) -> Result<(), String> {
+        let RunningL1 { ptc, ftc } = self.last();
+        if ptc.is_finite() && ftc.is_finite() {
+            return Ok(());
+        }
+        Err(format!(
+            "the hidden state overflowed: |P| is {ptc}, |F| is {ftc}; the weights are finite but too large"
+        ))
+    }
+
+    /// The largest contribution after any layer, see [`metrics::beta`].
+    pub fn beta(&self) -> f64 {
+        metrics::beta(&self.running)
+    }
 }
 
 impl<B: Backend, W: PairWeights> Engine<'_, B, W> {

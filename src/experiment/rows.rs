@@ -222,7 +222,7 @@ impl<T: Task> Run<'_, T> {
 }
 
 /// Computes all rows, or halves of them where a device's memory does not hold them together.
-fn in_parts<R, T>(
+pub fn in_parts<R, T>(
     prompts: &[R],
     warn: &(dyn Fn(&str) + Sync),
     pass: &dyn Fn(&[R]) -> Result<Vec<T>>,

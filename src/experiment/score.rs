@@ -7,6 +7,7 @@ use crate::{
     engine::{Engine, Observer, RowCount, Score},
     metrics,
     model::PairWeights,
+    prompt::{RowError, RowErrorKind},
     twin::Branch,
 };
 use serde_json::{Map, json};
@@ -52,20 +53,17 @@ fn score_fields(
     layers: bool,
     output_co: Option<f64>,
 ) -> Outcome {
-    let last = score.running.last().copied().unwrap_or_default();
-    let numbers = [last.ptc, last.ftc, output_co.unwrap_or(0.0)];
-    if numbers.iter().any(|number| !number.is_finite()) {
-        let message = format!(
-            "the hidden state overflowed: |P| is {}, |F| is {}; the weights are finite but too large",
-            last.ptc, last.ftc
-        );
-        return Err(Failure { kind: "not_finite", message });
+    let not_finite = |message: String| Failure::from(RowError::new(RowErrorKind::NotFinite, message));
+    score.check_finite().map_err(not_finite)?;
+    if output_co.is_some_and(|output_co| !output_co.is_finite()) {
+        return Err(not_finite("the base's own hidden state overflowed".into()));
     }
+    let last = score.last();
     let mut fields = Map::new();
-    fields.insert("tuco".into(), json!(metrics::tuco(last)));
+    fields.insert("tuco".into(), json!(score.tuco()));
     fields.insert("ptc_l1".into(), json!(last.ptc));
     fields.insert("ftc_l1".into(), json!(last.ftc));
-    fields.insert("beta".into(), json!(metrics::beta(&score.running)));
+    fields.insert("beta".into(), json!(score.beta()));
     fields.insert("n_tokens".into(), json!(n_tokens));
     if truncated {
         fields.insert("truncated".into(), json!(true));

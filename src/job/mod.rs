@@ -65,7 +65,11 @@ pub fn open_pair(options: &PairOptions) -> Result<Pair> {
         (None, Some(adapter)) => base_of_adapter(adapter)?,
         (None, None) => return Err(Error::usage("--base is missing")),
     };
-    let tuned = resolve("--tuned", &options.tuned, &options.tuned_revision)?.unwrap_or(base.clone());
+    let tuned = match (resolve("--tuned", &options.tuned, &options.tuned_revision)?, &adapters.ft) {
+        (Some(tuned), _) => tuned,
+        (None, Some(_)) => base.clone(),
+        (None, None) => return Err(Error::usage("--tuned is missing, and there is no --adapter")),
+    };
     let sides =
         Twin::new(Side { model: base, adapter: adapters.pt }, Side { model: tuned, adapter: adapters.ft });
     Pair::open_sides(&sides, options.dtype.dtype(), options.merge_adapter)

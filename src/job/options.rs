@@ -3,11 +3,11 @@
 use super::device::{Device, KernelTarget, Precision, Resident};
 use crate::{prompt::Overlength, tensor::Dtype};
 use chrono::NaiveDate;
-use clap::{Args, ValueEnum};
+use clap::{Args, Command, FromArgMatches, ValueEnum};
 use std::{path::PathBuf, str::FromStr};
 
 /// Which two models.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Models")]
 pub struct PairOptions {
     /// The pre-trained model: a directory, a GGUF file, or a Hugging Face id in the local cache; default: what --adapter was
@@ -39,7 +39,7 @@ pub struct PairOptions {
 }
 
 /// How rows become token ids.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Prompts")]
 pub struct PromptOptions {
     /// Where tokenizer and chat template are: a directory, or a Hugging Face id in the local cache; default: the tuned model
@@ -131,6 +131,16 @@ pub enum PrefixSharing {
     Auto,
     On,
     Off,
+}
+
+impl Default for MachineOptions {
+    /// The flags' own defaults.
+    fn default() -> Self {
+        let command =
+            Self::augment_args(Command::new("").no_binary_name(true)).mut_args(|arg| arg.env(None::<&str>));
+        let none = command.try_get_matches_from([""; 0]).expect("no flag is required");
+        Self::from_arg_matches(&none).expect("every flag has a default")
+    }
 }
 
 /// Prompts in a batch; `None` leaves it to the token budget.

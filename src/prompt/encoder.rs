@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use super::{
-    row::{Content, RowError, RowErrorKind},
+    row::{Content, ContentRef, RowError, RowErrorKind},
     template::ChatTemplate,
     tokenizer_files::TokenizerFiles,
 };
@@ -116,13 +116,21 @@ impl Encoder {
     /// # Errors
     /// What is wrong with this row; other rows are not affected.
     pub fn encode(&self, content: &Content) -> Result<Encoded, RowError> {
+        self.encode_ref(content.as_ref())
+    }
+
+    /// [`Encoder::encode`] of content that lies elsewhere.
+    ///
+    /// # Errors
+    /// What is wrong with this row.
+    pub fn encode_ref(&self, content: ContentRef<'_>) -> Result<Encoded, RowError> {
         let ids = match content {
-            Content::TokenIds(ids) => Cow::Borrowed(ids.as_slice()),
-            Content::Messages(messages) => Cow::Owned(self.encode_messages(messages)?),
-            Content::Prompt(text) if self.options.apply_chat_template => {
+            ContentRef::TokenIds(ids) => Cow::Borrowed(ids),
+            ContentRef::Messages(messages) => Cow::Owned(self.encode_messages(messages)?),
+            ContentRef::Prompt(text) if self.options.apply_chat_template => {
                 Cow::Owned(self.encode_messages(&[json!({"role": "user", "content": text})])?)
             }
-            Content::Prompt(text) => Cow::Owned(self.encode_text(text)?),
+            ContentRef::Prompt(text) => Cow::Owned(self.encode_text(text)?),
         };
         if ids.is_empty() {
             return Err(RowError::new(RowErrorKind::EmptyPrompt, "the prompt has no tokens"));
@@ -142,6 +150,40 @@ impl Encoder {
             return Err(RowError::new(RowErrorKind::EmptyPrompt, format!("{text:?} has no tokens")));
         }
         Ok(ids)
+    }
+
+    /// The text that the chat template makes of a conversation.
+    ///
+    /// # Errors
+    /// Where there is no template, or it does not take these messages.
+    pub fn render(&self, messages: &[Value], add_generation_prompt: bool) -> Result<String, RowError> {
+        let template = match self.template() {
+            Some(Ok(template)) => template,
+            Some(Err(error)) => {
+                return Err(RowError::new(RowErrorKind::TemplateError, error.message.clone()));
+            }
+            None => {
+                let message = format!(
+                    "messages need a chat template, and {} has none (chat_template.jinja, or chat_template in \
+                     tokenizer_config.json)",
+                    self.path.display()
+                );
+                return Err(RowError::new(RowErrorKind::TemplateError, message));
+            }
+        };
+        let system = self
+            .options
+            .system_instruction
+            .as_ref()
+            .filter(|_| messages.iter().all(|m| m["role"] != "system"));
+        let system = system.map(|text| json!({"role": "system", "content": text}));
+        let messages: Vec<Value> = system.iter().chain(messages).map(without_nulls).collect();
+        template.render(&messages, None, add_generation_prompt)
+    }
+
+    /// What tokens say together, special ones included. `None` without a tokenizer.
+    pub fn spelled(&self, tokens: &[u32]) -> Option<String> {
+        self.tokenizer.as_ref().ok()?.decode(tokens, false).ok()
     }
 
     /// What a token says; one that is part of a character has replacement characters. `None` without a tokenizer.
@@ -214,29 +256,7 @@ impl Encoder {
 
     /// What the template renders holds its special tokens already: the tokenizer adds none.
     fn encode_messages(&self, messages: &[Value]) -> Result<Vec<u32>, RowError> {
-        let template = match self.template() {
-            Some(Ok(template)) => template,
-            Some(Err(error)) => {
-                return Err(RowError::new(RowErrorKind::TemplateError, error.message.clone()));
-            }
-            None => {
-                let message = format!(
-                    "messages need a chat template, and {} has none (chat_template.jinja, or chat_template in \
-                     tokenizer_config.json)",
-                    self.path.display()
-                );
-                return Err(RowError::new(RowErrorKind::TemplateError, message));
-            }
-        };
-        let system = self
-            .options
-            .system_instruction
-            .as_ref()
-            .filter(|_| messages.iter().all(|m| m["role"] != "system"));
-        let system = system.map(|text| json!({"role": "system", "content": text}));
-        let messages: Vec<Value> = system.iter().chain(messages).map(without_nulls).collect();
-        let text = template.render(&messages, None, true)?;
-        self.tokenize(&text, false)
+        self.tokenize(&self.render(messages, true)?, false)
     }
 
     fn tokenize(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, RowError> {

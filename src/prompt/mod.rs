@@ -29,6 +29,6 @@ mod tokenizer_files;
 
 pub use encoder::{Encoded, Encoder, EncoderOptions, Overlength};
 pub use lines::Lines;
-pub use row::{Content, Line, RowError, RowErrorKind};
+pub use row::{Content, ContentRef, Line, RowError, RowErrorKind};
 pub use source::Source;
 pub use template::{ChatTemplate, SpecialTokens};

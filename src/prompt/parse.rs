@@ -138,6 +138,16 @@ fn take_content(fields: &mut Map<String, Value>) -> Result<Content, RowError> {
     }
 }
 
+impl Content {
+    /// A conversation as it stands in JSON: an array of objects, each with a string `role`.
+    ///
+    /// # Errors
+    /// Where it is none; the message says which message and field.
+    pub fn of_messages(messages: Value) -> Result<Self, RowError> {
+        messages_of(messages)
+    }
+}
+
 fn prompt_of(prompt: Value) -> Result<Content, RowError> {
     match prompt {
         Value::String(text) if text.is_empty() => {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::error::Error;
+
 /// What a row asks to be scored.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
@@ -13,6 +15,24 @@ pub enum Content {
     Messages(Vec<Value>),
     /// Token ids that are scored as they are: no tokenizer, no special tokens.
     TokenIds(Vec<u32>),
+}
+
+/// [`Content`] that lies elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ContentRef<'a> {
+    Prompt(&'a str),
+    Messages(&'a [Value]),
+    TokenIds(&'a [u32]),
+}
+
+impl Content {
+    pub fn as_ref(&self) -> ContentRef<'_> {
+        match self {
+            Self::Prompt(text) => ContentRef::Prompt(text),
+            Self::Messages(messages) => ContentRef::Messages(messages),
+            Self::TokenIds(ids) => ContentRef::TokenIds(ids),
+        }
+    }
 }
 
 /// One line of input, good or bad: what the output needs in both cases.
@@ -60,6 +80,8 @@ pub enum RowErrorKind {
     TokenOutOfRange,
     /// More tokens than the model takes.
     TooLong,
+    /// The hidden state overflowed.
+    NotFinite,
 }
 
 impl RowErrorKind {
@@ -76,6 +98,7 @@ impl RowErrorKind {
             Self::NoTokenizer => "no_tokenizer",
             Self::TokenOutOfRange => "token_out_of_range",
             Self::TooLong => "too_long",
+            Self::NotFinite => "not_finite",
         }
     }
 }
@@ -93,6 +116,12 @@ impl RowError {
     pub(super) fn at(mut self, place: impl fmt::Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
+    }
+}
+
+impl From<RowError> for Error {
+    fn from(error: RowError) -> Self {
+        Error::usage(error.message)
     }
 }
 

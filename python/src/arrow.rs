@@ -1,0 +1,249 @@
+//! Columns that come and go by the Arrow C data interface (its PyCapsule protocol), without copies.
+
+use crate::{errors::usage, inputs::Row};
+use arrow_array::{
+    Array, ArrayRef, LargeStringArray, RecordBatch, RecordBatchIterator, StringArray, StringViewArray,
+    StructArray,
+    cast::AsArray,
+    ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi, to_ffi},
+    ffi_stream::{ArrayStreamReader, FFI_ArrowArrayStream},
+    make_array,
+    types::{Int32Type, Int64Type, UInt32Type},
+};
+use arrow_schema::{ArrowError, DataType};
+use pyo3::{
+    exceptions::PyTypeError,
+    prelude::*,
+    types::{PyCapsule, PyCapsuleMethods, PyTuple},
+};
+use serde_json::{Value, json};
+use std::{ffi::CStr, ops::Range};
+use tuco::prompt::{Content, ContentRef, RowError, RowErrorKind};
+
+const SCHEMA: &CStr = c"arrow_schema";
+const ARRAY: &CStr = c"arrow_array";
+const STREAM: &CStr = c"arrow_array_stream";
+
+/// A chunk of a column of prompts.
+pub enum Column {
+    Text(StringArray),
+    LargeText(LargeStringArray),
+    TextView(StringViewArray),
+    /// Where the ids of each prompt are; `None` for a null.
+    Ids(Ids, Vec<Option<Range<usize>>>),
+    Messages(Vec<Result<Vec<Value>, RowError>>),
+}
+
+/// Token ids of all prompts of a chunk: as they are, or converted.
+pub enum Ids {
+    Shared(arrow_array::UInt32Array),
+    Converted(Vec<u32>),
+}
+
+impl Column {
+    /// The chunks of a column; `None` for what does not speak the protocol.
+    pub fn read(given: &Bound<'_, PyAny>) -> PyResult<Option<Vec<Self>>> {
+        let chunks = if given.hasattr("__arrow_c_stream__")? {
+            chunks_of(&given.call_method0("__arrow_c_stream__")?)?
+        } else if given.hasattr("__arrow_c_array__")? {
+            vec![array_of(&given.call_method0("__arrow_c_array__")?)?]
+        } else {
+            return Ok(None);
+        };
+        let mut first_row = 0;
+        let mut columns = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            let length = chunk.len();
+            columns.push(Self::of(given.py(), chunk, first_row)?);
+            first_row += length;
+        }
+        Ok(Some(columns))
+    }
+
+    fn of(py: Python<'_>, array: ArrayRef, first_row: usize) -> PyResult<Self> {
+        match array.data_type() {
+            DataType::Utf8 => Ok(Self::Text(array.as_string::<i32>().clone())),
+            DataType::LargeUtf8 => Ok(Self::LargeText(array.as_string::<i64>().clone())),
+            DataType::Utf8View => Ok(Self::TextView(array.as_string_view().clone())),
+            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
+                Self::of_lists(py, &array, first_row)
+            }
+            DataType::Struct(fields) => Err(PyTypeError::new_err(format!(
+                "prompts is a table with columns {}, expected one column",
+                fields.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
+            ))),
+            other => Err(expected_column(other)),
+        }
+    }
+
+    fn of_lists(py: Python<'_>, array: &ArrayRef, first_row: usize) -> PyResult<Self> {
+        let (values, ranges) = lists_of(array);
+        let converted = |ids: Vec<i64>| {
+            let id_of = |(index, id): (usize, i64)| {
+                u32::try_from(id).map_err(|_| {
+                    let row =
+                        ranges.iter().position(|range| range.as_ref().is_some_and(|r| r.contains(&index)));
+                    let place = row.map_or(0, |row| first_row + row);
+                    usage(py, &format!("prompts[{place}] has token id {id}, expected 0 to {}", u32::MAX))
+                })
+            };
+            ids.into_iter().enumerate().map(id_of).collect::<PyResult<_>>().map(Ids::Converted)
+        };
+        let ids = match values.data_type() {
+            DataType::UInt32 => Ids::Shared(values.as_primitive::<UInt32Type>().clone()),
+            DataType::Int32 => converted(
+                values.as_primitive::<Int32Type>().values().iter().map(|id| i64::from(*id)).collect(),
+            )?,
+            DataType::Int64 => converted(values.as_primitive::<Int64Type>().values().to_vec())?,
+            DataType::Struct(_) => return messages_of(values.as_struct(), &ranges),
+            _ => return Err(expected_column(array.data_type())),
+        };
+        if values.null_count() > 0 {
+            return Err(usage(py, "prompts has token ids that are null"));
+        }
+        Ok(Self::Ids(ids, ranges))
+    }
+
+    /// Adds the prompts of this chunk.
+    pub fn append_to<'a>(&'a self, rows: &mut Vec<Row<'a>>) {
+        match self {
+            Self::Text(texts) => rows.extend(texts.iter().map(text_row)),
+            Self::LargeText(texts) => rows.extend(texts.iter().map(text_row)),
+            Self::TextView(texts) => rows.extend(texts.iter().map(text_row)),
+            Self::Messages(conversations) => rows.extend(conversations.iter().map(|messages| {
+                messages.as_ref().map(|messages| ContentRef::Messages(messages)).map_err(Clone::clone)
+            })),
+            Self::Ids(ids, ranges) => {
+                let values: &[u32] = match ids {
+                    Ids::Shared(array) => array.values(),
+                    Ids::Converted(values) => values,
+                };
+                rows.extend(ranges.iter().map(|range| {
+                    range.clone().map(|range| ContentRef::TokenIds(&values[range])).ok_or_else(null)
+                }));
+            }
+        }
+    }
+}
+
+fn text_row(text: Option<&str>) -> Row<'_> {
+    match text {
+        None => Err(null()),
+        Some("") => Err(RowError::new(RowErrorKind::EmptyPrompt, "the prompt is an empty string")),
+        Some(text) => Ok(ContentRef::Prompt(text)),
+    }
+}
+
+fn null() -> RowError {
+    RowError::new(RowErrorKind::InvalidRow, "the prompt is null")
+}
+
+fn expected_column(found: &DataType) -> PyErr {
+    PyTypeError::new_err(format!(
+        "prompts is an Arrow column of {found}, expected strings, lists of integers (uint32, int32, int64), or lists of structs \
+         with role and content"
+    ))
+}
+
+/// The values of a list array, and which of them are in each list.
+fn lists_of(array: &ArrayRef) -> (ArrayRef, Vec<Option<Range<usize>>>) {
+    let list = |row: usize, range: Range<usize>| (!array.is_null(row)).then_some(range);
+    match array.data_type() {
+        DataType::List(_) => {
+            let lists = array.as_list::<i32>();
+            let ends = lists.offsets().windows(2).map(|ends| ends[0] as usize..ends[1] as usize);
+            (lists.values().clone(), ends.enumerate().map(|(row, range)| list(row, range)).collect())
+        }
+        DataType::LargeList(_) => {
+            let lists = array.as_list::<i64>();
+            let ends = lists.offsets().windows(2).map(|ends| ends[0] as usize..ends[1] as usize);
+            (lists.values().clone(), ends.enumerate().map(|(row, range)| list(row, range)).collect())
+        }
+        _ => {
+            let lists = array.as_fixed_size_list();
+            let width = lists.value_length() as usize;
+            let ranges = (0..lists.len()).map(|row| list(row, row * width..(row + 1) * width)).collect();
+            (lists.values().clone(), ranges)
+        }
+    }
+}
+
+/// Conversations: lists of structs whose fields are all text.
+fn messages_of(messages: &StructArray, ranges: &[Option<Range<usize>>]) -> PyResult<Column> {
+    let mut fields = Vec::new();
+    for (field, column) in messages.fields().iter().zip(messages.columns()) {
+        let texts: Vec<Option<&str>> = match column.data_type() {
+            DataType::Utf8 => column.as_string::<i32>().iter().collect(),
+            DataType::LargeUtf8 => column.as_string::<i64>().iter().collect(),
+            DataType::Utf8View => column.as_string_view().iter().collect(),
+            other => {
+                return Err(PyTypeError::new_err(format!(
+                    "prompts has messages whose {} is {other}, expected text (give a list of dicts for other messages)",
+                    field.name()
+                )));
+            }
+        };
+        fields.push((field.name(), texts));
+    }
+    let message = |row: usize| -> Value {
+        let given = fields.iter().filter_map(|(name, texts)| Some(((*name).clone(), json!(texts[row]?))));
+        Value::Object(given.collect())
+    };
+    let conversation = |range: &Option<Range<usize>>| {
+        let range = range.clone().ok_or_else(null)?;
+        match Content::of_messages(range.map(message).collect())? {
+            Content::Messages(messages) => Ok(messages),
+            _ => unreachable!("a conversation is messages"),
+        }
+    };
+    Ok(Column::Messages(ranges.iter().map(conversation).collect()))
+}
+
+fn broken(error: &ArrowError) -> PyErr {
+    PyTypeError::new_err(format!("prompts is an Arrow column that cannot be read: {error}"))
+}
+
+/// The arrays of a stream.
+fn chunks_of(capsule: &Bound<'_, PyAny>) -> PyResult<Vec<ArrayRef>> {
+    let stream = capsule.cast::<PyCapsule>()?.pointer_checked(Some(STREAM))?;
+    // SAFETY: a capsule of this name holds such a stream; reading moves it out and leaves a released one, as the protocol says.
+    let reader = unsafe { ArrayStreamReader::from_raw(stream.cast::<FFI_ArrowArrayStream>().as_ptr()) };
+    reader.and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(|error| broken(&error))
+}
+
+/// An array from the capsules of its schema and itself.
+fn array_of(capsules: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
+    let capsules = capsules.cast::<PyTuple>()?;
+    let pointer = |index: usize, name: &CStr| {
+        capsules.get_item(index)?.cast::<PyCapsule>()?.pointer_checked(Some(name))
+    };
+    let (schema, array) = (pointer(0, SCHEMA)?, pointer(1, ARRAY)?);
+    // SAFETY: capsules of these names hold such structs. The array is moved out, which leaves a released one, as the protocol
+    // says; the schema stays with its capsule.
+    let data = unsafe {
+        let array = FFI_ArrowArray::from_raw(array.cast().as_ptr());
+        from_ffi(array, schema.cast::<FFI_ArrowSchema>().as_ref())
+    };
+    data.map(make_array).map_err(|error| broken(&error))
+}
+
+/// The capsules of a table as one struct array: schema and array.
+pub fn capsules<'py>(py: Python<'py>, batch: &RecordBatch) -> PyResult<Bound<'py, PyTuple>> {
+    let (array, schema) =
+        to_ffi(&StructArray::from(batch.clone()).into()).map_err(|error| usage(py, &error.to_string()))?;
+    let schema = PyCapsule::new_with_value(py, schema, SCHEMA)?;
+    let array = PyCapsule::new_with_value(py, array, ARRAY)?;
+    PyTuple::new(py, [schema, array])
+}
+
+/// The capsule of a table as a stream of one batch.
+pub fn stream<'py>(py: Python<'py>, batch: &RecordBatch) -> PyResult<Bound<'py, PyCapsule>> {
+    let reader = RecordBatchIterator::new([Ok(batch.clone())], batch.schema());
+    PyCapsule::new_with_value(py, FFI_ArrowArrayStream::new(Box::new(reader)), STREAM)
+}
+
+/// The capsule of a table's schema.
+pub fn schema<'py>(py: Python<'py>, batch: &RecordBatch) -> PyResult<Bound<'py, PyCapsule>> {
+    let schema = FFI_ArrowSchema::try_from(batch.schema().as_ref());
+    PyCapsule::new_with_value(py, schema.map_err(|error| usage(py, &error.to_string()))?, SCHEMA)
+}

@@ -1,0 +1,225 @@
+//! What users give as prompts → what the library encodes.
+
+use crate::{arrow::Column, errors::usage};
+use numpy::{PyArrayDescrMethods, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::{
+    exceptions::{PyTypeError, PyValueError},
+    prelude::*,
+    pybacked::PyBackedStr,
+    types::{PyBool, PyByteArray, PyBytes, PyDict, PyInt, PyList, PyString, PyTuple},
+};
+use serde_json::Value;
+use tuco::prompt::{Content, ContentRef, RowError, RowErrorKind};
+
+const EXPECTED: &str = "expected text, token ids (integers, a one-dimensional numpy array of integers) or a conversation (a list of \
+                        dicts with role and content)";
+
+/// Prompts as the caller holds them.
+pub struct Prompts(Vec<Kept>);
+
+/// One prompt, or as many as a column holds.
+enum Kept {
+    Text(PyBackedStr),
+    Messages(Vec<Value>),
+    Ids(Vec<u32>),
+    Column(Column),
+    Bad(RowError),
+}
+
+/// A prompt, or why there is none.
+pub type Row<'a> = Result<ContentRef<'a>, RowError>;
+
+impl Prompts {
+    /// Reads what was given: text, a conversation, token ids, or a list, array or Arrow column of such.
+    pub fn read(given: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = given.py();
+        if let Some(columns) = Column::read(given)? {
+            return Ok(Self(columns.into_iter().map(Kept::Column).collect()));
+        }
+        if let Ok(array) = given.cast::<PyUntypedArray>()
+            && array.dtype().kind() != b'O'
+            && array.dtype().kind() != b'U'
+        {
+            return Ok(Self(array_of(array, "prompts")?.into_iter().map(Kept::Ids).collect()));
+        }
+        if given.is_instance_of::<PyString>() {
+            return Ok(Self(vec![prompt_of(given, "prompts")?]));
+        }
+        if given.is_instance_of::<PyDict>() {
+            return Err(PyTypeError::new_err("prompts is a dict; a conversation is a list of dicts"));
+        }
+        let items = sequence(given)?.ok_or_else(|| {
+            let kind = given.get_type().name().map_or_else(|_| "object".into(), |name| name.to_string());
+            PyTypeError::new_err(format!("prompts is {kind}, {EXPECTED}, or a list of such"))
+        })?;
+        let first = items.first();
+        if first.is_some_and(|first| is_int(first) || first.is_instance_of::<PyDict>()) {
+            return Ok(Self(vec![prompt_of(given, "prompts")?]));
+        }
+        let mut kept = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            kept.push(prompt_of(item, &format!("prompts[{index}]"))?);
+            if index % 1024 == 0 {
+                py.check_signals()?;
+            }
+        }
+        Ok(Self(kept))
+    }
+
+    /// The token ids of one prompt, which may be none.
+    pub fn ids(given: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+        match prompt_of(given, "token_ids")? {
+            Kept::Ids(ids) => Ok(ids),
+            Kept::Bad(_) => Ok(Vec::new()),
+            _ => Err(PyTypeError::new_err("token_ids is not a list or array of integers")),
+        }
+    }
+
+    /// The prompts, in order.
+    pub fn rows(&self) -> Vec<Row<'_>> {
+        let mut rows = Vec::with_capacity(self.0.len());
+        for kept in &self.0 {
+            match kept {
+                Kept::Text(text) if text.is_empty() => {
+                    rows.push(Err(RowError::new(RowErrorKind::EmptyPrompt, "the prompt is an empty string")));
+                }
+                Kept::Text(text) => rows.push(Ok(ContentRef::Prompt(text))),
+                Kept::Messages(messages) => rows.push(Ok(ContentRef::Messages(messages))),
+                Kept::Ids(ids) => rows.push(Ok(ContentRef::TokenIds(ids))),
+                Kept::Column(column) => column.append_to(&mut rows),
+                Kept::Bad(error) => rows.push(Err(error.clone())),
+            }
+        }
+        rows
+    }
+}
+
+/// The items of a list, a tuple or another sequence; `None` for what is none.
+fn sequence<'py>(given: &Bound<'py, PyAny>) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
+    if let Ok(list) = given.cast::<PyList>() {
+        return Ok(Some(list.iter().collect()));
+    }
+    if let Ok(tuple) = given.cast::<PyTuple>() {
+        return Ok(Some(tuple.iter().collect()));
+    }
+    if given.is_instance_of::<PyBytes>() || given.is_instance_of::<PyByteArray>() {
+        return Ok(None);
+    }
+    let is_array = given.is_instance_of::<PyUntypedArray>();
+    let abstract_sequence = given.py().import("collections.abc")?.getattr("Sequence")?;
+    if is_array || given.is_instance(&abstract_sequence)? {
+        return given.try_iter()?.collect::<PyResult<_>>().map(Some);
+    }
+    Ok(None)
+}
+
+fn is_int(value: &Bound<'_, PyAny>) -> bool {
+    // numpy's integers are no `int`, but are numbers that count.
+    let is_counting =
+        || value.hasattr("__index__").unwrap_or(false) && !value.hasattr("__len__").unwrap_or(true);
+    !value.is_instance_of::<PyBool>() && (value.is_instance_of::<PyInt>() || is_counting())
+}
+
+/// One prompt, called `name` in messages.
+fn prompt_of(given: &Bound<'_, PyAny>, name: &str) -> PyResult<Kept> {
+    if let Ok(text) = given.cast::<PyString>() {
+        return Ok(Kept::Text(PyBackedStr::try_from(text.clone())?));
+    }
+    if let Ok(array) = given.cast::<PyUntypedArray>() {
+        return match array.ndim() {
+            1 => Ok(Kept::Ids(array_of(array, name)?.concat())),
+            dimensions => Err(PyValueError::new_err(format!(
+                "{name} is an array of {dimensions} dimensions, expected the token ids of one prompt (1 dimension)"
+            ))),
+        };
+    }
+    if given.hasattr("__array__")? {
+        // Tensors of other libraries; numpy shares their memory.
+        let array = given.py().import("numpy")?.call_method1("asarray", (given,))?;
+        return prompt_of(&array, name);
+    }
+    let wrong = || {
+        let kind = given.get_type().name().map_or_else(|_| "object".into(), |name| name.to_string());
+        PyTypeError::new_err(format!("{name} is {kind}, {EXPECTED}"))
+    };
+    let items = if given.is_instance_of::<PyDict>() { None } else { sequence(given)? };
+    let items = items.ok_or_else(wrong)?;
+    match items.first() {
+        None => Ok(Kept::Bad(RowError::new(RowErrorKind::EmptyPrompt, "the prompt is an empty list"))),
+        Some(first) if is_int(first) => ids_of(&items, name).map(Kept::Ids),
+        Some(first) if first.is_instance_of::<PyDict>() => messages_of(given),
+        Some(first) => {
+            let kind = first.get_type().name()?;
+            Err(PyTypeError::new_err(format!(
+                "{name}[0] is {kind}, expected an integer (of token ids) or a dict (of a conversation)"
+            )))
+        }
+    }
+}
+
+fn ids_of(items: &[Bound<'_, PyAny>], name: &str) -> PyResult<Vec<u32>> {
+    let id_of = |(index, item): (usize, &Bound<'_, PyAny>)| {
+        if !is_int(item) {
+            let kind = item.get_type().name()?;
+            return Err(PyTypeError::new_err(format!("{name}[{index}] is {kind}, expected an integer")));
+        }
+        item.extract::<u32>().map_err(|_| out_of_range(name, index, item))
+    };
+    items.iter().enumerate().map(id_of).collect()
+}
+
+fn out_of_range(name: &str, index: usize, found: &dyn std::fmt::Display) -> PyErr {
+    PyValueError::new_err(format!("{name}[{index}] is {found}, expected a token id from 0 to {}", u32::MAX))
+}
+
+/// A conversation, through JSON.
+fn messages_of(given: &Bound<'_, PyAny>) -> PyResult<Kept> {
+    let text: String = given.py().import("json")?.call_method1("dumps", (given,))?.extract()?;
+    let value = serde_json::from_str(&text).map_err(|error| usage(given.py(), &error.to_string()))?;
+    Ok(match Content::of_messages(value) {
+        Ok(Content::Messages(messages)) => Kept::Messages(messages),
+        Ok(_) => unreachable!("a conversation is messages"),
+        Err(error) => Kept::Bad(error),
+    })
+}
+
+/// The token ids of an array: of one prompt, or of a prompt a row. They are copied while no other thread can write to them.
+fn array_of(array: &Bound<'_, PyUntypedArray>, name: &str) -> PyResult<Vec<Vec<u32>>> {
+    let dtype = array.dtype();
+    if !matches!(dtype.kind(), b'i' | b'u') {
+        return Err(PyTypeError::new_err(format!(
+            "{name} is an array of {dtype}, expected integers (token ids)"
+        )));
+    }
+    let width = match *array.shape() {
+        [width] | [_, width] => width,
+        _ => {
+            return Err(PyValueError::new_err(format!(
+                "{name} is an array of {} dimensions, expected 1 (one prompt's token ids) or 2 (a prompt a row)",
+                array.ndim()
+            )));
+        }
+    };
+    if !array.is_c_contiguous() {
+        return Err(PyValueError::new_err(format!(
+            "{name} is an array that is not contiguous (strides {:?}): pass numpy.ascontiguousarray(…)",
+            array.strides()
+        )));
+    }
+    let flat: Vec<u32> = if let Ok(ids) = array.as_any().extract::<PyReadonlyArrayDyn<'_, u32>>() {
+        ids.as_slice()?.to_vec()
+    } else {
+        // Other integers, and other byte orders.
+        let wide = array.as_any().call_method1("astype", ("int64",))?;
+        let wide = wide.extract::<PyReadonlyArrayDyn<'_, i64>>()?;
+        let id_of = |(index, value): (usize, &i64)| {
+            u32::try_from(*value).map_err(|_| out_of_range(name, index, value))
+        };
+        wide.as_slice()?.iter().enumerate().map(id_of).collect::<PyResult<_>>()?
+    };
+    match array.ndim() {
+        1 => Ok(vec![flat]),
+        _ if width == 0 => Ok(vec![Vec::new(); array.shape()[0]]),
+        _ => Ok(flat.chunks_exact(width).map(<[u32]>::to_vec).collect()),
+    }
+}

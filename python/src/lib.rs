@@ -1,0 +1,22 @@
+//! The native part of the Python package `tuco`: the library's [`Session`](tuco::Session) as a class, its errors as
+//! exceptions, its results as numpy arrays and Arrow tables.
+
+mod arrow;
+mod errors;
+mod inputs;
+mod pair;
+mod running;
+mod scores;
+mod trace;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::{pair::Pair, scores::Scores, trace::Trace};
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals)]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

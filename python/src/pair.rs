@@ -1,0 +1,339 @@
+//! The class `Pair`.
+
+use crate::{
+    errors::{Raise, row_exception, usage},
+    inputs::Prompts,
+    running::{Bar, run},
+    scores::{Asked, Outcome, Scored, Scores},
+    trace::Trace,
+};
+use numpy::{PyArray1, PyArrayMethods, ToPyArray};
+use pyo3::{
+    exceptions::{PyTypeError, PyUserWarning},
+    prelude::*,
+    types::PyList,
+};
+use std::{
+    ffi::CString,
+    sync::{Arc, PoisonError, RwLock},
+};
+use tuco::{
+    Session, SessionOptions,
+    engine::{Tokens, check_alphas},
+    metrics,
+    model::PairWeights,
+    prompt::{ContentRef, Encoded, RowError, RowErrorKind},
+    twin::Branch,
+};
+
+/// A pre-trained model and the model fine-tuned from it, open and ready. `tuco.Pair` adds `from_pretrained`.
+#[pyclass(module = "tuco._native", frozen, subclass)]
+pub struct Pair {
+    /// `None` when closed.
+    session: RwLock<Option<Arc<Session>>>,
+}
+
+/// Prompts that became token ids, and those that did not.
+type Rows = Vec<Result<Encoded, RowError>>;
+
+impl Pair {
+    fn session(&self, py: Python<'_>) -> PyResult<Arc<Session>> {
+        let session = self.session.read().unwrap_or_else(PoisonError::into_inner).clone();
+        session.ok_or_else(|| usage(py, "the pair is closed"))
+    }
+
+    /// The token ids of all prompts.
+    fn encoded(py: Python<'_>, session: &Session, prompts: &Bound<'_, PyAny>) -> PyResult<Rows> {
+        let prompts = Prompts::read(prompts)?;
+        let rows = prompts.rows();
+        let good: Vec<ContentRef<'_>> = rows.iter().filter_map(|row| row.as_ref().ok()).copied().collect();
+        let mut encoded = py.detach(|| session.encode(&good)).raise(py)?.into_iter();
+        let rows = rows.iter().map(|row| match row {
+            Ok(_) => encoded.next().expect("as many as were given"),
+            Err(error) => Err(error.clone()),
+        });
+        Ok(rows.collect())
+    }
+
+    /// The token ids of prompts that must all be good.
+    fn all_encoded(py: Python<'_>, session: &Session, prompts: &Bound<'_, PyAny>) -> PyResult<Vec<Encoded>> {
+        let rows = Self::encoded(py, session, prompts)?.into_iter().enumerate();
+        rows.map(|(index, row)| row.map_err(|error| row_exception(py, index, &error))).collect()
+    }
+
+    /// Tells what the library has to tell as Python warnings.
+    fn warn(py: Python<'_>, session: &Session) -> PyResult<()> {
+        for warning in session.take_warnings() {
+            let text = CString::new(warning.replace('\0', " "))?;
+            PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 2)?;
+        }
+        Ok(())
+    }
+}
+
+fn tokens(encoded: &[&[u32]]) -> u64 {
+    encoded.iter().map(|ids| ids.len() as u64).sum()
+}
+
+#[pymethods]
+impl Pair {
+    #[new]
+    fn new(py: Python<'_>, options: Vec<(String, String)>) -> PyResult<Self> {
+        let options = options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let options = SessionOptions::parse(options).raise(py)?;
+        let session = py.detach(|| Session::open(&options)).raise(py)?;
+        Self::warn(py, &session)?;
+        Ok(Self { session: RwLock::new(Some(Arc::new(session))) })
+    }
+
+    /// Gives back memory, threads and device. Passes that other threads have begun end first.
+    fn close(&self, py: Python<'_>) {
+        let session = self.session.write().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| drop(session));
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.session.read().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, pyo3::types::PyTuple>) {
+        self.close(py);
+    }
+
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(PyTypeError::new_err("a Pair cannot be pickled: open it in the process that uses it"))
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let Ok(session) = self.session(py) else { return "<tuco.Pair, closed>".into() };
+        let paths = session.pair().checkpoints.as_ref().map(|checkpoint| checkpoint.path.display());
+        format!("<tuco.Pair of {} and {} on {}>", paths.pt, paths.ft, session.device())
+    }
+
+    /// What computes: `cpu`, `reference`, or a GPU.
+    #[getter]
+    fn device(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.session(py)?.device().to_owned())
+    }
+
+    #[getter]
+    fn vocab_size(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.session(py)?.spec().vocab_size)
+    }
+
+    #[getter]
+    fn hidden_size(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.session(py)?.spec().hidden_size)
+    }
+
+    #[getter]
+    fn num_hidden_layers(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.session(py)?.spec().num_hidden_layers)
+    }
+
+    /// The most tokens that a prompt may have.
+    #[getter]
+    fn max_length(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.session(py)?.encoder().max_length())
+    }
+
+    /// Differences between the two models that are allowed, a sentence each.
+    #[getter]
+    fn notices(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        Ok(self.session(py)?.pair().notices.clone())
+    }
+
+    /// The token ids of each prompt, uint32, as the other methods make them.
+    fn encode<'py>(&self, py: Python<'py>, prompts: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+        let session = self.session(py)?;
+        let encoded = Self::all_encoded(py, &session, prompts)?;
+        Self::warn(py, &session)?;
+        PyList::new(py, encoded.iter().map(|encoded| encoded.token_ids.to_pyarray(py)))
+    }
+
+    /// The token ids of text in the middle of other text: no special tokens are added.
+    fn encode_text<'py>(&self, py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyArray1<u32>>> {
+        let session = self.session(py)?;
+        if text.is_empty() {
+            return Ok(PyArray1::from_vec(py, Vec::new()));
+        }
+        let ids = session.encoder().continuation(text);
+        Ok(PyArray1::from_vec(py, ids.map_err(|error| usage(py, &error.message))?))
+    }
+
+    /// What token ids say together.
+    #[pyo3(signature = (token_ids, skip_special_tokens=false))]
+    fn decode(
+        &self,
+        py: Python<'_>,
+        token_ids: &Bound<'_, PyAny>,
+        skip_special_tokens: bool,
+    ) -> PyResult<String> {
+        let session = self.session(py)?;
+        let ids = Prompts::ids(token_ids)?;
+        let encoder = session.encoder();
+        let text = if skip_special_tokens { encoder.text_of_all(&ids) } else { encoder.spelled(&ids) };
+        text.ok_or_else(|| usage(py, "the tuned model has no tokenizer that can be read"))
+    }
+
+    /// The text that the chat template makes of a conversation.
+    #[pyo3(signature = (messages, add_generation_prompt=true))]
+    fn apply_chat_template(
+        &self,
+        py: Python<'_>,
+        messages: &Bound<'_, PyAny>,
+        add_generation_prompt: bool,
+    ) -> PyResult<String> {
+        let session = self.session(py)?;
+        let prompts = Prompts::read(messages)?;
+        match prompts.rows().as_slice() {
+            [Ok(ContentRef::Messages(messages))] => session
+                .encoder()
+                .render(messages, add_generation_prompt)
+                .map_err(|error| row_exception(py, 0, &error)),
+            [Err(error)] => Err(row_exception(py, 0, error)),
+            _ => {
+                Err(PyTypeError::new_err("expected one conversation: a list of dicts with role and content"))
+            }
+        }
+    }
+
+    /// TuCo of every prompt.
+    #[pyo3(signature = (prompts, layers=false, all_tokens=false, *, output_co=false, errors="raise", progress=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn score(
+        &self,
+        py: Python<'_>,
+        prompts: &Bound<'_, PyAny>,
+        layers: bool,
+        all_tokens: bool,
+        output_co: bool,
+        errors: &str,
+        progress: Option<bool>,
+    ) -> PyResult<Scores> {
+        let raises = match errors {
+            "raise" => true,
+            "rows" => false,
+            other => return Err(usage(py, &format!("errors is {other:?}, expected \"raise\" or \"rows\""))),
+        };
+        let session = self.session(py)?;
+        let rows = Self::encoded(py, &session, prompts)?;
+        if let Some((index, error)) =
+            rows.iter().enumerate().find_map(|(i, row)| Some((i, row.as_ref().err()?)))
+            && raises
+        {
+            return Err(row_exception(py, index, error));
+        }
+        let good: Vec<&[u32]> = rows.iter().flatten().map(|encoded| encoded.token_ids.as_slice()).collect();
+        let passes = 1 + u64::from(output_co) + u64::from(all_tokens);
+        let bar = Bar::new(py, progress, "score", passes * tokens(&good))?;
+        let passed = run(py, bar, |observer| {
+            let scores = session.score(&good, observer)?;
+            let base = if output_co { session.last_hidden(Branch::Pt, &good, observer)? } else { Vec::new() };
+            let traces = if all_tokens { session.trace(&good, observer)? } else { Vec::new() };
+            Ok((scores, base, traces))
+        })?;
+        let (scores, base, traces) = passed.raise(py)?;
+        Self::warn(py, &session)?;
+        let mut base = base.into_iter();
+        let mut traces = traces.into_iter();
+        let mut scored = scores.into_iter().map(|score| {
+            let output_co = base.next().map(|base| metrics::output_co(&base, &score.last_hidden));
+            (score, output_co, traces.next())
+        });
+        let outcomes: Vec<Outcome> = rows
+            .into_iter()
+            .map(|row| {
+                let encoded = row?;
+                let (score, output_co, trace) = scored.next().expect("a score for every prompt");
+                score.check_finite().map_err(|why| RowError::new(RowErrorKind::NotFinite, why))?;
+                Ok(Scored { score, encoded, output_co, trace })
+            })
+            .collect();
+        let num_layers = session.spec().num_hidden_layers;
+        let scores = Scores::new(&outcomes, Asked { layers, all_tokens, output_co, num_layers });
+        match scores.first_error() {
+            Some((index, error)) if raises => {
+                let error = row_exception(py, *index, error);
+                // What was computed is not lost.
+                error.value(py).setattr("scores", scores.into_pyobject(py)?)?;
+                Err(error)
+            }
+            _ => Ok(scores),
+        }
+    }
+
+    /// Logits of the token after each prompt.
+    #[pyo3(signature = (prompts, alpha=None, *, tokens=None, progress=None))]
+    fn logits<'py>(
+        &self,
+        py: Python<'py>,
+        prompts: &Bound<'py, PyAny>,
+        alpha: Option<&Bound<'py, PyAny>>,
+        tokens: Option<&Bound<'py, PyAny>>,
+        progress: Option<bool>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (alphas, is_one) = match alpha {
+            None => (vec![1.0], true),
+            Some(alpha) => match alpha.extract::<f64>() {
+                Ok(alpha) => (vec![alpha], true),
+                Err(_) => (
+                    alpha.extract::<Vec<f64>>().map_err(|_| {
+                        PyTypeError::new_err("alpha must be a number from 0 on, or a list of such")
+                    })?,
+                    false,
+                ),
+            },
+        };
+        check_alphas(&alphas).raise(py)?;
+        let chosen = tokens.map(Prompts::ids).transpose()?;
+        let session = self.session(py)?;
+        let encoded = Self::all_encoded(py, &session, prompts)?;
+        let ids: Vec<&[u32]> = encoded.iter().map(|encoded| encoded.token_ids.as_slice()).collect();
+        let bar = Bar::new(py, progress, "logits", self::tokens(&ids))?;
+        let asked = chosen.as_deref().map_or(Tokens::All, Tokens::Of);
+        let logits = run(py, bar, |observer| session.logits(&ids, &alphas, asked, observer))?.raise(py)?;
+        Self::warn(py, &session)?;
+        let flat = PyArray1::from_vec(py, logits.values);
+        let [_, prompts, width] = logits.shape;
+        match is_one {
+            true => Ok(flat.reshape([prompts, width])?.into_any()),
+            false => Ok(flat.reshape(logits.shape)?.into_any()),
+        }
+    }
+
+    /// The contributions of every layer to every token of a prompt, and of the response that follows it.
+    #[pyo3(signature = (prompt, response=None))]
+    fn trace(&self, py: Python<'_>, prompt: &Bound<'_, PyAny>, response: Option<&str>) -> PyResult<Trace> {
+        let session = self.session(py)?;
+        let mut encoded = Self::all_encoded(py, &session, prompt)?;
+        if encoded.len() != 1 {
+            let count = encoded.len();
+            return Err(PyTypeError::new_err(format!("trace takes one prompt, found {count}")));
+        }
+        let mut ids = encoded.remove(0).token_ids;
+        let n_prompt = ids.len();
+        if let Some(response) = response {
+            let more = session.encoder().continuation(response);
+            ids.extend(more.map_err(|error| usage(py, &format!("response: {}", error.message)))?);
+        }
+        let (trace, says) = run(py, Bar::new(py, Some(false), "trace", 0)?, |observer| {
+            let trace = session.trace(&[&ids], observer)?.remove(0);
+            let says = match session.pair().head() {
+                Ok(_) => Some(session.logits_of_parts(&trace.split)?),
+                Err(_) => None,
+            };
+            Ok((trace, says))
+        })?
+        .raise(py)?;
+        Self::warn(py, &session)?;
+        let texts = ids.iter().map(|id| session.encoder().text_of(*id)).collect();
+        Ok(Trace::new(py, &ids, n_prompt, texts, &trace, says))
+    }
+}

@@ -1,0 +1,156 @@
+"""What is wrong is told, in the words of the command line, by exceptions that can be told apart."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import DEMO, GOLDEN
+
+import tuco
+
+
+@pytest.mark.parametrize(
+    ("prompts", "error", "message"),
+    [
+        (3, TypeError, "prompts is int, expected text"),
+        (None, TypeError, "prompts is NoneType"),
+        (iter(["a"]), TypeError, "prompts is list_iterator"),
+        ({"role": "user", "content": "a"}, TypeError, "a conversation is a list of dicts"),
+        (["a", 3.5], TypeError, r"prompts\[1\] is float, expected text"),
+        (["a", None], TypeError, r"prompts\[1\] is NoneType"),
+        (["a", [True]], TypeError, r"prompts\[1\]\[0\] is bool"),
+        (["a", b"bytes"], TypeError, r"prompts\[1\] is bytes"),
+        ([[1, "x"]], TypeError, r"prompts\[0\]\[1\] is str, expected an integer"),
+        ([[1, -1]], ValueError, r"prompts\[0\]\[1\] is -1, expected a token id"),
+        ([[1, 2**40]], ValueError, r"prompts\[0\]\[1\] is 1099511627776"),
+        (np.arange(10)[::2], ValueError, "not contiguous.*ascontiguousarray"),
+        (["a", np.arange(10, dtype=np.uint32)[::-1]], ValueError, r"prompts\[1\] is an array that is not contiguous"),
+        (np.zeros((4, 4), int).T[:2], ValueError, "not contiguous"),
+        (np.zeros((2, 2, 2), int), ValueError, "3 dimensions"),
+        ([np.zeros((2, 2), int)], ValueError, r"prompts\[0\] is an array of 2 dimensions"),
+        (np.arange(3.0), TypeError, "array of float64, expected integers"),
+        (np.array([1, -2]), ValueError, r"prompts\[1\] is -2"),
+        (np.array([2**63], dtype=np.uint64), ValueError, "expected a token id"),
+        (pa.array([1.5]), TypeError, "Arrow column of Float64, expected strings"),
+        (pa.table({"a": ["x"]}), TypeError, "table with columns a, expected one column"),
+        (pa.array(["x"]).dictionary_encode(), TypeError, "Arrow column of Dictionary"),
+        (pa.array([[1], [2, -7]]), ValueError, r"prompts\[1\] has token id -7"),
+        (pa.array([[1, None]]), ValueError, "token ids that are null"),
+        (pa.array([[{"role": "user", "content": 3}]]), TypeError, "messages whose content is Int64"),
+        (["a", ""], tuco.PromptError, r"prompts\[1\]: the prompt is an empty string"),
+        (["a", []], tuco.PromptError, r"prompts\[1\]: the prompt is an empty list"),
+        (np.zeros((1, 0), int), tuco.PromptError, r"prompts\[0\]: the prompt has no tokens"),
+        (pa.array(["a", None]), tuco.PromptError, r"prompts\[1\]: the prompt is null"),
+        ([[5, 2048]], tuco.PromptError, "token 1 has id 2048, but the model's vocabulary has 2048"),
+        ("word " * 1000, tuco.PromptError, "takes at most 512"),
+        ([{"role": 3}], tuco.PromptError, r"messages\[0\].role must be a string"),
+        ([{"role": "user", "content": {1, 2}}], TypeError, "set is not JSON serializable"),
+    ],
+)
+def test_what_is_no_prompt_is_told(demo, prompts, error, message):
+    with pytest.raises(error, match=message):
+        demo.score(prompts)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"base": "/no/such"}, tuco.UsageError, "--base /no/such"),
+        ({"tuned": None}, tuco.UsageError, "--tuned"),
+        ({"adapter": DEMO}, tuco.UsageError, "has no adapter_config.json"),
+        ({"device": "gpu"}, tuco.UsageError, "expected auto, cpu, cuda, cuda:N or reference"),
+        ({"device": "cuda"}, tuco.TucoError, "cuda"),
+        ({"dtype": "int8"}, tuco.UsageError, "float32, bfloat16, float16"),
+        ({"threads": 0}, tuco.UsageError, "expected 1 to 4096"),
+        ({"max_length": 513}, tuco.UsageError, "--max-length is 513, expected 1 to 512"),
+        ({"on_overlength": "cut"}, tuco.UsageError, "truncate-left"),
+        ({"template_date": "today"}, tuco.UsageError, "--template-date"),
+        ({"base": 5}, TypeError, "base is int, expected str or a path"),
+        ({"threads": "two"}, tuco.UsageError, "--threads"),
+        ({"threads": 1.5}, TypeError, "threads is float, expected int"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_told(options, error, message):
+    given = {"base": DEMO / "base", "tuned": DEMO / "tuned", **options}
+    with pytest.raises(error, match=message):
+        tuco.Pair.from_pretrained(**given)
+
+
+def test_errors_are_of_the_kinds_that_python_knows(tmp_path):
+    with pytest.raises(ValueError, match="model_type|hidden_size") as raised:
+        tuco.Pair.from_pretrained(GOLDEN / "gemma2/base", GOLDEN / "qwen2/tuned")
+    assert isinstance(raised.value, tuco.MismatchError) and raised.value.exit_code == 42
+    shutil.copytree(DEMO / "tuned", tmp_path / "tuned")
+    weights = tmp_path / "tuned/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(tuco.CheckpointError, match="model.safetensors"):
+        tuco.Pair.from_pretrained(DEMO / "base", tmp_path / "tuned")
+    assert issubclass(tuco.ReadWriteError, OSError) and issubclass(tuco.DeviceError, RuntimeError)
+    assert issubclass(tuco.OutOfMemoryError, MemoryError) and issubclass(tuco.UsageError, ValueError)
+    error = pickle.loads(pickle.dumps(tuco.PromptError("m", 3, "too_long")))
+    assert (str(error), error.index, error.kind) == ("m", 3, "too_long")
+
+
+def test_a_closed_pair_says_so():
+    with tuco.Pair.from_pretrained(DEMO / "base", DEMO / "tuned") as pair:
+        assert not pair.closed
+    assert pair.closed and "closed" in repr(pair)
+    pair.close()
+    for use in (pair.score, pair.logits, pair.trace, pair.encode, pair.encode_text):
+        with pytest.raises(tuco.UsageError, match="the pair is closed"):
+            use("a")
+    with pytest.raises(tuco.UsageError, match="the pair is closed"):
+        pair.vocab_size
+
+
+def test_a_pair_is_not_pickled(demo):
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(demo)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_is_told_to_open_its_own(tmp_path):
+    code = f"""
+import os, sys, warnings
+warnings.simplefilter("ignore")
+import tuco
+pair = tuco.Pair.from_pretrained({str(DEMO / "base")!r}, {str(DEMO / "tuned")!r})
+before = pair.score("Hello").tuco
+child = os.fork()
+if child == 0:
+    try:
+        pair.score("Hello")
+    except tuco.UsageError as error:
+        print(error, flush=True)
+    del pair  # must not wait for threads that are not there
+    own = tuco.Pair.from_pretrained({str(DEMO / "base")!r}, {str(DEMO / "tuned")!r})
+    print(own.score("Hello").tuco == before, flush=True)
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert pair.score("Hello").tuco == before
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told, same = done.stdout.splitlines()
+    assert "threads do not survive a fork: open it in this process" in told and same == "[ True]"
+
+
+def test_other_mistakes(demo):
+    with pytest.raises(tuco.UsageError, match='errors is "ignore", expected "raise" or "rows"'):
+        demo.score("a", errors="ignore")
+    with pytest.raises(tuco.UsageError, match="unknown option \"devise\", expected one of base, tuned"):
+        tuco._native.Pair([("devise", "cpu")])
+    with pytest.raises(TypeError, match="expected one conversation"):
+        demo.apply_chat_template("text")
+
+
+def test_what_the_library_tells_is_a_warning(demo):
+    with pytest.warns(UserWarning, match="another: two in a row"):
+        demo.score("<s>Hello")

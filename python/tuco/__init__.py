@@ -1,0 +1,36 @@
+"""TuCo: the Tuning Contribution of a fine-tuned language model (Nuti, Franzmeyer, Henriques, arXiv 2506.23423).
+
+>>> import tuco
+>>> with tuco.Pair.from_pretrained("models/demo/base", "models/demo/tuned") as pair:
+...     scores = pair.score(["What is the capital of France?"])
+>>> scores.tuco.shape
+(1,)
+"""
+
+from ._native import Scores, Trace, __version__
+from .errors import (
+    CheckpointError,
+    DeviceError,
+    MismatchError,
+    OutOfMemoryError,
+    PromptError,
+    ReadWriteError,
+    TucoError,
+    UsageError,
+)
+from .pair import Pair
+
+__all__ = [
+    "CheckpointError",
+    "DeviceError",
+    "MismatchError",
+    "OutOfMemoryError",
+    "Pair",
+    "PromptError",
+    "ReadWriteError",
+    "Scores",
+    "Trace",
+    "TucoError",
+    "UsageError",
+    "__version__",
+]

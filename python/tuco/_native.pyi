@@ -1,0 +1,184 @@
+"""The native part of tuco; `tuco.Pair` adds `from_pretrained` to this `Pair`."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, final, overload
+
+from typing_extensions import Self
+
+from .typing import Floats, Ids, Message, Prompt, Prompts, TokenIds
+
+__all__ = ["Pair", "Scores", "Trace", "__version__"]
+
+__version__: str
+
+class Pair:
+    """A pre-trained model and the model fine-tuned from it, open and ready."""
+
+    def __new__(cls, options: list[tuple[str, str]]) -> Self: ...
+    def close(self) -> None:
+        """Gives back memory, threads and device. Passes that other threads have begun end first."""
+    @property
+    def closed(self) -> bool: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exception: object) -> None: ...
+    @property
+    def device(self) -> str:
+        """What computes: `cpu`, `reference`, or a GPU."""
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def max_length(self) -> int:
+        """The most tokens that a prompt may have."""
+    @property
+    def notices(self) -> list[str]:
+        """Differences between the two models that are allowed, a sentence each."""
+    def encode(self, prompts: Prompts) -> list[Ids]:
+        """The token ids of each prompt, as the other methods make them."""
+    def encode_text(self, text: str) -> Ids:
+        """The token ids of text in the middle of other text: no special tokens are added."""
+    def decode(self, token_ids: TokenIds, skip_special_tokens: bool = False) -> str:
+        """What token ids say together."""
+    def apply_chat_template(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """The text that the chat template makes of a conversation."""
+    def score(
+        self,
+        prompts: Prompts,
+        layers: bool = False,
+        all_tokens: bool = False,
+        *,
+        output_co: bool = False,
+        errors: Literal["raise", "rows"] = "raise",
+        progress: bool | None = None,
+    ) -> Scores:
+        """TuCo of every prompt.
+
+        Args:
+            prompts: see `tuco.Pair`.
+            layers: add `beta_per_layer`, the contribution after each layer.
+            all_tokens: add `tuco_per_token`, TuCo of every token (about two more passes).
+            output_co: add `output_co`, how far the two models' own outputs are apart (another pass).
+            errors: "raise" raises for the first prompt that cannot be scored, before anything is computed; "rows" gives it NaN and
+                an entry in `errors`.
+            progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
+
+        Raises:
+            PromptError: a prompt that is empty, too long, or does not suit the chat template.
+            TypeError, ValueError: what is no prompt.
+        """
+    @overload
+    def logits(
+        self,
+        prompts: Prompts,
+        alpha: float | None = None,
+        *,
+        tokens: TokenIds | None = None,
+        progress: bool | None = None,
+    ) -> Floats:
+        """Logits of the token after each prompt.
+
+        Args:
+            prompts: see `tuco.Pair`.
+            alpha: the factor on the fine-tuning component of every token: 1 (the default) is the tuned model, 0 the base's blocks.
+                A list of factors costs less than as many calls.
+            tokens: only the logits of these tokens, in this order.
+
+        Returns:
+            float64, `[prompts, tokens]`; for a list of alphas `[alphas, prompts, tokens]`.
+        """
+    @overload
+    def logits(
+        self,
+        prompts: Prompts,
+        alpha: Sequence[float],
+        *,
+        tokens: TokenIds | None = None,
+        progress: bool | None = None,
+    ) -> Floats: ...
+    def trace(self, prompt: Prompt, response: str | None = None) -> Trace:
+        """The contributions of every layer to every token of a prompt, and of the response that follows it."""
+
+@final
+class Scores:
+    """Scores of prompts, in order: columns as numpy arrays, rows as dicts, all of it as an Arrow table, over the same memory.
+
+    pyarrow (`pyarrow.table(scores)`), polars (`polars.DataFrame(scores)`) and DuckDB read it without copies.
+    """
+
+    @property
+    def tuco(self) -> Floats:
+        """TuCo of each prompt; NaN where a prompt could not be scored."""
+    @property
+    def ptc_l1(self) -> Floats:
+        """L1 norm of the summed contributions of pre-training to the last token."""
+    @property
+    def ftc_l1(self) -> Floats:
+        """L1 norm of the summed contributions of fine-tuning to the last token."""
+    @property
+    def beta(self) -> Floats:
+        """The largest contribution after any layer."""
+    @property
+    def n_tokens(self) -> Ids:
+        """Tokens of each prompt."""
+    @property
+    def beta_per_layer(self) -> Floats:
+        """The contribution after each layer, `[prompts, layers]`."""
+    @property
+    def output_co(self) -> Floats:
+        """OutputCo of each prompt."""
+    @property
+    def tuco_per_token(self) -> list[Floats]:
+        """TuCo of every token, an array for each prompt."""
+    @property
+    def errors(self) -> dict[int, str]:
+        """Prompts that could not be scored: index → message."""
+    def to_arrow(self) -> Any:
+        """A pyarrow table over the same memory."""
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        """A row as a dict, with the fields that `tuco score` writes."""
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+    def __arrow_c_schema__(self) -> object: ...
+
+@final
+class Trace:
+    """The contributions of every layer to every token of one prompt and response."""
+
+    @property
+    def token_ids(self) -> Ids:
+        """`[tokens]`"""
+    @property
+    def tokens(self) -> list[str] | None:
+        """The text of each token; `None` without a tokenizer."""
+    @property
+    def n_prompt(self) -> int:
+        """How many of the tokens are the prompt's."""
+    @property
+    def tuco(self) -> Floats:
+        """TuCo of every token, `[tokens]`."""
+    @property
+    def beta_per_layer(self) -> Floats:
+        """The contribution after each layer, `[tokens, layers]`."""
+    @property
+    def attention_per_layer(self) -> Floats:
+        """That of attention alone, `[tokens, layers]`."""
+    @property
+    def mlp_per_layer(self) -> Floats:
+        """That of the MLPs alone, `[tokens, layers]`."""
+    @property
+    def ptc_l1(self) -> Floats:
+        """L1 norm of the summed contributions of pre-training after each layer, `[tokens, layers]`."""
+    @property
+    def ftc_l1(self) -> Floats:
+        """L1 norm of the summed contributions of fine-tuning after each layer, `[tokens, layers]`."""
+    @property
+    def pt_logits(self) -> Floats | None:
+        """What pre-training's part of the last token's final state adds to the logits, `[vocabulary]`; `None` where the model
+        has no head that can be read."""
+    @property
+    def ft_logits(self) -> Floats | None:
+        """What fine-tuning's part adds."""

@@ -1,0 +1,64 @@
+"""What can go wrong. The messages are those of the command line; `exit_code` is what it exits with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._native import Scores
+
+
+class TucoError(Exception):
+    """All errors of tuco."""
+
+    exit_code = 1
+
+
+class UsageError(TucoError, ValueError):
+    """An option, path or argument that cannot be meant."""
+
+    exit_code = 2
+
+
+class PromptError(UsageError):
+    """A prompt that cannot be used."""
+
+    index: int
+    """Which one, from 0."""
+    kind: str
+    """A stable name, `error.type` of `tuco score`: empty_prompt, too_long, token_out_of_range, template_error, …"""
+    scores: Scores | None
+    """The other prompts' scores, if they had been computed."""
+
+    def __init__(self, message: str, index: int = 0, kind: str = "invalid_row") -> None:
+        super().__init__(message)
+        self.index = index
+        self.kind = kind
+        self.scores = None
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
+        return type(self), (str(self), self.index, self.kind)
+
+
+class CheckpointError(TucoError, ValueError):
+    """A checkpoint that is broken or of a kind that is not supported."""
+
+    exit_code = 42
+
+
+class MismatchError(TucoError, ValueError):
+    """Two checkpoints that are not a pair, or outputs that do not belong together."""
+
+    exit_code = 42
+
+
+class ReadWriteError(TucoError, OSError):
+    """Reading or writing failed; it may work later."""
+
+
+class DeviceError(TucoError, RuntimeError):
+    """The device failed or is not there."""
+
+
+class OutOfMemoryError(DeviceError, MemoryError):
+    """The device's memory does not hold what is computed at once."""

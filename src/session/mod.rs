@@ -1,0 +1,323 @@
+//! A pair that is open and ready to answer: what programs that embed `tuco` use. It owns everything a pass needs (mapped
+//! weights, device, threads, tokenizer) and hides which backend computes.
+//!
+//! ```no_run
+//! use tuco::{Session, SessionOptions, engine::unobserved, prompt::Content};
+//!
+//! let session = Session::open(&SessionOptions::new("Llama-3.1-8B", "Llama-3.1-8B-Instruct"))?;
+//! let prompt = session.encoder().encode(&Content::Prompt("What is the capital of France?".into()))?;
+//! let scores = session.score(&[&prompt.token_ids], &unobserved)?;
+//! println!("TuCo {:.4}", scores[0].tuco());
+//! # Ok::<(), tuco::Error>(())
+//! ```
+//!
+//! Prompts are slices of token ids; [`Session::encoder`] makes them of text and conversations. Any number can be given: they
+//! pass the layers in batches within the limits of [`MachineOptions`](crate::job::MachineOptions), and what a prompt gets does
+//! not depend on the others. Calls from several threads take turns.
+
+mod engines;
+mod options;
+
+pub use options::SessionOptions;
+
+use crate::{
+    Error, ErrorKind, Result,
+    checkpoint::Pair,
+    engine::{Observer, RowCount, Score, Split, Tokens, Trace, check_alphas},
+    experiment::rows::{BatchLimits, in_parts},
+    job::{Computer, open_encoder, open_pair, thread_pool},
+    model::{ModelSpec, PairWeights},
+    prompt::{ContentRef, Encoded, Encoder, RowError},
+    twin::Branch,
+};
+use engines::{Engines, Loaded, Passes};
+use rayon::prelude::*;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Logits that are in memory at once while others are computed.
+const LOGITS_AT_ONCE: usize = 16 << 20;
+
+/// Logits, one after the other: alpha by alpha, prompt by prompt, token by token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logits {
+    pub values: Vec<f64>,
+    /// Alphas, prompts, tokens.
+    pub shape: [usize; 3],
+}
+
+/// An open pair.
+///
+/// Threads do not survive a fork: in a forked process every pass is a usage error.
+pub struct Session {
+    opened: Arc<Opened>,
+}
+
+struct Opened {
+    engines: Engines,
+    pool: rayon::ThreadPool,
+    encoder: Encoder,
+    limits: BatchLimits,
+    device: String,
+    /// The process whose threads these are.
+    process: u32,
+    turn: Mutex<()>,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Session {
+    /// Opens a pair: checkpoints are mapped and proven to be a pair, the device is chosen, threads are started.
+    ///
+    /// # Errors
+    /// Those of the command line with the same flags, in the same words: what is wrong with names and numbers
+    /// ([`ErrorKind::Usage`]), checkpoints ([`ErrorKind::Checkpoint`]), the pair ([`ErrorKind::Mismatch`]) and the device
+    /// ([`ErrorKind::Device`]).
+    pub fn open(options: &SessionOptions) -> Result<Self> {
+        let SessionOptions { pair: models, prompts, machine } = options;
+        let pool = thread_pool(machine)?;
+        let warnings = Mutex::default();
+        let pair = pool.install(|| open_pair(models))?;
+        let tell = |text: &str| push(&warnings, text);
+        pair.notices.iter().for_each(|notice| tell(notice));
+        let computer = pool.install(|| Computer::choose(machine, &pair, &tell))?;
+        let date = prompts.template_date.unwrap_or_else(|| chrono::Local::now().date_naive());
+        let encoder = open_encoder(&pair, prompts, date)?;
+        let opened = Opened {
+            device: computer.name(),
+            engines: engines::start(Loaded { pair, computer }),
+            pool,
+            encoder,
+            limits: BatchLimits {
+                prompts: machine.batch_size.unwrap_or(usize::MAX),
+                tokens: machine.max_batch_tokens,
+            },
+            process: std::process::id(),
+            turn: Mutex::new(()),
+            warnings,
+        };
+        Ok(Self { opened: Arc::new(opened) })
+    }
+
+    /// The tuned model's tokenizer and chat template.
+    pub fn encoder(&self) -> &Encoder {
+        &self.opened.encoder
+    }
+
+    /// The pair itself: checkpoints, shapes, notices.
+    pub fn pair(&self) -> &Pair {
+        &self.opened.engines.borrow_owner().pair
+    }
+
+    /// The tuned model's shape.
+    pub fn spec(&self) -> &ModelSpec {
+        self.pair().spec().ft
+    }
+
+    /// What computes, as manifests name it (`cpu`, `reference`, …).
+    pub fn device(&self) -> &str {
+        &self.opened.device
+    }
+
+    /// What the user should be told since the last call: differences within the pair, prompts with a doubled first
+    /// token, batches that did not fit the device.
+    pub fn take_warnings(&self) -> Vec<String> {
+        let mut warnings = std::mem::take(&mut *lock(&self.opened.warnings));
+        warnings.extend(self.opened.encoder.take_warnings());
+        warnings
+    }
+
+    /// The token ids of many rows, one by one as by [`Encoder::encode`], on all threads.
+    ///
+    /// # Errors
+    /// As [`Session::score`] in a forked process; what is wrong with a row stands in its place.
+    pub fn encode(&self, rows: &[ContentRef<'_>]) -> Result<Vec<Result<Encoded, RowError>>> {
+        let _turn = self.turn()?;
+        let encoder = self.encoder();
+        Ok(self.opened.pool.install(|| rows.par_iter().map(|row| encoder.encode_ref(*row)).collect()))
+    }
+
+    /// Scores prompts, in order. The observer hears every token once.
+    ///
+    /// # Errors
+    /// A usage error for a prompt without tokens, with more than the model's context or with a token that the vocabulary does
+    /// not have; [`ErrorKind::Interrupted`] when the observer stops the work; failures of the device.
+    pub fn score(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Score>> {
+        self.pass(prompts, 1, |engine, part| engine.score(part, observer))
+    }
+
+    /// The last token's hidden state after the last layer of one model's blocks, run on their own from the tuned model's
+    /// embedding, before the final norm: `[D]` for each prompt. With both models' states
+    /// [`output_co`](crate::metrics::output_co) tells how far apart they are; the tuned model's is
+    /// [`Score::last_hidden`].
+    ///
+    /// # Errors
+    /// As [`Session::score`].
+    pub fn last_hidden(
+        &self,
+        branch: Branch,
+        prompts: &[&[u32]],
+        observer: Observer<'_>,
+    ) -> Result<Vec<Vec<f64>>> {
+        self.pass(prompts, 1, |engine, part| engine.plain(branch, part, observer))
+    }
+
+    /// Logits of the token after each prompt with `x + ptc + alpha · ftc` on all tokens: 1 is the tuned model, 0 the base's
+    /// blocks between the tuned model's embedding and head.
+    ///
+    /// # Errors
+    /// As [`Session::score`]; a usage error for an alpha that is negative or not finite and for chosen tokens that the
+    /// vocabulary does not have; a checkpoint error where there is no head.
+    pub fn logits(
+        &self,
+        prompts: &[&[u32]],
+        alphas: &[f64],
+        tokens: Tokens<'_>,
+        observer: Observer<'_>,
+    ) -> Result<Logits> {
+        check_alphas(alphas)?;
+        let width = match tokens {
+            Tokens::All => self.spec().vocab_size,
+            Tokens::Of(tokens) => {
+                self.check_ids("tokens", tokens)?;
+                tokens.len()
+            }
+        };
+        let shape = [alphas.len(), prompts.len(), width];
+        let mut values = vec![0.0; shape.iter().product()];
+        let mut first = 0;
+        for some in prompts.chunks((LOGITS_AT_ONCE / (alphas.len() * width).max(1)).max(1)) {
+            // A stream for each alpha is in memory.
+            let by_prompt = self.pass(some, alphas.len(), |engine, part| {
+                let by_alpha = engine.steer(part, alphas, tokens, observer)?;
+                Ok((0..part.len())
+                    .map(|prompt| by_alpha.iter().map(|rows| rows[prompt].clone()).collect())
+                    .collect())
+            })?;
+            for (index, by_alpha) in by_prompt.into_iter().enumerate() {
+                let by_alpha: Vec<Vec<f64>> = by_alpha;
+                for (alpha, row) in by_alpha.iter().enumerate() {
+                    let start = (alpha * prompts.len() + first + index) * width;
+                    values[start..start + width].copy_from_slice(row);
+                }
+            }
+            first += some.len();
+        }
+        Ok(Logits { values, shape })
+    }
+
+    /// The contributions of every layer, of its attention and of its MLP, to every token of each prompt.
+    ///
+    /// # Errors
+    /// As [`Session::score`].
+    pub fn trace(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Trace>> {
+        self.pass(prompts, 1, |engine, part| engine.trace(part, observer))
+    }
+
+    /// What each part of a final hidden state adds to the logits, see [`Engine::logits_of_parts`](crate::engine::Engine::logits_of_parts).
+    ///
+    /// # Errors
+    /// Where the checkpoint has no head that can be read.
+    pub fn logits_of_parts(&self, split: &Split) -> Result<Split> {
+        let _turn = self.turn()?;
+        let opened = &*self.opened;
+        opened.engines.with_dependent(|_, engine| opened.pool.install(|| engine.logits_of_parts(split)))
+    }
+
+    /// Passes prompts in batches within the limits, whose tokens count `times` times.
+    fn pass<T: Send>(
+        &self,
+        prompts: &[&[u32]],
+        times: usize,
+        pass: impl Fn(&dyn Passes, &[&[u32]]) -> Result<Vec<T>> + Sync,
+    ) -> Result<Vec<T>> {
+        let context = self.spec().context_length;
+        for (index, prompt) in prompts.iter().enumerate() {
+            if prompt.is_empty() || prompt.len() > context {
+                return Err(Error::usage(format!(
+                    "prompt {index} has {} tokens, expected 1 to {context} (the tuned model's context)",
+                    prompt.len()
+                )));
+            }
+            self.check_ids(&format!("prompt {index}"), prompt)?;
+        }
+        let _turn = self.turn()?;
+        let opened = &*self.opened;
+        let warn = |text: &str| push(&opened.warnings, text);
+        opened.engines.with_dependent(|_, engine| {
+            let mut passed = Vec::with_capacity(prompts.len());
+            for batch in batches(prompts, opened.limits, times, engine.row_count()) {
+                let pass = |part: &[&[u32]]| pass(engine.as_ref(), part);
+                passed.extend(opened.pool.install(|| in_parts(batch, &warn, &pass))?);
+            }
+            Ok(passed)
+        })
+    }
+
+    fn check_ids(&self, what: &str, ids: &[u32]) -> Result<()> {
+        let vocab_size = self.spec().vocab_size;
+        match ids.iter().position(|id| *id as usize >= vocab_size) {
+            None => Ok(()),
+            Some(index) => Err(Error::usage(format!(
+                "{what}: token {index} has id {}, but the model's vocabulary has {vocab_size} (0 to {})",
+                ids[index],
+                vocab_size - 1
+            ))),
+        }
+    }
+
+    /// Waits for other calls to end.
+    fn turn(&self) -> Result<MutexGuard<'_, ()>> {
+        if self.is_forked() {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "the pair was opened in process {}, and its threads do not survive a fork: open it in this process",
+                    self.opened.process
+                ),
+            ));
+        }
+        Ok(lock(&self.opened.turn))
+    }
+
+    fn is_forked(&self) -> bool {
+        self.opened.process != std::process::id()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // In a forked process there are no threads to end and no device to give back; trying could wait for ever.
+        if self.is_forked() {
+            std::mem::forget(self.opened.clone());
+        }
+    }
+}
+
+/// Cuts prompts, in order, into batches within the limits, whose rows count `times` times.
+fn batches<'p, 'i>(
+    prompts: &'p [&'i [u32]],
+    limits: BatchLimits,
+    times: usize,
+    mut count: RowCount<'_>,
+) -> Vec<&'p [&'i [u32]]> {
+    let (mut batches, mut start) = (Vec::new(), 0);
+    for (index, prompt) in prompts.iter().enumerate() {
+        let prompt: Arc<[u32]> = Arc::from(*prompt);
+        let is_full = index - start == limits.prompts || times * count.rows_with(&prompt) > limits.tokens;
+        if is_full && index > start {
+            batches.push(&prompts[start..index]);
+            start = index;
+            count.clear();
+        }
+        count.add(&prompt);
+    }
+    batches.extend((start < prompts.len()).then(|| &prompts[start..]));
+    batches
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn push(warnings: &Mutex<Vec<String>>, text: &str) {
+    lock(warnings).push(text.to_owned());
+}
