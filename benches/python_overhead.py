@@ -3,7 +3,8 @@ line tells; CPU time, which a busy machine disturbs less, is that of its process
 
     python benches/python_overhead.py [--base DIR --tuned DIR] [--rounds 7] [--repeat 12] [--threads 2]
 
-Needs the package `tuco` (see docs/python.md) and target/release/tuco. Both read the demo's prompts `repeat` times; rounds alternate.
+Needs the package `tuco` (see docs/python.md) and target/release/tuco. Both read the demo's prompts `repeat` times, each time with
+another first word; rounds alternate.
 """
 
 import argparse
@@ -26,6 +27,14 @@ def cpu_seconds(who: int) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def numbered(line: str, copy: int) -> dict:
+    """A row whose text begins with a number: equal prompts would be computed once."""
+    row = json.loads(line)
+    place, field = (row, "prompt") if "prompt" in row else (row["messages"][-1], "content")
+    place[field] = f"{copy} {place[field]}"
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--base", default=str(ROOT / "models/demo/base"))
@@ -34,7 +43,7 @@ def main() -> None:
     parser.add_argument("--repeat", default=12, type=int)
     parser.add_argument("--rounds", default=7, type=int)
     options = parser.parse_args()
-    rows = [json.loads(line) for line in open(ROOT / "models/demo/prompts.jsonl")] * options.repeat
+    rows = [numbered(line, copy) for copy in range(options.repeat) for line in open(ROOT / "models/demo/prompts.jsonl")]
     prompts = [row.get("messages") or row["prompt"] for row in rows]
     pair = tuco.Pair.from_pretrained(options.base, options.tuned, device="cpu", threads=options.threads)
     wall, cpu, scored = [], [], None
