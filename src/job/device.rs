@@ -57,7 +57,7 @@ impl std::fmt::Display for Device {
 /// What GPUs round the context's rows to where they go into products.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
-    /// bfloat16 for models of 512 dimensions or more
+    /// bfloat16 for models of 1024 dimensions or more
     #[default]
     Auto,
     Bfloat16,

@@ -40,7 +40,7 @@ impl Transfer {
     pub fn new() -> Result<Self> {
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(|error| failed("make a stream", error))?;
-        let stage = || {
+        let stage = || -> Result<Stage> {
             // SAFETY: no preconditions.
             let bytes = unsafe { result::malloc_host(STAGE_BYTES, 0) }
                 .map_err(|error| failed("pin memory of the host", error))?;

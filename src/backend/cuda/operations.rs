@@ -1,0 +1,525 @@
+//! The operations of a layer: where things lie, for `launch.rs` to run kernels on.
+
+use super::{
+    Cuda,
+    args::{
+        Address, ContributionArgs, KeyWeightArgs, KeyWeightSide, NormArgs, NormHeadsArgs,
+        NormedKeyDifferenceArgs, RotateArgs, RowsArgs, TraceArgs, TwinAttendArgs,
+    },
+    device::{Buffer, Device},
+    launch::{self, Epilogue, Operand, ROW_THREADS, per_row, per_warp, product},
+    layout::{CudaLayout, LayoutRows},
+    mat::{CudaMat, Element, pitch},
+    weight::{CudaWeight, Planes},
+};
+use crate::{
+    Result,
+    backend::{
+        Attended, AttentionShape, Backend, KernelTime, Linear, Norm, PartSums, Role, RopeOf, Rows, Sequence,
+    },
+    metrics::{PartsL1, RunningL1},
+    model::Activation,
+    tensor::Tensor,
+    twin::Twin,
+};
+use half::bf16;
+use rayon::prelude::*;
+use std::sync::{Arc, PoisonError};
+
+/// P and F in f64, `pitch` apart, and the norms after each layer: (‖P‖₁, ‖F‖₁) of every row, in f64.
+pub struct CudaSums {
+    rows: usize,
+    p: Option<Buffer>,
+    f: Option<Buffer>,
+    norms: Vec<Buffer>,
+}
+
+impl Cuda {
+    /// One of the kernels of `elementwise.cu`, which takes `bytes` from memory or there.
+    fn rowwise(&self, kernel: &str, rows: usize, bytes: usize, args: RowsArgs) {
+        self.attempt(|device| per_row(device.as_ref(), kernel, rows, ROW_THREADS, bytes, &args));
+    }
+
+    /// One of those that take rows by their numbers.
+    fn indexed(&self, kernel: &str, a: &CudaMat, rows: &[usize], out: &CudaMat) {
+        self.attempt(|device| {
+            let numbers = Buffer::of(device, &rows.iter().map(|row| *row as i32).collect::<Vec<_>>())?;
+            let args = RowsArgs { rows: numbers.address(), ..rows_args(a, out) };
+            let kernel = format!("{kernel}_{}", a.element.name());
+            let bytes = rows.len() * (a.row_bytes() + out.row_bytes());
+            per_row(device.as_ref(), &kernel, rows.len(), ROW_THREADS, bytes, &args)
+        });
+    }
+
+    fn product(&self, epilogue: Epilogue, a: &CudaMat, linears: &[&Linear<CudaWeight<'_>>], out: &CudaMat) {
+        self.attempt(|device| {
+            let operands =
+                linears.iter().map(|linear| operand(device, linear)).collect::<Result<Vec<_>>>()?;
+            product(device.as_ref(), epilogue, a, &operands, out)
+        });
+    }
+
+    /// `N` pairs of norms of each of `rows` rows.
+    fn read_norms<const N: usize>(&self, norms: &Buffer, rows: usize) -> Vec<[RunningL1; N]> {
+        let mut bytes = vec![0; rows * N * 16];
+        self.attempt(|device| device.download(norms.address(), &mut bytes));
+        let number = |at: usize| f64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        let pair = |at: usize| RunningL1 { ptc: number(at), ftc: number(at + 8) };
+        (0..rows).map(|row| std::array::from_fn(|i| pair((row * N + i) * 16))).collect()
+    }
+}
+
+fn operand<'a>(device: &Arc<dyn Device>, linear: &'a Linear<CudaWeight<'_>>) -> Result<Operand<'a>> {
+    Ok(Operand { planes: linear.weight.planes(device)?, bias: vector(device, linear.bias.as_ref())? })
+}
+
+/// The address of a vector; 0 where there is none.
+fn vector(device: &Arc<dyn Device>, weight: Option<&CudaWeight<'_>>) -> Result<Address> {
+    weight.map_or(Ok(0), |weight| weight.vector(device))
+}
+
+/// `a` and `out` of a kernel of `elementwise.cu`.
+fn rows_args(a: &CudaMat, out: &CudaMat) -> RowsArgs {
+    assert_eq!(a.cols, out.cols, "columns of an operation on rows");
+    RowsArgs {
+        a: a.address(),
+        out: out.address(),
+        a_pitch: a.pitch(),
+        out_pitch: out.pitch(),
+        cols: out.cols as i32,
+        ..RowsArgs::default()
+    }
+}
+
+impl Backend for Cuda {
+    type Mat = CudaMat;
+    type Weight<'w> = CudaWeight<'w>;
+    type Layout = CudaLayout;
+    type Sums = CudaSums;
+
+    fn check(&self) -> Result<()> {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn kernel_times(&self) -> Result<Vec<KernelTime>> {
+        self.profile.as_ref().map_or(Ok(Vec::new()), |profile| profile.take())
+    }
+
+    fn keeps_weights(&self) -> bool {
+        self.resident
+    }
+
+    fn pack_room(&self) -> (usize, usize) {
+        // A sixteenth of the memory: tens of thousands of tokens of a large model, beside which its weights have room.
+        (self.memory().map_or(0, |(_, all)| all / 16), 65536)
+    }
+
+    fn layout(&self, sequences: &[Sequence]) -> CudaLayout {
+        CudaLayout { rows: self.attempt(|device| LayoutRows::new(device, &self.ropes, sequences)) }
+    }
+
+    fn zeros(&self, kind: Rows, role: Role, rows: usize, cols: usize) -> CudaMat {
+        let element = match (kind, role) {
+            (Rows::Context, Role::Operand) => self.context,
+            _ => Element::F32,
+        };
+        let mut mat = CudaMat::new(kind, element, cols);
+        self.attempt(|device| {
+            mat.resize(device, rows)?;
+            device.clear(mat.address(), rows * mat.row_bytes())
+        });
+        mat
+    }
+
+    fn resize(&self, mat: &mut CudaMat, rows: usize) {
+        self.attempt(|device| mat.resize(device, rows));
+    }
+
+    fn read(&self, mat: &CudaMat) -> Vec<f64> {
+        let mut bytes = vec![0; mat.rows * mat.row_bytes()];
+        self.attempt(|device| device.download(mat.address(), &mut bytes));
+        let values: Vec<f64> = match mat.element {
+            Element::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b).into()).collect(),
+            Element::Bf16 => {
+                bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).into()).collect()
+            }
+        };
+        values.chunks_exact(pitch(mat.cols)).flat_map(|row| &row[..mat.cols]).copied().collect()
+    }
+
+    fn weight<'w>(&self, tensor: Tensor<'w>) -> CudaWeight<'w> {
+        CudaWeight::new(tensor)
+    }
+
+    fn fetch(&self, weight: &CudaWeight<'_>) {
+        self.attempt(|device| match weight.tensor.rows {
+            1 => weight.vector(device).map(|_| ()),
+            _ => weight.planes(device).map(|_| ()),
+        });
+    }
+
+    fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut CudaMat) {
+        // The rows are gathered on the host: the table never takes memory of the device.
+        let pitch = pitch(out.cols);
+        let mut rows = vec![0.0f32; token_ids.len() * pitch];
+        rows.par_chunks_exact_mut(pitch)
+            .zip(token_ids)
+            .for_each(|(row, id)| table.widen_run(*id as usize, 0..table.cols, row));
+        let bytes: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.attempt(|device| device.upload(out.address(), &bytes));
+    }
+
+    fn norm(
+        &self,
+        x: &CudaMat,
+        norm: &Norm<CudaWeight<'_>>,
+        normalized: Option<&mut CudaMat>,
+        normed: &mut CudaMat,
+    ) {
+        self.attempt(|device| {
+            let args = NormArgs {
+                x: x.address(),
+                normalized: normalized.as_ref().map_or(0, |mat| mat.address()),
+                normed: normed.address(),
+                weight: norm.weight.vector(device)?,
+                bias: vector(device, norm.bias.as_ref())?,
+                x_pitch: x.pitch(),
+                normalized_pitch: normalized.as_ref().map_or(0, |mat| mat.pitch()),
+                normed_pitch: normed.pitch(),
+                cols: x.cols as i32,
+                centered: i32::from(norm.centered),
+                offset: norm.offset as f32,
+                eps: norm.eps as f32,
+            };
+            let kernel = format!("norm_{}_{}", x.element.name(), normed.element.name());
+            let bytes = x.bytes() + normalized.map_or(0, |mat| mat.bytes()) + normed.bytes();
+            per_row(device.as_ref(), &kernel, x.rows, ROW_THREADS, bytes, &args)
+        });
+    }
+
+    fn norm_heads(&self, x: &mut CudaMat, norm: &Norm<CudaWeight<'_>>) {
+        self.attempt(|device| {
+            let cols = norm.weight.tensor.cols;
+            let parts = x.cols / cols;
+            let args = NormHeadsArgs {
+                x: x.address(),
+                weight: norm.weight.vector(device)?,
+                pitch: x.pitch(),
+                cols: cols as i32,
+                parts: parts as i32,
+                rows: x.rows as i32,
+                offset: norm.offset as f32,
+                eps: norm.eps as f32,
+                unused: 0,
+            };
+            let kernel = format!("norm_heads_{}", x.element.name());
+            per_warp(device.as_ref(), &kernel, x.rows * parts, 2 * x.bytes(), &args)
+        });
+    }
+
+    fn linear(&self, a: &CudaMat, w: &Linear<CudaWeight<'_>>, out: &mut CudaMat) {
+        self.product(Epilogue::Store, a, &[w], out);
+    }
+
+    fn linear_add(&self, a: &CudaMat, w: &Linear<CudaWeight<'_>>, x: &mut CudaMat) {
+        self.product(Epilogue::Add, a, &[w], x);
+    }
+
+    fn gated(
+        &self,
+        a: &CudaMat,
+        gate: &Linear<CudaWeight<'_>>,
+        up: &Linear<CudaWeight<'_>>,
+        activation: Activation,
+        out: &mut CudaMat,
+    ) {
+        self.product(Epilogue::Gated(activation), a, &[gate, up], out);
+    }
+
+    fn activated(&self, a: &CudaMat, w: &Linear<CudaWeight<'_>>, activation: Activation, out: &mut CudaMat) {
+        self.product(Epilogue::Activated(activation), a, &[w], out);
+    }
+
+    fn add(&self, a: &CudaMat, b: &CudaMat, out: &mut CudaMat) {
+        let args = RowsArgs { b: b.address(), b_pitch: b.pitch(), ..rows_args(a, out) };
+        self.rowwise("add_f32", out.rows, 3 * out.bytes(), args);
+    }
+
+    fn copy(&self, a: &CudaMat, out: &mut CudaMat) {
+        self.rowwise(
+            &format!("copy_{}_{}", a.element.name(), out.element.name()),
+            out.rows,
+            a.bytes() + out.bytes(),
+            rows_args(a, out),
+        );
+    }
+
+    fn accumulate(&self, a: &CudaMat, x: &mut CudaMat) {
+        let bytes = a.bytes() + 2 * x.bytes();
+        self.rowwise(&format!("accumulate_{}", a.element.name()), x.rows, bytes, rows_args(a, x));
+    }
+
+    fn gather(&self, a: &CudaMat, rows: &[usize], out: &mut CudaMat) {
+        self.indexed("gather", a, rows, out);
+    }
+
+    fn scatter(&self, a: &CudaMat, rows: &[usize], out: &mut CudaMat) {
+        self.indexed("scatter", a, rows, out);
+    }
+
+    fn blend(&self, pt: &CudaMat, ft: &mut CudaMat, alpha: f64) {
+        let args = RowsArgs { factor: alpha as f32, ..rows_args(pt, ft) };
+        self.rowwise(&format!("blend_{}", ft.element.name()), ft.rows, 3 * ft.bytes(), args);
+    }
+
+    fn scatter_add(&self, a: &CudaMat, rows: &[usize], factors: &[f64], x: &mut CudaMat) {
+        self.attempt(|device| {
+            let count = rows.len();
+            let rows = Buffer::of(device, &rows.iter().map(|row| *row as i32).collect::<Vec<_>>())?;
+            let factors = Buffer::of(device, &factors.iter().map(|f| *f as f32).collect::<Vec<_>>())?;
+            let args = RowsArgs { rows: rows.address(), factors: factors.address(), ..rows_args(a, x) };
+            per_row(device.as_ref(), "scatter_add_f32", count, ROW_THREADS, 3 * a.bytes(), &args)
+        });
+    }
+
+    fn scale(&self, x: &mut CudaMat, factor: f64) {
+        let args = RowsArgs { factor: factor as f32, ..rows_args(x, x) };
+        self.rowwise(&format!("scale_{}", x.element.name()), x.rows, 2 * x.bytes(), args);
+    }
+
+    fn rotate(&self, x: &mut CudaMat, head_dim: usize, layout: &CudaLayout, rows: Rows, rope: RopeOf) {
+        self.attempt(|device| {
+            let Some(layout) = &layout.rows else { return Ok(()) };
+            if x.rows == 0 {
+                return Ok(());
+            }
+            let rotation = layout.rotation(rows, rope);
+            let args = RotateArgs {
+                x: x.address(),
+                sequence: rotation.sequence,
+                position: rotation.position,
+                tables: rotation.tables,
+                pitch: x.pitch(),
+                heads: (x.cols / head_dim) as i32,
+                head_dim: head_dim as i32,
+                half: rotation.half as i32,
+                unused: 0,
+            };
+            let kernel = format!("rotate_{}", x.element.name());
+            per_row(device.as_ref(), &kernel, x.rows, 128, 2 * x.bytes(), &args)
+        });
+    }
+
+    fn attention(
+        &self,
+        q: &mut CudaMat,
+        k: &CudaMat,
+        v: &CudaMat,
+        layout: &CudaLayout,
+        shape: &AttentionShape,
+    ) {
+        self.attempt(|device| match &layout.rows {
+            Some(rows) => launch::attention(device.as_ref(), q, k, v, rows, shape),
+            None => Ok(()),
+        });
+    }
+
+    fn key_difference(
+        &self,
+        normalized: &CudaMat,
+        norm: Twin<Option<&Norm<CudaWeight<'_>>>>,
+        key: Twin<&Linear<CudaWeight<'_>>>,
+        out: &mut CudaMat,
+    ) {
+        self.attempt(|device| {
+            let sides = Twin::new((norm.pt, key.pt), (norm.ft, key.ft));
+            let sides = sides.try_map(|(norm, key)| key_side(device, norm, key))?;
+            let (rows, cols) = (out.cols, normalized.cols);
+            let weight = Planes::unset(device, rows, cols, self.context == Element::F32)?;
+            let has_bias = [sides.pt, sides.ft].iter().any(|side| side.bias != 0 || side.norm_bias != 0);
+            let bias = if has_bias { Some(Buffer::new(device, pitch(rows) * 4)?) } else { None };
+            let bias = bias.as_ref().map_or(0, Buffer::address);
+            let args = KeyWeightArgs {
+                side: [sides.pt, sides.ft],
+                weight: weight.high.address(),
+                low: weight.low(),
+                bias,
+                pitch: weight.pitch as i64,
+                low_plane: weight.low_plane() as i64,
+                cols: cols as i32,
+                unused: 0,
+            };
+            let bytes = key.pt.weight.planes(device)?.bytes() + key.ft.weight.planes(device)?.bytes();
+            let bytes = bytes + weight.bytes();
+            per_row(device.as_ref(), "key_weight_difference", rows, ROW_THREADS, bytes, &args)?;
+            product(device.as_ref(), Epilogue::Store, normalized, &[Operand { planes: &weight, bias }], out)
+        });
+    }
+
+    fn normed_key_difference(
+        &self,
+        keys: &CudaMat,
+        norm: Twin<&Norm<CudaWeight<'_>>>,
+        difference: &mut CudaMat,
+    ) {
+        self.attempt(|device| {
+            let cols = norm.ft.weight.tensor.cols;
+            let parts = keys.cols / cols;
+            let args = NormedKeyDifferenceArgs {
+                keys: keys.address(),
+                difference: difference.address(),
+                weight: [norm.pt.weight.vector(device)?, norm.ft.weight.vector(device)?],
+                key_pitch: keys.pitch(),
+                difference_pitch: difference.pitch(),
+                offset: [norm.pt.offset as f32, norm.ft.offset as f32],
+                eps: [norm.pt.eps as f32, norm.ft.eps as f32],
+                cols: cols as i32,
+                parts: parts as i32,
+                rows: keys.rows as i32,
+                unused: 0,
+            };
+            let kernel = format!("normed_key_difference_{}", keys.element.name());
+            let bytes = keys.bytes() + 2 * difference.bytes();
+            per_warp(device.as_ref(), &kernel, keys.rows * parts, bytes, &args)
+        });
+    }
+
+    fn twin_attend(
+        &self,
+        q: &CudaMat,
+        attended: &Attended<'_, CudaMat, CudaWeight<'_>>,
+        layout: &CudaLayout,
+        shape: &AttentionShape,
+        out: &mut CudaMat,
+    ) {
+        self.attempt(|device| {
+            let Some(rows) = &layout.rows else { return Ok(()) };
+            let Attended { context_keys, key_difference, normalized, norm, twin_keys, twin_normed } =
+                attended;
+            let args = TwinAttendArgs {
+                q: q.address(),
+                keys: context_keys.address(),
+                difference: key_difference.map_or(0, CudaMat::address),
+                normalized: normalized.address(),
+                norm_weight: vector(device, norm.map(|norm| &norm.weight))?,
+                norm_bias: vector(device, norm.and_then(|norm| norm.bias.as_ref()))?,
+                twin_keys: twin_keys.address(),
+                twin_normed: twin_normed.address(),
+                means: out.address(),
+                q_pitch: q.pitch(),
+                key_pitch: context_keys.pitch(),
+                difference_pitch: key_difference.map_or(0, CudaMat::pitch),
+                normalized_pitch: normalized.pitch(),
+                twin_key_pitch: twin_keys.pitch(),
+                twin_normed_pitch: twin_normed.pitch(),
+                mean_pitch: out.pitch(),
+                hidden: normalized.cols as i32,
+                norm_offset: norm.map_or(0.0, |norm| norm.offset as f32),
+                ..TwinAttendArgs::default()
+            };
+            launch::twin_attend(device, normalized.element, rows, shape, args)
+        });
+    }
+
+    fn head_values(
+        &self,
+        means: &CudaMat,
+        value: &Linear<CudaWeight<'_>>,
+        shape: &AttentionShape,
+        first: usize,
+        out: &mut CudaMat,
+    ) {
+        self.attempt(|device| {
+            launch::head_values(device.as_ref(), means, operand(device, value)?, shape, first, out)
+        });
+    }
+
+    fn sums(&self, rows: usize, cols: usize) -> CudaSums {
+        let bytes = rows * pitch(cols) * 8;
+        let zeros = || {
+            self.attempt(|device| {
+                let buffer = Buffer::new(device, bytes)?;
+                device.clear(buffer.address(), bytes)?;
+                Ok(buffer)
+            })
+        };
+        CudaSums { rows, p: zeros(), f: zeros(), norms: Vec::new() }
+    }
+
+    fn contribution(&self, f_pt: Option<&CudaMat>, f_ft: &CudaMat, x: &mut CudaMat, sums: &mut CudaSums) {
+        self.attempt(|device| {
+            let (Some(p), Some(f)) = (&sums.p, &sums.f) else { return Ok(()) };
+            let norms = Buffer::new(device, sums.rows * 16)?;
+            let args = ContributionArgs {
+                f_pt: f_pt.map_or(0, CudaMat::address),
+                f_ft: f_ft.address(),
+                x: x.address(),
+                p: p.address(),
+                f: f.address(),
+                norms: norms.address(),
+                pitch: x.pitch(),
+                cols: x.cols as i32,
+                unused: 0,
+            };
+            // The stream twice, the sums in f64 twice each, one or two outputs.
+            let bytes = x.bytes() * (2 + 2 * 2 * 2 + if f_pt.is_some() { 2 } else { 1 });
+            per_row(device.as_ref(), "contribution", x.rows, ROW_THREADS, bytes, &args)?;
+            sums.norms.push(norms);
+            Ok(())
+        });
+    }
+
+    fn norms(&self, sums: &CudaSums) -> Vec<Vec<RunningL1>> {
+        let read = |norms: &Buffer| self.read_norms(norms, sums.rows).into_iter().map(|[l1]| l1).collect();
+        sums.norms.iter().map(read).collect()
+    }
+
+    fn trace(
+        &self,
+        x: &CudaMat,
+        after_attention: Twin<&CudaMat>,
+        after: Twin<&CudaMat>,
+        sums: &mut PartSums<CudaMat>,
+    ) -> Vec<PartsL1> {
+        let norms = self.attempt(|device| {
+            let norms = Buffer::new(device, x.rows * 48)?;
+            let both = |mats: Twin<&CudaMat>| [mats.pt.address(), mats.ft.address()];
+            let args = TraceArgs {
+                x: x.address(),
+                after_attention: both(after_attention),
+                after: both(after),
+                attention: both(sums.attention.as_ref()),
+                mlp: both(sums.mlp.as_ref()),
+                norms: norms.address(),
+                pitch: x.pitch(),
+                cols: x.cols as i32,
+                unused: 0,
+            };
+            // Five streams once, four sums twice.
+            let bytes = x.bytes() * (5 + 4 * 2);
+            per_row(device.as_ref(), "trace", x.rows, ROW_THREADS, bytes, &args)?;
+            Ok(norms)
+        });
+        let norms = norms.map_or(Vec::new(), |norms| self.read_norms(&norms, x.rows));
+        norms.into_iter().map(|[attention, mlp, whole]| PartsL1 { attention, mlp, whole }).collect()
+    }
+}
+
+/// One model's part of the weight of [`Backend::key_difference`].
+fn key_side(
+    device: &Arc<dyn Device>,
+    norm: Option<&Norm<CudaWeight<'_>>>,
+    key: &Linear<CudaWeight<'_>>,
+) -> Result<KeyWeightSide> {
+    let planes = key.weight.planes(device)?;
+    Ok(KeyWeightSide {
+        weight: planes.high.address(),
+        low: planes.low(),
+        bias: vector(device, key.bias.as_ref())?,
+        factors: vector(device, norm.map(|norm| &norm.weight))?,
+        norm_bias: vector(device, norm.and_then(|norm| norm.bias.as_ref()))?,
+        offset: norm.map_or(0.0, |norm| norm.offset as f32),
+        unused: 0,
+    })
+}
