@@ -65,7 +65,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "backend",
         ],
     ),
-    ("cli", &["error", "experiment", "job"]),
+    ("cli", &["error", "experiment", "job", "output"]),
 ];
 
 fn sources(path: &Path) -> Vec<PathBuf> {

@@ -1,11 +1,13 @@
 //! The flags of each subcommand, and nothing else.
 
+mod demo;
+
 use crate::{
     Result,
-    experiment::demo,
+    experiment::demo::{self as demo_pair, DemoOptions},
     job::{
-        self, BenchOptions, CompareOptions, GenerateOptions, PairOptions, ReportOptions, ScoreOptions,
-        SweepOptions, TraceOptions,
+        self, BenchOptions, CompareOptions, GenerateOptions, JailbreakOptions, ManyShotOptions, PairOptions,
+        ReportOptions, ScoreOptions, SweepOptions, TraceOptions,
     },
 };
 use clap::{Args, Parser, Subcommand};
@@ -32,6 +34,10 @@ enum Command {
     Compare(Box<CompareOptions>),
     /// How the choice of answers moves when the fine-tuning component is scaled by alpha
     Sweep(Box<SweepOptions>),
+    /// Whether prompts that get round refusals have a lower TuCo: sampled completions, a dictionary of refusals, AUC
+    Jailbreak(Box<JailbreakOptions>),
+    /// TuCo, and OutputCo, against the number of examples before a prompt
+    ManyShot(Box<ManyShotOptions>),
     /// Show the contributions to every token of a prompt and its response, and what fine-tuning says
     Trace(Box<TraceOptions>),
     /// Put what experiments found on one HTML page
@@ -41,7 +47,7 @@ enum Command {
     /// Measure how fast pairs of a shape are scored on this machine, with random weights
     Bench(BenchOptions),
     /// Show what TuCo does, on the small pair that ships with the source
-    Demo(demo::DemoOptions),
+    Demo(DemoOptions),
 }
 
 #[derive(Debug, Args)]
@@ -59,11 +65,14 @@ impl Cli {
             Command::Generate(options) => job::generate(*options).map(|_| ()),
             Command::Compare(options) => job::compare(*options),
             Command::Sweep(options) => job::sweep(*options),
+            Command::Jailbreak(options) => job::jailbreak(*options),
+            Command::ManyShot(options) => job::many_shot(*options),
             Command::Trace(options) => job::trace(*options),
             Command::Report(options) => job::report(&options),
             Command::Inspect(options) => job::inspect(&options.pair),
             Command::Bench(options) => job::bench(&options),
-            Command::Demo(options) => demo::run(&options),
+            Command::Demo(options) if options.all => demo::all(&options),
+            Command::Demo(options) => demo_pair::run(&options),
         }
     }
 }

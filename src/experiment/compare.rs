@@ -1,11 +1,14 @@
 //! `tuco compare`: how far classes of prompts are apart in TuCo (5.2 and 5.3 of the paper).
 
-use super::batches::{self, Batching};
+use super::{
+    batches::{self, Batching},
+    score::{Columns, Scoring},
+};
 use crate::{
     Error, Result,
     backend::Backend,
     engine::Engine,
-    metrics::{auc, bootstrap, delong, quantile, tpr_at_fpr, tuco},
+    metrics::{auc, bootstrap, delong, quantile, tpr_at_fpr},
     model::PairWeights,
     output::{Axes, Folder, Report, Series, Table, outlines},
 };
@@ -18,19 +21,23 @@ const SEED: u64 = 1;
 /// Bins of the histograms.
 const BINS: usize = 30;
 
-/// A prompt of a class, or what is wrong with it.
-pub struct Prompt {
-    pub id: Value,
-    pub class: String,
-    pub token_ids: std::result::Result<Vec<u32>, (&'static str, String)>,
+/// A prompt and its class.
+pub type Prompt = batches::Prompt<String>;
+
+/// The scores of a class of prompts.
+pub struct Class<'a> {
+    pub name: &'a str,
+    pub scores: Vec<f64>,
+    /// Prompts that have none.
+    pub errors: usize,
 }
 
 /// The classes in the order of their first prompts.
 pub fn classes(prompts: &[Prompt]) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
     for prompt in prompts {
-        if !names.contains(&prompt.class.as_str()) {
-            names.push(&prompt.class);
+        if !names.contains(&prompt.about.as_str()) {
+            names.push(&prompt.about);
         }
     }
     names
@@ -46,10 +53,10 @@ pub fn check(prompts: &[Prompt]) -> Result<()> {
         )));
     }
     for name in names {
-        let mut of_class = prompts.iter().filter(|prompt| prompt.class == name);
-        if of_class.clone().all(|prompt| prompt.token_ids.is_err()) {
-            let first = of_class.find_map(|prompt| prompt.token_ids.as_ref().err());
-            let problem = first.map_or(String::new(), |(_, message)| format!("; the first: {message}"));
+        let mut of_class = prompts.iter().filter(|prompt| prompt.about == name);
+        if of_class.clone().all(|prompt| prompt.encoded.is_err()) {
+            let first = of_class.find_map(|prompt| prompt.encoded.as_ref().err());
+            let problem = first.map_or(String::new(), |failure| format!("; the first: {}", failure.message));
             return Err(Error::usage(format!("no prompt of class {name:?} can be scored{problem}")));
         }
     }
@@ -61,94 +68,87 @@ pub fn check(prompts: &[Prompt]) -> Result<()> {
 /// # Returns
 /// The summary.
 pub fn run<B: Backend, W: PairWeights>(
-    engine: &Engine<'_, B, W>,
+    engine: Engine<'_, B, W>,
     prompts: &[Prompt],
     batching: &Batching<'_>,
     folder: &mut Folder,
 ) -> Result<Value> {
-    let mut scores: Vec<Option<f64>> = Vec::with_capacity(prompts.len());
-    for batch in batches::split(prompts, batching, 1, |prompt| prompt.token_ids.as_ref().map_or(0, Vec::len))
-    {
-        let ids: Vec<&[u32]> =
-            batch.iter().filter_map(|prompt| prompt.token_ids.as_ref().ok()).map(Vec::as_slice).collect();
-        let scored = batching.compute(batch.len(), &ids, |observer| engine.score(&ids, observer))?;
-        let mut scored = scored.iter();
-        let mut rows = Vec::with_capacity(batch.len());
-        for Prompt { id, class, token_ids } in batch {
-            let mut row = Map::new();
-            row.insert("id".into(), id.clone());
-            row.insert("class".into(), class.as_str().into());
-            match token_ids {
-                Err((kind, message)) => {
-                    row.insert("error".into(), json!({ "type": kind, "message": message }));
-                    scores.push(None);
-                }
-                Ok(ids) => {
-                    let last =
-                        scored.next().and_then(|score| score.running.last()).copied().unwrap_or_default();
-                    row.insert("tuco".into(), json!(tuco(last)));
-                    row.insert("n_tokens".into(), ids.len().into());
-                    scores.push(Some(tuco(last)));
-                }
+    let scoring = Scoring { engine, columns: Columns::default() };
+    let mut classes: Vec<Class<'_>> =
+        classes(prompts).into_iter().map(|name| Class { name, scores: Vec::new(), errors: 0 }).collect();
+    batching.pass(&scoring, prompts, folder, |prompt, outcome| {
+        let class = classes.iter_mut().find(|class| class.name == prompt.about).expect("a prompt's class");
+        let mut row = Map::from_iter([("class".to_owned(), json!(prompt.about))]);
+        match outcome {
+            Ok(fields) => {
+                class.scores.extend(fields["tuco"].as_f64());
+                row.extend(fields);
             }
-            rows.push(Value::Object(row));
+            Err(failure) => {
+                class.errors += 1;
+                row.insert("error".into(), failure.to_json());
+            }
         }
-        folder.append(&rows)?;
-        batching.progress.batch_done();
-    }
-    Ok(summarize(prompts, &scores))
+        row
+    })?;
+    let mut summary = Map::from_iter([("experiment".to_owned(), json!("compare"))]);
+    summary.extend(describe(&classes));
+    Ok(summary.into())
 }
 
-fn summarize(prompts: &[Prompt], scores: &[Option<f64>]) -> Value {
-    let names = classes(prompts);
-    let of_class = |name: &str| -> Vec<f64> {
-        let own = prompts.iter().zip(scores).filter(|(prompt, _)| prompt.class == name);
-        own.filter_map(|(_, score)| *score).collect()
-    };
-    let values: Vec<Vec<f64>> = names.iter().map(|name| of_class(name)).collect();
-    let all = || values.iter().flatten().copied();
+/// Quantiles and histograms of the classes, and how far every two of them are apart; the later is expected to have the
+/// higher scores.
+pub fn describe(classes: &[Class<'_>]) -> Map<String, Value> {
+    let all = || classes.iter().flat_map(|class| class.scores.iter().copied());
     let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
     let step = ((high - low) / BINS as f64).max(f64::MIN_POSITIVE);
-    let described = names.iter().zip(&values).map(|(name, values)| {
-        let rows = prompts.iter().filter(|prompt| prompt.class == *name).count();
+    let described = classes.iter().map(|Class { name, scores, errors }| {
         let mut bins = [0usize; BINS];
-        values.iter().for_each(|value| bins[(((value - low) / step) as usize).min(BINS - 1)] += 1);
+        scores.iter().for_each(|value| bins[(((value - low) / step) as usize).min(BINS - 1)] += 1);
         let quantiles: Map<String, Value> = [0.05, 0.25, 0.5, 0.75, 0.95]
             .iter()
-            .map(|q| (q.to_string(), json!(quantile(values, *q))))
+            .map(|q| (q.to_string(), json!(quantile(scores, *q))))
             .collect();
         json!({
             "name": name,
-            "rows": rows,
-            "errors": rows - values.len(),
-            "mean": values.iter().sum::<f64>() / values.len() as f64,
+            "rows": scores.len() + errors,
+            "errors": errors,
+            "mean": scores.iter().sum::<f64>() / scores.len() as f64,
             "quantiles": quantiles,
             "histogram": bins.to_vec(),
         })
     });
     let mut pairs = Vec::new();
-    for (first, negative) in values.iter().enumerate() {
-        for (second, positive) in values.iter().enumerate().skip(first + 1) {
+    for (first, negative) in classes.iter().enumerate() {
+        for positive in classes.iter().skip(first + 1) {
+            let (lower, higher) = (&negative.scores, &positive.scores);
             pairs.push(json!({
-                "negative": names[first],
-                "positive": names[second],
-                "auc": auc(negative, positive),
-                "auc_delong_95": delong(negative, positive).map(|(low, high)| [low, high]),
-                "auc_bootstrap_95": bootstrap(negative, positive, RESAMPLES, SEED).map(|(low, high)| [low, high]),
-                "tpr_at_fpr_5": tpr_at_fpr(negative, positive, 0.05),
+                "negative": negative.name,
+                "positive": positive.name,
+                "auc": auc(lower, higher),
+                "auc_delong_95": delong(lower, higher).map(|(low, high)| [low, high]),
+                "auc_bootstrap_95": bootstrap(lower, higher, RESAMPLES, SEED).map(|(low, high)| [low, high]),
+                "tpr_at_fpr_5": tpr_at_fpr(lower, higher, 0.05),
             }));
         }
     }
-    json!({
-        "experiment": "compare",
-        "classes": described.collect::<Vec<_>>(),
-        "histogram_range": [low, high],
-        "pairs": pairs,
-    })
+    let fields = [
+        ("classes", described.collect::<Vec<_>>().into()),
+        ("histogram_range", json!([low, high])),
+        ("pairs", pairs.into()),
+    ];
+    fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
 }
 
 /// Tables and plots of a summary; `None` where it lacks something.
 pub fn report(summary: &Value) -> Option<Report> {
+    let (tables, plots) = tables(summary)?;
+    let title = "TuCo of classes of prompts (compare)".into();
+    Some(Report { title, notes: super::about(summary), tables, plots })
+}
+
+/// Tables and plots of what [`describe`] found.
+pub fn tables(summary: &Value) -> Option<(Vec<Table>, Vec<(String, String)>)> {
     let number = |value: &Value| value.as_f64().map_or("–".to_owned(), |number| format!("{number:.4}"));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let interval = |value: &Value| match (value[0].as_f64(), value[1].as_f64()) {
@@ -165,7 +165,7 @@ pub fn report(summary: &Value) -> Option<Report> {
         quantiles.rows.push(row);
         let bins: Option<Vec<f64>> = class["histogram"].as_array()?.iter().map(Value::as_f64).collect();
         let points = bins?.into_iter().map(|count| (0.0, count / scored.max(1) as f64)).collect();
-        series.push(Series { name: text(&class["name"]), points });
+        series.push(Series::new(text(&class["name"]), points));
     }
     let head = ["higher against lower", "AUC", "95 % (DeLong)", "95 % (bootstrap)", "TPR at 5 % FPR"];
     let caption = "AUC: the chance that a prompt of the first class has the higher TuCo".to_owned();
@@ -179,13 +179,12 @@ pub fn report(summary: &Value) -> Option<Report> {
             number(&pair["tpr_at_fpr_5"]),
         ]);
     }
-    let range = &summary["histogram_range"];
     let axes = Axes { x: "TuCo", y: "share of the class" };
-    let plot = outlines(&axes, range[0].as_f64()?, range[1].as_f64()?, &series);
-    Some(Report {
-        title: "TuCo of classes of prompts (compare)".into(),
-        notes: super::about(summary),
-        tables: vec![quantiles, pairs],
-        plots: plot.map(|svg| ("Histograms of TuCo".to_owned(), svg)).into_iter().collect(),
-    })
+    let range = &summary["histogram_range"];
+    let plot = match (range[0].as_f64(), range[1].as_f64()) {
+        (Some(low), Some(high)) => outlines(&axes, low, high, &series),
+        _ => None,
+    };
+    let plots = plot.map(|svg| ("Histograms of TuCo".to_owned(), svg)).into_iter().collect();
+    Some((vec![quantiles, pairs], plots))
 }

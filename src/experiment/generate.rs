@@ -82,6 +82,13 @@ impl<B: Backend, W: PairWeights> Generating<'_, B, W> {
         (CACHE_BYTES / self.engine.cache_bytes(&self.completing.generation)).max(1)
     }
 
+    /// The rows' prompts with their seeds.
+    pub fn seeded<'r>(&self, rows: &[Ready<'r>]) -> Vec<Prompt<'r>> {
+        let prompt =
+            |row: &Ready<'r>| Prompt { token_ids: row.token_ids, seed: self.completing.seed_of(row.id) };
+        rows.iter().map(prompt).collect()
+    }
+
     /// The completions of each prompt.
     ///
     /// # Errors
@@ -126,21 +133,16 @@ impl<B: Backend, W: PairWeights> Task for Generating<'_, B, W> {
     }
 
     fn compute(&self, rows: &[Ready<'_>], observer: Observer<'_>) -> Result<Vec<Outcome>> {
-        let seeded = rows.iter().map(|row| (row.token_ids, self.completing.seed_of(row.id)));
-        let prompts: Vec<Prompt<'_>> = seeded.map(|(token_ids, seed)| Prompt { token_ids, seed }).collect();
-        let completions = self.complete(&prompts, observer)?;
+        let completions = self.complete(&self.seeded(rows), observer)?;
         Ok(rows.iter().zip(completions).map(|(row, of_row)| fields(row, &of_row)).collect())
     }
 }
 
 /// The fields of a row's output.
 fn fields(row: &Ready<'_>, completions: &[Text]) -> Outcome {
-    if completions.iter().any(|text| text.completion.finish == Finish::NotFinite) {
-        let message = "the logits of a next token are not numbers: the hidden state overflowed".to_owned();
-        return Err(Failure { kind: "not_finite", message });
-    }
+    let completions: std::result::Result<Vec<_>, Failure> = completions.iter().map(Text::fields).collect();
     let mut fields = Map::new();
-    fields.insert("completions".into(), completions.iter().map(Text::to_json).collect());
+    fields.insert("completions".into(), completions?.into());
     fields.insert("n_tokens".into(), row.token_ids.len().into());
     if row.truncated {
         fields.insert("truncated".into(), true.into());
@@ -149,7 +151,18 @@ fn fields(row: &Ready<'_>, completions: &[Text]) -> Outcome {
 }
 
 impl Text {
-    fn to_json(&self) -> Value {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.text.as_ref().is_none_or(|text| text.trim().is_empty())
+    }
+
+    /// The fields of a completion in a row.
+    pub fn fields(&self) -> Outcome {
+        if self.completion.finish == Finish::NotFinite {
+            let message =
+                "the logits of a next token are not numbers: the hidden state overflowed".to_owned();
+            return Err(Failure { kind: "not_finite", message });
+        }
         let Completion { token_ids, tuco, finish } = &self.completion;
         let ended = self.stop.is_some() || *finish == Finish::StopToken;
         let mut fields = Map::new();
@@ -162,6 +175,6 @@ impl Text {
         if !tuco.is_empty() {
             fields.insert("tuco".into(), json!(tuco));
         }
-        fields.into()
+        Ok(fields)
     }
 }

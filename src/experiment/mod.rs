@@ -7,9 +7,13 @@ pub mod cost;
 pub mod demo;
 pub mod generate;
 pub mod inspect;
+pub mod jailbreak;
+pub mod many_shot;
 pub mod questions;
+pub mod refusals;
 pub mod rows;
 pub mod score;
+pub mod scored;
 pub mod shapes;
 pub mod sweep;
 pub mod trace;
@@ -23,6 +27,10 @@ pub fn report(summary: &Value) -> Option<Report> {
         "sweep" => sweep::report(summary),
         "compare" => compare::report(summary),
         "trace" => trace::report(summary),
+        "jailbreak" => jailbreak::report(summary),
+        "many-shot" => many_shot::report(summary),
+        "score" => scored::report(summary),
+        "demo" => demo::report(summary),
         _ => None,
     }
 }

@@ -95,6 +95,13 @@ pub struct Failure {
     pub message: String,
 }
 
+impl Failure {
+    /// The field `error` of an output row.
+    pub fn to_json(&self) -> Value {
+        json!({ "type": self.kind, "message": self.message })
+    }
+}
+
 impl From<RowError> for Failure {
     fn from(error: RowError) -> Self {
         Self { kind: error.kind.as_str(), message: error.message }
@@ -248,7 +255,7 @@ fn output_row(id: Value, outcome: Outcome, label: Option<Value>, meta: Option<Va
     match outcome {
         Ok(fields) => row.extend(fields),
         Err(error) => {
-            row.insert("error".into(), json!({ "type": error.kind, "message": error.message }));
+            row.insert("error".into(), error.to_json());
         }
     }
     row.extend([("label", label), ("meta", meta)].into_iter().filter_map(|(k, v)| Some((k.into(), v?))));

@@ -13,7 +13,7 @@ use crate::{
 use serde_json::{Map, json};
 
 /// What the output rows hold besides the score.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Columns {
     pub layers: bool,
     pub output_co: bool,
@@ -31,18 +31,31 @@ impl<B: Backend, W: PairWeights> Task for Scoring<'_, B, W> {
     }
 
     fn compute(&self, rows: &[Ready<'_>], observer: Observer<'_>) -> Result<Vec<Outcome>> {
-        let Columns { layers, output_co } = self.columns;
-        let prompts: Vec<&[u32]> = rows.iter().map(|row| row.token_ids).collect();
-        let passes = if output_co { 2.0 } else { 1.0 };
-        let observer = |tokens: f64| observer(tokens / passes);
-        let scores = self.engine.score(&prompts, &observer)?;
-        let base = output_co.then(|| self.engine.plain(Branch::Pt, &prompts, &observer)).transpose()?;
-        let fields = |(index, (row, score)): (usize, (&Ready<'_>, &Score))| {
-            let output_co = base.as_ref().map(|base| metrics::output_co(&base[index], &score.last_hidden));
-            score_fields(score, row.token_ids.len(), row.truncated, layers, output_co)
-        };
-        Ok(rows.iter().zip(&scores).enumerate().map(fields).collect())
+        score(&self.engine, self.columns, rows, observer)
     }
+}
+
+/// Scores rows that go together.
+///
+/// # Errors
+/// See [`Engine::score`].
+pub fn score<B: Backend, W: PairWeights>(
+    engine: &Engine<'_, B, W>,
+    columns: Columns,
+    rows: &[Ready<'_>],
+    observer: Observer<'_>,
+) -> Result<Vec<Outcome>> {
+    let Columns { layers, output_co } = columns;
+    let prompts: Vec<&[u32]> = rows.iter().map(|row| row.token_ids).collect();
+    let passes = if output_co { 2.0 } else { 1.0 };
+    let observer = |tokens: f64| observer(tokens / passes);
+    let scores = engine.score(&prompts, &observer)?;
+    let base = output_co.then(|| engine.plain(Branch::Pt, &prompts, &observer)).transpose()?;
+    let fields = |(index, (row, score)): (usize, (&Ready<'_>, &Score))| {
+        let output_co = base.as_ref().map(|base| metrics::output_co(&base[index], &score.last_hidden));
+        score_fields(score, row.token_ids.len(), row.truncated, layers, output_co)
+    };
+    Ok(rows.iter().zip(&scores).enumerate().map(fields).collect())
 }
 
 /// The fields of a scored row. A number that is not finite is an error, never a score.

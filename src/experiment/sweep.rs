@@ -87,10 +87,11 @@ fn ask<B: Backend, W: PairWeights>(
 ) -> Result<Vec<Value>> {
     let questions: Vec<&Question> = batch.iter().filter_map(|row| row.question.as_ref().ok()).collect();
     let prompts: Vec<&[u32]> = questions.iter().map(|question| question.token_ids.as_slice()).collect();
+    let tokens_of_all = prompts.iter().map(|prompt| prompt.len()).sum();
     let mut tokens: Vec<u32> = questions.iter().flat_map(|question| question.answer_tokens.clone()).collect();
     tokens.sort_unstable();
     tokens.dedup();
-    let logits = batching.compute(batch.len(), &prompts, |observer| {
+    let logits = batching.compute(batch.len(), tokens_of_all, |observer| {
         engine.steer(&prompts, &grid.alphas, Tokens::Of(&tokens), observer)
     })?;
     let mut asked = 0..questions.len();
@@ -189,7 +190,7 @@ pub fn report(summary: &Value) -> Option<Report> {
         chosen.rows.push(row);
         let mut points: Vec<(f64, f64)> = alphas.iter().copied().zip(values).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        series.push(Series { name: name(task), points });
+        series.push(Series::new(name(task), points));
     }
     let plot = curves(&Axes { x: "alpha", y: "accuracy" }, &series);
     Some(Report {

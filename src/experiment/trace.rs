@@ -34,7 +34,7 @@ pub fn run<B: Backend, W: PairWeights>(
     folder: &mut Folder,
 ) -> Result<Value> {
     let prompts = [text.token_ids.as_slice()];
-    let (trace, says) = batching.compute(1, &prompts, |observer| {
+    let (trace, says) = batching.compute(1, text.token_ids.len(), |observer| {
         let trace = engine.trace(&prompts, observer)?.remove(0);
         let says = engine.logits_of_parts(&trace.split)?;
         Ok((trace, says))
@@ -156,7 +156,7 @@ pub fn report(summary: &Value) -> Option<Report> {
         let values = numbers(&summary["last_token"][field])?;
         let points =
             values.into_iter().enumerate().map(|(layer, value)| ((layer + 1) as f64, value)).collect();
-        Some(Series { name: name.into(), points })
+        Some(Series::new(name, points))
     };
     let series = [curve("whole", "whole")?, curve("attention", "attention")?, curve("MLP", "mlp")?];
     let heat = heatmap(&names, &beta?).map(|svg| ("β after every layer (columns), by token".to_owned(), svg));

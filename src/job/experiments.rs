@@ -1,4 +1,4 @@
-//! The jobs of `tuco sweep`, `tuco compare` and `tuco report`.
+//! What the jobs of all experiments have in common, and those of `tuco sweep`, `tuco compare` and `tuco trace`.
 
 use super::{
     Computer, FailOnError, MachineOptions, PairOptions, PromptOptions, STOP, Work, open_encoder, open_pair,
@@ -13,13 +13,16 @@ use crate::{
         self,
         batches::Batching,
         compare,
+        generate::{Completing, Generating},
+        jailbreak, many_shot,
         questions::{self, Examples},
-        rows::BatchLimits,
+        rows::{BatchLimits, Failure},
+        score::{Columns, Scoring},
         sweep::{self, Grid, Task},
         trace,
     },
-    output::{self, Folder, Progress, Report, read_summary},
-    prompt::{Content, Encoder, Source},
+    output::{self, Folder, Progress},
+    prompt::{Content, Encoded, Encoder, Line, RowError, Source},
 };
 use clap::Args;
 use serde_json::{Value, json};
@@ -90,6 +93,9 @@ pub struct CompareOptions {
     /// Prompts as for tuco score. Rows with a label are of that class, others of the class that their file is named after
     #[arg(required = true, value_name = "PROMPTS")]
     pub inputs: Vec<PathBuf>,
+    /// Take classes from this field of the rows (or of their meta) instead of label
+    #[arg(long, value_name = "FIELD", default_value = "label", env = "TUCO_BY")]
+    pub by: String,
     #[command(flatten)]
     pub common: ExperimentOptions,
 }
@@ -106,31 +112,20 @@ pub struct TraceOptions {
     pub common: ExperimentOptions,
 }
 
-/// Flags of `tuco report`.
-#[derive(Debug, Clone, Args)]
-pub struct ReportOptions {
-    /// Folders that experiments left, or their summary.json
-    #[arg(required = true, value_name = "DIR|SUMMARY")]
-    pub inputs: Vec<PathBuf>,
-    /// The page to write
-    #[arg(short, long, value_name = "OUT.html", default_value = "report.html")]
-    pub output: PathBuf,
-}
-
 fn parse_folds(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|folds| (2..=1000).contains(folds)).ok_or_else(|| "expected 2 to 1000".into())
 }
 
 /// The pair, the threads and the tokenizer of an experiment.
-struct Opened {
-    options: ExperimentOptions,
-    pair: Pair,
+pub struct Opened {
+    pub options: ExperimentOptions,
+    pub pair: Pair,
     pool: rayon::ThreadPool,
-    encoder: Encoder,
+    pub encoder: Encoder,
 }
 
 impl Opened {
-    fn open(options: ExperimentOptions) -> Result<Self> {
+    pub fn open(options: ExperimentOptions) -> Result<Self> {
         let pool = thread_pool(&options.machine)?;
         let pair = pool.install(|| open_pair(&options.pair))?;
         let date = options.prompts.template_date.unwrap_or_else(|| chrono::Local::now().date_naive());
@@ -138,13 +133,39 @@ impl Opened {
         Ok(Self { options, pair, pool, encoder })
     }
 
-    fn tell(&self, text: &str) {
+    pub fn tell(&self, text: &str) {
         eprintln!("tuco: {text}");
     }
 
+    /// Reads the rows of the inputs, of each as many as `--limit` says; `field` is one that rows may have besides the usual.
+    pub fn read(
+        &self,
+        inputs: &[PathBuf],
+        field: Option<&str>,
+        mut each: impl FnMut(&Path, Line) -> Result<()>,
+    ) -> Result<()> {
+        for path in inputs {
+            let mut lines = Source::open(std::slice::from_ref(path))?.lines().expecting(field);
+            let mut taken = 0;
+            while let Some(line) = lines.next().filter(|_| taken < self.options.limit.unwrap_or(usize::MAX)) {
+                let line = line?;
+                lines.take_warnings().iter().for_each(|warning| self.tell(warning));
+                taken += 1;
+                each(path, line)?;
+            }
+        }
+        self.encoder.take_warnings().iter().for_each(|warning| self.tell(warning));
+        Ok(())
+    }
+
+    /// The tokens of a row.
+    pub fn encode(&self, content: Result<Content, RowError>) -> Result<Encoded, Failure> {
+        content.and_then(|content| self.encoder.encode(&content)).map_err(Failure::from)
+    }
+
     /// Runs the experiment on the device, writes what it found and prints its tables.
-    fn run(&self, experiment: &Experiment) -> Result<()> {
-        let (rows, errors) = experiment.counts();
+    pub fn run(&self, experiment: &Experiment) -> Result<()> {
+        let rows = experiment.rows();
         let Self { options, pair, pool, .. } = self;
         pair.notices.iter().for_each(|notice| self.tell(notice));
         let mut folder = Folder::create(&options.output, options.overwrite)?;
@@ -154,7 +175,8 @@ impl Opened {
             prompts: machine.batch_size.unwrap_or(usize::MAX),
             tokens: machine.max_batch_tokens,
         };
-        let batching = Batching { limits, progress: &progress, pool, stop: &STOP };
+        let batching =
+            Batching { limits, progress: &progress, pool, stop: &STOP, warn: &|text| self.tell(text) };
         let computer = pool.install(|| Computer::choose(machine, pair, &|text| self.tell(text)))?;
         let outcome =
             computer.run(Running { experiment, opened: self, batching: &batching, folder: &mut folder });
@@ -173,7 +195,11 @@ impl Opened {
         summary["tuco_version"] = env!("CARGO_PKG_VERSION").into();
         summary["command"] = json!(std::env::args().collect::<Vec<_>>());
         let report = experiment::report(&summary).expect("an experiment's own summary");
+        let errors = folder.errors();
         folder.finish(&summary, &report)?;
+        if let Some(warning) = jailbreak::warning(&summary) {
+            self.tell(&warning);
+        }
         if std::io::stdout().is_terminal()
             && let (Experiment::Trace(_), Some(text)) = (experiment, trace::colored(&summary))
         {
@@ -184,7 +210,7 @@ impl Opened {
             self.tell(&closing);
             self.tell(&format!("{} has rows, summary, plot and report", options.output.display()));
         }
-        if options.fail_on_error.is_exceeded(errors as u64, rows as u64) {
+        if options.fail_on_error.is_exceeded(errors, rows as u64) {
             return Err(Error::new(
                 ErrorKind::BadRows,
                 format!(
@@ -197,24 +223,22 @@ impl Opened {
 }
 
 /// An experiment whose inputs are read and checked.
-enum Experiment {
+pub enum Experiment {
     Sweep(Vec<Task>, Grid),
     Compare(Vec<compare::Prompt>),
+    Jailbreak { prompts: Vec<jailbreak::Prompt>, labels: jailbreak::Labels, completing: Completing },
+    ManyShot { prompts: Vec<many_shot::Prompt>, shots: Vec<usize>, columns: Columns },
     Trace(trace::Text),
 }
 
 impl Experiment {
-    /// Rows, and those of them that cannot be used.
-    fn counts(&self) -> (usize, usize) {
+    fn rows(&self) -> usize {
         match self {
-            Self::Sweep(tasks, _) => {
-                let rows = || tasks.iter().flat_map(|task| &task.rows);
-                (rows().count(), rows().filter(|row| row.question.is_err()).count())
-            }
-            Self::Compare(prompts) => {
-                (prompts.len(), prompts.iter().filter(|prompt| prompt.token_ids.is_err()).count())
-            }
-            Self::Trace(_) => (1, 0),
+            Self::Sweep(tasks, _) => tasks.iter().map(|task| task.rows.len()).sum(),
+            Self::Compare(prompts) => prompts.len(),
+            Self::Jailbreak { prompts, .. } => prompts.len(),
+            Self::ManyShot { prompts, .. } => prompts.len(),
+            Self::Trace(_) => 1,
         }
     }
 }
@@ -236,7 +260,15 @@ impl Work for Running<'_> {
         let engine = Engine::new(backend, &opened.pair);
         match experiment {
             Experiment::Sweep(tasks, grid) => sweep::run(&engine, tasks, grid, batching, folder),
-            Experiment::Compare(prompts) => compare::run(&engine, prompts, batching, folder),
+            Experiment::Compare(prompts) => compare::run(engine, prompts, batching, folder),
+            Experiment::Jailbreak { prompts, labels, completing } => {
+                let generating = Generating { engine, encoder: &opened.encoder, completing };
+                jailbreak::run(generating, prompts, labels, batching, folder)
+            }
+            Experiment::ManyShot { prompts, shots, columns } => {
+                let scoring = Scoring { engine, columns: *columns };
+                many_shot::run(&scoring, prompts, shots, batching, folder)
+            }
             Experiment::Trace(text) => trace::run(&engine, text, &opened.encoder, batching, folder),
         }
     }
@@ -273,26 +305,17 @@ pub fn sweep(options: SweepOptions) -> Result<()> {
 pub fn compare(options: CompareOptions) -> Result<()> {
     let opened = Opened::open(options.common)?;
     let mut prompts = Vec::new();
-    for path in &options.inputs {
-        let source = Source::open(std::slice::from_ref(path))?;
-        let mut lines = source.lines();
-        let mut taken = 0;
-        while let Some(line) = lines.next().filter(|_| taken < opened.options.limit.unwrap_or(usize::MAX)) {
-            let line = line?;
-            lines.take_warnings().iter().for_each(|warning| opened.tell(warning));
-            taken += 1;
-            let class = match line.label {
-                Some(Value::String(label)) => label,
-                Some(label) => label.to_string(),
-                None => stem(path),
-            };
-            let encoded = line.content.and_then(|content| opened.encoder.encode(&content));
-            let token_ids = encoded.map(|encoded| encoded.token_ids);
-            let token_ids = token_ids.map_err(|error| (error.kind.as_str(), error.message));
-            prompts.push(compare::Prompt { id: line.id, class, token_ids });
-        }
-    }
-    opened.encoder.take_warnings().iter().for_each(|warning| opened.tell(warning));
+    let is_label = options.by == "label";
+    opened.read(&options.inputs, Some(&options.by), |path, line| {
+        let class = match line.field(&options.by) {
+            Some(Value::String(class)) => class.clone(),
+            Some(class) => class.to_string(),
+            None if is_label => stem(path),
+            None => format!("no {}", options.by),
+        };
+        prompts.push(compare::Prompt { id: line.id, about: class, encoded: opened.encode(line.content) });
+        Ok(())
+    })?;
     compare::check(&prompts)?;
     opened.run(&Experiment::Compare(prompts))
 }
@@ -323,39 +346,6 @@ pub fn trace(options: TraceOptions) -> Result<()> {
         )));
     }
     opened.run(&Experiment::Trace(trace::Text { token_ids, prompt }))
-}
-
-/// `tuco report`.
-///
-/// # Errors
-/// Inputs that are no summaries, or of different pairs.
-pub fn report(options: &ReportOptions) -> Result<()> {
-    let mut reports: Vec<Report> = Vec::new();
-    let mut first: Option<(&Path, [Value; 2])> = None;
-    for path in &options.inputs {
-        let summary = read_summary(path)?;
-        let pair = [summary["base"].clone(), summary["tuned"].clone()];
-        match &first {
-            Some((earlier, other)) if *other != pair => {
-                return Err(Error::usage(format!(
-                    "{} is of base {} and tuned {}, {} of base {} and tuned {}: make a report of each pair",
-                    earlier.display(),
-                    other[0],
-                    other[1],
-                    path.display(),
-                    pair[0],
-                    pair[1]
-                )));
-            }
-            Some(_) => {}
-            None => first = Some((path, pair)),
-        }
-        let report = experiment::report(&summary)
-            .ok_or_else(|| Error::usage(format!("{} is no summary that can be shown", path.display())))?;
-        reports.push(report);
-    }
-    std::fs::write(&options.output, output::page(&reports))
-        .map_err(|error| Error::io("write", &options.output, &error))
 }
 
 /// A file's name without its ending.

@@ -53,15 +53,9 @@ pub struct ChoiceOptions {
     /// base's blocks, above 1 more fine-tuning than there was
     #[arg(long, value_name = "A", default_value = "1", allow_negative_numbers = true, env = "TUCO_ALPHA")]
     pub alpha: f64,
-    /// Divides the logits before a random choice; 0 takes the likeliest token
-    #[arg(
-        long,
-        value_name = "T",
-        default_value = "0",
-        allow_negative_numbers = true,
-        env = "TUCO_TEMPERATURE"
-    )]
-    pub temperature: f64,
+    /// Divides the logits before a random choice; 0 takes the likeliest token; default: 0, of tuco jailbreak 1
+    #[arg(long, value_name = "T", allow_negative_numbers = true, env = "TUCO_TEMPERATURE")]
+    pub temperature: Option<f64>,
     /// Choose among so many of the likeliest tokens
     #[arg(long, value_name = "K", env = "TUCO_TOP_K")]
     pub top_k: Option<usize>,
@@ -76,8 +70,9 @@ pub struct ChoiceOptions {
 impl ChoiceOptions {
     /// # Errors
     /// Flags that have no effect: those of random choices at temperature 0.
-    pub fn sampling(&self) -> Result<Sampling> {
+    pub fn sampling(&self, default_temperature: f64) -> Result<Sampling> {
         let ChoiceOptions { temperature, top_k, top_p, .. } = *self;
+        let temperature = temperature.unwrap_or(default_temperature);
         if temperature != 0.0 {
             return Ok(Sampling::Random { temperature, top_k, top_p });
         }
@@ -100,7 +95,7 @@ pub fn generate(options: GenerateOptions) -> Result<Summary> {
         alpha: options.choice.alpha,
         max_new_tokens: options.max_new_tokens,
         samples: options.n,
-        sampling: options.choice.sampling()?,
+        sampling: options.choice.sampling(0.0)?,
         stop_tokens: Vec::new(),
         tuco: options.tuco,
     };

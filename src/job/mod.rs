@@ -5,21 +5,25 @@ mod bench;
 mod device;
 mod experiments;
 mod generate;
+mod jailbreak;
+mod many_shot;
 mod options;
+mod report;
 mod rows;
 mod score;
 
 pub use bench::{BenchOptions, bench};
 pub use device::{Computer, Device, Precision, Resident, Work};
-pub use experiments::{
-    CompareOptions, ReportOptions, SweepOptions, TraceOptions, compare, report, sweep, trace,
-};
+pub use experiments::{CompareOptions, ExperimentOptions, SweepOptions, TraceOptions, compare, sweep, trace};
 pub use generate::{ChoiceOptions, GenerateOptions, generate};
+pub use jailbreak::{JailbreakOptions, jailbreak};
+pub use many_shot::{ManyShotOptions, many_shot};
 use options::parse_count;
 
 pub use options::{
     DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PrefixSharing, PromptOptions,
 };
+pub use report::{ReportOptions, report};
 pub use rows::RowsOptions;
 pub use score::{ScoreOptions, score};
 

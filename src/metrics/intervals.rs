@@ -3,7 +3,7 @@
 use super::{auc, quantile};
 
 /// 97.5 % quantile of the standard normal distribution: intervals are of 95 %.
-const Z: f64 = 1.959_963_984_540_054;
+pub(super) const Z: f64 = 1.959_963_984_540_054;
 
 /// DeLong's 95 % interval of [`auc`] (DeLong, DeLong, Clarke-Pearson 1988): normal, cut at 0 and 1. `None` where a class has
 /// fewer than two scores.

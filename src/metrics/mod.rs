@@ -4,10 +4,12 @@
 mod classes;
 mod folds;
 mod intervals;
+mod means;
 
 pub use classes::{auc, quantile};
 pub use folds::{Chosen, Goal, cross_validate};
 pub use intervals::{Random, bootstrap, delong, tpr_at_fpr};
+pub use means::{mean, pearson, spearman};
 
 /// The L1 norms of the running sums of one twin row after a layer, in f64.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

@@ -16,6 +16,7 @@ const SUMMARY: &str = "summary.json";
 pub struct Folder {
     dir: PathBuf,
     rows: BufWriter<File>,
+    errors: u64,
 }
 
 impl Folder {
@@ -36,7 +37,7 @@ impl Folder {
             fs::remove_file(dir.join(SUMMARY)).map_err(|error| Error::io("remove", dir, &error))?;
         }
         let file = File::create(&path).map_err(|error| Error::io("write", &path, &error))?;
-        Ok(Self { dir: dir.to_path_buf(), rows: BufWriter::new(file) })
+        Ok(Self { dir: dir.to_path_buf(), rows: BufWriter::new(file), errors: 0 })
     }
 
     /// Appends rows and makes sure that they are on the disk.
@@ -49,7 +50,14 @@ impl Folder {
             self.rows.flush()?;
             self.rows.get_ref().sync_data()
         };
-        write().map_err(|error| Error::io("write", &self.dir.join(ROWS), &error))
+        write().map_err(|error| Error::io("write", &self.dir.join(ROWS), &error))?;
+        self.errors += rows.iter().filter(|row| row.get("error").is_some()).count() as u64;
+        Ok(())
+    }
+
+    /// How many of the rows so far are errors.
+    pub fn errors(&self) -> u64 {
+        self.errors
     }
 
     /// Writes summary, plots and report: the summary last, so that it is only there when all is.
@@ -58,14 +66,19 @@ impl Folder {
             self.write(&if index == 0 { "plot.svg".into() } else { format!("plot-{}.svg", index + 1) }, svg)?;
         }
         self.write("report.html", &page(std::slice::from_ref(report)))?;
-        let text = serde_json::to_string_pretty(summary).expect("JSON values serialize");
-        self.write(SUMMARY, &(text + "\n"))
+        write_summary(&self.dir, summary)
     }
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.dir.join(name);
         fs::write(&path, text).map_err(|error| Error::io("write", &path, &error))
     }
+}
+
+/// Writes the summary into an experiment's folder.
+pub fn write_summary(dir: &Path, summary: &Value) -> Result<()> {
+    let path = dir.join(SUMMARY);
+    fs::write(&path, format!("{summary:#}\n")).map_err(|error| Error::io("write", &path, &error))
 }
 
 /// The summary that an experiment left: of its folder, or the file itself.

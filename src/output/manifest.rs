@@ -37,6 +37,14 @@ impl Manifest {
         manifest.get("fingerprint")?.get(field).cloned()
     }
 
+    /// What the manifest beside `output` says besides, or of the run itself.
+    pub fn told(output: &Path, field: &str) -> Option<Value> {
+        let text = fs::read(Self::path_beside(output)).ok()?;
+        let manifest: Value = serde_json::from_slice(&text).ok()?;
+        let part = |name: &str| manifest.get(name)?.get(field).cloned();
+        part("about").or_else(|| part("fingerprint"))
+    }
+
     /// Compares with the manifest beside `output`.
     ///
     /// # Errors

@@ -10,12 +10,12 @@ mod plot;
 mod progress;
 mod report;
 
-pub use folder::{Folder, read_summary};
+pub use folder::{Folder, read_summary, write_summary};
 pub use heatmap::{color, heatmap};
 pub use histogram::histogram;
 pub use jsonl::{Sink, WrittenRow};
 pub use manifest::Manifest;
-pub use plot::{Axes, Series, curves, outlines};
+pub use plot::{Axes, Series, curves, outlines, scatter};
 pub use progress::Progress;
 pub use report::{Report, Table, page};
 

@@ -6,6 +6,18 @@ use plotters::prelude::*;
 pub struct Series {
     pub name: String,
     pub points: Vec<(f64, f64)>,
+    /// Of each point the lowest and the highest y that it may have; or empty.
+    pub intervals: Vec<(f64, f64)>,
+}
+
+impl Series {
+    pub fn new(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self { name: name.into(), points, intervals: Vec::new() }
+    }
+
+    pub fn with_intervals(self, intervals: Vec<(f64, f64)>) -> Self {
+        Self { intervals, ..self }
+    }
 }
 
 /// Names of the axes.
@@ -30,10 +42,13 @@ const COLORS: [RGBColor; 7] = [
 
 /// Lines through points; `None` where there is nothing to draw.
 pub fn curves(axes: &Axes<'_>, series: &[Series]) -> Option<String> {
-    let points = || series.iter().flat_map(|series| series.points.iter().copied());
-    draw(axes, range(points().map(|(x, _)| x))?, range(points().map(|(_, y)| y))?, |chart| {
-        for (index, Series { name, points }) in series.iter().enumerate() {
+    let (x, y) = ranges(series)?;
+    draw(axes, x, y, |chart| {
+        for (index, Series { name, points, intervals }) in series.iter().enumerate() {
             let color = COLORS[index % COLORS.len()];
+            for ((x, _), (low, high)) in points.iter().zip(intervals) {
+                chart.draw_series(LineSeries::new([(*x, *low), (*x, *high)], color.stroke_width(1)))?;
+            }
             chart
                 .draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(2)).point_size(3))?
                 .label(name.as_str())
@@ -41,6 +56,28 @@ pub fn curves(axes: &Axes<'_>, series: &[Series]) -> Option<String> {
         }
         Ok(())
     })
+}
+
+/// Points alone; `None` where there is nothing to draw.
+pub fn scatter(axes: &Axes<'_>, classes: &[Series]) -> Option<String> {
+    let (x, y) = ranges(classes)?;
+    draw(axes, x, y, |chart| {
+        for (index, Series { name, points, .. }) in classes.iter().enumerate() {
+            let color = COLORS[index % COLORS.len()];
+            chart
+                .draw_series(points.iter().map(|point| Circle::new(*point, 2, color.mix(0.6).filled())))?
+                .label(name.as_str())
+                .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 12, y + 4)], color.filled()));
+        }
+        Ok(())
+    })
+}
+
+/// What the axes have to hold.
+fn ranges(series: &[Series]) -> Option<((f64, f64), (f64, f64))> {
+    let points = || series.iter().flat_map(|series| series.points.iter().copied());
+    let ends = series.iter().flat_map(|series| series.intervals.iter().flat_map(|(low, high)| [*low, *high]));
+    Some((range(points().map(|(x, _)| x))?, range(points().map(|(_, y)| y).chain(ends))?))
 }
 
 /// Outlines of histograms: of each class the shares of its values in bins between `low` and `high`.
@@ -51,7 +88,7 @@ pub fn outlines(axes: &Axes<'_>, low: f64, high: f64, classes: &[Series]) -> Opt
         return None;
     }
     draw(axes, range([low, high].into_iter())?, (0.0, most * 1.08), |chart| {
-        for (index, Series { name, points }) in classes.iter().enumerate() {
+        for (index, Series { name, points, .. }) in classes.iter().enumerate() {
             let color = COLORS[index % COLORS.len()];
             let step = (high - low) / points.len() as f64;
             let mut outline = vec![(low, 0.0)];
@@ -126,11 +163,18 @@ mod tests {
     #[test]
     fn plots_are_svg_and_nothing_is_drawn_of_nothing() {
         let axes = Axes { x: "alpha", y: "accuracy" };
-        let series = |points: &[(f64, f64)]| Series { name: "a <b>".into(), points: points.to_vec() };
+        let series = |points: &[(f64, f64)]| Series::new("a <b>", points.to_vec());
         let svg = curves(&axes, &[series(&[(0.5, 0.1), (1.0, 0.7)]), series(&[(1.0, 0.2)])]).unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("accuracy") && svg.contains("a &lt;b&gt;"), "{svg}");
         assert!(!svg.contains("href"), "nothing is loaded from elsewhere");
-        assert!(curves(&axes, &[series(&[])]).is_none());
+        assert!(curves(&axes, &[series(&[])]).is_none() && scatter(&axes, &[series(&[])]).is_none());
+        let dots = scatter(&axes, &[series(&[(0.5, 0.1), (1.0, 0.7)])]).unwrap();
+        assert_eq!(dots.matches("<circle").count(), 2);
+        let with_interval = series(&[(1.0, 0.5)]).with_intervals(vec![(0.4, 0.6)]);
+        assert!(
+            curves(&axes, &[with_interval]).unwrap().matches("<polyline").count()
+                > svg.matches("<polyline").count() - 2
+        );
         assert!(outlines(&axes, 0.0, 1.0, &[series(&[(0.0, 0.5), (0.0, 0.5)])]).is_some());
         assert!(outlines(&axes, 0.0, 1.0, &[series(&[(0.0, 0.0)])]).is_none());
     }

@@ -43,6 +43,8 @@ pub struct Lines {
     buffer: Vec<u8>,
     is_cut: bool,
     ids: Ids,
+    /// A field that the caller reads.
+    expected: Option<String>,
     told: HashSet<String>,
     warnings: Vec<String>,
 }
@@ -58,9 +60,15 @@ impl Lines {
             buffer: Vec::new(),
             is_cut: false,
             ids: Ids::default(),
+            expected: None,
             told: HashSet::new(),
             warnings: Vec::new(),
         }
+    }
+
+    /// The caller reads this field of [`Line::other`]: there is no warning of it.
+    pub fn expecting(self, field: Option<&str>) -> Self {
+        Self { expected: field.map(str::to_owned), ..self }
     }
 
     /// What the user should be told about the lines yielded since the last call: each unknown field once, where it came first.
@@ -125,8 +133,8 @@ impl Lines {
 
     fn line(&mut self) -> Line {
         let number = self.number;
-        let Row { id, label, meta, content, unknown } = self.row();
-        for field in unknown {
+        let Row { id, label, meta, content, other } = self.row();
+        for field in other.keys() {
             self.tell_unknown(field);
         }
         let earlier = self.ids.claim(id.as_ref(), number);
@@ -139,16 +147,19 @@ impl Lines {
             (content, _) => content,
         };
         let content = content.map_err(|error| error.at(self.place(number)));
-        Line { number, id, label, meta, content }
+        Line { number, id, label, meta, other, content }
     }
 
-    fn tell_unknown(&mut self, field: String) {
-        if self.told.len() == MAX_TOLD_FIELDS || self.told.contains(&field) {
+    fn tell_unknown(&mut self, field: &str) {
+        if self.told.len() == MAX_TOLD_FIELDS
+            || self.told.contains(field)
+            || self.expected.as_deref() == Some(field)
+        {
             return;
         }
         let place = self.place(self.number);
         self.warnings.push(format!("{place}: unknown field {field:?} is ignored (a row has {KNOWN_FIELDS})"));
-        self.told.insert(field);
+        self.told.insert(field.to_owned());
         if self.told.len() == MAX_TOLD_FIELDS {
             self.warnings.push(format!("{place}: further unknown fields are ignored and not told"));
         }

@@ -12,7 +12,7 @@ pub(super) struct Row {
     pub meta: Option<Value>,
     pub content: Result<Content, RowError>,
     /// The fields that mean nothing here, in the order of the line.
-    pub unknown: Vec<String>,
+    pub other: Map<String, Value>,
 }
 
 /// The fields a row may have, for the message about one that it may not.
@@ -22,7 +22,7 @@ pub(super) const KNOWN_FIELDS: &str =
 impl Row {
     /// A row of which nothing is known but its error.
     pub fn bad(error: RowError) -> Self {
-        Self { id: None, label: None, meta: None, content: Err(error), unknown: Vec::new() }
+        Self { id: None, label: None, meta: None, content: Err(error), other: Map::new() }
     }
 
     /// Reads one line without its line ending. Never fails as a whole: what is wrong is the row's content.
@@ -49,7 +49,7 @@ impl Row {
             label: None,
             meta: None,
             content: Ok(Content::Prompt(line.to_owned())),
-            unknown: Vec::new(),
+            other: Map::new(),
         }
     }
 
@@ -58,10 +58,9 @@ impl Row {
         let label = fields.shift_remove("label");
         let meta = fields.shift_remove("meta");
         let content = take_content(&mut fields);
-        let unknown = fields.into_iter().map(|(name, _)| name).collect();
         match id {
-            Ok(id) => Self { id, label, meta, content, unknown },
-            Err(error) => Self { id: None, label, meta, content: Err(error), unknown },
+            Ok(id) => Self { id, label, meta, content, other: fields },
+            Err(error) => Self { id: None, label, meta, content: Err(error), other: fields },
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::Error;
 
@@ -46,7 +46,29 @@ pub struct Line {
     pub label: Option<Value>,
     /// Any JSON, handed through to the output.
     pub meta: Option<Value>,
+    /// Fields that no row has a use for, in the order of the line.
+    pub other: Map<String, Value>,
     pub content: Result<Content, RowError>,
+}
+
+impl Line {
+    /// The field of this name: of the row, or else of its `meta`.
+    pub fn field(&self, name: &str) -> Option<&Value> {
+        let of_row = match name {
+            "label" => self.label.as_ref(),
+            "meta" => self.meta.as_ref(),
+            _ => self.other.get(name),
+        };
+        of_row.or_else(|| self.meta.as_ref()?.get(name))
+    }
+
+    /// The names that [`Line::field`] knows.
+    pub fn field_names(&self) -> Vec<&str> {
+        let own = [("label", &self.label), ("meta", &self.meta)];
+        let own = own.into_iter().filter_map(|(name, value)| value.as_ref().map(|_| name));
+        let of_meta = self.meta.as_ref().and_then(Value::as_object).into_iter().flatten();
+        own.chain(self.other.keys().chain(of_meta.map(|(name, _)| name)).map(String::as_str)).collect()
+    }
 }
 
 /// Why a row cannot be scored.

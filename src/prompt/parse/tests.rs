@@ -27,7 +27,7 @@ fn what_is_not_content_is_handed_through() {
     assert_eq!(row.id, Some(json!("a")));
     assert_eq!(row.label, Some(Value::Null));
     assert_eq!(row.meta.unwrap().to_string(), r#"{"z":1,"a":[2]}"#);
-    assert_eq!(row.unknown, ["y", "x"]);
+    assert_eq!(row.other.keys().collect::<Vec<_>>(), ["y", "x"]);
     assert_eq!(Row::parse(r#"{"id": -3, "prompt": "p"}"#).id, Some(json!(-3)));
     assert_eq!(Row::parse(r#"{"id": null, "prompt": "p"}"#).id, None);
 }

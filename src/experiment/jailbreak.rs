@@ -1,0 +1,274 @@
+//! `tuco jailbreak`: whether prompts that get round refusals have a lower TuCo (5.4 of the paper).
+
+use super::{
+    batches::{self, Batching},
+    compare::{self, Class},
+    generate::{Generating, Text},
+    refusals::Refusals,
+    rows::{BatchLimits, Failure, Outcome, Ready, Task},
+    score::{Columns, Scoring, score},
+};
+use crate::{
+    Error, Result,
+    backend::Backend,
+    engine::{Observer, RowCount},
+    model::PairWeights,
+    output::{Folder, Report, Table},
+};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// Phrases that a report lists.
+const LISTED: usize = 10;
+
+/// What is known of a prompt before anything is computed.
+pub struct About {
+    pub label: Option<Value>,
+    pub meta: Option<Value>,
+    /// Whether it succeeds, where somebody else has judged that.
+    pub judged: Option<bool>,
+}
+
+pub type Prompt = batches::Prompt<About>;
+
+/// How it is told whether a prompt succeeds.
+pub enum Labels {
+    /// By sampled completions: so many of them must not refuse.
+    Sampled { refusals: Refusals, successes: usize },
+    /// By a column of the input.
+    Judged { column: String },
+}
+
+/// Checks what can be checked before anything is computed.
+pub fn check(prompts: &[Prompt], labels: &Labels) -> Result<()> {
+    if prompts.is_empty() {
+        return Err(Error::usage("the inputs have no prompts"));
+    }
+    if let Some(failure) = prompts.iter().find_map(|prompt| prompt.encoded.as_ref().err())
+        && prompts.iter().all(|prompt| prompt.encoded.is_err())
+    {
+        return Err(Error::usage(format!("no prompt can be used; the first: {}", failure.message)));
+    }
+    let Labels::Judged { column } = labels else { return Ok(()) };
+    let usable = || prompts.iter().filter(|prompt| prompt.encoded.is_ok());
+    match usable().filter(|prompt| prompt.about.judged == Some(true)).count() {
+        0 => Err(Error::usage(one_class(column, "refused"))),
+        all if all == usable().count() => Err(Error::usage(one_class(column, "successful"))),
+        _ => Ok(()),
+    }
+}
+
+fn one_class(column: &str, class: &str) -> String {
+    format!(
+        "--judge-column {column}: there is only one class, all prompts are {class}; expected some of each"
+    )
+}
+
+/// Scores a prompt before a token is generated, then completes it.
+struct Attempt<'a, B: Backend, W> {
+    generating: Generating<'a, B, W>,
+    refusals: &'a Refusals,
+    successes: usize,
+}
+
+impl<B: Backend, W: PairWeights> Task for Attempt<'_, B, W> {
+    fn row_count(&self) -> RowCount<'_> {
+        self.generating.row_count()
+    }
+
+    fn new_tokens(&self) -> usize {
+        self.generating.new_tokens()
+    }
+
+    fn compute(&self, rows: &[Ready<'_>], observer: Observer<'_>) -> Result<Vec<Outcome>> {
+        // Progress is told of the completions, which take the most time.
+        let scored = score(&self.generating.engine, Columns::default(), rows, &|_| observer(0.0))?;
+        let completions = self.generating.complete(&self.generating.seeded(rows), observer)?;
+        let outcome = |(scored, texts): (Outcome, Vec<Text>)| {
+            let mut fields = scored?;
+            fields.extend(self.judge(&texts)?);
+            Ok(fields)
+        };
+        Ok(scored.into_iter().zip(completions).map(outcome).collect())
+    }
+}
+
+impl<B: Backend, W> Attempt<'_, B, W> {
+    /// What the completions say about their prompt.
+    fn judge(&self, texts: &[Text]) -> Outcome {
+        let empty = texts.iter().filter(|text| text.is_empty()).count();
+        if empty == texts.len() {
+            let message = format!("all {empty} completions are empty: there is nothing to tell a refusal by");
+            return Err(Failure { kind: "empty_completions", message });
+        }
+        let mut completions = Vec::with_capacity(texts.len());
+        let mut refused = 0;
+        for text in texts {
+            let phrase = self.refusals.find(text.text.as_deref().unwrap_or_default());
+            refused += usize::from(phrase.is_some());
+            let mut completion = text.fields()?;
+            completion.insert("refusal".into(), json!(phrase));
+            completions.push(Value::Object(completion));
+        }
+        // Who says nothing does not refuse, but does not comply either.
+        let is_successful = texts.len() - empty - refused >= self.successes;
+        let fields = [
+            ("successful", json!(is_successful)),
+            ("refused_completions", json!(refused)),
+            ("empty_completions", json!(empty)),
+            ("completions", Value::Array(completions)),
+        ];
+        Ok(fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect())
+    }
+}
+
+/// What the rows add up to.
+#[derive(Default)]
+struct Tally {
+    successful: Vec<f64>,
+    refused: Vec<f64>,
+    errors: usize,
+    completions: usize,
+    empty: usize,
+    phrases: BTreeMap<String, usize>,
+}
+
+impl Tally {
+    /// The fields of a prompt's row.
+    fn row(&mut self, prompt: &Prompt, outcome: Outcome) -> Map<String, Value> {
+        let mut row = Map::new();
+        match outcome {
+            Ok(mut fields) => {
+                if let Some(judged) = prompt.about.judged {
+                    fields.insert("successful".into(), judged.into());
+                }
+                self.count(&fields);
+                row.extend(fields);
+            }
+            Err(failure) => {
+                self.errors += 1;
+                row.insert("error".into(), failure.to_json());
+            }
+        }
+        let About { label, meta, .. } = &prompt.about;
+        let passed = [("label", label), ("meta", meta)];
+        row.extend(passed.into_iter().filter_map(|(name, value)| Some((name.into(), value.clone()?))));
+        row
+    }
+
+    fn count(&mut self, fields: &Map<String, Value>) {
+        let class = if fields["successful"] == true { &mut self.successful } else { &mut self.refused };
+        class.extend(fields["tuco"].as_f64());
+        for completion in fields.get("completions").and_then(Value::as_array).into_iter().flatten() {
+            self.completions += 1;
+            if let Some(phrase) = completion["refusal"].as_str() {
+                *self.phrases.entry(phrase.to_owned()).or_default() += 1;
+            }
+        }
+        self.empty += fields.get("empty_completions").and_then(Value::as_u64).unwrap_or(0) as usize;
+    }
+}
+
+/// Scores all prompts and labels them. Rows go to `folder` as they are ready.
+///
+/// # Returns
+/// The summary.
+///
+/// # Errors
+/// As [`Batching::pass`].
+pub fn run<'a, B: Backend, W: PairWeights>(
+    generating: Generating<'a, B, W>,
+    prompts: &[Prompt],
+    labels: &'a Labels,
+    batching: &Batching<'_>,
+    folder: &mut Folder,
+) -> Result<Value> {
+    let mut tally = Tally::default();
+    let mut summary = Map::from_iter([("experiment".to_owned(), json!("jailbreak"))]);
+    match labels {
+        Labels::Judged { column } => {
+            summary.insert("judge_column".into(), json!(column));
+            let scoring = Scoring { engine: generating.engine, columns: Columns::default() };
+            batching.pass(&scoring, prompts, folder, |prompt, outcome| tally.row(prompt, outcome))?;
+        }
+        Labels::Sampled { refusals, successes } => {
+            summary.insert("generation".into(), generating.completing.fingerprint());
+            summary.insert("refusals".into(), refusals.to_json());
+            summary.insert("successes".into(), json!(successes));
+            let tokens = batching.limits.tokens.min(generating.most_tokens());
+            let batching = Batching { limits: BatchLimits { tokens, ..batching.limits }, ..*batching };
+            let attempt = Attempt { generating, refusals, successes: *successes };
+            batching.pass(&attempt, prompts, folder, |prompt, outcome| tally.row(prompt, outcome))?;
+        }
+    }
+    let Tally { successful, refused, errors, completions, empty, phrases } = tally;
+    summary.insert("rows".into(), json!(prompts.len()));
+    summary.insert("errors".into(), json!(errors));
+    summary.insert("successful".into(), json!(successful.len()));
+    summary.insert("refused".into(), json!(refused.len()));
+    summary.insert("completions".into(), json!(completions));
+    summary.insert("empty_completions".into(), json!(empty));
+    summary.insert("phrases".into(), json!(phrases));
+    let classes = [("successful", successful), ("refused", refused)];
+    let class = |(name, scores): (&'static str, Vec<f64>)| Class { name, scores, errors: 0 };
+    let classes: Vec<Class<'_>> =
+        classes.into_iter().map(class).filter(|class| !class.scores.is_empty()).collect();
+    summary.extend(compare::describe(&classes));
+    Ok(summary.into())
+}
+
+/// What keeps a summary from telling how far the classes are apart.
+pub fn warning(summary: &Value) -> Option<String> {
+    if summary["experiment"] != "jailbreak" {
+        return None;
+    }
+    let classes = summary["classes"].as_array().filter(|classes| classes.len() < 2)?;
+    Some(match classes.first().and_then(|class| class["name"].as_str()) {
+        Some(name) => format!("there is only one class, all prompts are {name}: no AUC can be told"),
+        None => "no prompt could be labelled: no AUC can be told".to_owned(),
+    })
+}
+
+/// Tables and plots of a summary; `None` where it lacks something.
+pub fn report(summary: &Value) -> Option<Report> {
+    let (mut tables, plots) = compare::tables(summary)?;
+    let mut notes = super::about(summary);
+    let generation = &summary["generation"];
+    notes.push(match summary["judge_column"].as_str() {
+        Some(column) => format!("Labels are those of the column {column}."),
+        None => format!(
+            "A prompt is successful when at least {} of {} completions (alpha {}, temperature {}, at most {} tokens) are not \
+             refusals, by the dictionary {} (version {}).",
+            summary["successes"],
+            generation["n"],
+            generation["alpha"],
+            generation["temperature"],
+            generation["max_new_tokens"],
+            summary["refusals"]["source"].as_str()?,
+            summary["refusals"]["version"].as_str().unwrap_or("not told"),
+        ),
+    });
+    notes.extend(warning(summary));
+    let cell = |name: &str| summary[name].as_u64().map(|count| count.to_string());
+    let counted = ["rows", "successful", "refused", "errors", "completions", "empty_completions"];
+    let head = ["", "prompts", "successful", "refused", "errors", "completions", "of them empty"];
+    let mut row = vec!["all".to_owned()];
+    row.extend(counted.iter().map(|name| cell(name)).collect::<Option<Vec<String>>>()?);
+    let labels = Table { caption: "Labels".into(), head: head.map(str::to_owned).to_vec(), rows: vec![row] };
+    tables.insert(0, labels);
+    let mut phrases: Vec<(&String, u64)> = summary["phrases"]
+        .as_object()?
+        .iter()
+        .filter_map(|(name, count)| Some((name, count.as_u64()?)))
+        .collect();
+    phrases.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    if !phrases.is_empty() {
+        let row = |(phrase, count): &(&String, u64)| vec![(*phrase).clone(), count.to_string()];
+        tables.push(Table {
+            caption: "Phrases that told refusals".into(),
+            head: ["phrase", "completions"].map(str::to_owned).to_vec(),
+            rows: phrases.iter().take(LISTED).map(row).collect(),
+        });
+    }
+    Some(Report { title: "TuCo of successful and refused prompts (jailbreak)".into(), notes, tables, plots })
+}

@@ -1,0 +1,196 @@
+//! What the rows of `tuco score` say together: TuCo by label, and against OutputCo where rows have it (5.5 of the paper).
+
+use crate::{
+    metrics::{pearson, quantile, spearman},
+    output::{Axes, Report, Series, Table, scatter},
+};
+use serde_json::{Map, Value, json};
+
+/// Points of a plot at most.
+const MOST_POINTS: usize = 4000;
+
+/// Labels that are told apart; with more, all rows are one class.
+const MOST_LABELS: usize = 7;
+
+/// The rows of one label.
+#[derive(Default)]
+struct Class {
+    tuco: Vec<f64>,
+    /// Of the rows that have an OutputCo.
+    both: Vec<(f64, f64)>,
+}
+
+/// Rows as they are read, one after the other.
+#[derive(Default)]
+pub struct Scored {
+    rows: u64,
+    errors: u64,
+    /// In the order of their first rows.
+    classes: Vec<(String, Class)>,
+    too_many: bool,
+}
+
+impl Scored {
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// What keeps it from being a row of `tuco score`.
+    pub fn add(&mut self, row: &Value) -> Result<(), String> {
+        if row.get("error").is_none() {
+            let tuco = row.get("tuco").and_then(Value::as_f64).ok_or("has neither tuco nor error")?;
+            let label = match &row["label"] {
+                Value::Null => "no label".to_owned(),
+                Value::String(label) => label.clone(),
+                label => label.to_string(),
+            };
+            let class = self.class(label);
+            class.tuco.push(tuco);
+            class
+                .both
+                .extend(row.get("output_co").and_then(Value::as_f64).map(|output_co| (tuco, output_co)));
+        } else {
+            self.errors += 1;
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn class(&mut self, label: String) -> &mut Class {
+        let found = self.classes.iter().position(|(name, _)| *name == label);
+        let place = match found {
+            _ if self.too_many => 0,
+            Some(place) => place,
+            None if self.classes.len() == MOST_LABELS => {
+                let all = self.classes.drain(..).fold(Class::default(), |mut all, (_, class)| {
+                    all.tuco.extend(class.tuco);
+                    all.both.extend(class.both);
+                    all
+                });
+                self.classes.push(("all labels".into(), all));
+                self.too_many = true;
+                0
+            }
+            None => {
+                self.classes.push((label, Class::default()));
+                self.classes.len() - 1
+            }
+        };
+        &mut self.classes[place].1
+    }
+
+    /// What the rows say; `None` if none of them has a score.
+    pub fn summary(&self) -> Option<Value> {
+        let step = self
+            .classes
+            .iter()
+            .map(|(_, class)| class.both.len())
+            .sum::<usize>()
+            .div_ceil(MOST_POINTS)
+            .max(1);
+        let described = |(name, Class { tuco, both }): &(String, Class)| {
+            let (of_tuco, of_output): (Vec<f64>, Vec<f64>) = both.iter().copied().unzip();
+            let quantiles = |values: &[f64]| -> Map<String, Value> {
+                let q = |q: f64| (q.to_string(), json!(quantile(values, q)));
+                [0.05, 0.5, 0.95].map(q).into_iter().collect()
+            };
+            json!({
+                "name": name,
+                "rows": tuco.len(),
+                "tuco": quantiles(tuco),
+                "output_co": quantiles(&of_output),
+                "pearson": pearson(&of_tuco, &of_output),
+                "spearman": spearman(&of_tuco, &of_output),
+                "points": both.iter().step_by(step).collect::<Vec<_>>(),
+            })
+        };
+        (!self.classes.is_empty()).then(|| {
+            json!({
+                "experiment": "score",
+                "rows": self.rows,
+                "errors": self.errors,
+                "classes": self.classes.iter().map(described).collect::<Vec<_>>(),
+            })
+        })
+    }
+}
+
+/// Tables and plots of a summary; `None` where it lacks something.
+pub fn report(summary: &Value) -> Option<Report> {
+    let number = |value: &Value| value.as_f64().map_or("–".to_owned(), |number| format!("{number:.4}"));
+    let head = [
+        "label",
+        "rows",
+        "TuCo 5 %",
+        "median",
+        "95 %",
+        "OutputCo 5 %",
+        "median",
+        "95 %",
+        "Pearson",
+        "Spearman",
+    ];
+    let caption = "TuCo, OutputCo and how they go together (correlation)".to_owned();
+    let mut table = Table { caption, head: head.map(str::to_owned).to_vec(), rows: Vec::new() };
+    let mut series = Vec::new();
+    for class in summary["classes"].as_array()? {
+        let name = class["name"].as_str()?;
+        let mut row = vec![name.to_owned(), class["rows"].to_string()];
+        for field in ["tuco", "output_co"] {
+            row.extend(["0.05", "0.5", "0.95"].map(|q| number(&class[field][q])));
+        }
+        row.extend(["pearson", "spearman"].map(|field| number(&class[field])));
+        table.rows.push(row);
+        let point = |point: &Value| Some((point[0].as_f64()?, point[1].as_f64()?));
+        let points: Option<Vec<(f64, f64)>> = class["points"].as_array()?.iter().map(point).collect();
+        series.push(Series::new(name, points?));
+    }
+    let mut notes = super::about(summary);
+    notes.push(format!("{} rows, {} of them errors", summary["rows"], summary["errors"]));
+    let plot = scatter(&Axes { x: "TuCo", y: "OutputCo" }, &series);
+    if plot.is_none() {
+        notes.push("The rows have no output_co; tuco score --output-co adds it.".into());
+    }
+    Some(Report {
+        title: "TuCo against OutputCo (score)".into(),
+        notes,
+        tables: vec![table],
+        plots: plot
+            .map(|svg| ("OutputCo against TuCo, a point a prompt".to_owned(), svg))
+            .into_iter()
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_told_by_label_and_errors_counted() {
+        let mut scored = Scored::default();
+        for (label, tuco) in [("a", 0.1), ("b", 0.4), ("a", 0.3)] {
+            scored.add(&json!({ "tuco": tuco, "output_co": tuco * 2.0, "label": label })).unwrap();
+        }
+        scored.add(&json!({ "id": 1, "error": {} })).unwrap();
+        assert!(scored.add(&json!({ "id": 1 })).is_err());
+        let summary = scored.summary().unwrap();
+        assert_eq!((&summary["rows"], &summary["errors"]), (&json!(4), &json!(1)));
+        assert_eq!(summary["classes"][0]["rows"], 2);
+        assert!((summary["classes"][0]["pearson"].as_f64().unwrap() - 1.0).abs() < 1e-12);
+        assert_eq!(report(&summary).unwrap().plots.len(), 1);
+    }
+
+    #[test]
+    fn many_labels_are_one_class_and_no_output_co_is_said() {
+        let mut scored = Scored::default();
+        (0..20).for_each(|label| scored.add(&json!({ "tuco": 0.5, "label": label })).unwrap());
+        let summary = scored.summary().unwrap();
+        assert_eq!(
+            (summary["classes"].as_array().unwrap().len(), &summary["classes"][0]["rows"]),
+            (1, &json!(20))
+        );
+        let report = report(&summary).unwrap();
+        assert!(report.plots.is_empty() && report.notes.iter().any(|note| note.contains("--output-co")));
+        assert!(Scored::default().summary().is_none());
+    }
+}
