@@ -1,7 +1,7 @@
 //! Statistics against scikit-learn and scipy (tests/statistics/, made by its script).
 
 use serde_json::Value;
-use tuco::metrics::{auc, bootstrap, delong, tpr_at_fpr};
+use tuco::metrics::{auc, bootstrap, delong, mean, pearson, spearman, tpr_at_fpr};
 
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
@@ -30,6 +30,23 @@ fn statistics_agree_with_scikit_learn_and_scipy() {
         let near = |found: f64, expected: f64| (found - expected).abs() < 0.02;
         assert!(near(low, expected[0]) && near(high, expected[1]), "{low} {high} {expected:?}");
     }
+}
+
+#[test]
+fn means_and_correlations_agree_with_scipy() {
+    let gold: Value = serde_json::from_str(include_str!("statistics/gold.json")).unwrap();
+    for case in gold["correlations"].as_array().unwrap() {
+        let (a, b) = (numbers(&case["a"]), numbers(&case["b"]));
+        let (center, interval) = mean(&a).unwrap();
+        let (low, high) = interval.unwrap();
+        let found = [center, low, high, pearson(&a, &b).unwrap(), spearman(&a, &b).unwrap()];
+        let mut expected = numbers(&case["mean"]);
+        expected.extend([&case["pearson"], &case["spearman"]].map(|value| value.as_f64().unwrap()));
+        let same = found.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-12);
+        assert!(same, "{found:?} {expected:?}");
+    }
+    assert_eq!((mean(&[]), mean(&[2.0])), (None, Some((2.0, None))));
+    assert_eq!(pearson(&[1.0, 1.0], &[1.0, 2.0]), None);
 }
 
 #[test]

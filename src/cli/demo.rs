@@ -42,7 +42,11 @@ pub fn all(options: &DemoOptions) -> Result<()> {
 
 /// Runs one command line, which is told.
 fn run(arguments: &[String]) -> Result<()> {
-    output::print(&format!("\n$ tuco {}\n\n", arguments.join(" ")))?;
+    let quoted = |argument: &String| {
+        if argument.contains([' ', '\'']) { format!("\"{argument}\"") } else { argument.clone() }
+    };
+    let told: Vec<String> = arguments.iter().map(quoted).collect();
+    output::print(&format!("\n$ tuco {}\n\n", told.join(" ")))?;
     let line = std::iter::once("tuco").chain(arguments.iter().map(String::as_str));
     Cli::try_parse_from(line).map_err(|error| Error::usage(error.to_string()))?.run()
 }

@@ -151,7 +151,7 @@ pub fn report(summary: &Value) -> Option<Report> {
         title: "What the demo pair shows (demo)".into(),
         notes,
         tables: vec![Table {
-            caption: "What the paper finds, and what this pair shows (no: the 95 % interval has no difference in it too)".into(),
+            caption: "What the paper finds, and whether this pair shows it (no: the 95 % interval includes no effect)".into(),
             head: ["effect", "found", "shown"].map(str::to_owned).to_vec(),
             rows,
         }],

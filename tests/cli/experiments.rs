@@ -1,44 +1,11 @@
 //! `tuco sweep`, `tuco compare` and `tuco report` on the demo pair.
 
-use crate::common::{Pair, Ran, run, tuco};
-use serde_json::Value;
-use std::{
-    fs,
-    path::{Path, PathBuf},
+use crate::{
+    common::{Pair, run, tuco},
+    scene::{Scene, demo},
 };
-
-fn demo(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo").join(name)
-}
-
-/// A folder with inputs, and experiments with the demo pair in it.
-struct Bench {
-    dir: tempfile::TempDir,
-}
-
-impl Bench {
-    fn new(files: &[(&str, &str)]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        files.iter().for_each(|(name, text)| fs::write(dir.path().join(name), text).unwrap());
-        Self { dir }
-    }
-
-    fn run(&self, args: &[&str]) -> Ran {
-        let mut command = tuco();
-        command.current_dir(self.dir.path()).args(args).args(["--threads", "2", "--quiet", "-o", "out"]);
-        command.arg("--base").arg(demo("base")).arg("--tuned").arg(demo("tuned"));
-        run(&mut command)
-    }
-
-    fn summary(&self) -> Value {
-        serde_json::from_slice(&fs::read(self.dir.path().join("out/summary.json")).unwrap()).unwrap()
-    }
-
-    fn rows(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.dir.path().join("out/rows.jsonl")).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
+use serde_json::Value;
+use std::fs;
 
 /// Questions of the plain format, a broken one among them.
 fn questions() -> String {
@@ -56,11 +23,11 @@ fn questions() -> String {
 
 #[test]
 fn a_sweep_counts_what_its_rows_say() {
-    let bench = Bench::new(&[("alive.jsonl", &questions())]);
-    let told = bench
+    let scene = Scene::new(&[("alive.jsonl", &questions())]);
+    let told = scene
         .run(&["sweep", "alive.jsonl", "--alphas", "0,0.5,1,1.25", "--fail-on-error", "1"])
         .expect(0, &[]);
-    let (summary, rows) = (bench.summary(), bench.rows());
+    let (summary, rows) = (scene.summary(), scene.rows());
     let task = &summary["tasks"][0];
     assert_eq!((task["rows"].as_u64(), task["errors"].as_u64()), (Some(8), Some(1)));
     assert!(rows[7]["error"]["message"].as_str().unwrap().contains("Perhaps"), "{}", rows[7]);
@@ -78,15 +45,15 @@ fn a_sweep_counts_what_its_rows_say() {
     let moved = rows.iter().any(|row| row["logits"][0] != row["logits"][2]);
     assert!(moved, "alpha changes logits");
     assert!(told.stdout.contains("Acc_CV"), "{}", told.stdout);
-    let page = fs::read_to_string(bench.dir.path().join("out/report.html")).unwrap();
+    let page = fs::read_to_string(scene.dir.path().join("out/report.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("alive") && !page.contains("src="));
-    assert!(bench.dir.path().join("out/plot.svg").exists());
+    assert!(scene.dir.path().join("out/plot.svg").exists());
 
     // Batches change nothing.
     let args = ["sweep", "alive.jsonl", "--alphas", "0,0.5,1,1.25", "--fail-on-error", "1", "--overwrite"];
-    bench.run(&[&args[..], &["--batch-size", "2"]].concat()).expect(0, &[]);
-    assert_eq!(bench.rows(), rows);
-    bench.run(&["sweep", "alive.jsonl"]).expect(2, &["out holds an experiment already", "--overwrite"]);
+    scene.run(&[&args[..], &["--batch-size", "2"]].concat()).expect(0, &[]);
+    assert_eq!(scene.rows(), rows);
+    scene.run(&["sweep", "alive.jsonl"]).expect(2, &["out holds an experiment already", "--overwrite"]);
 }
 
 #[test]
@@ -101,20 +68,20 @@ fn published_formats_are_read() {
     let behaviour: String = (0..6).map(|row| written(&format!("I like {row}"), row % 2 == 0)).collect();
     let test = "\"What is\nthat, a horse?\",one,two,three,four,B\n".repeat(5);
     let dev = "First?,a,b,c,d,A\nSecond?,a,b,c,d,D\n";
-    let bench =
-        Bench::new(&[("likes.jsonl", &behaviour), ("some_animals_test.csv", &test), ("dev.csv", dev)]);
+    let scene =
+        Scene::new(&[("likes.jsonl", &behaviour), ("some_animals_test.csv", &test), ("dev.csv", dev)]);
     let args = ["sweep", "likes.jsonl", "some_animals_test.csv", "--examples", "dev.csv", "--shots", "2"];
-    bench.run(&args).expect(0, &[]);
-    let rows = bench.rows();
+    scene.run(&args).expect(0, &[]);
+    let rows = scene.rows();
     assert_eq!(rows[0]["answers"], serde_json::json!([" No", " Yes"]));
     assert_eq!((&rows[0]["label"], &rows[1]["label"]), (&" Yes".into(), &" No".into()));
     assert_eq!(rows[6]["answers"], serde_json::json!([" A", " B", " C", " D"]));
     assert_eq!(rows[6]["label"], " B");
     let with_examples = rows[6]["n_tokens"].as_u64().unwrap();
-    bench.run(&["sweep", "some_animals_test.csv", "--overwrite"]).expect(0, &[]);
-    assert!(bench.rows()[0]["n_tokens"].as_u64().unwrap() < with_examples);
-    bench.run(&["sweep", "likes.jsonl", "--apply-chat-template", "--overwrite"]).expect(0, &[]);
-    assert_eq!(bench.rows()[0]["answers"], serde_json::json!(["No", "Yes"]));
+    scene.run(&["sweep", "some_animals_test.csv", "--overwrite"]).expect(0, &[]);
+    assert!(scene.rows()[0]["n_tokens"].as_u64().unwrap() < with_examples);
+    scene.run(&["sweep", "likes.jsonl", "--apply-chat-template", "--overwrite"]).expect(0, &[]);
+    assert_eq!(scene.rows()[0]["answers"], serde_json::json!(["No", "Yes"]));
 }
 
 #[test]
@@ -128,10 +95,10 @@ fn sweeps_that_cannot_be_meant_are_refused() {
         ("letter.csv", "question,a,b,c,d,E\n"),
         ("empty.jsonl", "\n"),
     ];
-    let bench = Bench::new(&files);
+    let scene = Scene::new(&files);
     let refused = |args: &[&str], parts: &[&str]| {
-        bench.run(&[&["sweep"], args].concat()).expect(2, parts);
-        assert!(!bench.dir.path().join("out").exists(), "nothing is written for {args:?}");
+        scene.run(&[&["sweep"], args].concat()).expect(2, parts);
+        assert!(!scene.dir.path().join("out").exists(), "nothing is written for {args:?}");
     };
     refused(&["good.jsonl", "--alphas", "1,-0.5"], &["alpha is -0.5"]);
     refused(&["good.jsonl", "--alphas", "0.5,2"], &["--alphas has no 1"]);
@@ -144,7 +111,7 @@ fn sweeps_that_cannot_be_meant_are_refused() {
     refused(&["empty.jsonl"], &["has no rows"]);
     refused(&["missing.jsonl"], &["missing.jsonl"]);
     refused(&["short.csv", "--examples", "letter.csv", "--shots", "3"], &["letter.csv has 1 rows", "3"]);
-    bench.run(&["sweep", "good.jsonl"]).expect(3, &["1 of 8 rows"]);
+    scene.run(&["sweep", "good.jsonl"]).expect(3, &["1 of 8 rows"]);
 }
 
 #[test]
@@ -155,13 +122,13 @@ fn classes_are_compared_pairwise() {
         row["label"] = row["meta"]["kind"].clone();
         format!("{row}\n")
     };
-    let bench = Bench::new(&[("kinds.jsonl", &prompts.lines().map(by_kind).collect::<String>())]);
-    let told = bench.run(&["compare", "kinds.jsonl"]).expect(0, &[]);
-    let summary = bench.summary();
+    let scene = Scene::new(&[("kinds.jsonl", &prompts.lines().map(by_kind).collect::<String>())]);
+    let told = scene.run(&["compare", "kinds.jsonl"]).expect(0, &[]);
+    let summary = scene.summary();
     let names: Vec<&str> =
         summary["classes"].as_array().unwrap().iter().map(|class| class["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["text", "answered", "refused"]);
-    assert_eq!(bench.rows().len(), 160);
+    assert_eq!(scene.rows().len(), 160);
     let pairs = summary["pairs"].as_array().unwrap();
     assert_eq!(pairs.len(), 3);
     // models/demo/README.md: chat stands apart from text, refused from answered hardly.
@@ -175,34 +142,34 @@ fn classes_are_compared_pairwise() {
 
 #[test]
 fn comparing_needs_two_classes() {
-    let bench = Bench::new(&[
+    let scene = Scene::new(&[
         ("a.txt", "some text\nmore text\n"),
         ("b.jsonl", "{\"prompt\": \"\"}\n"),
         ("c.jsonl", "{\"prompt\": \"good\"}\n{\"prompt\": \"\"}\n"),
     ]);
-    bench.run(&["compare", "a.txt"]).expect(2, &["only one class", "\"a\""]);
-    bench.run(&["compare", "a.txt", "b.jsonl"]).expect(2, &["no prompt of class \"b\"", "empty string"]);
-    bench.run(&["compare", "a.txt", "c.jsonl"]).expect(3, &["1 of 4 rows"]);
-    assert_eq!(bench.rows()[3]["error"]["type"], "empty_prompt");
+    scene.run(&["compare", "a.txt"]).expect(2, &["only one class", "\"a\""]);
+    scene.run(&["compare", "a.txt", "b.jsonl"]).expect(2, &["no prompt of class \"b\"", "empty string"]);
+    scene.run(&["compare", "a.txt", "c.jsonl"]).expect(3, &["1 of 4 rows"]);
+    assert_eq!(scene.rows()[3]["error"]["type"], "empty_prompt");
     // Too few of one class for an interval.
-    assert_eq!(bench.summary()["pairs"][0]["auc_delong_95"], Value::Null);
+    assert_eq!(scene.summary()["pairs"][0]["auc_delong_95"], Value::Null);
 }
 
 #[test]
 fn reports_are_of_one_pair() {
-    let bench = Bench::new(&[
+    let scene = Scene::new(&[
         ("a.txt", "some text\nmore text\n"),
         ("b.txt", "other text\nand more\n"),
         ("x.json", "{}"),
     ]);
-    bench.run(&["compare", "a.txt", "b.txt"]).expect(0, &[]);
-    let report = |inputs: &[&str]| run(tuco().current_dir(bench.dir.path()).arg("report").args(inputs));
+    scene.run(&["compare", "a.txt", "b.txt"]).expect(0, &[]);
+    let report = |inputs: &[&str]| run(tuco().current_dir(scene.dir.path()).arg("report").args(inputs));
     report(&["out"]).expect(0, &[]);
-    let page = fs::read_to_string(bench.dir.path().join("report.html")).unwrap();
+    let page = fs::read_to_string(scene.dir.path().join("report.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("b against a"), "{page}");
-    let mut other = bench.summary();
+    let mut other = scene.summary();
     other["base"] = "elsewhere".into();
-    fs::write(bench.dir.path().join("other.json"), other.to_string()).unwrap();
+    fs::write(scene.dir.path().join("other.json"), other.to_string()).unwrap();
     report(&["out", "other.json"]).expect(2, &["elsewhere", "a report of each pair"]);
     report(&["x.json"]).expect(2, &["no field experiment"]);
     report(&["a.txt"]).expect(2, &["not valid JSON"]);
@@ -222,10 +189,10 @@ fn a_model_without_a_head_cannot_be_steered() {
 
 #[test]
 fn a_trace_shows_every_token_and_layer() {
-    let bench = Bench::new(&[]);
+    let scene = Scene::new(&[]);
     let args = ["trace", "What is the capital of France?", "--response", " Paris", "--apply-chat-template"];
-    let told = bench.run(&args).expect(0, &[]).stdout;
-    let (summary, rows) = (bench.summary(), bench.rows());
+    let told = scene.run(&args).expect(0, &[]).stdout;
+    let (summary, rows) = (scene.summary(), scene.rows());
     assert_eq!(rows.len(), summary["tokens"].as_u64().unwrap() as usize);
     let text: String = rows.iter().map(|row| row["text"].as_str().unwrap()).collect();
     assert!(text.contains("capital of France?") && text.ends_with(" Paris"), "{text}");
@@ -239,19 +206,19 @@ fn a_trace_shows_every_token_and_layer() {
         assert_eq!(row["mlp_per_layer"].as_array().unwrap().len(), 6);
     }
     assert!(told.contains("fine-tuning promotes") && !told.contains('\u{1b}'), "{told}");
-    let page = fs::read_to_string(bench.dir.path().join("out/report.html")).unwrap();
+    let page = fs::read_to_string(scene.dir.path().join("out/report.html")).unwrap();
     assert!(page.matches("<svg").count() == 2 && page.contains("layer 6:") && !page.contains("src="));
 
     // The last token's TuCo is that of tuco score, which reads the same tokens.
     let ids: Vec<u64> = rows.iter().map(|row| row["token_id"].as_u64().unwrap()).collect();
-    fs::write(bench.dir.path().join("ids.jsonl"), format!("{{\"token_ids\": {ids:?}}}")).unwrap();
+    fs::write(scene.dir.path().join("ids.jsonl"), format!("{{\"token_ids\": {ids:?}}}")).unwrap();
     let mut score = tuco();
-    score.current_dir(bench.dir.path()).args(["score", "ids.jsonl", "--quiet", "--base"]).arg(demo("base"));
+    score.current_dir(scene.dir.path()).args(["score", "ids.jsonl", "--quiet", "--base"]).arg(demo("base"));
     let scored = run(score.arg("--tuned").arg(demo("tuned"))).expect(0, &[]).rows();
     let (scored, traced) =
         (scored[0]["tuco"].as_f64().unwrap(), rows[rows.len() - 1]["tuco"].as_f64().unwrap());
     assert!((scored / traced - 1.0).abs() < 1e-5, "{scored} {traced}");
 
-    bench.run(&["trace", "x", "--response", ""]).expect(2, &["--response is empty"]);
-    bench.run(&["trace", ""]).expect(2, &["empty"]);
+    scene.run(&["trace", "x", "--response", ""]).expect(2, &["--response is empty"]);
+    scene.run(&["trace", ""]).expect(2, &["empty"]);
 }

@@ -6,6 +6,8 @@ mod checkpoints;
 mod common;
 mod experiments;
 mod generate;
+mod jailbreak;
 mod quantized;
 mod reports;
+mod scene;
 mod score;

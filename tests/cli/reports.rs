@@ -54,6 +54,30 @@ fn demo_shows_that_chat_is_above_text() {
 }
 
 #[test]
+fn demo_runs_every_experiment() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("all");
+    let told = run(tuco().args(["demo", "--all", "-o"]).arg(&out)).expect(0, &[]).stdout;
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    for experiment in ["compare", "sweep", "jailbreak", "many-shot", "trace", "score", "demo"] {
+        assert!(page.contains(&format!("({experiment})</h2>")), "{experiment} is not in the report");
+    }
+    assert!(page.matches("<svg").count() >= 7 && !page.contains("src="));
+    let shown = |effect: &str| {
+        let line = told.lines().find(|line| line.contains(effect)).unwrap();
+        line.trim_end_matches(['|', ' ']).ends_with("yes")
+    };
+    // models/demo/README.md tells which effects this pair has.
+    assert!(shown("chat is above running text (answered)") && shown("chat is above running text (refused)"));
+    assert!(shown("TuCo falls with the number of shots") && shown("accuracy moves with alpha"));
+    assert!(!shown("refused is above answered"));
+    let before = std::fs::read(out.join("compare/rows.jsonl")).unwrap();
+    run(tuco().args(["demo", "--all", "-o"]).arg(&out)).expect(0, &[]);
+    assert_eq!(std::fs::read(out.join("compare/rows.jsonl")).unwrap(), before);
+    run(tuco().args(["demo", "-o"]).arg(&out)).expect(2, &["--all"]);
+}
+
+#[test]
 fn demo_without_its_folder_says_what_it_looks_for() {
     run(tuco().args(["demo", "--dir", "/nonexistent"])).expect(2, &["/nonexistent", "prompts.jsonl"]);
 }

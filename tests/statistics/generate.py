@@ -50,14 +50,28 @@ def measure(negative, positive):
     }
 
 
+def correlate(a, b):
+    low, high = stats.norm.interval(0.95, loc=a.mean(), scale=stats.sem(a))
+    return {
+        "a": a.tolist(),
+        "b": b.tolist(),
+        "mean": [a.mean(), low, high],
+        "pearson": stats.pearsonr(a, b).statistic,
+        "spearman": stats.spearmanr(a, b).statistic,
+    }
+
+
 def main():
     rng = np.random.default_rng(7)
     shapes = [(40, 30, 0.8), (25, 60, 0.1), (100, 20, 2.5), (7, 5, 0.5)]
     cases = [measure(rng.normal(size=n).round(2), rng.normal(shift, 1.2, size=m).round(2)) for n, m, shift in shapes]
     # Many ties.
     cases.append(measure(rng.integers(0, 5, 50) / 4, rng.integers(1, 6, 40) / 4))
+    # With ties, and with few values.
+    pairs = [(rng.integers(0, 6, 30) / 4, rng.integers(0, 6, 30) / 4), (rng.normal(size=3), rng.normal(size=3))]
+    correlations = [correlate(a, b) for a, b in pairs]
     versions = {"scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
-    (HERE / "gold.json").write_text(json.dumps(versions | {"cases": cases}) + "\n")
+    (HERE / "gold.json").write_text(json.dumps(versions | {"cases": cases, "correlations": correlations}) + "\n")
 
 
 if __name__ == "__main__":
