@@ -161,12 +161,14 @@ fn describe(shots: usize, rung: &[Option<Numbers>], first: &[Option<Numbers>]) -
         let values: Vec<f64> = rung.iter().flatten().filter_map(number).collect();
         let both = rung.iter().zip(first).filter_map(|(now, then)| Some((now.as_ref()?, then.as_ref()?)));
         let changes: Vec<f64> = both.filter_map(|(now, then)| Some(number(now)? - number(then)?)).collect();
-        match mean(&values) {
-            None => Value::Null,
-            Some(found) => {
-                json!({ "mean": found.0, "mean_95": found.1, "change": mean(&changes).map(|(mean, _)| mean), "change_95": mean(&changes).and_then(|(_, interval)| interval) })
-            }
-        }
+        let Some((center, interval)) = mean(&values) else { return Value::Null };
+        let (change, change_interval) = mean(&changes).unzip();
+        json!({
+            "mean": center,
+            "mean_95": interval,
+            "change": change,
+            "change_95": change_interval.flatten(),
+        })
     };
     let tokens: Vec<f64> = rung.iter().flatten().map(|numbers| numbers.tokens).collect();
     json!({
