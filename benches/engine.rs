@@ -49,6 +49,15 @@ fn score_and_plain(criterion: &mut Criterion) {
     group.bench_function("score", |bencher| {
         bencher.iter(|| engine.score(&prompts, &unobserved).expect("it is not stopped"));
     });
+    group.bench_function("two plain passes", |bencher| {
+        bencher.iter(|| {
+            [Branch::Pt, Branch::Ft]
+                .map(|branch| engine.plain(branch, &prompts, &unobserved).expect("it is not stopped"))
+        });
+    });
+    group.bench_function("trace", |bencher| {
+        bencher.iter(|| engine.trace(&prompts, &unobserved).expect("it is not stopped"));
+    });
     group.finish();
 }
 

@@ -116,14 +116,11 @@ fn sweeps_that_cannot_be_meant_are_refused() {
 
 #[test]
 fn classes_are_compared_pairwise() {
-    let prompts = fs::read_to_string(demo("prompts.jsonl")).unwrap();
-    let by_kind = |line: &str| {
-        let mut row: Value = serde_json::from_str(line).unwrap();
-        row["label"] = row["meta"]["kind"].clone();
-        format!("{row}\n")
-    };
-    let scene = Scene::new(&[("kinds.jsonl", &prompts.lines().map(by_kind).collect::<String>())]);
-    let told = scene.run(&["compare", "kinds.jsonl"]).expect(0, &[]);
+    let scene = Scene::new(&[]);
+    let prompts = demo("prompts.jsonl");
+    let args = ["compare", prompts.to_str().unwrap(), "--by"];
+    let told = scene.run(&[&args[..], &["kind"]].concat()).expect(0, &[]);
+    scene.run(&[&args[..], &["kinds", "--overwrite"]].concat()).expect(2, &["only one class", "no kinds"]);
     let summary = scene.summary();
     let names: Vec<&str> =
         summary["classes"].as_array().unwrap().iter().map(|class| class["name"].as_str().unwrap()).collect();
