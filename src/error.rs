@@ -21,6 +21,8 @@ pub enum ErrorKind {
     Interrupted,
     /// The run finished with more bad rows than allowed.
     BadRows,
+    /// Rows that are to be merged are not all there.
+    Incomplete,
 }
 
 /// An error with a message for people. Messages name the file, tensor, line or flag and what was expected.
@@ -59,13 +61,13 @@ impl Error {
         Self::new(ErrorKind::Usage, format!("cannot read {}: {error}", path.display()))
     }
 
-    /// The exit code that tells a scheduler what to do: 1 try again, 2 mend the command, 3 look at the error rows,
-    /// 42 never try again, 75 run the same command to go on.
+    /// The exit code that tells a scheduler what to do: 1 try again, 2 mend the command, 3 look at the error rows
+    /// or at what is missing, 42 never try again, 75 run the same command to go on.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             ErrorKind::Io | ErrorKind::Device | ErrorKind::OutOfMemory => 1,
             ErrorKind::Usage => 2,
-            ErrorKind::BadRows => 3,
+            ErrorKind::BadRows | ErrorKind::Incomplete => 3,
             ErrorKind::Checkpoint | ErrorKind::Mismatch => 42,
             ErrorKind::Interrupted => 75,
         }

@@ -1,4 +1,4 @@
-//! SHA-256 in hexadecimal: of files the same numbers that the Hugging Face Hub shows.
+//! SHA-256, in hexadecimal (of files the same that the Hugging Face Hub shows) and as numbers.
 
 use sha2::{Digest, Sha256};
 use std::io::{self, Read};
@@ -6,6 +6,12 @@ use std::io::{self, Read};
 /// Of bytes.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
+}
+
+/// The first eight bytes of the SHA-256, most significant first: a number that is the same everywhere.
+pub fn number(bytes: &[u8]) -> u64 {
+    let digest = Sha256::digest(bytes);
+    u64::from_be_bytes(std::array::from_fn(|i| digest[i]))
 }
 
 /// Of all that a reader gives; `seen` sees the bytes pass.

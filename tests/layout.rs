@@ -16,7 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("checkpoint", &["error", "gguf", "hash", "model", "tensor", "twin"]),
     ("prompt", &["error", "gguf", "hash"]),
-    ("output", &["error"]),
+    ("output", &["error", "hash"]),
     ("backend", &["error", "metrics", "model", "tensor", "twin"]),
     ("engine", &["backend", "error", "metrics", "model", "tensor", "twin"]),
     (

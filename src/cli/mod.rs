@@ -6,8 +6,8 @@ use crate::{
     Result,
     experiment::demo::{self as demo_pair, DemoOptions},
     job::{
-        self, BenchOptions, CompareOptions, GenerateOptions, JailbreakOptions, ManyShotOptions, PairOptions,
-        ReportOptions, ScoreOptions, SweepOptions, TraceOptions,
+        self, BenchOptions, CompareOptions, GenerateOptions, JailbreakOptions, ManyShotOptions, MergeOptions,
+        PairOptions, ReportOptions, ScoreOptions, SweepOptions, TraceOptions,
     },
 };
 use clap::{Args, Parser, Subcommand};
@@ -16,8 +16,10 @@ use clap::{Args, Parser, Subcommand};
 /// state that fine-tuning wrote (arXiv 2506.23423).
 #[derive(Debug, Parser)]
 #[command(name = "tuco", version, propagate_version = true, max_term_width = 110)]
-#[command(after_help = "Exit codes: 0 done · 1 try again (I/O) · 2 wrong usage · 3 too many bad rows · \
-                        42 not a pair, or not this run's output: do not retry · 75 stopped cleanly: run it again")]
+#[command(
+    after_help = "Exit codes: 0 done · 1 try again (I/O) · 2 wrong usage · 3 too many bad rows, or rows to merge are missing · \
+                        42 not a pair, or not this run's output: do not retry · 75 stopped cleanly: run it again"
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -30,6 +32,8 @@ enum Command {
     Score(Box<ScoreOptions>),
     /// Complete every prompt of the inputs, with fine-tuning scaled by alpha
     Generate(Box<GenerateOptions>),
+    /// Put the rows of all shards (--shard) into one file, and prove that each is there once
+    Merge(MergeOptions),
     /// How far classes of prompts are apart in TuCo: AUC with intervals, histograms
     Compare(Box<CompareOptions>),
     /// How the choice of answers moves when the fine-tuning component is scaled by alpha
@@ -63,6 +67,7 @@ impl Cli {
         match self.command {
             Command::Score(options) => job::score(*options).map(|_| ()),
             Command::Generate(options) => job::generate(*options).map(|_| ()),
+            Command::Merge(options) => job::merge(&options),
             Command::Compare(options) => job::compare(*options),
             Command::Sweep(options) => job::sweep(*options),
             Command::Jailbreak(options) => job::jailbreak(*options),

@@ -5,7 +5,7 @@ use crate::{
     Result,
     backend::Backend,
     engine::{Completion, Engine, Finish, Generation, Observer, Prompt, RowCount, Sampling, Step},
-    hash::sha256,
+    hash,
     model::PairWeights,
     prompt::Encoder,
 };
@@ -48,8 +48,7 @@ impl Completing {
 
     /// The seed of a row: it depends on the row's id, not on its place.
     pub fn seed_of(&self, id: &Value) -> u64 {
-        let hash = sha256(format!("{} {id}", self.seed).as_bytes());
-        u64::from_str_radix(&hash[..16], 16).expect("hexadecimal digits")
+        hash::number(format!("{} {id}", self.seed).as_bytes())
     }
 
     /// Where in a text the first of the stops begins, and which it is.

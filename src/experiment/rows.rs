@@ -4,7 +4,7 @@
 use crate::{
     Error, ErrorKind, Result,
     engine::{Observer, RowCount},
-    output::{Progress, Sink},
+    output::{Done, LINE, Progress, Shard, Sink},
     prompt::{Encoder, Line, Lines, RowError},
 };
 use serde_json::{Map, Value, json};
@@ -53,21 +53,13 @@ pub struct BatchLimits {
     pub tokens: usize,
 }
 
-/// What a run did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Summary {
-    pub rows: u64,
-    /// Rows that are errors, those of earlier runs included.
-    pub errors: u64,
-    /// The message of the first of them.
-    pub first_error: Option<String>,
-}
-
 /// A run: where rows come from and go to.
 pub struct Run<'a, T> {
     pub task: T,
     pub encoder: &'a Encoder,
     pub limits: BatchLimits,
+    /// The rows that are this run's; `None`: all.
+    pub shard: Option<Shard>,
     pub progress: &'a Progress,
     /// Set from outside to stop the run.
     pub stop: &'a AtomicBool,
@@ -75,6 +67,7 @@ pub struct Run<'a, T> {
 
 /// A row on its way: what the output repeats of the input, and its tokens if it has any.
 struct Pending {
+    line: u64,
     id: Value,
     label: Option<Value>,
     meta: Option<Value>,
@@ -109,7 +102,7 @@ impl From<RowError> for Failure {
 }
 
 impl<T: Task> Run<'_, T> {
-    /// Passes `lines` through the task into `sink`, but at most `limit` rows; the threads of `pool` compute. Rows that an
+    /// Passes `lines` through the task into `sink`, but at most `limit` rows, those of other shards included; the threads of `pool` compute. Rows that an
     /// earlier run wrote are checked off.
     ///
     /// # Errors
@@ -122,15 +115,19 @@ impl<T: Task> Run<'_, T> {
         sink: &mut Sink,
         pool: &rayon::ThreadPool,
         warn: &(dyn Fn(&str) + Sync),
-    ) -> Result<Summary> {
-        let mut summary = Summary::default();
+    ) -> Result<Done> {
+        let mut summary = Done::default();
         let mut batch: Vec<Pending> = Vec::new();
         let mut count = self.task.row_count();
         let mut resuming = true;
-        while summary.rows + (batch.len() as u64) < limit {
+        while summary.rows_of_all < limit {
             let Some(line) = lines.next() else { break };
             let line = line?;
+            summary.rows_of_all += 1;
             lines.take_warnings().iter().for_each(|warning| warn(warning));
+            if self.shard.is_some_and(|shard| !shard.holds(&line.id)) {
+                continue;
+            }
             if resuming {
                 if let Some(written) = sink.next_written()? {
                     self.check_off(&line, &written.id)?;
@@ -187,7 +184,7 @@ impl<T: Task> Run<'_, T> {
         let encoded = line.content.and_then(|content| self.encoder.encode(&content));
         let tokens = encoded.map(|encoded| (encoded.token_ids.into(), encoded.truncated));
         let tokens = tokens.map_err(Failure::from);
-        Pending { id: line.id, label: line.label, meta: line.meta, tokens }
+        Pending { line: line.number, id: line.id, label: line.label, meta: line.meta, tokens }
     }
 
     /// Computes a batch and appends its rows.
@@ -196,7 +193,7 @@ impl<T: Task> Run<'_, T> {
         batch: &mut Vec<Pending>,
         sink: &mut Sink,
         pool: &rayon::ThreadPool,
-        summary: &mut Summary,
+        summary: &mut Done,
         warn: &(dyn Fn(&str) + Sync),
     ) -> Result<()> {
         let prompts: Vec<Ready<'_>> = batch.iter().filter_map(Pending::ready).collect();
@@ -211,13 +208,13 @@ impl<T: Task> Run<'_, T> {
         let outcomes = pool.install(|| in_parts(&prompts, warn, &compute))?;
         let mut outcomes = outcomes.into_iter();
         let mut rows = Vec::with_capacity(batch.len());
-        for Pending { id, label, meta, tokens } in batch.drain(..) {
+        for Pending { line, id, label, meta, tokens } in batch.drain(..) {
             let outcome = tokens.and_then(|_| outcomes.next().expect("an outcome for every row"));
             if let Err(error) = &outcome {
                 summary.errors += 1;
                 summary.first_error.get_or_insert_with(|| error.message.clone());
             }
-            rows.push(output_row(id, outcome, label, meta));
+            rows.push(output_row(self.shard.map(|_| line), id, outcome, label, meta));
         }
         summary.rows += rows.len() as u64;
         if !sink.append(&rows)? {
@@ -248,9 +245,16 @@ pub fn in_parts<R, T>(
     }
 }
 
-/// `id`, then the outcome, then what is passed through.
-fn output_row(id: Value, outcome: Outcome, label: Option<Value>, meta: Option<Value>) -> Value {
+/// In a shard the line's number; `id`, then the outcome, then what is passed through.
+fn output_row(
+    line: Option<u64>,
+    id: Value,
+    outcome: Outcome,
+    label: Option<Value>,
+    meta: Option<Value>,
+) -> Value {
     let mut row = Map::new();
+    row.extend(line.map(|line| (LINE.into(), line.into())));
     row.insert("id".into(), id);
     match outcome {
         Ok(fields) => row.extend(fields),

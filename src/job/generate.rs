@@ -9,7 +9,8 @@ use crate::{
     Error, Result,
     checkpoint::Pair,
     engine::{Generation, Sampling},
-    experiment::{generate::Completing, rows::Summary},
+    experiment::generate::Completing,
+    output::Done,
     prompt::Encoder,
 };
 use clap::Args;
@@ -90,7 +91,7 @@ impl ChoiceOptions {
 ///
 /// # Errors
 /// See [`RowsJob`].
-pub fn generate(options: GenerateOptions) -> Result<Summary> {
+pub fn generate(options: GenerateOptions) -> Result<Done> {
     let mut generation = Generation {
         alpha: options.choice.alpha,
         max_new_tokens: options.max_new_tokens,

@@ -7,10 +7,12 @@ mod experiments;
 mod generate;
 mod jailbreak;
 mod many_shot;
+mod merge;
 mod options;
 mod report;
 mod rows;
 mod score;
+mod shard;
 
 pub use bench::{BenchOptions, bench};
 pub use device::{Computer, Device, Precision, Resident, Work};
@@ -18,6 +20,7 @@ pub use experiments::{CompareOptions, ExperimentOptions, SweepOptions, TraceOpti
 pub use generate::{ChoiceOptions, GenerateOptions, generate};
 pub use jailbreak::{JailbreakOptions, jailbreak};
 pub use many_shot::{ManyShotOptions, many_shot};
+pub use merge::{MergeOptions, merge};
 use options::parse_count;
 
 pub use options::{

@@ -65,7 +65,7 @@ pub struct PromptOptions {
 /// Which rows.
 #[derive(Debug, Clone, Args)]
 pub struct InputOptions {
-    /// Prompts: JSONL files, .txt files (one prompt a line), or - for JSONL on standard input
+    /// Prompts: JSONL files, .parquet files, .txt files (one prompt a line), or - for JSONL on standard input
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
     /// Only the first N rows, or this fraction of them (0.1)

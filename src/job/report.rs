@@ -76,8 +76,9 @@ fn of_rows(path: &Path) -> Result<Value> {
     let mut summary = scored
         .summary()
         .ok_or_else(|| Error::usage(format!("{} has no row with a score", path.display())))?;
+    let manifest = Manifest::read(path).ok();
     for (field, about) in [("base", "base_dir"), ("tuned", "tuned_dir"), ("tuco_version", "tuco_version")] {
-        summary[field] = Manifest::told(path, about).unwrap_or(Value::Null);
+        summary[field] = manifest.as_ref().and_then(|(manifest, _)| manifest.told(about)).cloned().into();
     }
     Ok(summary)
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Computer, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, STOP, Work,
-    open_encoder, open_pair, thread_pool,
+    open_encoder, open_pair, shard::ShardChoice, thread_pool,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -11,10 +11,10 @@ use crate::{
     engine::Engine,
     experiment::{
         generate::{Completing, Generating},
-        rows::{BatchLimits, Run, Summary, Task},
+        rows::{BatchLimits, Run, Task},
         score::{Columns, Scoring},
     },
-    output::{Manifest, Progress, Sink},
+    output::{Done, Manifest, Progress, Shard, Sink},
     prompt::{Encoder, Source},
     tensor::Dtype,
     twin::Twin,
@@ -22,17 +22,24 @@ use crate::{
 use chrono::NaiveDate;
 use clap::Args;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// What these jobs have in common.
 #[derive(Debug, Clone, Args)]
 pub struct RowsOptions {
     #[command(flatten)]
     pub input: InputOptions,
-    /// Where rows go: a file, appended as batches finish; default: standard output. The same command goes on where an
-    /// interrupted one stopped
+    /// Where rows go: a file of JSON lines, appended as batches finish, or OUT.parquet, made when all rows are there; default:
+    /// standard output. The same command goes on where an interrupted one stopped
     #[arg(short, long, value_name = "OUT.jsonl", env = "TUCO_OUTPUT")]
     pub output: Option<PathBuf>,
+    /// Only this part of the rows: part i of n (0/8 to 7/8), or auto, as a Slurm array or a Kubernetes Indexed Job tells it. -o
+    /// is then a folder that all parts share; `tuco merge` makes one file of them
+    #[arg(long, value_name = "i/n|auto", requires = "output", env = "TUCO_SHARD")]
+    pub shard: Option<ShardChoice>,
     /// Start again even if the output file holds rows
     #[arg(long, requires = "output")]
     pub overwrite: bool,
@@ -78,6 +85,8 @@ pub struct RowsJob {
     source: Source,
     sink: Sink,
     pool: rayon::ThreadPool,
+    shard: Option<Shard>,
+    /// Rows of this run; in a shard about so many.
     total: u64,
     /// Rows to read at most.
     limit: u64,
@@ -88,7 +97,17 @@ impl RowsJob {
     ///
     /// # Errors
     /// See the modules that open pairs, prompts and outputs; nothing has been computed then.
-    pub fn prepare(options: RowsOptions, what: impl FnOnce(&Pair, &Encoder) -> Result<What>) -> Result<Self> {
+    pub fn prepare(
+        mut options: RowsOptions,
+        what: impl FnOnce(&Pair, &Encoder) -> Result<What>,
+    ) -> Result<Self> {
+        let environment = |name: &str| std::env::var(name).ok();
+        let shard = options.shard.map(|choice| choice.resolve(environment)).transpose()?;
+        let folder = shard.and(options.output.take());
+        if let (Some(shard), Some(folder)) = (shard, &folder) {
+            fs::create_dir_all(folder).map_err(|error| Error::io("make the folder", folder, &error))?;
+            options.output = Some(shard.path(folder));
+        }
         let pool = thread_pool(&options.machine)?;
         let pair = pool.install(|| open_pair(&options.pair))?;
         let tell = |text: &str| {
@@ -97,7 +116,9 @@ impl RowsJob {
             }
         };
         let computer = pool.install(|| Computer::choose(&options.machine, &pair, &tell))?;
-        let date = template_date(&options);
+        let neighbour = folder.as_deref().zip(shard).map(|(folder, shard)| shard.neighbour(folder));
+        let neighbour = neighbour.transpose()?.flatten();
+        let date = template_date(&options, neighbour.as_deref());
         let encoder = open_encoder(&pair, &options.prompts, date)?;
         let what = what(&pair, &encoder)?;
         let source = Source::open(&options.input.inputs)?;
@@ -109,12 +130,21 @@ impl RowsJob {
                 let device = computer.name();
                 let manifest =
                     pool.install(|| manifest(&options, &what, &pair, &device, &encoder, &source, date))?;
-                Sink::create(path, &manifest, options.overwrite)?
+                let manifest = match shard {
+                    None => manifest,
+                    Some(shard) => manifest.with("shards", shard.count.into()),
+                };
+                // One that starts again will be followed by the others.
+                if let Some(neighbour) = neighbour.filter(|_| !options.overwrite) {
+                    manifest.check_continues(&neighbour)?;
+                }
+                Sink::create(path, manifest, options.overwrite)?
             }
         };
         Ok(Self {
-            total: lines.min(limit),
+            total: lines.min(limit) / shard.map_or(1, |shard| shard.count),
             limit,
+            shard,
             options,
             what,
             pair,
@@ -130,19 +160,23 @@ impl RowsJob {
     ///
     /// # Errors
     /// See [`Run::pass`]; [`ErrorKind::BadRows`] when more rows failed than `--fail-on-error` allows.
-    pub fn run(mut self) -> Result<Summary> {
+    pub fn run(mut self) -> Result<Done> {
         let quiet = self.options.quiet;
         for notice in &self.pair.notices {
             tell(notice);
         }
         let progress = Progress::new(self.total, quiet);
-        let Self { options, what, pair, computer, encoder, source, sink, pool, limit, .. } = &mut self;
-        let (limit, progress_of) = (*limit, &progress);
-        let running =
-            Running { options, what, pair, encoder, source, sink, pool, limit, progress: progress_of };
-        let outcome = computer.run(running);
+        let summary = match self.sink.done() {
+            Some(done) => {
+                progress.resumed(done.rows);
+                done.clone()
+            }
+            None => self.pass(&progress).map_err(|error| how_to_go_on(&self.options, error))?,
+        };
         let closing = progress.finish();
-        let summary = outcome.map_err(|error| how_to_go_on(&self.options, error))?;
+        if self.sink.done().is_none() {
+            self.sink.finish(&summary)?;
+        }
         if !quiet {
             tell(&closing);
         }
@@ -157,6 +191,14 @@ impl RowsJob {
             return Err(Error::new(ErrorKind::BadRows, message));
         }
         Ok(summary)
+    }
+}
+
+impl RowsJob {
+    fn pass(&mut self, progress: &Progress) -> Result<Done> {
+        let Self { options, what, pair, computer, encoder, source, sink, pool, shard, limit, .. } = self;
+        let (shard, limit) = (*shard, *limit);
+        computer.run(Running { options, what, pair, encoder, source, sink, pool, shard, limit, progress })
     }
 }
 
@@ -185,14 +227,15 @@ struct Running<'a> {
     source: &'a mut Source,
     sink: &'a mut Sink,
     pool: &'a rayon::ThreadPool,
+    shard: Option<Shard>,
     limit: u64,
     progress: &'a Progress,
 }
 
 impl Work for Running<'_> {
-    type Output = Result<Summary>;
+    type Output = Result<Done>;
 
-    fn on<B: Backend>(self, backend: &B) -> Result<Summary> {
+    fn on<B: Backend>(self, backend: &B) -> Result<Done> {
         let engine = Engine::new(backend, self.pair);
         let most_tokens = self.options.machine.max_batch_tokens;
         match self.what {
@@ -210,7 +253,7 @@ impl Work for Running<'_> {
 }
 
 impl Running<'_> {
-    fn pass(self, task: impl Task, most_tokens: usize) -> Result<Summary> {
+    fn pass(self, task: impl Task, most_tokens: usize) -> Result<Done> {
         let run = Run {
             task,
             encoder: self.encoder,
@@ -218,6 +261,7 @@ impl Running<'_> {
                 prompts: self.options.machine.batch_size.unwrap_or(usize::MAX),
                 tokens: most_tokens,
             },
+            shard: self.shard,
             progress: self.progress,
             stop: &STOP,
         };
@@ -231,12 +275,14 @@ fn tell(text: &str) {
     eprintln!("tuco: {text}");
 }
 
-/// The day that chat templates see: as told, or that of the run that is to go on, or today.
-fn template_date(options: &RowsOptions) -> NaiveDate {
-    let earlier = || {
-        let output = options.output.as_ref().filter(|_| !options.overwrite)?;
-        Manifest::earlier(output, "template_date")?.as_str()?.parse().ok()
+/// The day that chat templates see: as told, or that of the run that is to go on, or that of another shard, or today.
+fn template_date(options: &RowsOptions, neighbour: Option<&Path>) -> NaiveDate {
+    let earlier = |output: &Path| {
+        let (manifest, _) = Manifest::read(output).ok()?;
+        manifest.field("template_date")?.as_str()?.parse().ok()
     };
+    let outputs = options.output.as_deref().into_iter().chain(neighbour);
+    let earlier = || outputs.filter(|_| !options.overwrite).find_map(earlier);
     options.prompts.template_date.or_else(earlier).unwrap_or_else(|| chrono::Local::now().date_naive())
 }
 

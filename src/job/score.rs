@@ -4,10 +4,7 @@ use super::{
     PrefixSharing, RowsOptions,
     rows::{RowsJob, What},
 };
-use crate::{
-    Result,
-    experiment::{rows::Summary, score::Columns},
-};
+use crate::{Result, experiment::score::Columns, output::Done};
 use clap::Args;
 
 /// Flags of `tuco score`.
@@ -37,7 +34,7 @@ pub struct ScoreOptions {
 ///
 /// # Errors
 /// See [`RowsJob`].
-pub fn score(options: ScoreOptions) -> Result<Summary> {
+pub fn score(options: ScoreOptions) -> Result<Done> {
     let columns = Columns { layers: options.layers, output_co: options.output_co };
     let prefix_sharing = options.prefix_sharing != PrefixSharing::Off;
     RowsJob::prepare(options.common, |_, _| Ok(What::Score { columns, prefix_sharing }))?.run()

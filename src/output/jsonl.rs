@@ -1,7 +1,8 @@
-//! JSONL output that survives being killed: whole lines are appended and synced, a torn last line is dropped when the
-//! run goes on, and a finished file has the bytes of an uninterrupted run.
+//! Output that survives being killed: whole lines of JSON are appended and synced, a torn last line is dropped when the
+//! run goes on, and a finished file has the bytes of an uninterrupted run. Where a Parquet file is asked for, it is made of
+//! these lines when all are there.
 
-use super::Manifest;
+use super::{Done, Manifest, table};
 use crate::{Error, Result};
 use serde_json::Value;
 use std::{
@@ -10,12 +11,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The first field of a shard's rows: the number of the row's line in the input, by which shards are merged.
+pub const LINE: &str = "line";
+
 /// Where rows go.
 pub enum Sink {
     Stdout,
     File {
+        /// What was asked for.
+        output: PathBuf,
+        /// Where lines are appended: the output itself, if that is no table.
         path: PathBuf,
         file: BufWriter<File>,
+        manifest: Manifest,
+        /// What an earlier run found that finished.
+        done: Option<Done>,
         /// Complete rows that an earlier run left, still to be matched with the input.
         written: Option<WrittenRows>,
     },
@@ -36,42 +46,69 @@ pub struct WrittenRow {
 }
 
 impl Sink {
-    /// Opens `path` for a run that `manifest` describes: a new file, or one that the same run began. The manifest is
+    /// Opens `output` for a run that `manifest` describes: a new file, or one that the same run began. The manifest is
     /// written beside it before the first row.
     ///
     /// # Errors
-    /// A mismatch that says what differs when the file belongs to another run; I/O errors; a usage error when another
+    /// A mismatch that says what differs when the file belongs to another run; I/O errors, one of which is that another
     /// process writes to it.
-    pub fn create(path: &Path, manifest: &Manifest, overwrite: bool) -> Result<Self> {
-        if path.is_dir() {
-            return Err(Error::usage(format!("-o {} is a directory, expected a file", path.display())));
+    pub fn create(output: &Path, manifest: Manifest, overwrite: bool) -> Result<Self> {
+        if output.is_dir() {
+            return Err(Error::usage(format!("-o {} is a directory, expected a file", output.display())));
         }
-        let manifest_path = Manifest::path_beside(path);
+        let is_table = table::is_table(output);
+        let path = if is_table { table::journal_of(output) } else { output.to_path_buf() };
         // The manifest is only compared while nobody else can be writing.
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .open(path)
-            .map_err(|error| Error::io("write", path, &error))?;
+            .open(&path)
+            .map_err(|error| Error::io("write", &path, &error))?;
         if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
-            return Err(Error::usage(format!("{} is being written by another process", path.display())));
+            let message = format!("{} is being written by another process", output.display());
+            return Err(Error::new(crate::ErrorKind::Io, message));
         }
-        let length = file.metadata().map_err(|error| Error::io("read", path, &error))?.len();
-        let mut written = None;
-        let mut kept = 0;
-        if length > 0 && !overwrite {
-            manifest.check_continues(path)?;
-            kept = complete_length(&mut file, length).map_err(|error| Error::io("read", path, &error))?;
-            let lines = File::open(path).map_err(|error| Error::io("read", path, &error))?.take(kept);
-            written = Some(WrittenRows { path: path.to_path_buf(), lines: BufReader::new(lines), number: 0 });
+        let length = file.metadata().map_err(|error| Error::io("read", &path, &error))?.len();
+        let is_there = length > 0 || is_table && output.exists();
+        let (mut written, mut kept, mut done) = (None, 0, None);
+        if is_there && !overwrite {
+            done = manifest.check_continues(output)?.filter(|_| is_table && length == 0);
+            kept = complete_length(&mut file, length).map_err(|error| Error::io("read", &path, &error))?;
+            let lines = File::open(&path).map_err(|error| Error::io("read", &path, &error))?.take(kept);
+            written = Some(WrittenRows { path: path.clone(), lines: BufReader::new(lines), number: 0 });
         }
         file.set_len(kept)
             .and_then(|()| file.seek(SeekFrom::End(0)))
-            .map_err(|error| Error::io("write", path, &error))?;
-        manifest.write(&manifest_path)?;
-        Ok(Sink::File { path: path.to_path_buf(), file: BufWriter::new(file), written })
+            .map_err(|error| Error::io("write", &path, &error))?;
+        if done.is_none() {
+            manifest.write(output, None)?;
+        }
+        let (output, file) = (output.to_path_buf(), BufWriter::new(file));
+        Ok(Sink::File { output, path, file, manifest, done, written })
+    }
+
+    /// What an earlier run found that left nothing to do.
+    pub fn done(&self) -> Option<&Done> {
+        match self {
+            Sink::Stdout => None,
+            Sink::File { done, .. } => done.as_ref(),
+        }
+    }
+
+    /// All rows are there.
+    ///
+    /// # Errors
+    /// Where a table cannot be made of them, or the manifest not be written.
+    pub fn finish(self, found: &Done) -> Result<()> {
+        let Sink::File { output, path, manifest, .. } = &self else { return Ok(()) };
+        if path == output {
+            return manifest.write(output, Some(found));
+        }
+        table::write(path, output)?;
+        manifest.write(output, Some(found))?;
+        std::fs::remove_file(path).map_err(|error| Error::io("remove", path, &error))
     }
 
     /// The next row that an earlier run wrote, in order.
@@ -170,12 +207,12 @@ mod tests {
     fn a_torn_line_is_dropped_and_the_rest_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.jsonl");
-        let mut sink = Sink::create(&path, &manifest(1), false).unwrap();
+        let mut sink = Sink::create(&path, manifest(1), false).unwrap();
         sink.append(&[json!({"id": 1, "tuco": 0.5}), json!({"id": 2, "error": {}})]).unwrap();
         drop(sink);
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"id\": 3, \"tu").unwrap();
 
-        let mut sink = Sink::create(&path, &manifest(1), false).unwrap();
+        let mut sink = Sink::create(&path, manifest(1), false).unwrap();
         assert_eq!(sink.next_written().unwrap(), Some(WrittenRow { id: json!(1), is_error: false }));
         assert_eq!(sink.next_written().unwrap(), Some(WrittenRow { id: json!(2), is_error: true }));
         assert_eq!(sink.next_written().unwrap(), None);
@@ -189,11 +226,11 @@ mod tests {
     fn another_run_is_refused_and_overwrite_starts_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.jsonl");
-        Sink::create(&path, &manifest(1), false).unwrap().append(&[json!({"id": 1})]).unwrap();
-        let Err(error) = Sink::create(&path, &manifest(2), false) else { panic!("it was accepted") };
+        Sink::create(&path, manifest(1), false).unwrap().append(&[json!({"id": 1})]).unwrap();
+        let Err(error) = Sink::create(&path, manifest(2), false) else { panic!("it was accepted") };
         assert!(error.message.contains("seed"), "{error}");
         assert_eq!(error.exit_code(), 42);
-        Sink::create(&path, &manifest(2), true).unwrap();
+        Sink::create(&path, manifest(2), true).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
     }
 
@@ -201,7 +238,7 @@ mod tests {
     fn one_writer_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.jsonl");
-        let _first = Sink::create(&path, &manifest(1), false).unwrap();
-        assert!(Sink::create(&path, &manifest(1), false).is_err());
+        let _first = Sink::create(&path, manifest(1), false).unwrap();
+        assert!(Sink::create(&path, manifest(1), false).is_err());
     }
 }

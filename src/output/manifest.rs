@@ -1,5 +1,6 @@
 //! The manifest beside an output file: what made the rows, so that a run is only continued by itself.
 
+use super::write_whole;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::{
@@ -30,40 +31,67 @@ impl Manifest {
         name.into()
     }
 
-    /// A field of the fingerprint that an earlier run wrote beside `output`.
-    pub fn earlier(output: &Path, field: &str) -> Option<Value> {
-        let text = fs::read(Self::path_beside(output)).ok()?;
-        let manifest: Value = serde_json::from_slice(&text).ok()?;
-        manifest.get("fingerprint")?.get(field).cloned()
+    /// The manifest beside `output`, and what was found if that run is finished.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is no manifest.
+    pub fn read(output: &Path) -> Result<(Self, Option<Done>)> {
+        let path = Self::path_beside(output);
+        let text = fs::read(&path).map_err(|error| Error::io("read", &path, &error))?;
+        let mut manifest: Value = serde_json::from_slice(&text)
+            .map_err(|error| Error::mismatch(format!("{} is not valid JSON ({error})", path.display())))?;
+        let done = manifest.get("done").and_then(Done::from_json);
+        let mut take = |field| manifest.get_mut(field).map_or(Value::Null, Value::take);
+        Ok((Self::new(take("fingerprint"), take("about")), done))
     }
 
-    /// What the manifest beside `output` says besides, or of the run itself.
-    pub fn told(output: &Path, field: &str) -> Option<Value> {
-        let text = fs::read(Self::path_beside(output)).ok()?;
-        let manifest: Value = serde_json::from_slice(&text).ok()?;
-        let part = |name: &str| manifest.get(name)?.get(field).cloned();
-        part("about").or_else(|| part("fingerprint"))
+    /// A field of the fingerprint.
+    pub fn field(&self, name: &str) -> Option<&Value> {
+        self.fingerprint.get(name)
     }
 
-    /// Compares with the manifest beside `output`.
+    /// What it says besides, or of the run itself.
+    pub fn told(&self, name: &str) -> Option<&Value> {
+        self.about.get(name).or_else(|| self.field(name))
+    }
+
+    /// The same with a field of the fingerprint more.
+    pub fn with(mut self, name: &str, value: Value) -> Self {
+        self.fingerprint[name] = value;
+        self
+    }
+
+    /// The same without a field of the fingerprint.
+    pub fn without(mut self, name: &str) -> Self {
+        if let Value::Object(fields) = &mut self.fingerprint {
+            fields.shift_remove(name);
+        }
+        self
+    }
+
+    /// Compares with the manifest beside `output`; tells what was found if that run is finished.
     ///
     /// # Errors
     /// A mismatch that names every field that differs, with both values.
-    pub fn check_continues(&self, output: &Path) -> Result<()> {
-        let path = Self::path_beside(output);
+    pub fn check_continues(&self, output: &Path) -> Result<Option<Done>> {
         let refuse = |what: String| {
             Error::mismatch(format!(
                 "{} holds rows of another run: {what}. Choose another -o, or --overwrite to start again",
                 output.display()
             ))
         };
-        let text = fs::read(&path)
-            .map_err(|error| refuse(format!("its {} cannot be read ({error})", path.display())))?;
-        let earlier: Value = serde_json::from_slice(&text)
-            .map_err(|error| refuse(format!("its {} is not valid JSON ({error})", path.display())))?;
+        let (earlier, done) = Self::read(output).map_err(|error| refuse(error.message))?;
+        match earlier.difference(self) {
+            None => Ok(done),
+            Some(difference) => Err(refuse(difference)),
+        }
+    }
+
+    /// What differs in the fingerprints of this manifest and a later one.
+    pub fn difference(&self, later: &Self) -> Option<String> {
         let (mut before, mut now) = (Map::new(), Map::new());
-        flatten("", earlier.get("fingerprint").unwrap_or(&Value::Null), &mut before);
-        flatten("", &self.fingerprint, &mut now);
+        flatten("", &self.fingerprint, &mut before);
+        flatten("", &later.fingerprint, &mut now);
         let fields: std::collections::BTreeSet<&String> = before.keys().chain(now.keys()).collect();
         let show = |value: Option<&Value>| value.map_or_else(|| "nothing".to_string(), Value::to_string);
         let differences: Vec<String> = fields
@@ -73,21 +101,47 @@ impl Manifest {
                 format!("{field} was {} and is now {}", show(before.get(field)), show(now.get(field)))
             })
             .collect();
-        if differences.is_empty() { Ok(()) } else { Err(refuse(differences.join("; "))) }
+        (!differences.is_empty()).then(|| differences.join("; "))
     }
 
-    /// Writes it whole or not at all.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let failed = |error: std::io::Error| Error::io("write", path, &error);
-        let text =
-            serde_json::to_string_pretty(&json!({ "fingerprint": self.fingerprint, "about": self.about }))
-                .expect("JSON values serialize");
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
-        file.persist(path).map_err(|error| failed(error.error))?;
-        Ok(())
+    /// Writes it beside `output`; `done` where all rows are there.
+    pub fn write(&self, output: &Path, done: Option<&Done>) -> Result<()> {
+        let mut manifest = json!({ "fingerprint": self.fingerprint, "about": self.about });
+        if let Some(done) = done {
+            manifest["done"] = done.to_json();
+        }
+        let path = Self::path_beside(output);
+        write_whole(&path, |file| {
+            writeln!(file, "{manifest:#}").map_err(|error| Error::io("write", &path, &error))
+        })
+    }
+}
+
+/// What a run did, once it is through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Done {
+    pub rows: u64,
+    /// Rows of the input, those of other shards included.
+    pub rows_of_all: u64,
+    /// Rows that are errors, those of earlier runs included.
+    pub errors: u64,
+    /// The message of the first of them.
+    pub first_error: Option<String>,
+}
+
+impl Done {
+    fn to_json(&self) -> Value {
+        let Done { rows, rows_of_all, errors, first_error } = self;
+        json!({ "rows": rows, "rows_of_all": rows_of_all, "errors": errors, "first_error": first_error })
+    }
+
+    fn from_json(done: &Value) -> Option<Self> {
+        Some(Self {
+            rows: done["rows"].as_u64()?,
+            rows_of_all: done["rows_of_all"].as_u64()?,
+            errors: done["errors"].as_u64()?,
+            first_error: done["first_error"].as_str().map(str::to_owned),
+        })
     }
 }
 

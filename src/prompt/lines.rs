@@ -117,7 +117,7 @@ impl Lines {
             }
         };
         match self.inputs[self.current].format {
-            Format::Jsonl => Row::parse(line),
+            Format::Jsonl | Format::Parquet => Row::parse(line),
             Format::Text => Row::prompt(line),
         }
     }

@@ -7,7 +7,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use super::lines::{BYTE_ORDER_MARK, Lines, is_blank_byte};
+use super::{
+    lines::{BYTE_ORDER_MARK, Lines, is_blank_byte},
+    table::{self, TableLines},
+};
 use crate::{
     error::{Error, Result},
     hash,
@@ -15,7 +18,7 @@ use crate::{
 
 /// The inputs of a run, in the order given.
 ///
-/// Files named `.txt` hold one prompt a line; all others (`.jsonl`, `.ndjson`, `.json`, any name) one JSON object a line. `-` is
+/// Files named `.txt` hold one prompt a line; those named `.parquet` are Parquet, a row a line; all others (`.jsonl`, `.ndjson`, `.json`, any name) one JSON object a line. `-` is
 /// JSONL from standard input. What can be read only once (standard input, pipes) is copied to an anonymous temporary file, so that
 /// every input can be hashed, counted and read in constant memory, whatever its size.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub(super) enum Format {
     Jsonl,
     /// One prompt a line.
     Text,
+    /// Read as lines of JSON.
+    Parquet,
 }
 
 #[derive(Debug)]
@@ -114,8 +119,12 @@ impl Input {
             let store = Store::Spooled(spool(&mut io::stdin().lock(), path)?);
             return Ok(Self { name, format: Format::Jsonl, store });
         }
-        let is_text = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"));
-        let format = if is_text { Format::Text } else { Format::Jsonl };
+        let is_named = |name| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(name));
+        let format = match () {
+            () if is_named("txt") => Format::Text,
+            () if is_named("parquet") => Format::Parquet,
+            () => Format::Jsonl,
+        };
         let mut file = File::open(path).map_err(|error| Error::unreadable(path, &error))?;
         let metadata = file.metadata().map_err(|error| Error::unreadable(path, &error))?;
         if metadata.is_dir() {
@@ -129,12 +138,24 @@ impl Input {
         Ok(Self { name, format, store })
     }
 
+    /// Of lines.
     pub fn reader(&self) -> Result<Box<dyn Read + Send>> {
+        match self.format {
+            Format::Parquet => Ok(Box::new(TableLines::open(self.file()?, &self.name)?)),
+            Format::Jsonl | Format::Text => self.bytes(),
+        }
+    }
+
+    fn file(&self) -> Result<File> {
         match &self.store {
-            Store::Path(path) => {
-                let file = File::open(path).map_err(|error| Error::unreadable(path, &error))?;
-                Ok(Box::new(file))
-            }
+            Store::Path(path) => File::open(path).map_err(|error| Error::unreadable(path, &error)),
+            Store::Spooled(file) => file.try_clone().map_err(|error| self.read_error(&error)),
+        }
+    }
+
+    fn bytes(&self) -> Result<Box<dyn Read + Send>> {
+        match &self.store {
+            Store::Path(_) => Ok(Box::new(self.file()?)),
             Store::Spooled(file) => Ok(Box::new(Spooled { file: file.clone(), offset: 0 })),
         }
     }
@@ -145,8 +166,13 @@ impl Input {
 
     fn scan(&self) -> Result<Scan> {
         let mut rows = RowCount::default();
-        let sha256 = hash::sha256_of(self.reader()?, |chunk| rows.update(chunk));
-        Ok(Scan { sha256: sha256.map_err(|error| self.read_error(&error))?, rows: rows.finish() })
+        let sha256 = hash::sha256_of(self.bytes()?, |chunk| rows.update(chunk));
+        let sha256 = sha256.map_err(|error| self.read_error(&error))?;
+        let rows = match self.format {
+            Format::Parquet => table::count_rows(self.file()?, &self.name)?,
+            Format::Jsonl | Format::Text => rows.finish(),
+        };
+        Ok(Scan { sha256, rows })
     }
 }
 

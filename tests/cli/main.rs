@@ -11,3 +11,4 @@ mod quantized;
 mod reports;
 mod scene;
 mod score;
+mod shards;
