@@ -103,7 +103,7 @@ impl RowsJob {
     ) -> Result<Self> {
         let environment = |name: &str| std::env::var(name).ok();
         let shard = options.shard.map(|choice| choice.resolve(environment)).transpose()?;
-        let folder = shard.and(options.output.take());
+        let folder = shard.and_then(|_| options.output.take());
         if let (Some(shard), Some(folder)) = (shard, &folder) {
             fs::create_dir_all(folder).map_err(|error| Error::io("make the folder", folder, &error))?;
             options.output = Some(shard.path(folder));
