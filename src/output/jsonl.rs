@@ -15,6 +15,7 @@ use std::{
 pub const LINE: &str = "line";
 
 /// Where rows go.
+#[expect(clippy::large_enum_variant, reason = "a run has one")]
 pub enum Sink {
     Stdout,
     File {

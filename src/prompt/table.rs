@@ -88,9 +88,12 @@ fn is_integer(column: &Type) -> bool {
 /// What the lists of a column hold.
 fn element(column: &Type) -> Option<&Type> {
     let info = column.get_basic_info();
-    let is_list = column.is_group() && info.converted_type() == ConvertedType::LIST
+    let is_list = info.converted_type() == ConvertedType::LIST
         || matches!(info.logical_type_ref(), Some(LogicalType::List));
-    let entry = column.get_fields().first().filter(|_| is_list)?;
+    if !column.is_group() || !is_list {
+        return None;
+    }
+    let entry = column.get_fields().first()?;
     if entry.is_group() { entry.get_fields().first().map(AsRef::as_ref) } else { Some(entry) }
 }
 

@@ -189,7 +189,7 @@ fn the_output_of_another_run_is_refused_with_what_differs() {
             .unwrap();
     assert_eq!(row["tuco"], json!(0.0), "the same model twice");
     fs::remove_file(pair.path("out.jsonl.manifest.json")).unwrap();
-    run(&mut pair.score(&args)).expect(42, &["manifest.json", "cannot be read"]);
+    run(&mut pair.score(&args)).expect(42, &["cannot read out.jsonl.manifest.json"]);
 }
 
 #[test]
