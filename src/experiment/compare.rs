@@ -142,13 +142,6 @@ pub fn describe(classes: &[Class<'_>]) -> Map<String, Value> {
 
 /// Tables and plots of a summary; `None` where it lacks something.
 pub fn report(summary: &Value) -> Option<Report> {
-    let (tables, plots) = tables(summary)?;
-    let title = "TuCo of classes of prompts (compare)".into();
-    Some(Report { title, notes: super::about(summary), tables, plots })
-}
-
-/// Tables and plots of what [`describe`] found.
-pub fn tables(summary: &Value) -> Option<(Vec<Table>, Vec<(String, String)>)> {
     let number = |value: &Value| value.as_f64().map_or("–".to_owned(), |number| format!("{number:.4}"));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let interval = |value: &Value| match (value[0].as_f64(), value[1].as_f64()) {
@@ -186,5 +179,6 @@ pub fn tables(summary: &Value) -> Option<(Vec<Table>, Vec<(String, String)>)> {
         _ => None,
     };
     let plots = plot.map(|svg| ("Histograms of TuCo".to_owned(), svg)).into_iter().collect();
-    Some((vec![quantiles, pairs], plots))
+    let title = "TuCo of classes of prompts (compare)".into();
+    Some(Report { title, notes: super::about(summary), tables: vec![quantiles, pairs], plots })
 }

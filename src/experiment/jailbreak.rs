@@ -231,7 +231,7 @@ pub fn warning(summary: &Value) -> Option<String> {
 
 /// Tables and plots of a summary; `None` where it lacks something.
 pub fn report(summary: &Value) -> Option<Report> {
-    let (mut tables, plots) = compare::tables(summary)?;
+    let Report { mut tables, plots, .. } = compare::report(summary)?;
     let mut notes = super::about(summary);
     let generation = &summary["generation"];
     notes.push(match summary["judge_column"].as_str() {

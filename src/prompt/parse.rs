@@ -55,6 +55,7 @@ impl Row {
 
     fn from_fields(mut fields: Map<String, Value>) -> Self {
         let id = take_id(&mut fields);
+        unwrap_body(&mut fields);
         let label = fields.shift_remove("label");
         let meta = fields.shift_remove("meta");
         let content = take_content(&mut fields);
@@ -62,6 +63,17 @@ impl Row {
             Ok(id) => Self { id, label, meta, content, other: fields },
             Err(error) => Self { id: None, label, meta, content: Err(error), other: fields },
         }
+    }
+}
+
+/// Lines of OpenAI's batches have `prompt` or `messages` inside of `body`.
+fn unwrap_body(fields: &mut Map<String, Value>) {
+    if ["prompt", "messages", "token_ids", "prompt_token_ids"].iter().any(|name| fields.contains_key(*name)) {
+        return;
+    }
+    let Some(Value::Object(mut body)) = fields.get("body").cloned() else { return };
+    for name in ["prompt", "messages"] {
+        fields.extend(body.shift_remove(name).map(|content| (name.to_owned(), content)));
     }
 }
 

@@ -20,6 +20,21 @@ fn each_kind_of_content_is_read_by_each_of_its_names() {
 }
 
 #[test]
+fn lines_of_openai_s_batches_are_rows() {
+    let line = r#"{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions",
+        "body": {"model": "m", "messages": [{"role": "user", "content": "hi"}]}}"#;
+    let row = Row::parse(line);
+    assert_eq!(row.id, Some(json!("a")));
+    assert_eq!(row.content, Ok(Content::Messages(vec![json!({"role": "user", "content": "hi"})])));
+    let completion = Row::parse(r#"{"custom_id": "b", "body": {"prompt": "p"}}"#);
+    assert_eq!(completion.content, Ok(Content::Prompt("p".into())));
+    let broken = Row::parse(r#"{"custom_id": "b", "body": {"messages": "p"}}"#).content.unwrap_err();
+    assert!(broken.message.contains("messages must be an array"), "{}", broken.message);
+    let row = Row::parse(r#"{"prompt": "mine", "body": {"prompt": "other"}}"#);
+    assert_eq!(row.content, Ok(Content::Prompt("mine".into())));
+}
+
+#[test]
 fn what_is_not_content_is_handed_through() {
     let row = Row::parse(
         r#"{"custom_id": "a", "label": null, "meta": {"z": 1, "a": [2]}, "prompt": "p", "y": 1, "x": 2}"#,
