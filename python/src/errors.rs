@@ -12,7 +12,7 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
         ErrorKind::Io => "ReadWriteError",
         ErrorKind::Device => "DeviceError",
         ErrorKind::OutOfMemory => "OutOfMemoryError",
-        ErrorKind::Interrupted | ErrorKind::BadRows => "TucoError",
+        ErrorKind::Interrupted | ErrorKind::BadRows | ErrorKind::Incomplete => "TucoError",
     };
     raised(py, class, &error.message, None)
 }
