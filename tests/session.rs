@@ -10,9 +10,10 @@ use tuco::{
     ErrorKind, Session, SessionOptions,
     backend::cpu::Cpu,
     checkpoint::Pair,
-    engine::{Engine, Tokens, unobserved},
+    engine::{Engine, Generation, Prompt, Sampling, Tokens, unheard, unobserved},
     job::Device,
     prompt::{Content, ContentRef},
+    session::Completing,
     twin::Branch,
 };
 
@@ -120,4 +121,40 @@ fn many_rows_are_encoded_in_order() {
     for (text, encoded) in texts.into_iter().zip(encoded) {
         assert_eq!(session.encoder().encode(&Content::Prompt(text)), encoded);
     }
+}
+
+#[test]
+fn completions_do_not_depend_on_the_batches() {
+    let prompts = prompts(CASE);
+    let seeded: Vec<Prompt<'_>> =
+        prompts.iter().zip(0..).map(|(token_ids, seed)| Prompt { token_ids, seed }).collect();
+    let sampling = Sampling::new(0.9, Some(20), 1.0).unwrap();
+    let generation = Generation {
+        alpha: 0.5,
+        max_new_tokens: 6,
+        samples: 2,
+        sampling,
+        tuco: true,
+        ..Generation::default()
+    };
+    let completing = Completing { generation, stop: Vec::new(), seed: 0 };
+    let pair = Pair::open(&golden(CASE).join("base"), &golden(CASE).join("tuned"), None).unwrap();
+    let cpu = Cpu::new();
+    let engine = Engine::new(&cpu, &pair);
+    let expected = engine.generate(&seeded, &completing.generation, &mut unheard, &unobserved).unwrap();
+    for (batch_size, batch_tokens) in [(None, 32_768), (Some(1), 32_768), (Some(3), 40)] {
+        let mut options = options(CASE);
+        options.machine.batch_size = batch_size;
+        options.machine.max_batch_tokens = batch_tokens;
+        let session = Session::open(&options).unwrap();
+        let found = session.generate(&seeded, &completing, &unobserved).unwrap();
+        let found: Vec<Vec<_>> =
+            found.into_iter().map(|of| of.into_iter().map(|text| text.completion).collect()).collect();
+        assert_eq!(found, expected);
+    }
+    let session = Session::open(&options(CASE)).unwrap();
+    let told = |completing: Completing| session.generate(&seeded, &completing, &unobserved).unwrap_err();
+    let stop = |text: &str| Completing { stop: vec![text.into()], ..completing.clone() };
+    assert_eq!(told(stop("")).message, "stop is empty, expected text");
+    assert!(told(stop(".")).message.starts_with("stop needs a tokenizer"), "{}", told(stop(".")));
 }

@@ -1,6 +1,7 @@
 //! The class `Pair`.
 
 use crate::{
+    completion::{self, Completion},
     errors::{Raise, row_exception, usage},
     inputs::Prompts,
     running::{Bar, run},
@@ -19,7 +20,7 @@ use std::{
 };
 use tuco::{
     Session, SessionOptions,
-    engine::{Tokens, check_alphas},
+    engine::{Prompt, Tokens, check_alphas},
     metrics,
     model::PairWeights,
     prompt::{ContentRef, Encoded, RowError, RowErrorKind},
@@ -306,6 +307,59 @@ impl Pair {
             true => Ok(flat.reshape([prompts, width])?.into_any()),
             false => Ok(flat.reshape(logits.shape)?.into_any()),
         }
+    }
+
+    /// What follows each prompt.
+    #[pyo3(signature = (
+        prompts, alpha=1.0, *, max_new_tokens=128, temperature=0.0, top_p=1.0, top_k=None, n=1, seed=0, stop=None,
+        ignore_eos=false, tuco=false, ids=None, progress=None
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn generate(
+        &self,
+        py: Python<'_>,
+        prompts: &Bound<'_, PyAny>,
+        alpha: f64,
+        max_new_tokens: i64,
+        temperature: f64,
+        top_p: f64,
+        top_k: Option<i64>,
+        n: i64,
+        seed: u64,
+        stop: Option<&Bound<'_, PyAny>>,
+        ignore_eos: bool,
+        tuco: bool,
+        ids: Option<Vec<Bound<'_, PyAny>>>,
+        progress: Option<bool>,
+    ) -> PyResult<Vec<Vec<Completion>>> {
+        let asked = completion::Asked {
+            alpha,
+            max_new_tokens,
+            temperature,
+            top_p,
+            top_k,
+            n,
+            seed,
+            stop,
+            ignore_eos,
+            tuco,
+        };
+        let session = self.session(py)?;
+        let completing = asked.completing(py, &session)?;
+        let encoded = Self::all_encoded(py, &session, prompts)?;
+        let ids = completion::ids(ids, encoded.len())?;
+        let prompts: Vec<Prompt<'_>> = encoded
+            .iter()
+            .zip(&ids)
+            .map(|(encoded, id)| Prompt { token_ids: &encoded.token_ids, seed: completing.seed_of(id) })
+            .collect();
+        let tokens = prompts.iter().map(|prompt| (prompt.token_ids.len() + completing.new_tokens()) as u64);
+        let bar = Bar::new(py, progress, "generate", tokens.sum())?;
+        let completions =
+            run(py, bar, |observer| session.generate(&prompts, &completing, observer))?.raise(py)?;
+        Self::warn(py, &session)?;
+        let of_prompt = |of: Vec<_>| of.into_iter().map(|text| Completion::new(py, text)).collect();
+        Ok(completions.into_iter().map(of_prompt).collect())
     }
 
     /// The contributions of every layer to every token of a prompt, and of the response that follows it.

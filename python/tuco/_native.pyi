@@ -7,7 +7,7 @@ from typing_extensions import Self
 
 from .typing import Floats, Ids, Message, Prompt, Prompts, TokenIds
 
-__all__ = ["Pair", "Scores", "Trace", "__version__"]
+__all__ = ["Completion", "Pair", "Scores", "Trace", "__version__"]
 
 __version__: str
 
@@ -100,6 +100,26 @@ class Pair:
     ) -> Floats: ...
     def trace(self, prompt: Prompt, response: str | None = None) -> Trace:
         """The contributions of every layer to every token of a prompt, and of the response that follows it."""
+
+@final
+class Completion:
+    """What follows a prompt."""
+
+    @property
+    def text(self) -> str | None:
+        """Without special tokens and stop text; `None` without a tokenizer."""
+    @property
+    def token_ids(self) -> Ids:
+        """With the token that ended it."""
+    @property
+    def finish_reason(self) -> Literal["stop", "length"]: ...
+    @property
+    def stop(self) -> str | None:
+        """The stop text that ended it."""
+    @property
+    def tuco(self) -> Floats | None:
+        """TuCo of the hidden state that each token was chosen from, the first one's being the prompt's; `None` if not asked
+        for."""
 
 @final
 class Scores:
