@@ -10,7 +10,7 @@ use tuco::{
     ErrorKind, Session, SessionOptions,
     backend::cpu::Cpu,
     checkpoint::Pair,
-    engine::{Engine, Generation, Prompt, Sampling, Tokens, unheard, unobserved},
+    engine::{Continued, Engine, Generation, Prompt, Sampling, Tokens, unheard, unobserved},
     job::Device,
     prompt::{Content, ContentRef},
     session::Completing,
@@ -63,6 +63,49 @@ fn a_session_gives_what_the_engine_gives_in_batches_of_any_size() {
         assert_eq!(session.trace(&prompts, &unobserved).unwrap(), traces);
         assert_eq!(session.logits_of_parts(&traces[0].split).unwrap(), says);
     }
+}
+
+/// Against the logits of every beginning; texts share rows, and some have nothing to tell.
+#[test]
+fn likelihoods_are_those_that_logits_say() {
+    let prompts = prompts(CASE);
+    let long = &prompts.iter().max_by_key(|prompt| prompt.len()).unwrap()[..];
+    let other: Vec<u32> = long[..5].iter().copied().chain([3, 9, 4]).collect();
+    let texts: Vec<Continued<'_>> =
+        [(long, 1), (long, 4), (&other[..], 2), (&other[..6], 5), (&other[..], 8), (&long[..1], 1)]
+            .into_iter()
+            .map(|(token_ids, n_prompt)| Continued { token_ids, n_prompt })
+            .collect();
+    for (batch_size, batch_tokens) in [(None, 32_768), (Some(1), 32_768), (Some(2), 20)] {
+        let mut options = options(CASE);
+        options.machine.batch_size = batch_size;
+        options.machine.max_batch_tokens = batch_tokens;
+        let session = Session::open(&options).unwrap();
+        for alpha in [0.0, 0.6, 1.0] {
+            let found = session.likelihoods(&texts, alpha, &unobserved).unwrap();
+            for (text, found) in texts.iter().zip(found) {
+                assert_eq!(found.len(), text.token_ids.len() - text.n_prompt);
+                for (at, found) in (text.n_prompt..).zip(found) {
+                    let logits = session
+                        .logits(&[&text.token_ids[..at]], &[alpha], Tokens::All, &unobserved)
+                        .unwrap()
+                        .values;
+                    let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
+                    let logit = logits[text.token_ids[at] as usize];
+                    assert!((found.log_likelihood - (logit - sum.ln())).abs() < 1e-5, "{found:?}");
+                    assert_eq!(found.is_greedy, logits.iter().all(|other| *other <= logit));
+                }
+            }
+        }
+    }
+    let session = Session::open(&options(CASE)).unwrap();
+    let told = |token_ids: &[u32], n_prompt| {
+        session.likelihoods(&[Continued { token_ids, n_prompt }], 1.0, &unobserved).unwrap_err().message
+    };
+    assert!(told(&[1, 2], 0).contains("expected at least 1"), "{}", told(&[1, 2], 0));
+    assert!(told(&[1, 2], 3).contains("no more than there are"));
+    assert!(told(&[1, 60_000], 1).contains("token 1 has id 60000"));
+    assert!(told(&[], 0).contains("0 tokens"));
 }
 
 #[test]

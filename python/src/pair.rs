@@ -20,7 +20,7 @@ use std::{
 };
 use tuco::{
     Session, SessionOptions,
-    engine::{Prompt, Tokens, check_alphas},
+    engine::{Continued, Prompt, Tokens, check_alphas},
     metrics,
     model::PairWeights,
     prompt::{ContentRef, Encoded, RowError, RowErrorKind},
@@ -142,6 +142,12 @@ impl Pair {
     #[getter]
     fn max_length(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self.session(py)?.encoder().max_length())
+    }
+
+    /// The tokens that end a completion at alpha 1.
+    #[getter]
+    fn stop_token_ids(&self, py: Python<'_>) -> PyResult<Vec<u32>> {
+        self.session(py)?.pair().stop_tokens(1.0).raise(py)
     }
 
     /// Differences between the two models that are allowed, a sentence each.
@@ -307,6 +313,53 @@ impl Pair {
             true => Ok(flat.reshape([prompts, width])?.into_any()),
             false => Ok(flat.reshape(logits.shape)?.into_any()),
         }
+    }
+
+    /// How likely what follows each prompt is, token by token.
+    #[pyo3(signature = (prompts, continuations, alpha=1.0, *, progress=None))]
+    fn likelihoods<'py>(
+        &self,
+        py: Python<'py>,
+        prompts: &Bound<'py, PyAny>,
+        continuations: Vec<Bound<'py, PyAny>>,
+        alpha: f64,
+        progress: Option<bool>,
+    ) -> PyResult<Vec<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<bool>>)>> {
+        let session = self.session(py)?;
+        let encoded = Self::all_encoded(py, &session, prompts)?;
+        if encoded.len() != continuations.len() {
+            return Err(PyTypeError::new_err(format!(
+                "continuations has {} items, expected one for each of {} prompts",
+                continuations.len(),
+                encoded.len()
+            )));
+        }
+        let whole = |(encoded, continuation): (&Encoded, &Bound<'_, PyAny>)| -> PyResult<Vec<u32>> {
+            let more = match continuation.extract::<String>() {
+                Ok(text) if text.is_empty() => Vec::new(),
+                Ok(text) => {
+                    session.encoder().continuation(&text).map_err(|error| usage(py, &error.message))?
+                }
+                Err(_) => Prompts::ids(continuation)?,
+            };
+            Ok([encoded.token_ids.as_slice(), &more].concat())
+        };
+        let wholes: Vec<Vec<u32>> = encoded.iter().zip(&continuations).map(whole).collect::<PyResult<_>>()?;
+        let texts: Vec<Continued<'_>> = wholes
+            .iter()
+            .zip(&encoded)
+            .map(|(token_ids, encoded)| Continued { token_ids, n_prompt: encoded.token_ids.len() })
+            .collect();
+        let passing: Vec<&[u32]> = texts.iter().map(Continued::passing).collect();
+        let bar = Bar::new(py, progress, "likelihoods", tokens(&passing))?;
+        let found = run(py, bar, |observer| session.likelihoods(&texts, alpha, observer))?.raise(py)?;
+        Self::warn(py, &session)?;
+        let arrays = |of: Vec<tuco::engine::Likelihood>| {
+            let values = of.iter().map(|token| token.log_likelihood);
+            let greedy = of.iter().map(|token| token.is_greedy);
+            (PyArray1::from_iter(py, values), PyArray1::from_iter(py, greedy))
+        };
+        Ok(found.into_iter().map(arrays).collect())
     }
 
     /// What follows each prompt.

@@ -5,7 +5,7 @@ from typing import Any, Literal, final, overload
 
 from typing_extensions import Self
 
-from .typing import Floats, Ids, Message, Prompt, Prompts, TokenIds
+from .typing import Bools, Floats, Ids, Message, Prompt, Prompts, TokenIds
 
 __all__ = ["Completion", "Pair", "Scores", "Trace", "__version__"]
 
@@ -33,6 +33,9 @@ class Pair:
     @property
     def max_length(self) -> int:
         """The most tokens that a prompt may have."""
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """The tokens that end a completion at alpha 1."""
     @property
     def notices(self) -> list[str]:
         """Differences between the two models that are allowed, a sentence each."""

@@ -1,7 +1,7 @@
 //! How many prompts go through the layers together.
 
 use crate::{
-    engine::{Prompt, RowCount},
+    engine::{Continued, Prompt, RowCount},
     experiment::rows::BatchLimits,
 };
 use std::sync::Arc;
@@ -20,6 +20,12 @@ impl TokenIds for &[u32] {
 impl TokenIds for Prompt<'_> {
     fn token_ids(&self) -> &[u32] {
         self.token_ids
+    }
+}
+
+impl TokenIds for Continued<'_> {
+    fn token_ids(&self) -> &[u32] {
+        self.passing()
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{
     Result,
     backend::Backend,
     checkpoint::Pair,
-    engine::{Engine, Observer, Prompt, RowCount, Score, Split, Tokens, Trace},
+    engine::{Continued, Engine, Likelihood, Observer, Prompt, RowCount, Score, Split, Tokens, Trace},
     experiment::generate::{Completing, Text},
     job::Computer,
     prompt::Encoder,
@@ -31,6 +31,12 @@ pub trait Passes: Send + Sync {
         observer: Observer<'_>,
     ) -> Result<Vec<Vec<Vec<f64>>>>;
     fn trace(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Trace>>;
+    fn likelihoods(
+        &self,
+        texts: &[Continued<'_>],
+        alpha: f64,
+        observer: Observer<'_>,
+    ) -> Result<Vec<Vec<Likelihood>>>;
     fn logits_of_parts(&self, split: &Split) -> Result<Split>;
     /// See [`Completing::most_tokens`].
     fn most_tokens(&self, completing: &Completing) -> usize;
@@ -69,6 +75,15 @@ impl<B: Backend> Passes for Engine<'_, B, Pair> {
 
     fn trace(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Trace>> {
         self.trace(prompts, observer)
+    }
+
+    fn likelihoods(
+        &self,
+        texts: &[Continued<'_>],
+        alpha: f64,
+        observer: Observer<'_>,
+    ) -> Result<Vec<Vec<Likelihood>>> {
+        self.likelihoods(texts, alpha, observer)
     }
 
     fn logits_of_parts(&self, split: &Split) -> Result<Split> {

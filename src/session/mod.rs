@@ -25,7 +25,7 @@ pub use options::SessionOptions;
 use crate::{
     Error, ErrorKind, Result,
     checkpoint::Pair,
-    engine::{Finish, Observer, Prompt, Score, Split, Tokens, Trace, check_alphas},
+    engine::{Continued, Finish, Likelihood, Observer, Prompt, Score, Split, Tokens, Trace, check_alphas},
     experiment::rows::{BatchLimits, in_parts},
     job::{Computer, open_encoder, open_pair, thread_pool},
     model::{ModelSpec, PairWeights},
@@ -214,6 +214,24 @@ impl Session {
     /// As [`Session::score`].
     pub fn trace(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Trace>> {
         self.pass(prompts, Room::default(), |engine, part| engine.trace(part, observer))
+    }
+
+    /// How likely every token is that follows a prompt, under alpha, see
+    /// [`Engine::likelihoods`](crate::engine::Engine::likelihoods). All tokens but the last have to fit the context.
+    ///
+    /// # Errors
+    /// As [`Session::score`]; a checkpoint error where there is no head.
+    pub fn likelihoods(
+        &self,
+        texts: &[Continued<'_>],
+        alpha: f64,
+        observer: Observer<'_>,
+    ) -> Result<Vec<Vec<Likelihood>>> {
+        check_alphas(&[alpha])?;
+        for (index, text) in texts.iter().enumerate() {
+            self.check_ids(&format!("prompt {index}"), text.token_ids)?;
+        }
+        self.pass(texts, Room::default(), |engine, part| engine.likelihoods(part, alpha, observer))
     }
 
     /// Completes each prompt, as `tuco generate` does. [`Pair::stop_tokens`] tells which tokens end a completion as a rule.
