@@ -101,6 +101,65 @@ class Pair:
         tokens: TokenIds | None = None,
         progress: bool | None = None,
     ) -> Floats: ...
+    def likelihoods(
+        self,
+        prompts: Prompts,
+        continuations: Sequence[str | TokenIds],
+        alpha: float = 1.0,
+        *,
+        progress: bool | None = None,
+    ) -> list[tuple[Floats, Bools]]:
+        """How likely what follows each prompt is, token by token.
+
+        Args:
+            prompts: see `tuco.Pair`.
+            continuations: what follows each of them: text, or token ids.
+            alpha: the factor on the fine-tuning component of every token.
+            progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
+
+        Returns:
+            for each prompt the natural logarithms of the probabilities of its continuation's tokens, and whether each is what greedy
+            decoding takes.
+        """
+    def generate(
+        self,
+        prompts: Prompts,
+        alpha: float = 1.0,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        n: int = 1,
+        seed: int = 0,
+        stop: str | Sequence[str] | None = None,
+        ignore_eos: bool = False,
+        tuco: bool = False,
+        ids: Sequence[str | int] | None = None,
+        progress: bool | None = None,
+    ) -> list[list[Completion]]:
+        """What follows each prompt, a list of `n` completions for each, as `tuco generate` writes them.
+
+        Args:
+            prompts: see `tuco.Pair`.
+            alpha: the factor on the fine-tuning component of every token of prompt and completion: 1 is the tuned model, 0 the
+                base's blocks.
+            max_new_tokens: most tokens of a completion.
+            temperature: divides the logits before a random choice; 0 takes the likeliest token.
+            top_p: choose among the fewest of the likeliest tokens whose probabilities sum up to this.
+            top_k: choose among so many of the likeliest tokens.
+            n: completions of each prompt; more than one need a temperature.
+            seed: another number gives other random choices.
+            stop: text that ends a completion and is left out of it.
+            ignore_eos: go on after the model's end-of-text tokens.
+            tuco: add the TuCo of every token.
+            ids: what a prompt's random choices depend on besides `seed`; default: its number in the list, from 1 on.
+            progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
+
+        Raises:
+            UsageError: a number out of range, or one that has no effect at temperature 0.
+            PromptError: a prompt that is empty, too long, or does not suit the chat template.
+        """
     def trace(self, prompt: Prompt, response: str | None = None) -> Trace:
         """The contributions of every layer to every token of a prompt, and of the response that follows it."""
 
