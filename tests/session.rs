@@ -10,9 +10,10 @@ use tuco::{
     ErrorKind, Session, SessionOptions,
     backend::cpu::Cpu,
     checkpoint::Pair,
-    engine::{Engine, Tokens, unobserved},
+    engine::{Continued, Engine, Generation, Prompt, Sampling, Tokens, unheard, unobserved},
     job::Device,
     prompt::{Content, ContentRef},
+    session::Completing,
     twin::Branch,
 };
 
@@ -62,6 +63,49 @@ fn a_session_gives_what_the_engine_gives_in_batches_of_any_size() {
         assert_eq!(session.trace(&prompts, &unobserved).unwrap(), traces);
         assert_eq!(session.logits_of_parts(&traces[0].split).unwrap(), says);
     }
+}
+
+/// Against the logits of every beginning; texts share rows, and some have nothing to tell.
+#[test]
+fn likelihoods_are_those_that_logits_say() {
+    let prompts = prompts(CASE);
+    let long = &prompts.iter().max_by_key(|prompt| prompt.len()).unwrap()[..];
+    let other: Vec<u32> = long[..5].iter().copied().chain([3, 9, 4]).collect();
+    let texts: Vec<Continued<'_>> =
+        [(long, 1), (long, 4), (&other[..], 2), (&other[..6], 5), (&other[..], 8), (&long[..1], 1)]
+            .into_iter()
+            .map(|(token_ids, n_prompt)| Continued { token_ids, n_prompt })
+            .collect();
+    for (batch_size, batch_tokens) in [(None, 32_768), (Some(1), 32_768), (Some(2), 20)] {
+        let mut options = options(CASE);
+        options.machine.batch_size = batch_size;
+        options.machine.max_batch_tokens = batch_tokens;
+        let session = Session::open(&options).unwrap();
+        for alpha in [0.0, 0.6, 1.0] {
+            let found = session.likelihoods(&texts, alpha, &unobserved).unwrap();
+            for (text, found) in texts.iter().zip(found) {
+                assert_eq!(found.len(), text.token_ids.len() - text.n_prompt);
+                for (at, found) in (text.n_prompt..).zip(found) {
+                    let logits = session
+                        .logits(&[&text.token_ids[..at]], &[alpha], Tokens::All, &unobserved)
+                        .unwrap()
+                        .values;
+                    let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
+                    let logit = logits[text.token_ids[at] as usize];
+                    assert!((found.log_likelihood - (logit - sum.ln())).abs() < 1e-5, "{found:?}");
+                    assert_eq!(found.is_greedy, logits.iter().all(|other| *other <= logit));
+                }
+            }
+        }
+    }
+    let session = Session::open(&options(CASE)).unwrap();
+    let told = |token_ids: &[u32], n_prompt| {
+        session.likelihoods(&[Continued { token_ids, n_prompt }], 1.0, &unobserved).unwrap_err().message
+    };
+    assert!(told(&[1, 2], 0).contains("expected at least 1"), "{}", told(&[1, 2], 0));
+    assert!(told(&[1, 2], 3).contains("no more than there are"));
+    assert!(told(&[1, 60_000], 1).contains("token 1 has id 60000"));
+    assert!(told(&[], 0).contains("0 tokens"));
 }
 
 #[test]
@@ -120,4 +164,40 @@ fn many_rows_are_encoded_in_order() {
     for (text, encoded) in texts.into_iter().zip(encoded) {
         assert_eq!(session.encoder().encode(&Content::Prompt(text)), encoded);
     }
+}
+
+#[test]
+fn completions_do_not_depend_on_the_batches() {
+    let prompts = prompts(CASE);
+    let seeded: Vec<Prompt<'_>> =
+        prompts.iter().zip(0..).map(|(token_ids, seed)| Prompt { token_ids, seed }).collect();
+    let sampling = Sampling::new(0.9, Some(20), 1.0).unwrap();
+    let generation = Generation {
+        alpha: 0.5,
+        max_new_tokens: 6,
+        samples: 2,
+        sampling,
+        tuco: true,
+        ..Generation::default()
+    };
+    let completing = Completing { generation, stop: Vec::new(), seed: 0 };
+    let pair = Pair::open(&golden(CASE).join("base"), &golden(CASE).join("tuned"), None).unwrap();
+    let cpu = Cpu::new();
+    let engine = Engine::new(&cpu, &pair);
+    let expected = engine.generate(&seeded, &completing.generation, &mut unheard, &unobserved).unwrap();
+    for (batch_size, batch_tokens) in [(None, 32_768), (Some(1), 32_768), (Some(3), 40)] {
+        let mut options = options(CASE);
+        options.machine.batch_size = batch_size;
+        options.machine.max_batch_tokens = batch_tokens;
+        let session = Session::open(&options).unwrap();
+        let found = session.generate(&seeded, &completing, &unobserved).unwrap();
+        let found: Vec<Vec<_>> =
+            found.into_iter().map(|of| of.into_iter().map(|text| text.completion).collect()).collect();
+        assert_eq!(found, expected);
+    }
+    let session = Session::open(&options(CASE)).unwrap();
+    let told = |completing: Completing| session.generate(&seeded, &completing, &unobserved).unwrap_err();
+    let stop = |text: &str| Completing { stop: vec![text.into()], ..completing.clone() };
+    assert_eq!(told(stop("")).message, "stop is empty, expected text");
+    assert!(told(stop(".")).message.starts_with("stop needs a tokenizer"), "{}", told(stop(".")));
 }

@@ -2,6 +2,7 @@
 //! exceptions, its results as numpy arrays and Arrow tables.
 
 mod arrow;
+mod completion;
 mod errors;
 mod inputs;
 mod pair;
@@ -14,7 +15,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{pair::Pair, scores::Scores, trace::Trace};
+    use super::{completion::Completion, pair::Pair, scores::Scores, trace::Trace};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]

@@ -1,6 +1,7 @@
 //! The class `Pair`.
 
 use crate::{
+    completion::{self, Completion},
     errors::{Raise, row_exception, usage},
     inputs::Prompts,
     running::{Bar, run},
@@ -19,7 +20,7 @@ use std::{
 };
 use tuco::{
     Session, SessionOptions,
-    engine::{Tokens, check_alphas},
+    engine::{Continued, Prompt, Tokens, check_alphas},
     metrics,
     model::PairWeights,
     prompt::{ContentRef, Encoded, RowError, RowErrorKind},
@@ -141,6 +142,12 @@ impl Pair {
     #[getter]
     fn max_length(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self.session(py)?.encoder().max_length())
+    }
+
+    /// The tokens that end a completion at alpha 1.
+    #[getter]
+    fn stop_token_ids(&self, py: Python<'_>) -> PyResult<Vec<u32>> {
+        self.session(py)?.pair().stop_tokens(1.0).raise(py)
     }
 
     /// Differences between the two models that are allowed, a sentence each.
@@ -306,6 +313,106 @@ impl Pair {
             true => Ok(flat.reshape([prompts, width])?.into_any()),
             false => Ok(flat.reshape(logits.shape)?.into_any()),
         }
+    }
+
+    /// How likely what follows each prompt is, token by token.
+    #[pyo3(signature = (prompts, continuations, alpha=1.0, *, progress=None))]
+    fn likelihoods<'py>(
+        &self,
+        py: Python<'py>,
+        prompts: &Bound<'py, PyAny>,
+        continuations: Vec<Bound<'py, PyAny>>,
+        alpha: f64,
+        progress: Option<bool>,
+    ) -> PyResult<Vec<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<bool>>)>> {
+        let session = self.session(py)?;
+        let encoded = Self::all_encoded(py, &session, prompts)?;
+        if encoded.len() != continuations.len() {
+            return Err(PyTypeError::new_err(format!(
+                "continuations has {} items, expected one for each of {} prompts",
+                continuations.len(),
+                encoded.len()
+            )));
+        }
+        let whole = |(encoded, continuation): (&Encoded, &Bound<'_, PyAny>)| -> PyResult<Vec<u32>> {
+            let more = match continuation.extract::<String>() {
+                Ok(text) if text.is_empty() => Vec::new(),
+                Ok(text) => {
+                    session.encoder().continuation(&text).map_err(|error| usage(py, &error.message))?
+                }
+                Err(_) => Prompts::ids(continuation)?,
+            };
+            Ok([encoded.token_ids.as_slice(), &more].concat())
+        };
+        let wholes: Vec<Vec<u32>> = encoded.iter().zip(&continuations).map(whole).collect::<PyResult<_>>()?;
+        let texts: Vec<Continued<'_>> = wholes
+            .iter()
+            .zip(&encoded)
+            .map(|(token_ids, encoded)| Continued { token_ids, n_prompt: encoded.token_ids.len() })
+            .collect();
+        let passing: Vec<&[u32]> = texts.iter().map(Continued::passing).collect();
+        let bar = Bar::new(py, progress, "likelihoods", tokens(&passing))?;
+        let found = run(py, bar, |observer| session.likelihoods(&texts, alpha, observer))?.raise(py)?;
+        Self::warn(py, &session)?;
+        let arrays = |of: Vec<tuco::engine::Likelihood>| {
+            let values = of.iter().map(|token| token.log_likelihood);
+            let greedy = of.iter().map(|token| token.is_greedy);
+            (PyArray1::from_iter(py, values), PyArray1::from_iter(py, greedy))
+        };
+        Ok(found.into_iter().map(arrays).collect())
+    }
+
+    /// What follows each prompt.
+    #[pyo3(signature = (
+        prompts, alpha=1.0, *, max_new_tokens=128, temperature=0.0, top_p=1.0, top_k=None, n=1, seed=0, stop=None,
+        ignore_eos=false, tuco=false, ids=None, progress=None
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn generate(
+        &self,
+        py: Python<'_>,
+        prompts: &Bound<'_, PyAny>,
+        alpha: f64,
+        max_new_tokens: i64,
+        temperature: f64,
+        top_p: f64,
+        top_k: Option<i64>,
+        n: i64,
+        seed: u64,
+        stop: Option<&Bound<'_, PyAny>>,
+        ignore_eos: bool,
+        tuco: bool,
+        ids: Option<Vec<Bound<'_, PyAny>>>,
+        progress: Option<bool>,
+    ) -> PyResult<Vec<Vec<Completion>>> {
+        let asked = completion::Asked {
+            alpha,
+            max_new_tokens,
+            temperature,
+            top_p,
+            top_k,
+            n,
+            seed,
+            stop,
+            ignore_eos,
+            tuco,
+        };
+        let session = self.session(py)?;
+        let completing = asked.completing(py, &session)?;
+        let encoded = Self::all_encoded(py, &session, prompts)?;
+        let ids = completion::ids(ids, encoded.len())?;
+        let prompts: Vec<Prompt<'_>> = encoded
+            .iter()
+            .zip(&ids)
+            .map(|(encoded, id)| Prompt { token_ids: &encoded.token_ids, seed: completing.seed_of(id) })
+            .collect();
+        let tokens = prompts.iter().map(|prompt| (prompt.token_ids.len() + completing.new_tokens()) as u64);
+        let bar = Bar::new(py, progress, "generate", tokens.sum())?;
+        let completions =
+            run(py, bar, |observer| session.generate(&prompts, &completing, observer))?.raise(py)?;
+        Self::warn(py, &session)?;
+        let of_prompt = |of: Vec<_>| of.into_iter().map(|text| Completion::new(py, text)).collect();
+        Ok(completions.into_iter().map(of_prompt).collect())
     }
 
     /// The contributions of every layer to every token of a prompt, and of the response that follows it.

@@ -7,7 +7,7 @@
 (1,)
 """
 
-from ._native import Scores, Trace, __version__
+from ._native import Completion, Scores, Trace, __version__
 from .errors import (
     CheckpointError,
     DeviceError,
@@ -22,6 +22,7 @@ from .pair import Pair
 
 __all__ = [
     "CheckpointError",
+    "Completion",
     "DeviceError",
     "MismatchError",
     "OutOfMemoryError",

@@ -5,9 +5,9 @@ from typing import Any, Literal, final, overload
 
 from typing_extensions import Self
 
-from .typing import Floats, Ids, Message, Prompt, Prompts, TokenIds
+from .typing import Bools, Floats, Ids, Message, Prompt, Prompts, TokenIds
 
-__all__ = ["Pair", "Scores", "Trace", "__version__"]
+__all__ = ["Completion", "Pair", "Scores", "Trace", "__version__"]
 
 __version__: str
 
@@ -33,6 +33,9 @@ class Pair:
     @property
     def max_length(self) -> int:
         """The most tokens that a prompt may have."""
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """The tokens that end a completion at alpha 1."""
     @property
     def notices(self) -> list[str]:
         """Differences between the two models that are allowed, a sentence each."""
@@ -98,8 +101,87 @@ class Pair:
         tokens: TokenIds | None = None,
         progress: bool | None = None,
     ) -> Floats: ...
+    def likelihoods(
+        self,
+        prompts: Prompts,
+        continuations: Sequence[str | TokenIds],
+        alpha: float = 1.0,
+        *,
+        progress: bool | None = None,
+    ) -> list[tuple[Floats, Bools]]:
+        """How likely what follows each prompt is, token by token.
+
+        Args:
+            prompts: see `tuco.Pair`.
+            continuations: what follows each of them: text, or token ids.
+            alpha: the factor on the fine-tuning component of every token.
+            progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
+
+        Returns:
+            for each prompt the natural logarithms of the probabilities of its continuation's tokens, and whether each is what greedy
+            decoding takes.
+        """
+    def generate(
+        self,
+        prompts: Prompts,
+        alpha: float = 1.0,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        n: int = 1,
+        seed: int = 0,
+        stop: str | Sequence[str] | None = None,
+        ignore_eos: bool = False,
+        tuco: bool = False,
+        ids: Sequence[str | int] | None = None,
+        progress: bool | None = None,
+    ) -> list[list[Completion]]:
+        """What follows each prompt, a list of `n` completions for each, as `tuco generate` writes them.
+
+        Args:
+            prompts: see `tuco.Pair`.
+            alpha: the factor on the fine-tuning component of every token of prompt and completion: 1 is the tuned model, 0 the
+                base's blocks.
+            max_new_tokens: most tokens of a completion.
+            temperature: divides the logits before a random choice; 0 takes the likeliest token.
+            top_p: choose among the fewest of the likeliest tokens whose probabilities sum up to this.
+            top_k: choose among so many of the likeliest tokens.
+            n: completions of each prompt; more than one need a temperature.
+            seed: another number gives other random choices.
+            stop: text that ends a completion and is left out of it.
+            ignore_eos: go on after the model's end-of-text tokens.
+            tuco: add the TuCo of every token.
+            ids: what a prompt's random choices depend on besides `seed`; default: its number in the list, from 1 on.
+            progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
+
+        Raises:
+            UsageError: a number out of range, or one that has no effect at temperature 0.
+            PromptError: a prompt that is empty, too long, or does not suit the chat template.
+        """
     def trace(self, prompt: Prompt, response: str | None = None) -> Trace:
         """The contributions of every layer to every token of a prompt, and of the response that follows it."""
+
+@final
+class Completion:
+    """What follows a prompt."""
+
+    @property
+    def text(self) -> str | None:
+        """Without special tokens and stop text; `None` without a tokenizer."""
+    @property
+    def token_ids(self) -> Ids:
+        """With the token that ended it."""
+    @property
+    def finish_reason(self) -> Literal["stop", "length"]: ...
+    @property
+    def stop(self) -> str | None:
+        """The stop text that ended it."""
+    @property
+    def tuco(self) -> Floats | None:
+        """TuCo of the hidden state that each token was chosen from, the first one's being the prompt's; `None` if not asked
+        for."""
 
 @final
 class Scores:

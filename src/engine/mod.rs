@@ -15,6 +15,7 @@ mod experts;
 mod generate;
 mod head;
 mod layer;
+mod likelihood;
 mod pack;
 mod plain;
 mod plan;
@@ -27,6 +28,7 @@ mod workspace;
 
 pub use generate::{Completion, Finish, Generation, Listener, Prompt, Step, unheard};
 pub use head::Tokens;
+pub use likelihood::{Continued, Likelihood};
 pub use pack::PackLimits;
 pub use plan::RowCount;
 pub use sampling::Sampling;

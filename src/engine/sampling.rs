@@ -24,6 +24,23 @@ pub enum Sampling {
 }
 
 impl Sampling {
+    /// Temperature 0 takes the likeliest token.
+    ///
+    /// # Errors
+    /// A usage error for a parameter out of range, and for one that has no effect at temperature 0.
+    pub fn new(temperature: f64, top_k: Option<usize>, top_p: f64) -> Result<Self> {
+        if temperature != 0.0 {
+            let sampling = Self::Random { temperature, top_k, top_p };
+            return sampling.check().map(|()| sampling);
+        }
+        let idle = if top_k.is_some() { Some("top_k") } else { (top_p != 1.0).then_some("top_p") };
+        idle.map_or(Ok(Self::Greedy), |name| {
+            Err(Error::usage(format!(
+                "{name} has no effect at temperature 0, which takes the likeliest token; give a temperature too"
+            )))
+        })
+    }
+
     /// # Errors
     /// A usage error for a parameter out of range.
     pub fn check(&self) -> Result<()> {

@@ -10,7 +10,7 @@ use super::{
     Engine, Layer, Observer,
     head::{Head, Tokens},
     layer::{Block, Meeting, PackView},
-    tree::{Forest, plant},
+    tree::{Chosen, Forest, plant},
     workspace::{ContextSpace, RowSpace},
 };
 use crate::{
@@ -20,20 +20,20 @@ use crate::{
 };
 
 /// A residual stream and the alphas that it is the stream of.
-struct Stream<M> {
-    x: M,
+pub struct Stream<M> {
+    pub x: M,
     /// As places in the caller's list.
-    alphas: Vec<usize>,
+    pub alphas: Vec<usize>,
 }
 
 /// Prompts and their streams.
-struct Pack<B: Backend> {
-    forest: Forest,
+pub struct Pack<B: Backend> {
+    pub forest: Forest,
     layout: B::Layout,
-    /// The prompts' last tokens, for the last layer.
-    last_rows: Vec<usize>,
-    last_tokens: B::Layout,
-    streams: Vec<Stream<B::Mat>>,
+    /// The rows that are asked for; of the last layer only they are computed.
+    pub chosen: Chosen,
+    chosen_layout: B::Layout,
+    pub streams: Vec<Stream<B::Mat>>,
 }
 
 /// What a layer writes to besides the streams.
@@ -59,10 +59,39 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         tokens: Tokens<'_>,
         observer: Observer<'_>,
     ) -> Result<Vec<Vec<Vec<f64>>>> {
+        let backend = self.backend;
+        let head = Head::load(backend, self.weights, Meeting::Packs)?;
+        let packs = self.steered(prompts, alphas, &|prompt| prompts[prompt].len() - 1, observer)?;
+        let mut logits = vec![vec![Vec::new(); prompts.len()]; alphas.len()];
+        for Pack { forest, chosen, streams, .. } in packs {
+            for Stream { x, alphas } in streams {
+                let rows = head.logits(backend, &x, chosen.rows.len(), tokens);
+                for ((prompt, _), of_prompt) in forest.ends.iter().zip(&chosen.of_prompt) {
+                    for alpha in &alphas {
+                        logits[*alpha][*prompt] =
+                            of_prompt.iter().flat_map(|row| rows[*row].clone()).collect();
+                    }
+                }
+            }
+        }
+        backend.check()?;
+        Ok(logits)
+    }
+
+    /// The streams of prompts after the last layer, of each those rows that begin with the position that `first` tells of it.
+    ///
+    /// # Errors
+    /// As [`Engine::steer`], but for the head.
+    pub(super) fn steered(
+        &self,
+        prompts: &[&[u32]],
+        alphas: &[f64],
+        first: &dyn Fn(usize) -> usize,
+        observer: Observer<'_>,
+    ) -> Result<Vec<Pack<B>>> {
         check_alphas(alphas)?;
         let backend = self.backend;
         let spec = self.weights.spec();
-        let head = Head::load(backend, self.weights, Meeting::Packs)?;
         let mut ropes = self.ropes();
         let forests = plant(prompts, self.limits.tokens, &mut ropes);
         let tables = self.embeddings();
@@ -71,8 +100,8 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
                 let x = tables.embed(backend, spec.ft, Rows::Context, &forest.token_ids, &forest.positions);
                 let streams = vec![Stream { x, alphas: (0..alphas.len()).collect() }];
                 let layout = backend.layout(&forest.sequences);
-                let last_tokens = backend.layout(&forest.last_tokens());
-                Pack { last_rows: forest.last_rows(), layout, last_tokens, forest, streams }
+                let chosen = forest.rows_from(first);
+                Pack { layout, chosen_layout: backend.layout(&chosen.sequences), chosen, forest, streams }
             };
             forests.into_iter().map(embedded).collect()
         };
@@ -93,17 +122,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
                 }
             }
         }
-        let mut logits = vec![vec![Vec::new(); prompts.len()]; alphas.len()];
-        for Pack { forest, streams, .. } in packs {
-            for Stream { x, alphas } in streams {
-                let rows = head.logits(backend, &x, forest.ends.len(), tokens);
-                for ((prompt, _), row) in forest.ends.iter().zip(rows) {
-                    alphas.iter().for_each(|alpha| logits[*alpha][*prompt] = row.clone());
-                }
-            }
-        }
-        backend.check()?;
-        Ok(logits)
+        Ok(packs)
     }
 }
 
@@ -115,7 +134,7 @@ pub fn check_alphas(alphas: &[f64]) -> Result<()> {
     }
 }
 
-/// Passes a pack's streams through a layer; from the last one they come with the prompts' last tokens only.
+/// Passes a pack's streams through a layer; from the last one they come with the chosen rows only.
 fn steer_layer<B: Backend>(
     backend: &B,
     layer: &Layer<'_, B>,
@@ -123,20 +142,20 @@ fn steer_layer<B: Backend>(
     pack: &mut Pack<B>,
     space: &mut Space<B::Mat>,
 ) {
-    let Pack { forest, layout, last_rows, last_tokens, streams } = pack;
+    let Pack { forest, layout, chosen, chosen_layout, streams } = pack;
     let rows = forest.rows();
     space.context.fit(backend, rows);
-    space.last.fit(backend, last_rows.len());
+    space.last.fit(backend, chosen.rows.len());
     let through =
         |block: &Block<'_, B>, from: &B::Mat, to: &mut B::Mat, context: &mut _, last: &mut RowSpace<_>| {
             let view = PackView { layout, context: from, first_twin: 0 };
             block.prepare_context(backend, view, context);
             if layer.is_last {
                 block.fill_values(backend, context);
-                backend.resize(to, last_rows.len());
-                backend.gather(from, last_rows, to);
-                backend.gather(&context.rows.normed, last_rows, &mut last.normed);
-                block.move_rows(backend, to, last_tokens, &context.keys, &context.values, last, None);
+                backend.resize(to, chosen.rows.len());
+                backend.gather(from, &chosen.rows, to);
+                backend.gather(&context.rows.normed, &chosen.rows, &mut last.normed);
+                block.move_rows(backend, to, chosen_layout, &context.keys, &context.values, last, None);
             } else {
                 backend.resize(to, rows);
                 backend.copy(from, to);
@@ -163,7 +182,7 @@ fn steer_layer<B: Backend>(
         }
         for place in places {
             let mut x = empty();
-            backend.resize(&mut x, if layer.is_last { last_rows.len() } else { rows });
+            backend.resize(&mut x, if layer.is_last { chosen.rows.len() } else { rows });
             match alphas[place] {
                 0.0 => backend.copy(pt, &mut x),
                 alpha => {

@@ -5,6 +5,16 @@ use super::pack::RopeTables;
 use crate::backend::Sequence;
 use std::ops::Range;
 
+/// Rows of a forest that are a matrix of their own after the last layer.
+pub struct Chosen {
+    /// Which rows of the forest they are.
+    pub rows: Vec<usize>,
+    /// As parts of this matrix; their paths are rows of the forest.
+    pub sequences: Vec<Sequence>,
+    /// Which rows of this matrix each prompt has asked for, in the order of [`Forest::ends`].
+    pub of_prompt: Vec<Vec<usize>>,
+}
+
 /// The rows of some prompts, each common beginning once.
 pub struct Forest {
     /// Rows that follow each other in all prompts that they belong to; together all rows, in order.
@@ -34,6 +44,38 @@ impl Forest {
             Sequence { context: row..row + 1, ..sequence.clone() }
         };
         self.ends.iter().enumerate().map(last).collect()
+    }
+
+    /// The rows of each prompt from a position on: `first` gives it for a prompt's number in the batch.
+    pub fn rows_from(&self, first: impl Fn(usize) -> usize) -> Chosen {
+        // What a prompt asks of a sequence it asks up to its end, so that one position for each sequence says it.
+        let mut asked_from = vec![usize::MAX; self.sequences.len()];
+        for (prompt, end) in &self.ends {
+            for part in &self.sequences[*end].path {
+                let sequence = self.sequences.partition_point(|sequence| sequence.context.end <= part.start);
+                asked_from[sequence] = first(*prompt).min(asked_from[sequence]);
+            }
+        }
+        let mut chosen = Chosen { rows: Vec::new(), sequences: Vec::new(), of_prompt: Vec::new() };
+        let mut place = vec![None; self.rows()];
+        for (sequence, from) in self.sequences.iter().zip(asked_from) {
+            let begins = sequence.path_len() - sequence.context.len();
+            let skipped = from.saturating_sub(begins);
+            if skipped >= sequence.context.len() {
+                continue;
+            }
+            let start = chosen.rows.len();
+            for row in sequence.context.clone().skip(skipped) {
+                place[row] = Some(chosen.rows.len());
+                chosen.rows.push(row);
+            }
+            chosen.sequences.push(Sequence { context: start..chosen.rows.len(), ..sequence.clone() });
+        }
+        let of_prompt = |(prompt, end): &(usize, usize)| {
+            self.sequences[*end].path_rows(first(*prompt)).filter_map(|row| place[row]).collect()
+        };
+        chosen.of_prompt = self.ends.iter().map(of_prompt).collect();
+        chosen
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::rows::{Failure, Outcome, Ready, Task};
 use crate::{
-    Result,
+    Error, Result,
     backend::Backend,
     engine::{Completion, Engine, Finish, Generation, Observer, Prompt, RowCount, Sampling, Step},
     hash,
@@ -51,6 +51,63 @@ impl Completing {
         hash::number(format!("{} {id}", self.seed).as_bytes())
     }
 
+    /// # Errors
+    /// A usage error for a number out of range, for an empty stop text, and for stop texts without a tokenizer.
+    pub fn check(&self, encoder: &Encoder) -> Result<()> {
+        self.generation.check()?;
+        if self.stop.iter().any(String::is_empty) {
+            return Err(Error::usage("stop is empty, expected text"));
+        }
+        if self.stop.is_empty() { Ok(()) } else { encoder.check_decodes("stop") }
+    }
+
+    /// Tokens of a batch whose keys and values take little memory.
+    pub fn most_tokens<B: Backend, W: PairWeights>(&self, engine: &Engine<'_, B, W>) -> usize {
+        (CACHE_BYTES / engine.cache_bytes(&self.generation)).max(1)
+    }
+
+    /// Tokens that come to each prompt.
+    pub fn new_tokens(&self) -> usize {
+        self.generation.samples * self.generation.max_new_tokens
+    }
+
+    /// The completions of each prompt.
+    ///
+    /// # Errors
+    /// See [`Engine::generate`].
+    pub fn complete<B: Backend, W: PairWeights>(
+        &self,
+        engine: &Engine<'_, B, W>,
+        encoder: &Encoder,
+        prompts: &[Prompt<'_>],
+        observer: Observer<'_>,
+    ) -> Result<Vec<Vec<Text>>> {
+        let stops = |token_ids: &[u32]| {
+            let text = encoder.text_of_all(token_ids).unwrap_or_default();
+            self.stop_in(&text).is_some()
+        };
+        let mut listener = |step: Step<'_>| {
+            let found = !self.stop.is_empty() && stops(step.token_ids);
+            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let completions = engine.generate(prompts, &self.generation, &mut listener, observer)?;
+        let of_prompt =
+            |of: Vec<Completion>| of.into_iter().map(|completion| self.text(encoder, completion)).collect();
+        Ok(completions.into_iter().map(of_prompt).collect())
+    }
+
+    fn text(&self, encoder: &Encoder, completion: Completion) -> Text {
+        // A token that ends a completion says nothing.
+        let end = completion.token_ids.len() - usize::from(completion.finish == Finish::StopToken);
+        let mut text = encoder.text_of_all(&completion.token_ids[..end]);
+        let found = text.as_ref().and_then(|text| self.stop_in(text));
+        let found = found.map(|(start, stop)| (start, stop.to_owned()));
+        if let (Some(text), Some((start, _))) = (&mut text, &found) {
+            text.truncate(*start);
+        }
+        Text { text, stop: found.map(|(_, stop)| stop), completion }
+    }
+
     /// Where in a text the first of the stops begins, and which it is.
     fn stop_in(&self, text: &str) -> Option<(usize, &str)> {
         let found = self.stop.iter().filter_map(|stop| Some((text.find(stop.as_str())?, stop.as_str())));
@@ -76,9 +133,9 @@ pub struct Text {
 }
 
 impl<B: Backend, W: PairWeights> Generating<'_, B, W> {
-    /// Tokens of a batch whose keys and values take little memory.
+    /// See [`Completing::most_tokens`].
     pub fn most_tokens(&self) -> usize {
-        (CACHE_BYTES / self.engine.cache_bytes(&self.completing.generation)).max(1)
+        self.completing.most_tokens(&self.engine)
     }
 
     /// The rows' prompts with their seeds.
@@ -88,36 +145,12 @@ impl<B: Backend, W: PairWeights> Generating<'_, B, W> {
         rows.iter().map(prompt).collect()
     }
 
-    /// The completions of each prompt.
+    /// See [`Completing::complete`].
     ///
     /// # Errors
     /// See [`Engine::generate`].
     pub fn complete(&self, prompts: &[Prompt<'_>], observer: Observer<'_>) -> Result<Vec<Vec<Text>>> {
-        let Self { engine, encoder, completing } = self;
-        let stops = |token_ids: &[u32]| {
-            let text = encoder.text_of_all(token_ids).unwrap_or_default();
-            completing.stop_in(&text).is_some()
-        };
-        let mut listener = |step: Step<'_>| {
-            let found = !completing.stop.is_empty() && stops(step.token_ids);
-            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        let completions = engine.generate(prompts, &completing.generation, &mut listener, observer)?;
-        let of_prompt =
-            |of: Vec<Completion>| of.into_iter().map(|completion| self.text(completion)).collect();
-        Ok(completions.into_iter().map(of_prompt).collect())
-    }
-
-    fn text(&self, completion: Completion) -> Text {
-        // A token that ends a completion says nothing.
-        let end = completion.token_ids.len() - usize::from(completion.finish == Finish::StopToken);
-        let mut text = self.encoder.text_of_all(&completion.token_ids[..end]);
-        let found = text.as_ref().and_then(|text| self.completing.stop_in(text));
-        let found = found.map(|(start, stop)| (start, stop.to_owned()));
-        if let (Some(text), Some((start, _))) = (&mut text, &found) {
-            text.truncate(*start);
-        }
-        Text { text, stop: found.map(|(_, stop)| stop), completion }
+        self.completing.complete(&self.engine, self.encoder, prompts, observer)
     }
 }
 
@@ -127,8 +160,7 @@ impl<B: Backend, W: PairWeights> Task for Generating<'_, B, W> {
     }
 
     fn new_tokens(&self) -> usize {
-        let Generation { samples, max_new_tokens, .. } = self.completing.generation;
-        samples * max_new_tokens
+        self.completing.new_tokens()
     }
 
     fn compute(&self, rows: &[Ready<'_>], observer: Observer<'_>) -> Result<Vec<Outcome>> {
@@ -155,6 +187,12 @@ impl Text {
         self.text.as_ref().is_none_or(|text| text.trim().is_empty())
     }
 
+    /// `stop` where a token or text of those asked for ended it, else `length`.
+    pub fn finish_reason(&self) -> &'static str {
+        let ended = self.stop.is_some() || self.completion.finish == Finish::StopToken;
+        if ended { "stop" } else { "length" }
+    }
+
     /// The fields of a completion in a row.
     pub fn fields(&self) -> Outcome {
         if self.completion.finish == Finish::NotFinite {
@@ -162,11 +200,10 @@ impl Text {
                 "the logits of a next token are not numbers: the hidden state overflowed".to_owned();
             return Err(Failure { kind: "not_finite", message });
         }
-        let Completion { token_ids, tuco, finish } = &self.completion;
-        let ended = self.stop.is_some() || *finish == Finish::StopToken;
+        let Completion { token_ids, tuco, .. } = &self.completion;
         let mut fields = Map::new();
         fields.insert("text".into(), json!(self.text));
-        fields.insert("finish_reason".into(), if ended { "stop" } else { "length" }.into());
+        fields.insert("finish_reason".into(), self.finish_reason().into());
         if let Some(stop) = &self.stop {
             fields.insert("stop".into(), stop.as_str().into());
         }

@@ -4,8 +4,10 @@ use crate::{
     Result,
     backend::Backend,
     checkpoint::Pair,
-    engine::{Engine, Observer, RowCount, Score, Split, Tokens, Trace},
+    engine::{Continued, Engine, Likelihood, Observer, Prompt, RowCount, Score, Split, Tokens, Trace},
+    experiment::generate::{Completing, Text},
     job::Computer,
+    prompt::Encoder,
     twin::Branch,
 };
 use self_cell::self_cell;
@@ -29,7 +31,23 @@ pub trait Passes: Send + Sync {
         observer: Observer<'_>,
     ) -> Result<Vec<Vec<Vec<f64>>>>;
     fn trace(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Trace>>;
+    fn likelihoods(
+        &self,
+        texts: &[Continued<'_>],
+        alpha: f64,
+        observer: Observer<'_>,
+    ) -> Result<Vec<Vec<Likelihood>>>;
     fn logits_of_parts(&self, split: &Split) -> Result<Split>;
+    /// See [`Completing::most_tokens`].
+    fn most_tokens(&self, completing: &Completing) -> usize;
+    /// See [`Completing::complete`].
+    fn complete(
+        &self,
+        prompts: &[Prompt<'_>],
+        completing: &Completing,
+        encoder: &Encoder,
+        observer: Observer<'_>,
+    ) -> Result<Vec<Vec<Text>>>;
 }
 
 impl<B: Backend> Passes for Engine<'_, B, Pair> {
@@ -59,8 +77,31 @@ impl<B: Backend> Passes for Engine<'_, B, Pair> {
         self.trace(prompts, observer)
     }
 
+    fn likelihoods(
+        &self,
+        texts: &[Continued<'_>],
+        alpha: f64,
+        observer: Observer<'_>,
+    ) -> Result<Vec<Vec<Likelihood>>> {
+        self.likelihoods(texts, alpha, observer)
+    }
+
     fn logits_of_parts(&self, split: &Split) -> Result<Split> {
         self.logits_of_parts(split)
+    }
+
+    fn most_tokens(&self, completing: &Completing) -> usize {
+        completing.most_tokens(self)
+    }
+
+    fn complete(
+        &self,
+        prompts: &[Prompt<'_>],
+        completing: &Completing,
+        encoder: &Encoder,
+        observer: Observer<'_>,
+    ) -> Result<Vec<Vec<Text>>> {
+        completing.complete(self, encoder, prompts, observer)
     }
 }
 

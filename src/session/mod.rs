@@ -15,21 +15,24 @@
 //! pass the layers in batches within the limits of [`MachineOptions`](crate::job::MachineOptions), and what a prompt gets does
 //! not depend on the others. Calls from several threads take turns.
 
+mod batches;
 mod engines;
 mod options;
 
+pub use crate::experiment::generate::{Completing, Text};
 pub use options::SessionOptions;
 
 use crate::{
     Error, ErrorKind, Result,
     checkpoint::Pair,
-    engine::{Observer, RowCount, Score, Split, Tokens, Trace, check_alphas},
+    engine::{Continued, Finish, Likelihood, Observer, Prompt, Score, Split, Tokens, Trace, check_alphas},
     experiment::rows::{BatchLimits, in_parts},
     job::{Computer, open_encoder, open_pair, thread_pool},
     model::{ModelSpec, PairWeights},
     prompt::{ContentRef, Encoded, Encoder, RowError},
     twin::Branch,
 };
+use batches::{Room, TokenIds, batches};
 use engines::{Engines, Loaded, Passes};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -141,7 +144,7 @@ impl Session {
     /// A usage error for a prompt without tokens, with more than the model's context or with a token that the vocabulary does
     /// not have; [`ErrorKind::Interrupted`] when the observer stops the work; failures of the device.
     pub fn score(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Score>> {
-        self.pass(prompts, 1, |engine, part| engine.score(part, observer))
+        self.pass(prompts, Room::default(), |engine, part| engine.score(part, observer))
     }
 
     /// The last token's hidden state after the last layer of one model's blocks, run on their own from the tuned model's
@@ -157,7 +160,7 @@ impl Session {
         prompts: &[&[u32]],
         observer: Observer<'_>,
     ) -> Result<Vec<Vec<f64>>> {
-        self.pass(prompts, 1, |engine, part| engine.plain(branch, part, observer))
+        self.pass(prompts, Room::default(), |engine, part| engine.plain(branch, part, observer))
     }
 
     /// Logits of the token after each prompt with `x + ptc + alpha · ftc` on all tokens: 1 is the tuned model, 0 the base's
@@ -186,7 +189,8 @@ impl Session {
         let mut first = 0;
         for some in prompts.chunks((LOGITS_AT_ONCE / (alphas.len() * width).max(1)).max(1)) {
             // A stream for each alpha is in memory.
-            let by_prompt = self.pass(some, alphas.len(), |engine, part| {
+            let room = Room { streams: alphas.len(), ..Room::default() };
+            let by_prompt = self.pass(some, room, |engine, part| {
                 let by_alpha = engine.steer(part, alphas, tokens, observer)?;
                 Ok((0..part.len())
                     .map(|prompt| by_alpha.iter().map(|rows| rows[prompt].clone()).collect())
@@ -209,7 +213,55 @@ impl Session {
     /// # Errors
     /// As [`Session::score`].
     pub fn trace(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Trace>> {
-        self.pass(prompts, 1, |engine, part| engine.trace(part, observer))
+        self.pass(prompts, Room::default(), |engine, part| engine.trace(part, observer))
+    }
+
+    /// How likely every token is that follows a prompt, under alpha, see
+    /// [`Engine::likelihoods`](crate::engine::Engine::likelihoods). All tokens but the last have to fit the context.
+    ///
+    /// # Errors
+    /// As [`Session::score`]; a checkpoint error where there is no head.
+    pub fn likelihoods(
+        &self,
+        texts: &[Continued<'_>],
+        alpha: f64,
+        observer: Observer<'_>,
+    ) -> Result<Vec<Vec<Likelihood>>> {
+        check_alphas(&[alpha])?;
+        for (index, text) in texts.iter().enumerate() {
+            self.check_ids(&format!("prompt {index}"), text.token_ids)?;
+        }
+        self.pass(texts, Room::default(), |engine, part| engine.likelihoods(part, alpha, observer))
+    }
+
+    /// Completes each prompt, as `tuco generate` does. [`Pair::stop_tokens`] tells which tokens end a completion as a rule.
+    ///
+    /// # Errors
+    /// As [`Session::score`] and [`Completing::check`]; a checkpoint error where there is no head; a device error where logits
+    /// are not numbers.
+    pub fn generate(
+        &self,
+        prompts: &[Prompt<'_>],
+        completing: &Completing,
+        observer: Observer<'_>,
+    ) -> Result<Vec<Vec<Text>>> {
+        completing.check(self.encoder())?;
+        self.pair().checkpoints.ft.head()?;
+        let most_tokens = self.opened.engines.with_dependent(|_, engine| engine.most_tokens(completing));
+        let room = Room { new_tokens: completing.new_tokens(), most_tokens, ..Room::default() };
+        let completions = self.pass(prompts, room, |engine, part| {
+            engine.complete(part, completing, self.encoder(), observer)
+        })?;
+        let is_broken = |of: &Vec<Text>| of.iter().any(|text| text.completion.finish == Finish::NotFinite);
+        match completions.iter().position(is_broken) {
+            None => Ok(completions),
+            Some(index) => Err(Error::new(
+                ErrorKind::Device,
+                format!(
+                    "prompt {index}: the logits of a next token are not numbers: the hidden state overflowed"
+                ),
+            )),
+        }
     }
 
     /// What each part of a final hidden state adds to the logits, see [`Engine::logits_of_parts`](crate::engine::Engine::logits_of_parts).
@@ -222,15 +274,15 @@ impl Session {
         opened.engines.with_dependent(|_, engine| opened.pool.install(|| engine.logits_of_parts(split)))
     }
 
-    /// Passes prompts in batches within the limits, whose tokens count `times` times.
-    fn pass<T: Send>(
+    /// Passes prompts in batches within the limits.
+    fn pass<P: TokenIds, T: Send>(
         &self,
-        prompts: &[&[u32]],
-        times: usize,
-        pass: impl Fn(&dyn Passes, &[&[u32]]) -> Result<Vec<T>> + Sync,
+        prompts: &[P],
+        room: Room,
+        pass: impl Fn(&dyn Passes, &[P]) -> Result<Vec<T>> + Sync,
     ) -> Result<Vec<T>> {
         let context = self.spec().context_length;
-        for (index, prompt) in prompts.iter().enumerate() {
+        for (index, prompt) in prompts.iter().map(TokenIds::token_ids).enumerate() {
             if prompt.is_empty() || prompt.len() > context {
                 return Err(Error::usage(format!(
                     "prompt {index} has {} tokens, expected 1 to {context} (the tuned model's context)",
@@ -244,8 +296,8 @@ impl Session {
         let warn = |text: &str| push(&opened.warnings, text);
         opened.engines.with_dependent(|_, engine| {
             let mut passed = Vec::with_capacity(prompts.len());
-            for batch in batches(prompts, opened.limits, times, engine.row_count()) {
-                let pass = |part: &[&[u32]]| pass(engine.as_ref(), part);
+            for batch in batches(prompts, opened.limits, room, engine.row_count()) {
+                let pass = |part: &[P]| pass(engine.as_ref(), part);
                 passed.extend(opened.pool.install(|| in_parts(batch, &warn, &pass))?);
             }
             Ok(passed)
@@ -290,28 +342,6 @@ impl Drop for Session {
             std::mem::forget(self.opened.clone());
         }
     }
-}
-
-/// Cuts prompts, in order, into batches within the limits, whose rows count `times` times.
-fn batches<'p, 'i>(
-    prompts: &'p [&'i [u32]],
-    limits: BatchLimits,
-    times: usize,
-    mut count: RowCount<'_>,
-) -> Vec<&'p [&'i [u32]]> {
-    let (mut batches, mut start) = (Vec::new(), 0);
-    for (index, prompt) in prompts.iter().enumerate() {
-        let prompt: Arc<[u32]> = Arc::from(*prompt);
-        let is_full = index - start == limits.prompts || times * count.rows_with(&prompt) > limits.tokens;
-        if is_full && index > start {
-            batches.push(&prompts[start..index]);
-            start = index;
-            count.clear();
-        }
-        count.add(&prompt);
-    }
-    batches.extend((start < prompts.len()).then(|| &prompts[start..]));
-    batches
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,0 +1,196 @@
+"""A pair under alpha as a model of lm-evaluation-harness.
+
+    python -m tuco.lm_eval --model tuco --model_args base=…,tuned=…,alpha=1.1 --tasks arc_easy
+
+is `lm_eval` with one model more; programs import this module before they name the model. At alpha 1 it is the tuned model as the harness's
+own `hf` runs it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lm_eval import utils
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
+from tqdm import tqdm
+
+from .pair import Pair
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 256
+"""Requests between two steps of the progress bar, and of the harness's cache."""
+
+
+@register_model("tuco")
+class TucoLM(TemplateLM):
+    """Arguments are those of `Pair.from_pretrained`, and some of `hf`.
+
+    Args:
+        base: see `Pair.from_pretrained`, as for all that is not named here.
+        tuned: the same.
+        alpha: the factor on the fine-tuning component of every token.
+        max_length: most tokens of a text; default: the tuned model's context. Longer ones lose their beginning.
+        max_gen_toks: most tokens of a completion where a task does not say.
+        add_bos_token: whether texts begin with the tokenizer's special tokens; default: as the tokenizer does.
+        prefix_token_id: what stands before a text without context; default: the token that the tokenizer puts before texts, or where
+            there is none the first of the model's end-of-text tokens.
+        batch_size: not used, nor is `max_batch_size`: `max_batch_tokens` bounds batches, and results do not depend on them.
+    """
+
+    def __init__(
+        self,
+        base: str | None = None,
+        tuned: str | None = None,
+        alpha: float = 1.0,
+        *,
+        max_length: int | None = None,
+        max_gen_toks: int = 256,
+        add_bos_token: bool | None = None,
+        prefix_token_id: int | None = None,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if options.get("apply_chat_template"):
+            raise ValueError("apply_chat_template is an option of lm_eval itself (--apply_chat_template), not of the model")
+        self.pair = Pair.from_pretrained(base, tuned, **options)
+        self.alpha = float(alpha)
+        self.max_length = min(max_length or self.pair.max_length, self.pair.max_length)
+        self.max_gen_toks = max_gen_toks
+        self.add_bos_token = add_bos_token
+        self._name = f"{base} {tuned} {options.get('adapter', '')} {options.get('tokenizer', '')}"
+        # What the tokenizer puts before a text.
+        whole, bare = self.pair.encode(["a"])[0].tolist(), self.pair.encode_text("a").tolist()
+        self._special = whole[: len(whole) - len(bare)] if whole[-len(bare) :] == bare else []
+        if prefix_token_id is not None:
+            self._prefix = prefix_token_id
+        elif self._special:
+            self._prefix = self._special[0]
+        else:
+            self._prefix = self.eot_token_id
+        self._prefix_text = self.pair.decode([self._prefix])
+
+    @property
+    def eot_token_id(self) -> int:
+        tokens = self.pair.stop_token_ids
+        if not tokens:
+            raise ValueError("the tuned model names no end-of-text token; name one with prefix_token_id=…")
+        return tokens[0]
+
+    @property
+    def prefix_token_id(self) -> int:
+        return self._prefix
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self._name
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        if add_special_tokens is None:
+            add_special_tokens = self.add_bos_token is not False and not string.startswith(self._prefix_text)
+        return (self._special if add_special_tokens else []) + self.pair.encode_text(string).tolist()
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        text = self.pair.apply_chat_template(chat_history, add_generation_prompt)
+        if not add_generation_prompt:
+            # The last message goes on: what closes it is left out.
+            last = chat_history[-1]["content"].strip()
+            text = text[: text.rindex(last) + len(last)]
+        return text
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        answers: list[tuple[float, bool]] = []
+        with tqdm(total=len(requests), disable=disable_tqdm, desc="Running loglikelihood requests") as bar:
+            for start in range(0, len(requests), _AT_ONCE):
+                some = requests[start : start + _AT_ONCE]
+                prompts, continuations = zip(*(self._split(context, more) for _, context, more in some))
+                found = self.pair.likelihoods(list(prompts), list(continuations), self.alpha, progress=False)
+                for (request, _, _), (values, greedy) in zip(some, found):
+                    answer = float(values.sum()), bool(greedy.all())
+                    answers.append(answer)
+                    if request is not None:
+                        self.cache_hook.add_partial("loglikelihood", request, answer)
+                bar.update(len(some))
+        return answers
+
+    def _split(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
+        """Context and continuation; what does not fit is cut from the left, the last token need not."""
+        if len(continuation) > self.max_length:
+            raise ValueError(f"a continuation has {len(continuation)} tokens, expected at most {self.max_length}")
+        too_many = len(context) + len(continuation) - self.max_length - 1
+        if too_many > 0:
+            logger.warning("a text has %d tokens too many; they are cut from its beginning", too_many)
+            context = context[too_many:]
+        return context, continuation
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        windows, counts = [], []
+        for request in requests:
+            (text,) = request.args
+            pieces = utils.get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            own = [(None, *utils.make_disjoint_window(piece)) for piece in pieces]
+            windows.extend(own)
+            counts.append(len(own))
+        values = iter(self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm))
+        sums = [sum(next(values)[0] for _ in range(count)) for count in counts]
+        for request, value in zip(requests, sums):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, value)
+        return sums
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        groups: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(repr(request.args[1]), []).append(index)
+        texts = [""] * len(requests)
+        with tqdm(total=len(requests), disable=disable_tqdm, desc="Running generate_until requests") as bar:
+            for group in groups.values():
+                options = self._options(requests[group[0]].args[1])
+                room = self.max_length - options["max_new_tokens"]
+                if room <= 0:
+                    raise ValueError(
+                        f"{options['max_new_tokens']} tokens are to be generated, expected less than {self.max_length} (max_length)"
+                    )
+                for start in range(0, len(group), _AT_ONCE):
+                    some = group[start : start + _AT_ONCE]
+                    prompts = [self.tok_encode(requests[index].args[0])[-room:] for index in some]
+                    found = self.pair.generate(prompts, self.alpha, ids=some, progress=False, **options)
+                    for index, (completion,) in zip(some, found):
+                        if completion.text is None:
+                            raise ValueError("the tuned model has no tokenizer that can be read")
+                        texts[index] = completion.text
+                        self.cache_hook.add_partial("generate_until", requests[index].args, completion.text)
+                    bar.update(len(some))
+        return texts
+
+    def _options(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What `Pair.generate` is asked for."""
+        given = dict(normalize_gen_kwargs(asked, self.max_gen_toks))
+        options: dict[str, Any] = {
+            "max_new_tokens": given.pop("max_gen_toks"),
+            "stop": [text for text in given.pop("until") if text],
+        }
+        samples, temperature = given.pop("do_sample"), float(given.pop("temperature", 1.0))
+        choice = {name: given.pop(name) for name in ("top_k", "top_p") if name in given}
+        if samples and temperature > 0:
+            options.update(choice, temperature=temperature)
+        if given:
+            raise ValueError(f"generation options that tuco does not have: {', '.join(sorted(given))}")
+        return options
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()

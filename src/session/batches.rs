@@ -1,0 +1,72 @@
+//! How many prompts go through the layers together.
+
+use crate::{
+    engine::{Continued, Prompt, RowCount},
+    experiment::rows::BatchLimits,
+};
+use std::sync::Arc;
+
+/// What goes through the layers as tokens.
+pub trait TokenIds: Sync {
+    fn token_ids(&self) -> &[u32];
+}
+
+impl TokenIds for &[u32] {
+    fn token_ids(&self) -> &[u32] {
+        self
+    }
+}
+
+impl TokenIds for Prompt<'_> {
+    fn token_ids(&self) -> &[u32] {
+        self.token_ids
+    }
+}
+
+impl TokenIds for Continued<'_> {
+    fn token_ids(&self) -> &[u32] {
+        self.passing()
+    }
+}
+
+/// The room that a batch takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Hidden states that are in memory for each row.
+    pub streams: usize,
+    /// Tokens that come to each prompt.
+    pub new_tokens: usize,
+    /// Tokens of a batch at most, besides what the limits say.
+    pub most_tokens: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { streams: 1, new_tokens: 0, most_tokens: usize::MAX }
+    }
+}
+
+/// Cuts prompts, in order, into batches within the limits.
+pub fn batches<'p, P: TokenIds>(
+    prompts: &'p [P],
+    limits: BatchLimits,
+    room: Room,
+    mut count: RowCount<'_>,
+) -> Vec<&'p [P]> {
+    let most_tokens = limits.tokens.min(room.most_tokens);
+    let (mut batches, mut start) = (Vec::new(), 0);
+    for (index, prompt) in prompts.iter().enumerate() {
+        let ids: Arc<[u32]> = Arc::from(prompt.token_ids());
+        let new_tokens = (index - start + 1) * room.new_tokens;
+        let is_full = index - start == limits.prompts
+            || room.streams * count.rows_with(&ids) + new_tokens > most_tokens;
+        if is_full && index > start {
+            batches.push(&prompts[start..index]);
+            start = index;
+            count.clear();
+        }
+        count.add(&ids);
+    }
+    batches.extend((start < prompts.len()).then(|| &prompts[start..]));
+    batches
+}
