@@ -37,6 +37,9 @@ pub struct Pair {
 /// Prompts that became token ids, and those that did not.
 type Rows = Vec<Result<Encoded, RowError>>;
 
+/// Of the tokens of a continuation: the logarithm of how likely each is, and whether it is the likeliest.
+type Likelihoods<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<bool>>);
+
 impl Pair {
     fn session(&self, py: Python<'_>) -> PyResult<Arc<Session>> {
         let session = self.session.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -324,7 +327,7 @@ impl Pair {
         continuations: Vec<Bound<'py, PyAny>>,
         alpha: f64,
         progress: Option<bool>,
-    ) -> PyResult<Vec<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<bool>>)>> {
+    ) -> PyResult<Vec<Likelihoods<'py>>> {
         let session = self.session(py)?;
         let encoded = Self::all_encoded(py, &session, prompts)?;
         if encoded.len() != continuations.len() {
