@@ -1,12 +1,12 @@
-//! Questions with a fixed set of answers, as they are published: Model-Written Evaluations (JSONL), MMLU (CSV), and a plain
-//! format of ours.
+//! Questions with a fixed set of answers, as they are published: Model-Written Evaluations (JSONL), MMLU (CSV, Parquet), and a
+//! plain format of ours.
 
 use crate::{
     Error, Result,
-    prompt::{Content, Encoder},
+    prompt::{Content, Encoder, table_lines},
 };
 use serde_json::{Map, Value};
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 /// A question, ready for a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,8 +28,8 @@ pub struct Row {
 /// Example questions that come before each of MMLU's.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Examples {
-    /// The text before a question: subject, examples with their answers.
-    text: String,
+    /// By subject, those before a question with their answers; files that tell no subject have all under the empty one.
+    texts: BTreeMap<String, String>,
 }
 
 /// What a question says before it is tokenized.
@@ -46,22 +46,59 @@ const EXPECTED: &str = "expected question, answer_matching_behavior and answer_n
 const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
 
 impl Examples {
-    /// The first `count` rows of a CSV of MMLU's dev split.
+    /// The first `count` rows of each subject of MMLU's dev split (CSV, Parquet, JSONL).
     pub fn read(path: &Path, count: usize) -> Result<Self> {
-        let rows = csv_rows(path)?;
-        if rows.len() < count {
-            let name = path.display();
-            return Err(Error::usage(format!("{name} has {} rows, --shots asks for {count}", rows.len())));
+        let at_row = |number: usize, problem: String| {
+            Error::usage(format!("{} row {}: {problem}", path.display(), number + 1))
+        };
+        let rows: Vec<(String, Vec<String>)> = if has_extension(path, "csv") {
+            csv_rows(path)?.into_iter().map(|row| (String::new(), row)).collect()
+        } else {
+            let text = json_lines(path)?;
+            let cells = |(number, line)| {
+                serde_json::from_str(line)
+                    .map_err(|error| format!("not a JSON object: {error}"))
+                    .and_then(|fields| mmlu_cells(&fields))
+                    .map_err(|problem| at_row(number, problem))
+            };
+            text.lines().enumerate().map(cells).collect::<Result<_>>()?
+        };
+        let mut subjects: BTreeMap<String, Vec<(usize, Vec<String>)>> = BTreeMap::new();
+        for (number, (subject, row)) in rows.into_iter().enumerate() {
+            subjects.entry(subject).or_default().push((number, row));
         }
-        let example = |(number, row): (usize, &Vec<String>)| {
-            let answer = letter(row).map_err(|problem| {
-                Error::usage(format!("{} row {}: {problem}", path.display(), number + 1))
-            })?;
+        let few = subjects.iter().find(|(_, rows)| rows.len() < count);
+        if subjects.is_empty() || few.is_some() {
+            let (subject, found) = few.map_or(("", 0), |(subject, rows)| (subject.as_str(), rows.len()));
+            let of = if subject.is_empty() { String::new() } else { format!(" of {subject}") };
+            let name = path.display();
+            return Err(Error::usage(format!("{name} has {found} rows{of}, --shots asks for {count}")));
+        }
+        let example = |(number, row): &(usize, Vec<String>)| {
+            let answer = letter(row).map_err(|problem| at_row(*number, problem))?;
             Ok(format!("{} {}\n\n", mmlu_text(row), LETTERS[answer]))
         };
-        let examples: Result<String> = rows[..count].iter().enumerate().map(example).collect();
-        Ok(Self { text: examples? })
+        let text = |(subject, rows): (String, Vec<(usize, Vec<String>)>)| {
+            Ok((subject, rows[..count].iter().map(example).collect::<Result<String>>()?))
+        };
+        Ok(Self { texts: subjects.into_iter().map(text).collect::<Result<_>>()? })
     }
+
+    fn of(&self, subject: &str) -> &str {
+        self.texts.get(subject).or_else(|| self.texts.get("")).map_or("", String::as_str)
+    }
+}
+
+fn has_extension(path: &Path, expected: &str) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(expected))
+}
+
+/// A file's rows as lines of JSON.
+fn json_lines(path: &Path) -> Result<String> {
+    if has_extension(path, "parquet") {
+        return table_lines(path);
+    }
+    fs::read_to_string(path).map_err(|error| Error::unreadable(path, &error))
 }
 
 /// Reads all questions of a file. Without `examples` MMLU is asked without shots.
@@ -69,16 +106,17 @@ impl Examples {
 /// # Errors
 /// Where the file cannot be read, or no row of it is a question: the first row's problem.
 pub fn read(path: &Path, examples: &Examples, encoder: &Encoder) -> Result<Vec<Row>> {
-    let is_csv = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"));
-    let plain: Vec<(Value, std::result::Result<Plain, String>)> = if is_csv {
-        let introduction = introduction(path, examples);
+    let plain: Vec<(Value, std::result::Result<Plain, String>)> = if has_extension(path, "csv") {
+        let subject = subject_of(path);
+        let introduction = introduction(&subject, examples);
         let question =
             |(number, row): (usize, Vec<String>)| (Value::from(number + 1), mmlu(&row, &introduction));
         csv_rows(path)?.into_iter().enumerate().map(question).collect()
     } else {
-        let text = fs::read_to_string(path).map_err(|error| Error::unreadable(path, &error))?;
+        let text = json_lines(path)?;
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        lines.map(|(number, line)| json_row(number + 1, line, encoder.applies_chat_template())).collect()
+        let as_chat = encoder.applies_chat_template();
+        lines.map(|(number, line)| json_row(number + 1, line, as_chat, examples)).collect()
     };
     let rows: Vec<Row> = (plain.into_iter())
         .map(|(id, plain)| Row { id, question: plain.and_then(|plain| ready(plain, encoder)) })
@@ -95,7 +133,12 @@ pub fn read(path: &Path, examples: &Examples, encoder: &Encoder) -> Result<Vec<R
     }
 }
 
-fn json_row(number: usize, line: &str, as_chat: bool) -> (Value, std::result::Result<Plain, String>) {
+fn json_row(
+    number: usize,
+    line: &str,
+    as_chat: bool,
+    examples: &Examples,
+) -> (Value, std::result::Result<Plain, String>) {
     let fields: Map<String, Value> = match serde_json::from_str(line) {
         Ok(fields) => fields,
         Err(error) => return (number.into(), Err(format!("not a JSON object: {error}"))),
@@ -103,6 +146,8 @@ fn json_row(number: usize, line: &str, as_chat: bool) -> (Value, std::result::Re
     let id = fields.get("id").filter(|id| id.is_string() || id.is_u64()).cloned().unwrap_or(number.into());
     let plain = if fields.contains_key("answer_matching_behavior") {
         model_written(&fields, as_chat)
+    } else if fields.contains_key("question") && fields.contains_key("answer") {
+        mmlu_cells(&fields).and_then(|(subject, row)| mmlu(&row, &introduction(&subject, examples)))
     } else if fields.contains_key("choices") {
         own_format(&fields)
     } else {
@@ -163,16 +208,33 @@ fn csv_rows(path: &Path) -> Result<Vec<Vec<String>>> {
     rows.collect()
 }
 
+/// A row of MMLU as it is on the Hugging Face Hub (`cais/mmlu`: question, subject, choices, answer, a number): its subject, and the
+/// cells that it has in the CSV.
+fn mmlu_cells(fields: &Map<String, Value>) -> std::result::Result<(String, Vec<String>), String> {
+    let text = |name: &str| fields.get(name).and_then(Value::as_str).map(str::to_owned);
+    let question = text("question").ok_or("question is no string")?;
+    let choices = fields.get("choices").and_then(Value::as_array);
+    let choices: Option<Vec<String>> =
+        choices.and_then(|list| list.iter().map(|choice| choice.as_str().map(str::to_owned)).collect());
+    let choices = choices.filter(|choices| choices.len() == 4).ok_or("choices is no list of four strings")?;
+    let answer = fields.get("answer").and_then(Value::as_u64).and_then(|answer| LETTERS.get(answer as usize));
+    let answer = answer.ok_or("answer is no number from 0 to 3")?;
+    let cells = std::iter::once(question).chain(choices).chain([(*answer).to_owned()]).collect();
+    Ok((text("subject").unwrap_or_default(), cells))
+}
+
 /// `abstract_algebra_test.csv` is about abstract algebra.
-fn introduction(path: &Path, examples: &Examples) -> String {
+fn subject_of(path: &Path) -> String {
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let subject =
-        ["_test", "_val", "_dev"].iter().find_map(|ending| stem.strip_suffix(ending)).unwrap_or(&stem);
-    let subject = subject.replace('_', " ");
-    format!(
-        "The following are multiple choice questions (with answers) about {subject}.\n\n{}",
-        examples.text
-    )
+    let subject = ["_test", "_val", "_dev"].iter().find_map(|ending| stem.strip_suffix(ending));
+    subject.map_or_else(|| stem.clone(), str::to_owned)
+}
+
+fn introduction(subject: &str, examples: &Examples) -> String {
+    let about =
+        if subject.is_empty() { String::new() } else { format!(" about {}", subject.replace('_', " ")) };
+    let examples = examples.of(subject);
+    format!("The following are multiple choice questions (with answers){about}.\n\n{examples}")
 }
 
 fn mmlu(row: &[String], introduction: &str) -> std::result::Result<Plain, String> {

@@ -61,7 +61,7 @@ pub struct ExperimentOptions {
 #[derive(Debug, Clone, Args)]
 pub struct SweepOptions {
     /// Questions, each file a task: Model-Written Evaluations (JSONL with question, answer_matching_behavior,
-    /// answer_not_matching_behavior), MMLU (CSV), or JSONL with prompt or messages, choices and label
+    /// answer_not_matching_behavior), MMLU (CSV, Parquet), or JSONL with prompt or messages, choices and label
     #[arg(required = true, value_name = "QUESTIONS")]
     pub inputs: Vec<PathBuf>,
     /// What the fine-tuning component is multiplied with; 1 is the tuned model and must be among them
@@ -77,8 +77,8 @@ pub struct SweepOptions {
     /// Folds of the cross-validation
     #[arg(long, value_name = "N", default_value = "5", value_parser = parse_folds, env = "TUCO_FOLDS")]
     pub folds: usize,
-    /// MMLU: the CSV with examples that come before each question (the dev split)
-    #[arg(long, value_name = "DEV.csv")]
+    /// MMLU: the file with examples that come before each question (the dev split)
+    #[arg(long, value_name = "DEV")]
     pub examples: Option<PathBuf>,
     /// How many of the examples
     #[arg(long, value_name = "N", default_value = "5", value_parser = parse_count, requires = "examples")]

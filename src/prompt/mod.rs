@@ -32,4 +32,5 @@ pub use encoder::{Encoded, Encoder, EncoderOptions, Overlength};
 pub use lines::Lines;
 pub use row::{Content, ContentRef, Line, RowError, RowErrorKind};
 pub use source::Source;
+pub use table::table_lines;
 pub use template::{ChatTemplate, SpecialTokens};

@@ -5,7 +5,7 @@ use crate::{
     scene::{Scene, demo},
 };
 use serde_json::Value;
-use std::fs;
+use std::{fs, path::Path};
 
 /// Questions of the plain format, a broken one among them.
 fn questions() -> String {
@@ -82,6 +82,34 @@ fn published_formats_are_read() {
     assert!(scene.rows()[0]["n_tokens"].as_u64().unwrap() < with_examples);
     scene.run(&["sweep", "likes.jsonl", "--apply-chat-template", "--overwrite"]).expect(0, &[]);
     assert_eq!(scene.rows()[0]["answers"], serde_json::json!(["No", "Yes"]));
+}
+
+/// Tables that pyarrow wrote, in the form of the Hugging Face Hub, are the questions of the CSV.
+#[test]
+fn mmlu_is_the_same_in_parquet_and_csv() {
+    let test = "\"What is\nthat, a horse?\",one,two,three,four,B\n".repeat(5);
+    let scene = Scene::new(&[
+        ("some_animals_test.csv", &test),
+        ("dev.csv", "First?,a,b,c,d,A\nSecond?,a,b,c,d,D\n"),
+        ("bad.jsonl", r#"{"question": "x", "subject": "y", "choices": ["a", "b"], "answer": 0}"#),
+    ]);
+    let table = |name: &str| {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tables").join(name).display().to_string()
+    };
+    let (test, dev) = (table("mmlu_test.parquet"), table("mmlu_dev.parquet"));
+    scene.run(&["sweep", "some_animals_test.csv", "--examples", "dev.csv", "--shots", "2"]).expect(0, &[]);
+    let rows = scene.rows();
+    scene.run(&["sweep", &test, "--examples", &dev, "--shots", "2", "--overwrite"]).expect(0, &[]);
+    for (from_table, row) in scene.rows().iter().zip(&rows) {
+        for field in ["logits", "n_tokens", "label", "answers"] {
+            assert_eq!(from_table[field], row[field], "{field}");
+        }
+    }
+    let refused = |args: &[&str], parts: &[&str]| {
+        scene.run(&[&["sweep"], args, &["--overwrite"]].concat()).expect(2, parts);
+    };
+    refused(&[&test, "--examples", &dev, "--shots", "3"], &["2 rows of other_things", "3"]);
+    refused(&["bad.jsonl"], &["row 1", "choices is no list of four strings"]);
 }
 
 #[test]
