@@ -68,7 +68,7 @@ impl Pair {
 
     /// Every tensor of every layer that the models have.
     pub fn layer_tensors(&self) -> impl Iterator<Item = (usize, LayerTensor)> {
-        layer_tensors(&self.checkpoints.ft.spec)
+        self.checkpoints.ft.spec.all_layer_tensors()
     }
 
     /// Hashes of the configs and of all weight files: file name → SHA-256, in order.
@@ -106,10 +106,6 @@ impl PairWeights for Pair {
     fn is_shared(&self, layer: usize, tensor: LayerTensor) -> bool {
         tensor.shape(&self.checkpoints.ft.spec, layer).is_none() || self.shared.contains(&(layer, tensor))
     }
-}
-
-fn layer_tensors(spec: &ModelSpec) -> impl Iterator<Item = (usize, LayerTensor)> {
-    (0..spec.num_hidden_layers).flat_map(|layer| spec.layer_tensors(layer).map(move |tensor| (layer, tensor)))
 }
 
 fn check_shapes(checkpoints: &Twin<Checkpoint>) -> Result<()> {
@@ -155,7 +151,7 @@ fn check_finite(checkpoints: &Twin<Checkpoint>) -> Result<()> {
     let Twin { pt, ft } = checkpoints;
     let names_of = |checkpoint: &Checkpoint| {
         let family = checkpoint.spec.family;
-        let names = layer_tensors(&checkpoint.spec)
+        let names = (checkpoint.spec.all_layer_tensors())
             .filter_map(|(layer, tensor)| family.layer_tensor_name(layer, tensor));
         let mut names: Vec<String> = names.collect();
         names.dedup();
@@ -178,7 +174,7 @@ fn check_finite(checkpoints: &Twin<Checkpoint>) -> Result<()> {
 
 fn shared_tensors(checkpoints: &Twin<Checkpoint>) -> HashSet<(usize, LayerTensor)> {
     let Twin { pt, ft } = checkpoints;
-    let all: Vec<_> = layer_tensors(&ft.spec).collect();
+    let all: Vec<_> = ft.spec.all_layer_tensors().collect();
     all.into_par_iter()
         .filter(|(layer, tensor)| {
             let tensors = [pt, ft].map(|checkpoint| checkpoint.layer_tensor(*layer, *tensor));

@@ -27,17 +27,11 @@ impl Operations {
     }
 }
 
-/// Every tensor of every layer.
-pub fn all_tensors(spec: &ModelSpec) -> impl Iterator<Item = (usize, LayerTensor)> {
-    (0..spec.num_hidden_layers).flat_map(|layer| spec.layer_tensors(layer).map(move |tensor| (layer, tensor)))
-}
-
 /// Operations of a token in all layers' products; of experts in as many as it goes through.
 fn products(spec: &ModelSpec) -> f64 {
     let share = spec.experts.as_ref().map_or(1.0, |experts| experts.per_token as f64 / experts.count as f64);
     let operations = |(layer, tensor): (usize, LayerTensor)| {
-        let (rows, cols) = tensor.shape(spec, layer).unwrap_or_default();
-        2.0 * (rows * cols) as f64 * if tensor.expert().is_some() { share } else { 1.0 }
+        2.0 * tensor.elements(spec, layer) as f64 * if tensor.expert().is_some() { share } else { 1.0 }
     };
-    all_tensors(spec).filter(|(_, tensor)| !tensor.is_vector()).map(operations).sum()
+    spec.all_layer_tensors().filter(|(_, tensor)| !tensor.is_vector()).map(operations).sum()
 }

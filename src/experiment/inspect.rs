@@ -1,7 +1,7 @@
 //! `tuco inspect`: what a pair is, what its models have in common, where and how far fine-tuning moved the weights, and
 //! what a run will cost.
 
-use super::cost::{Operations, all_tensors};
+use super::cost::Operations;
 use crate::{
     backend::{Backend, cpu::Cpu},
     checkpoint::{Checkpoint, Pair},
@@ -95,9 +95,8 @@ fn change(pair: &Pair, layer: usize, tensor: LayerTensor) -> Change {
 
 /// Weights of the blocks and of the embedding.
 fn parameters(spec: &ModelSpec) -> usize {
-    let elements =
-        |(layer, tensor): (usize, LayerTensor)| tensor.shape(spec, layer).map_or(0, |(r, c)| r * c);
-    all_tensors(spec).map(elements).sum::<usize>() + spec.vocab_size * spec.hidden_size
+    let elements = spec.all_layer_tensors().map(|(layer, tensor)| tensor.elements(spec, layer));
+    elements.sum::<usize>() + spec.vocab_size * spec.hidden_size
 }
 
 fn models(pair: &Pair) -> String {

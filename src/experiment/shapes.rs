@@ -1,6 +1,5 @@
 //! Pairs of random weights with the shapes of real models: speed is measured without a checkpoint.
 
-use super::cost::all_tensors;
 use crate::{
     Error, Result,
     model::{LayerTensor, ModelSpec, PairWeights, parse_config},
@@ -99,11 +98,8 @@ pub struct RandomPair {
 
 impl RandomPair {
     pub fn new(spec: ModelSpec) -> Self {
-        let size = |(layer, tensor): (usize, LayerTensor)| {
-            let (rows, cols) = tensor.shape(&spec, layer).unwrap_or_default();
-            rows * cols
-        };
-        let largest = all_tensors(&spec).map(size).max().unwrap_or(0).max(VOCABULARY * spec.hidden_size);
+        let sizes = spec.all_layer_tensors().map(|(layer, tensor)| tensor.elements(&spec, layer));
+        let largest = sizes.max().unwrap_or(0).max(VOCABULARY * spec.hidden_size);
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let mut random = |len: usize, middle: f32, spread: f32| {
             let mut value = || {
@@ -165,11 +161,8 @@ mod tests {
             ("smollm2-135m", 0.1345, 1),
         ] {
             let (_, spec) = shape(name).unwrap();
-            let size = |(layer, tensor): (usize, LayerTensor)| {
-                tensor.shape(&spec, layer).map_or(0, |(rows, cols)| rows * cols)
-            };
-            let count = all_tensors(&spec).map(size).sum::<usize>()
-                + (embeddings * spec.vocab_size + 1) * spec.hidden_size;
+            let elements = spec.all_layer_tensors().map(|(layer, tensor)| tensor.elements(&spec, layer));
+            let count = elements.sum::<usize>() + (embeddings * spec.vocab_size + 1) * spec.hidden_size;
             let error = count as f64 / 1e9 / billions - 1.0;
             assert!(error.abs() < 0.001, "{name}: {count} weights");
         }

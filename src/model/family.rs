@@ -194,6 +194,11 @@ impl LayerTensor {
         self.of_expert(0)
     }
 
+    /// How many elements it has in layer `layer`.
+    pub fn elements(self, spec: &ModelSpec, layer: usize) -> usize {
+        self.shape(spec, layer).map_or(0, |(rows, cols)| rows * cols)
+    }
+
     /// Rows and columns that `spec` demands of this tensor in layer `layer` (vectors are one row), or `None` if the layer
     /// has none.
     pub fn shape(self, spec: &ModelSpec, layer: usize) -> Option<(usize, usize)> {

@@ -57,13 +57,10 @@ pub trait PairWeights: Sync {
     /// Bytes of the layers of both models with two bytes for each element, what is the same in both counted once.
     fn layer_bytes_in_bf16(&self) -> usize {
         let spec = self.spec().ft;
-        let tensors = (0..spec.num_hidden_layers)
-            .flat_map(|layer| spec.layer_tensors(layer).map(move |tensor| (layer, tensor)));
         let bytes = |(layer, tensor): (usize, LayerTensor)| {
-            let (rows, cols) = tensor.shape(spec, layer).unwrap_or_default();
-            2 * rows * cols * if self.is_shared(layer, tensor) { 1 } else { 2 }
+            2 * tensor.elements(spec, layer) * if self.is_shared(layer, tensor) { 1 } else { 2 }
         };
-        tensors.map(bytes).sum()
+        spec.all_layer_tensors().map(bytes).sum()
     }
 }
 
@@ -196,6 +193,12 @@ impl ModelSpec {
             || Some(name) == self.family.position_embedding
             || (self.family.layer_tensor_of(name))
                 .is_some_and(|(layer, tensor)| tensor.shape(self, layer).is_some())
+    }
+
+    /// Every tensor of every layer.
+    pub fn all_layer_tensors(&self) -> impl Iterator<Item = (usize, LayerTensor)> {
+        (0..self.num_hidden_layers)
+            .flat_map(|layer| self.layer_tensors(layer).map(move |tensor| (layer, tensor)))
     }
 
     /// All tensors of a layer, in the order of the family's table.
