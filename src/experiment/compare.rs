@@ -2,6 +2,7 @@
 
 use super::{
     batches::{self, Batching},
+    interval, number,
     score::{Columns, Scoring},
 };
 use crate::{
@@ -142,12 +143,8 @@ pub fn describe(classes: &[Class<'_>]) -> Map<String, Value> {
 
 /// Tables and plots of a summary; `None` where it lacks something.
 pub fn report(summary: &Value) -> Option<Report> {
-    let number = |value: &Value| value.as_f64().map_or("–".to_owned(), |number| format!("{number:.4}"));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let interval = |value: &Value| match (value[0].as_f64(), value[1].as_f64()) {
-        (Some(low), Some(high)) => format!("{low:.3} to {high:.3}"),
-        _ => "–".to_owned(),
-    };
+    let interval = |value: &Value| interval(value, 3);
     let head = ["class", "rows", "5 %", "25 %", "median", "75 %", "95 %"].map(str::to_owned).to_vec();
     let mut quantiles = Table { caption: "TuCo by class".into(), head, rows: Vec::new() };
     let mut series = Vec::new();

@@ -3,6 +3,7 @@
 
 use super::{
     batches::{self, Batching},
+    interval, number,
     score::Scoring,
 };
 use crate::{
@@ -183,11 +184,7 @@ fn describe(shots: usize, rung: &[Option<Numbers>], first: &[Option<Numbers>]) -
 
 /// Tables and plots of a summary; `None` where it lacks something.
 pub fn report(summary: &Value) -> Option<Report> {
-    let number = |value: &Value| value.as_f64().map_or("–".to_owned(), |number| format!("{number:.4}"));
-    let interval = |value: &Value| match (value[0].as_f64(), value[1].as_f64()) {
-        (Some(low), Some(high)) => format!("{low:.4} to {high:.4}"),
-        _ => "–".to_owned(),
-    };
+    let interval = |value: &Value| interval(value, 4);
     let rungs = summary["rungs"].as_array()?;
     let (mut tables, mut series) = (Vec::new(), Vec::new());
     for (name, field) in [("TuCo", "tuco"), ("OutputCo", "output_co")] {

@@ -43,3 +43,16 @@ fn about(summary: &Value) -> Vec<String> {
     };
     vec![format!("base {base}, tuned {tuned} (tuco {version})")]
 }
+
+/// A number of a summary, for a table.
+fn number(value: &Value) -> String {
+    value.as_f64().map_or("–".to_owned(), |number| format!("{number:.4}"))
+}
+
+/// An interval of a summary, for a table.
+fn interval(value: &Value, digits: usize) -> String {
+    match (value[0].as_f64(), value[1].as_f64()) {
+        (Some(low), Some(high)) => format!("{low:.digits$} to {high:.digits$}"),
+        _ => "–".to_owned(),
+    }
+}

@@ -1,5 +1,6 @@
 //! What the rows of `tuco score` say together: TuCo by label, and against OutputCo where rows have it (5.5 of the paper).
 
+use super::number;
 use crate::{
     metrics::{pearson, quantile, spearman},
     output::{Axes, Report, Series, Table, scatter},
@@ -116,7 +117,6 @@ impl Scored {
 
 /// Tables and plots of a summary; `None` where it lacks something.
 pub fn report(summary: &Value) -> Option<Report> {
-    let number = |value: &Value| value.as_f64().map_or("–".to_owned(), |number| format!("{number:.4}"));
     let head = [
         "label",
         "rows",
