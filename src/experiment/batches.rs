@@ -1,6 +1,6 @@
 //! How experiments that know all their prompts beforehand go through them.
 
-use super::rows::{BatchLimits, Failure, Outcome, Ready, Task, in_parts};
+use super::rows::{BatchLimits, Failure, Filling, Outcome, Ready, Task, in_parts, watching};
 use crate::{
     Error, ErrorKind, Result,
     engine::Observer,
@@ -8,12 +8,9 @@ use crate::{
     prompt::Encoded,
 };
 use serde_json::{Map, Value};
-use std::{
-    ops::ControlFlow,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 /// Limits, progress, threads and the way to stop.
@@ -80,15 +77,12 @@ impl Batching<'_> {
 
     /// How many of the first prompts go together, at least one.
     fn fitting<A>(&self, task: &impl Task, prompts: &[Prompt<A>]) -> usize {
-        let mut count = task.row_count();
-        let fits = |(place, prompt): &(usize, &Prompt<A>)| {
-            let Ok(Encoded { token_ids, .. }) = &prompt.encoded else { return true };
-            let token_ids: Arc<[u32]> = token_ids.as_slice().into();
-            let rows = count.rows_with(&token_ids) + (place + 1) * task.new_tokens();
-            count.add(&token_ids);
-            rows <= self.limits.tokens
+        let mut filling = Filling::new(self.limits, task.row_count(), task.new_tokens(), 1);
+        let mut fits = |prompt: &&Prompt<A>| {
+            let token_ids = prompt.encoded.as_ref().ok().map(|encoded| Arc::from(&*encoded.token_ids));
+            !filling.add(token_ids.as_ref())
         };
-        prompts.iter().take(self.limits.prompts).enumerate().take_while(fits).count().max(1)
+        prompts.iter().take_while(|prompt| fits(prompt)).count()
     }
 
     /// Computes a batch of `rows` rows with `tokens` tokens on the pool's threads. Interrupted between two layers when asked to stop.
@@ -102,16 +96,7 @@ impl Batching<'_> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Interrupted, "stopped"));
         }
-        self.pool.install(|| {
-            work(&|tokens| {
-                self.progress.advance(tokens);
-                if self.stop.load(Ordering::Relaxed) {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
-            })
-        })
+        self.pool.install(|| work(&watching(self.progress, self.stop)))
     }
 }
 

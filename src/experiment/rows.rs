@@ -53,6 +53,56 @@ pub struct BatchLimits {
     pub tokens: usize,
 }
 
+/// A batch as it fills.
+pub struct Filling<'a> {
+    limits: BatchLimits,
+    /// Tokens that come to each prompt.
+    new_tokens: usize,
+    /// Hidden states that are in memory for each row.
+    streams: usize,
+    prompts: usize,
+    count: RowCount<'a>,
+}
+
+impl<'a> Filling<'a> {
+    pub fn new(limits: BatchLimits, count: RowCount<'a>, new_tokens: usize, streams: usize) -> Self {
+        Self { limits, new_tokens, streams, prompts: 0, count }
+    }
+
+    /// Whether one prompt more is too much; one that is not to be computed has no tokens. The first never is.
+    fn is_full(&self, token_ids: Option<&Arc<[u32]>>) -> bool {
+        let new_tokens = (self.prompts + 1) * self.new_tokens;
+        let is_long =
+            |ids: &Arc<[u32]>| self.streams * self.count.rows_with(ids) + new_tokens > self.limits.tokens;
+        self.prompts > 0 && (self.prompts == self.limits.prompts || token_ids.is_some_and(is_long))
+    }
+
+    /// Adds a prompt; to an empty batch if this one is full, and then says so.
+    pub fn add(&mut self, token_ids: Option<&Arc<[u32]>>) -> bool {
+        let is_full = self.is_full(token_ids);
+        if is_full {
+            self.prompts = 0;
+            self.count.clear();
+        }
+        self.prompts += 1;
+        if let Some(token_ids) = token_ids {
+            self.count.add(token_ids);
+        }
+        is_full
+    }
+}
+
+/// Hears how the work goes on, and stops it when it is asked to.
+pub fn watching<'a>(
+    progress: &'a Progress,
+    stop: &'a AtomicBool,
+) -> impl Fn(f64) -> ControlFlow<()> + Sync + 'a {
+    |tokens| {
+        progress.advance(tokens);
+        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
 /// A run: where rows come from and go to.
 pub struct Run<'a, T> {
     pub task: T,
@@ -118,7 +168,7 @@ impl<T: Task> Run<'_, T> {
     ) -> Result<Done> {
         let mut summary = Done::default();
         let mut batch: Vec<Pending> = Vec::new();
-        let mut count = self.task.row_count();
+        let mut filling = Filling::new(self.limits, self.task.row_count(), self.task.new_tokens(), 1);
         let mut resuming = true;
         while summary.rows_of_all < limit {
             let Some(line) = lines.next() else { break };
@@ -140,12 +190,8 @@ impl<T: Task> Run<'_, T> {
             }
             let pending = self.encode(line);
             self.encoder.take_warnings().iter().for_each(|warning| warn(warning));
-            if !batch.is_empty() && self.is_full(&batch, &count, &pending) {
+            if filling.add(pending.tokens.as_ref().ok().map(|(ids, _)| ids)) {
                 self.flush(&mut batch, sink, pool, &mut summary, warn)?;
-                count.clear();
-            }
-            if let Ok((ids, _)) = &pending.tokens {
-                count.add(ids);
             }
             batch.push(pending);
         }
@@ -157,16 +203,6 @@ impl<T: Task> Run<'_, T> {
                 extra.id
             ))),
         }
-    }
-
-    /// Whether a batch has no room for one row more.
-    fn is_full(&self, batch: &[Pending], count: &RowCount<'_>, next: &Pending) -> bool {
-        let new_tokens = (batch.len() + 1) * self.task.new_tokens();
-        batch.len() == self.limits.prompts
-            || next
-                .tokens
-                .as_ref()
-                .is_ok_and(|(ids, _)| count.rows_with(ids) + new_tokens > self.limits.tokens)
     }
 
     fn check_off(&self, line: &Line, written: &Value) -> Result<()> {
@@ -200,10 +236,7 @@ impl<T: Task> Run<'_, T> {
         let tokens = |row: &Ready<'_>| (row.token_ids.len() + self.task.new_tokens()) as u64;
         let tokens = prompts.iter().map(tokens).sum();
         self.progress.batch(batch.len() as u64, tokens);
-        let observer = |tokens: f64| {
-            self.progress.advance(tokens);
-            if self.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
+        let observer = watching(self.progress, self.stop);
         let compute = |part: &[Ready<'_>]| self.task.compute(part, &observer);
         let outcomes = pool.install(|| in_parts(&prompts, warn, &compute))?;
         let mut outcomes = outcomes.into_iter();

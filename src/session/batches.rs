@@ -2,7 +2,7 @@
 
 use crate::{
     engine::{Continued, Prompt, RowCount},
-    experiment::rows::BatchLimits,
+    experiment::rows::{BatchLimits, Filling},
 };
 use std::sync::Arc;
 
@@ -51,21 +51,16 @@ pub fn batches<'p, P: TokenIds>(
     prompts: &'p [P],
     limits: BatchLimits,
     room: Room,
-    mut count: RowCount<'_>,
+    count: RowCount<'_>,
 ) -> Vec<&'p [P]> {
-    let most_tokens = limits.tokens.min(room.most_tokens);
+    let limits = BatchLimits { tokens: limits.tokens.min(room.most_tokens), ..limits };
+    let mut filling = Filling::new(limits, count, room.new_tokens, room.streams);
     let (mut batches, mut start) = (Vec::new(), 0);
     for (index, prompt) in prompts.iter().enumerate() {
-        let ids: Arc<[u32]> = Arc::from(prompt.token_ids());
-        let new_tokens = (index - start + 1) * room.new_tokens;
-        let is_full = index - start == limits.prompts
-            || room.streams * count.rows_with(&ids) + new_tokens > most_tokens;
-        if is_full && index > start {
+        if filling.add(Some(&Arc::from(prompt.token_ids()))) {
             batches.push(&prompts[start..index]);
             start = index;
-            count.clear();
         }
-        count.add(&ids);
     }
     batches.extend((start < prompts.len()).then(|| &prompts[start..]));
     batches
