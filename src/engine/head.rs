@@ -8,6 +8,9 @@ use crate::{
     tensor::{Dtype, Tensor},
 };
 
+/// Logits that callers with many rows have in memory at once.
+pub const LOGITS_AT_ONCE: usize = 16 << 20;
+
 /// Which logits are asked for.
 #[derive(Debug, Clone, Copy)]
 pub enum Tokens<'a> {

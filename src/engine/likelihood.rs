@@ -2,7 +2,7 @@
 
 use super::{
     Engine, Observer,
-    head::{Head, Tokens},
+    head::{Head, LOGITS_AT_ONCE, Tokens},
     layer::Meeting,
     steer::{Pack, Stream},
 };
@@ -12,9 +12,6 @@ use crate::{
     model::PairWeights,
 };
 use rayon::prelude::*;
-
-/// Logits that are in memory at once.
-const LOGITS_AT_ONCE: usize = 16 << 20;
 
 /// A prompt and what follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,8 +78,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         // Nothing follows a prompt that is the whole text.
         let asked: Vec<usize> =
             (0..texts.len()).filter(|text| texts[*text].n_prompt < texts[*text].token_ids.len()).collect();
-        let passing: Vec<&[u32]> =
-            asked.iter().map(|text| &texts[*text].token_ids[..texts[*text].token_ids.len() - 1]).collect();
+        let passing: Vec<&[u32]> = asked.iter().map(|text| texts[*text].passing()).collect();
         let first = |prompt: usize| texts[asked[prompt]].n_prompt - 1;
         let packs = self.steered(&passing, &[alpha], &first, observer)?;
         let mut likelihoods = vec![Vec::new(); texts.len()];

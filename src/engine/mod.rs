@@ -27,7 +27,7 @@ mod tree;
 mod workspace;
 
 pub use generate::{Completion, Finish, Generation, Listener, Prompt, Step, unheard};
-pub use head::Tokens;
+pub use head::{LOGITS_AT_ONCE, Tokens};
 pub use likelihood::{Continued, Likelihood};
 pub use pack::PackLimits;
 pub use plan::RowCount;

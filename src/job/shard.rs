@@ -33,10 +33,9 @@ impl ShardChoice {
     /// # Errors
     /// A usage error where it does not tell. One shard of several must never pass for all.
     pub fn resolve(self, variable: impl Fn(&str) -> Option<String>) -> Result<Shard> {
-        let Self::Auto = self else {
-            let Self::Given(shard) = self else { unreachable!("auto is handled above") };
+        if let Self::Given(shard) = self {
             return Ok(shard);
-        };
+        }
         let is_set = |name: &str| variable(name).is_some();
         match (is_set("SLURM_ARRAY_TASK_ID"), is_set("JOB_COMPLETION_INDEX")) {
             (true, false) => slurm(variable),

@@ -25,7 +25,10 @@ pub use options::SessionOptions;
 use crate::{
     Error, ErrorKind, Result,
     checkpoint::Pair,
-    engine::{Continued, Finish, Likelihood, Observer, Prompt, Score, Split, Tokens, Trace, check_alphas},
+    engine::{
+        Continued, Finish, LOGITS_AT_ONCE, Likelihood, Observer, Prompt, Score, Split, Tokens, Trace,
+        check_alphas,
+    },
     experiment::rows::{BatchLimits, in_parts},
     job::{Computer, open_encoder, open_pair, thread_pool},
     model::{ModelSpec, PairWeights},
@@ -36,9 +39,6 @@ use batches::{Room, TokenIds, batches};
 use engines::{Engines, Loaded, Passes};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// Logits that are in memory at once while others are computed.
-const LOGITS_AT_ONCE: usize = 16 << 20;
 
 /// Logits, one after the other: alpha by alpha, prompt by prompt, token by token.
 #[derive(Debug, Clone, PartialEq)]
