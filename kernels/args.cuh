@@ -23,19 +23,27 @@ struct ProductArgs {
 
 enum Epilogue { STORE, ADD, GATED, ACTIVATED };
 
-// Columns `col`, `col + 1` of the row at `out`: `v` of the first weight's row `weight_row`, `up` of the second's.
-template <Epilogue E, class Out>
-__device__ __forceinline__ void finish_pair(const ProductArgs& args, Out* out, int col, int weight_row, float2 v, float2 up) {
-    const bool both = col + 1 < args.n;
+// What becomes of `v`, columns `col`, `col + 1` of the result, before it is stored or added: the first weight's rows `weight_row` and
+// the next gave `v`, the second's `up`. The second column may be beyond the last.
+template <Epilogue E, class Args>
+__device__ __forceinline__ float2 finish(const Args& args, int col, int weight_row, float2 v, float2 up) {
     auto add_bias = [&](const float* bias, float2& to) {
-        if (bias) to = {to.x + bias[weight_row], both ? to.y + bias[weight_row + 1] : 0.0f};
+        if (bias) to = {to.x + bias[weight_row], col + 1 < args.n ? to.y + bias[weight_row + 1] : 0.0f};
     };
     add_bias(args.bias[0], v);
     if (E == GATED) {
         add_bias(args.bias[1], up);
-        v = {activate(args.activation, v.x) * up.x, activate(args.activation, v.y) * up.y};
+        return {activate(args.activation, v.x) * up.x, activate(args.activation, v.y) * up.y};
     }
-    if (E == ACTIVATED) v = {activate(args.activation, v.x), activate(args.activation, v.y)};
+    if (E == ACTIVATED) return {activate(args.activation, v.x), activate(args.activation, v.y)};
+    return v;
+}
+
+// Stores or adds columns `col`, `col + 1` at the row `out`; see `finish`.
+template <Epilogue E, class Out>
+__device__ __forceinline__ void finish_pair(const ProductArgs& args, Out* out, int col, int weight_row, float2 v, float2 up) {
+    const bool both = col + 1 < args.n;
+    v = finish<E>(args, col, weight_row, v, up);
     if (E == ADD) v = {v.x + to_float(out[col]), both ? v.y + to_float(out[col + 1]) : 0.0f};
     store_pair(out + col, v, both);
 }

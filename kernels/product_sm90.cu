@@ -70,22 +70,6 @@ __device__ __forceinline__ void bring_steps(const HopperProductArgs& args, Share
     }
 }
 
-// What becomes of columns `col`, `col + 1`, of which the second may be beyond the last.
-template <Epilogue E>
-__device__ __forceinline__ float2 finish(const HopperProductArgs& args, int col, float2 v, float2 up) {
-    auto add_bias = [&](const float* bias, float2 to) -> float2 {
-        if (!bias || col >= args.n) return to;
-        return {to.x + bias[col], col + 1 < args.n ? to.y + bias[col + 1] : 0.0f};
-    };
-    v = add_bias(args.bias[0], v);
-    if (E == GATED) {
-        up = add_bias(args.bias[1], up);
-        return {activate(args.activation, v.x) * up.x, activate(args.activation, v.y) * up.y};
-    }
-    if (E == ACTIVATED) return {activate(args.activation, v.x), activate(args.activation, v.y)};
-    return v;
-}
-
 template <Epilogue E, class Out>
 __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared& shared, const float (&sums)[128], int row, int col0) {
     constexpr int BOX = 128 / sizeof(Out), BOXES = (E == GATED ? TILE_N / 2 : TILE_N) / BOX;
@@ -102,7 +86,9 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
             for (int half = 0; half < 2; half++) {
                 const int at = (box * (BOX / 8) + j) * 4 + half * 2, in_box = j * 8 + lane % 4 * 2;
                 const float *v = &sums[at], *up = &sums[E == GATED ? at + 64 : at];
-                const float2 done = finish<E>(args, col0 + box * BOX + in_box, {v[0], v[1]}, {up[0], up[1]});
+                const int col = col0 + box * BOX + in_box;
+                // What is beyond the last column is dropped on its way out.
+                const float2 done = col < args.n ? finish<E>(args, col, col, {v[0], v[1]}, {up[0], up[1]}) : float2{};
                 const int box_row = thread / 32 * 16 + half * 8 + lane / 4;
                 store2(reinterpret_cast<Out*>(buffer + swizzled(box_row, in_box * int(sizeof(Out)))), done);
             }
