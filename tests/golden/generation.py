@@ -14,12 +14,9 @@ apart in float32.
 TuCo of a token (at alpha 1) is that of the hidden state that it was chosen from.
 """
 
-import json
-
 import torch
-import transformers
-from generate import CASES, HERE, everything_float64_but_angles, load_pair, prompts_of, run
-from steering import digits, steered, traced
+from generate import run
+from steering import digits, steered, traced, write
 
 ALPHAS = (0.0, 0.6, 1.0, 1.3)
 NEW_TOKENS = 12
@@ -62,22 +59,5 @@ def measure(name, base, tuned, prompt):
     return {"token_ids": prompt, "completions": completions, "tuco": [digits(value) for value in tuco]}
 
 
-def main():
-    torch.set_num_threads(1)  # sums in one order, whatever the machine
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    cases = {}
-    for name, case in CASES.items():
-        base, tuned = load_pair(name, case)
-        with everything_float64_but_angles(tuned):
-            prompts = sorted(prompts_of(name, case), key=len)
-            cases[name] = [measure(name, base, tuned, token_ids) for token_ids in (prompts[2], prompts[3])]
-        print(name, [len(tokens) for case in cases[name] for tokens in case["completions"].values()])
-    lines = [f"{json.dumps(name)}: {json.dumps(prompts)}" for name, prompts in cases.items()]
-    values = {"transformers": transformers.__version__, "torch": torch.__version__}
-    head = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
-    (HERE / "generation.json").write_text("{\n" + head + ',\n"cases": {\n' + ",\n".join(lines) + "\n}\n}\n")
-
-
 if __name__ == "__main__":
-    main()
+    write("generation.json", measure)

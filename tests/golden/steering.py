@@ -63,7 +63,7 @@ def traced(base, tuned, base_arguments, ids):
 
 
 @torch.no_grad()
-def measure(base, tuned, token_ids):
+def measure(_, base, tuned, token_ids):
     ids = torch.tensor([token_ids])
     base_arguments, _, _ = run(base, torch.zeros_like(ids))
     _, _, own = run(tuned, ids)
@@ -80,7 +80,8 @@ def measure(base, tuned, token_ids):
     return {"token_ids": token_ids, "alphas": alphas, "tuco_per_token": tuco}
 
 
-def main():
+def write(file_name, measure):
+    """What `measure(name, base, tuned, token_ids)` finds of a short and a longer prompt of every case, with the versions."""
     torch.set_num_threads(1)  # sums in one order, whatever the machine
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -88,15 +89,14 @@ def main():
     for name, case in CASES.items():
         base, tuned = load_pair(name, case)
         with everything_float64_but_angles(tuned):
-            # A short and a longer prompt.
             prompts = sorted(prompts_of(name, case), key=len)
-            cases[name] = [measure(base, tuned, token_ids) for token_ids in (prompts[2], prompts[3])]
+            cases[name] = [measure(name, base, tuned, token_ids) for token_ids in (prompts[2], prompts[3])]
         print(name)
     lines = [f"{json.dumps(name)}: {json.dumps(prompts)}" for name, prompts in cases.items()]
     values = {"transformers": transformers.__version__, "torch": torch.__version__}
     head = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
-    (HERE / "steering.json").write_text("{\n" + head + ',\n"cases": {\n' + ",\n".join(lines) + "\n}\n}\n")
+    (HERE / file_name).write_text("{\n" + head + ',\n"cases": {\n' + ",\n".join(lines) + "\n}\n}\n")
 
 
 if __name__ == "__main__":
-    main()
+    write("steering.json", measure)
