@@ -17,6 +17,7 @@ import random
 import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -48,7 +49,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("--base", "--tuned", "--tuco"):
         parser.add_argument(name, required=True)
-    parser.add_argument("--python", default="python3", help="that has torch and transformers")
+    parser.add_argument("--python", default=sys.executable, help="that has torch and transformers")
     parser.add_argument("--alphas", default="1,1.25,0")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--prompt-tokens", type=int, default=100)
