@@ -90,7 +90,7 @@ impl ChoiceOptions {
 /// `tuco generate`.
 ///
 /// # Errors
-/// See [`RowsJob`].
+/// As of [`score`](super::score::score).
 pub fn generate(options: GenerateOptions) -> Result<Done> {
     let mut generation = Generation {
         alpha: options.choice.alpha,

@@ -33,7 +33,8 @@ pub struct ScoreOptions {
 /// `tuco score`.
 ///
 /// # Errors
-/// See [`RowsJob`].
+/// Flags, pair, prompts or output that can't be used; [`ErrorKind::BadRows`](crate::error::ErrorKind::BadRows) when more rows failed
+/// than `--fail-on-error` allows.
 pub fn score(options: ScoreOptions) -> Result<Done> {
     let columns = Columns { layers: options.layers, output_co: options.output_co };
     let prefix_sharing = options.prefix_sharing != PrefixSharing::Off;
