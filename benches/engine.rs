@@ -4,6 +4,8 @@
 //! on another, `TUCO_BENCH_BASE=DIR TUCO_BENCH_ADAPTER=DIR …` on a base and an adapter. `RAYON_NUM_THREADS` sets the
 //! threads.
 
+mod common;
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::{env, path::PathBuf, time::Duration};
 use tuco::{
@@ -13,13 +15,6 @@ use tuco::{
     model::PairWeights,
     twin::{Branch, Twin},
 };
-
-/// Lengths of the prompts: mixed, 20 to 400 tokens.
-const LENGTHS: [usize; 16] = [20, 394, 57, 211, 133, 289, 76, 340, 102, 248, 180, 31, 365, 155, 310, 228];
-
-/// Prompts of each length: together about as many tokens as a job's batches have (`--max-batch-tokens`), since work on
-/// the weights is shared by a batch.
-const PROMPTS_OF_LENGTH: usize = 4;
 
 fn dir(variable: &str, side: &str) -> PathBuf {
     let demo = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/demo").join(side);
@@ -32,11 +27,7 @@ fn score_and_plain(criterion: &mut Criterion) {
     let tuned = if adapter.is_some() { base.clone() } else { dir("TUCO_BENCH_TUNED", "tuned") };
     let sides = Twin::new(Side { model: base, adapter: None }, Side { model: tuned, adapter });
     let pair = Pair::open_sides(&sides, None, false).expect("a pair");
-    let vocab_size = pair.spec().ft.vocab_size;
-    let prompts: Vec<Vec<u32>> = (0..PROMPTS_OF_LENGTH)
-        .flat_map(|seed| LENGTHS.map(|length| (seed, length)))
-        .map(|(seed, length)| (0..length).map(|i| ((i * 7919 + length + seed) % vocab_size) as u32).collect())
-        .collect();
+    let prompts = common::prompts(pair.spec().ft.vocab_size);
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let backend = Cpu::new();
     let engine = Engine::new(&backend, &pair);
@@ -48,15 +39,6 @@ fn score_and_plain(criterion: &mut Criterion) {
     });
     group.bench_function("score", |bencher| {
         bencher.iter(|| engine.score(&prompts, &unobserved).expect("it is not stopped"));
-    });
-    group.bench_function("two plain passes", |bencher| {
-        bencher.iter(|| {
-            [Branch::Pt, Branch::Ft]
-                .map(|branch| engine.plain(branch, &prompts, &unobserved).expect("it is not stopped"))
-        });
-    });
-    group.bench_function("trace", |bencher| {
-        bencher.iter(|| engine.trace(&prompts, &unobserved).expect("it is not stopped"));
     });
     group.finish();
 }

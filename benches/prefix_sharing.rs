@@ -5,7 +5,6 @@
 
 mod common;
 
-use std::{env, path::PathBuf, time::Instant};
 use tuco::{
     backend::cpu::Cpu,
     checkpoint::Pair,
@@ -21,14 +20,10 @@ const ROUNDS: usize = 3;
 
 fn main() {
     let made = tempfile::tempdir().expect("a temporary folder");
-    let dir = |variable: &str| env::var_os(variable).map(PathBuf::from);
-    let (base, tuned) = match (dir("TUCO_BENCH_BASE"), dir("TUCO_BENCH_TUNED")) {
-        (Some(base), Some(tuned)) => (base, tuned),
-        _ => {
-            common::write_pair(made.path(), &common::smollm2_135m(LAYERS));
-            (made.path().join("base"), made.path().join("tuned"))
-        }
-    };
+    let (base, tuned) = common::named_pair().unwrap_or_else(|| {
+        common::write_pair(made.path(), &common::smollm2_135m(LAYERS));
+        (made.path().join("base"), made.path().join("tuned"))
+    });
     let pair = Pair::open(&base, &tuned, None).expect("a pair");
     let vocab_size = pair.spec().ft.vocab_size;
     let prompt = |number: usize| -> Vec<u32> {
@@ -40,23 +35,14 @@ fn main() {
     let backend = Cpu::new();
     let run = |prefix_sharing: bool| {
         let engine = Engine::new(&backend, &pair).with_prefix_sharing(prefix_sharing);
-        let (start, cpu) = (Instant::now(), common::cpu_seconds());
-        let scores = engine.score(&prompts, &unobserved).expect("it is not stopped");
-        (start.elapsed().as_secs_f64(), common::cpu_seconds() - cpu, scores)
+        engine.score(&prompts, &unobserved).expect("it is not stopped")
     };
     println!("{PROMPTS} prompts of {SHARED} shared and {OWN} own tokens");
-    let mut ratios = Vec::new();
-    for _ in 0..ROUNDS {
-        let ((shared, shared_cpu, with), (alone, alone_cpu, without)) = (run(true), run(false));
-        assert!(with == without, "sharing changed a bit");
-        println!(
-            "shared {shared:.2} s ({shared_cpu:.2} s of CPU time), not shared {alone:.2} s ({alone_cpu:.2} s): {:.2} x ({:.2} x)",
-            alone / shared,
-            alone_cpu / shared_cpu
-        );
-        ratios.push((alone / shared, alone_cpu / shared_cpu));
-    }
-    ratios.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let (ratio, cpu_ratio) = ratios[ROUNDS / 2];
-    println!("median {cpu_ratio:.2} x by CPU time, {ratio:.2} x by the clock in that round");
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    common::by_turns(
+        ROUNDS,
+        ["not shared", "shared"],
+        [&mut || without = run(false), &mut || with = run(true)],
+    );
+    assert!(with == without, "sharing changed a bit");
 }

@@ -1,8 +1,15 @@
-//! A random Llama pair on disk, for figures that need a size but no sense.
+//! What the benchmarks share: random pairs on disk, for figures that need a size but no sense, and turns of two things that
+//! are compared.
+
+#![allow(dead_code, reason = "each benchmark uses its part")]
 
 use half::bf16;
 use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
-use std::{fs, path::Path};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 /// Shapes of a model.
 pub struct Shape {
@@ -94,6 +101,47 @@ fn write_model(dir: &Path, shape: &Shape, seed: u64) -> std::io::Result<()> {
     }
     let index = serde_json::json!({ "metadata": {}, "weight_map": weight_map });
     fs::write(dir.join("model.safetensors.index.json"), index.to_string())
+}
+
+/// Prompts of mixed lengths, together about as many tokens as a job's batches have (`--max-batch-tokens`), since work on
+/// the weights is shared by a batch.
+pub fn prompts(vocab_size: usize) -> Vec<Vec<u32>> {
+    const LENGTHS: [usize; 16] = [20, 394, 57, 211, 133, 289, 76, 340, 102, 248, 180, 31, 365, 155, 310, 228];
+    let prompt = |seed: usize, length: usize| {
+        (0..length).map(|i| ((i * 7919 + length + seed) % vocab_size) as u32).collect()
+    };
+    (0..4).flat_map(|seed| LENGTHS.map(|length| prompt(seed, length))).collect()
+}
+
+/// The pair that `TUCO_BENCH_BASE` and `TUCO_BENCH_TUNED` name.
+pub fn named_pair() -> Option<(PathBuf, PathBuf)> {
+    let dir = |variable: &str| env::var_os(variable).map(PathBuf::from);
+    Some((dir("TUCO_BENCH_BASE")?, dir("TUCO_BENCH_TUNED")?))
+}
+
+/// Does two things by turns, prints what they took, and at last how many times the second's the first took: the median.
+pub fn by_turns(rounds: usize, names: [&str; 2], mut things: [&mut dyn FnMut(); 2]) {
+    let mut ratios = Vec::new();
+    for _ in 0..rounds {
+        let took = things.each_mut().map(|thing| {
+            let (start, cpu) = (Instant::now(), cpu_seconds());
+            thing();
+            [start.elapsed().as_secs_f64(), cpu_seconds() - cpu]
+        });
+        let [first, second] = took;
+        let ratio = [0, 1].map(|clock| first[clock] / second[clock]);
+        for (name, [seconds, cpu]) in names.iter().zip(took) {
+            print!("{name} {seconds:.2} s ({cpu:.2} s of CPU time), ");
+        }
+        println!("{:.2} x ({:.2} x)", ratio[0], ratio[1]);
+        ratios.push(ratio);
+    }
+    let [clock, cpu] = [0, 1].map(|clock| {
+        let mut ratios: Vec<f64> = ratios.iter().map(|ratio| ratio[clock]).collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios[rounds / 2]
+    });
+    println!("{} over {}: median {cpu:.2} x by CPU time, {clock:.2} x by the clock", names[0], names[1]);
 }
 
 /// CPU time that this process has used: what other work on the machine changes least. Linux; 0 elsewhere.

@@ -173,7 +173,7 @@ pub struct Attended<'a, M, W> {
     pub twin_normed: &'a M,
 }
 
-/// Running sums over the layers of what attention and the MLP contributed, P and F of each: `[rows, D]`, twin precision.
+/// Running sums over the layers of what attention and the MLP contributed, P and F of each: `[rows, D]`.
 pub struct PartSums<M> {
     pub attention: Twin<M>,
     pub mlp: Twin<M>,
@@ -391,7 +391,7 @@ pub trait Backend: Sync {
     fn norms(&self, sums: &Self::Sums) -> Vec<Vec<RunningL1>>;
 
     /// Contributions to rows with stream `x` from where the streams of both branches are after a layer's attention and
-    /// after the layer, all `[rows, D]` of one kind: adds `pt − x` and `ft − pt` after attention to its P and F, what the
+    /// after the layer, all `[rows, D]` of one kind as are the sums: adds `pt − x` and `ft − pt` after attention to its P and F, what the
     /// MLP adds to both to the MLP's, and gives the L1 norms of the sums and of their sum for every row.
     fn trace(
         &self,

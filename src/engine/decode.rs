@@ -141,7 +141,7 @@ impl<'e, 'a, B: Backend, W: PairWeights> Decoder<'e, 'a, B, W> {
     ) -> Pack<B> {
         let Engine { backend, weights, .. } = self.engine;
         let spec = weights.spec().ft;
-        let zeros = || backend.zeros(Rows::Twin, Role::Stream, last_rows.len(), spec.hidden_size);
+        let zeros = || backend.zeros(Rows::Context, Role::Stream, last_rows.len(), spec.hidden_size);
         let twin = || Twin::new(zeros(), zeros());
         let contributions = || Contributions {
             sums: PartSums { attention: twin(), mlp: twin() },

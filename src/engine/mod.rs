@@ -125,8 +125,7 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         }
     }
 
-    /// Layer-major schedule: the whole batch passes a layer before it comes to the next. What the next one's blocks of these
-    /// branches need is fetched while a device is at work.
+    /// Layer-major schedule: the whole batch passes a layer before it comes to the next.
     fn run_layers(
         &self,
         batch: &mut Batch<B>,
@@ -140,13 +139,25 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         ) -> ControlFlow<()>,
     ) -> Result<()> {
         let spec = self.weights.spec().ft;
-        let layers = spec.num_hidden_layers;
         let mut workspace = Workspace::new(self.backend, spec, batch.twin_rows());
-        let share = |tokens: f64| observer(tokens / layers as f64);
+        let share = |tokens: f64| observer(tokens / spec.num_hidden_layers as f64);
+        self.each_layer(branches, |layer| step(layer, batch, &mut workspace, &share))
+    }
+
+    /// Takes a step with each layer. What the next one's blocks of these branches need is fetched while a device is at work.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Interrupted`] when a step breaks; see also [`Backend::check`].
+    fn each_layer(
+        &self,
+        branches: &[Branch],
+        mut step: impl FnMut(&Layer<'_, B>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let layers = self.weights.spec().ft.num_hidden_layers;
         let mut next = Some(self.layer(0, Meeting::Packs));
         for index in 1..=layers {
             let Some(layer) = next else { break };
-            let stopped = step(&layer, batch, &mut workspace, &share).is_break();
+            let stopped = step(&layer).is_break();
             next = (index < layers && !stopped).then(|| self.layer(index, Meeting::Packs));
             if let Some(next) = &next {
                 branches.iter().for_each(|branch| next.blocks.get(*branch).fetch(self.backend));

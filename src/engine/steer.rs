@@ -14,9 +14,10 @@ use super::{
     workspace::{ContextSpace, RowSpace},
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Error, Result,
     backend::{Backend, Role, Rows},
     model::PairWeights,
+    twin::Branch,
 };
 
 /// A residual stream and the alphas that it is the stream of.
@@ -50,7 +51,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
     ///
     /// # Errors
     /// A usage error for an alpha that is negative or not finite; a checkpoint error where there is no head;
-    /// [`ErrorKind::Interrupted`] when the observer stops the work. The observer hears the prompts' tokens once,
+    /// [`ErrorKind::Interrupted`](crate::ErrorKind) when the observer stops the work. The observer hears the prompts' tokens once,
     /// whatever the number of alphas.
     pub fn steer(
         &self,
@@ -111,17 +112,13 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
             pt: backend.zeros(Rows::Context, Role::Stream, 0, spec.ft.hidden_size),
             hidden_size: spec.ft.hidden_size,
         };
-        let layers = spec.ft.num_hidden_layers;
-        for index in 0..layers {
-            let layer = self.layer(index, Meeting::Packs);
-            for pack in &mut packs {
-                steer_layer(backend, &layer, alphas, pack, &mut space);
-                backend.check()?;
-                if observer(pack.forest.tokens as f64 / layers as f64).is_break() {
-                    return Err(Error::new(ErrorKind::Interrupted, "stopped"));
-                }
-            }
-        }
+        let layers = spec.ft.num_hidden_layers as f64;
+        self.each_layer(&[Branch::Pt, Branch::Ft], |layer| {
+            packs.iter_mut().try_for_each(|pack| {
+                steer_layer(backend, layer, alphas, pack, &mut space);
+                observer(pack.forest.tokens as f64 / layers)
+            })
+        })?;
         Ok(packs)
     }
 }

@@ -5,18 +5,18 @@
 //! ([`LIGHT`]), the prompt is traced again in the precision of twin rows.
 
 use super::{
-    Engine, Observer,
+    Engine, Layer, Observer,
     head::Head,
     layer::{Block, Meeting, PackView},
     tree::{Forest, plant},
     workspace::ContextSpace,
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Result,
     backend::{Backend, PartSums, Role, Rows},
     metrics::{PartsL1, tuco},
-    model::PairWeights,
-    twin::Twin,
+    model::{ModelSpec, PairWeights},
+    twin::{Branch, Twin},
 };
 
 /// A prompt with a token of a smaller TuCo than this, other than 0, is traced again: f32 rounding is a few 1e-7 of the
@@ -51,7 +51,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
     /// Traces prompts, in order.
     ///
     /// # Errors
-    /// Only [`ErrorKind::Interrupted`], when the observer stops the work.
+    /// [`ErrorKind::Interrupted`](crate::ErrorKind), when the observer stops the work; see also [`Backend::check`].
     pub fn trace(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Trace>> {
         let mut traces = self.trace_in(Rows::Context, prompts, observer)?;
         let is_light = |trace: &Trace| {
@@ -81,80 +81,135 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
 
     /// Traces with rows of one kind.
     fn trace_in(&self, kind: Rows, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Trace>> {
-        let mut ropes = self.ropes();
-        let mut traces: Vec<Option<Trace>> = vec![None; prompts.len()];
-        for forest in plant(prompts, self.limits.tokens, &mut ropes) {
-            for (prompt, trace) in self.trace_forest(kind, &forest, observer)? {
-                traces[prompt] = Some(trace);
-            }
-        }
-        Ok(traces.into_iter().map(|trace| trace.expect("every prompt ends in a forest")).collect())
-    }
-
-    fn trace_forest(
-        &self,
-        kind: Rows,
-        forest: &Forest,
-        observer: Observer<'_>,
-    ) -> Result<Vec<(usize, Trace)>> {
         let (backend, spec) = (self.backend, self.weights.spec().ft);
-        let (rows, hidden_size) = (forest.rows(), spec.hidden_size);
-        let mat = |kind: Rows| backend.zeros(kind, Role::Stream, rows, hidden_size);
-        let mut x = self.embeddings().embed(backend, spec, kind, &forest.token_ids, &forest.positions);
-        let last_rows = forest.last_rows();
-        let read_last = |kind: Rows, mat: &B::Mat| {
-            let mut chosen = backend.zeros(kind, Role::Stream, last_rows.len(), hidden_size);
-            backend.gather(mat, &last_rows, &mut chosen);
-            backend.read(&chosen)
-        };
-        let layout = backend.layout(&forest.sequences);
-        let embedding = read_last(kind, &x);
-        let mut space = ContextSpace::new(backend, spec, kind);
-        space.fit(backend, rows);
-        let mut after_attention = Twin::new(mat(kind), mat(kind));
-        let mut after = Twin::new(mat(kind), mat(kind));
-        let sums = || Twin::new(mat(Rows::Twin), mat(Rows::Twin));
-        let mut sums = PartSums { attention: sums(), mlp: sums() };
-        let mut layers: Vec<Vec<PartsL1>> = Vec::with_capacity(spec.num_hidden_layers);
-        for index in 0..spec.num_hidden_layers {
-            let layer = self.layer(index, Meeting::Packs);
-            let mut through = |block: &Block<'_, B>, after_attention: &mut B::Mat, after: &mut B::Mat| {
-                let view = PackView { layout: &layout, context: &x, first_twin: 0 };
-                block.prepare_context(backend, view, &mut space);
-                block.fill_values(backend, &mut space);
-                backend.copy(&x, after);
-                let ContextSpace { rows, keys, values, .. } = &mut space;
-                block.move_rows(backend, after, &layout, keys, values, rows, Some(after_attention));
-            };
-            through(&layer.blocks.ft, &mut after_attention.ft, &mut after.ft);
-            if !layer.same_block {
-                through(&layer.blocks.pt, &mut after_attention.pt, &mut after.pt);
-            }
-            layers.push(backend.trace(&x, layer.both(&after_attention), layer.both(&after), &mut sums));
-            std::mem::swap(&mut x, &mut after.ft);
-            backend.check()?;
-            if observer(forest.tokens as f64 / spec.num_hidden_layers as f64).is_break() {
-                return Err(Error::new(ErrorKind::Interrupted, "stopped"));
-            }
+        let forests = plant(prompts, self.limits.tokens, &mut self.ropes());
+        let mut packs: Vec<Pack<B>> =
+            forests.into_iter().map(|forest| Pack::embed(self, kind, forest)).collect();
+        let mut space = Space::new(backend, spec, kind);
+        let layers = spec.num_hidden_layers as f64;
+        self.each_layer(&[Branch::Pt, Branch::Ft], |layer| {
+            packs.iter_mut().try_for_each(|pack| {
+                trace_layer(backend, layer, pack, &mut space);
+                observer(pack.forest.tokens as f64 / layers)
+            })
+        })?;
+        let mut traces: Vec<Option<Trace>> = vec![None; prompts.len()];
+        for (prompt, trace) in packs.iter().flat_map(|pack| pack.traces(backend)) {
+            traces[prompt] = Some(trace);
         }
         backend.check()?;
-        let PartSums { attention, mlp } = &sums;
-        let sums_of_parts =
-            [&attention.pt, &mlp.pt, &attention.ft, &mlp.ft].map(|sum| read_last(Rows::Twin, sum));
+        Ok(traces.into_iter().map(|trace| trace.expect("every prompt ends in a forest")).collect())
+    }
+}
+
+/// Some prompts on their way.
+struct Pack<B: Backend> {
+    forest: Forest,
+    kind: Rows,
+    hidden_size: usize,
+    layout: B::Layout,
+    /// The stream, `[rows, D]`, and what was added to it, of the same kind.
+    x: B::Mat,
+    sums: PartSums<B::Mat>,
+    /// The last tokens' rows of the stream before the first layer, `[prompts, D]`.
+    embedding: Vec<f64>,
+    /// Running norms by layer, then by row.
+    norms: Vec<Vec<PartsL1>>,
+}
+
+/// What a layer writes to besides the streams.
+struct Space<M> {
+    context: ContextSpace<M>,
+    after_attention: Twin<M>,
+    after: Twin<M>,
+}
+
+impl<M> Space<M> {
+    fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, kind: Rows) -> Self {
+        let mat = || backend.zeros(kind, Role::Stream, 0, spec.hidden_size);
+        Self {
+            context: ContextSpace::new(backend, spec, kind),
+            after_attention: Twin::new(mat(), mat()),
+            after: Twin::new(mat(), mat()),
+        }
+    }
+
+    fn fit<B: Backend<Mat = M>>(&mut self, backend: &B, rows: usize) {
+        self.context.fit(backend, rows);
+        let Self { after_attention, after, .. } = self;
+        for mat in [after_attention, after].into_iter().flat_map(|twin| [&mut twin.pt, &mut twin.ft]) {
+            backend.resize(mat, rows);
+        }
+    }
+}
+
+impl<B: Backend> Pack<B> {
+    fn embed<W: PairWeights>(engine: &Engine<'_, B, W>, kind: Rows, forest: Forest) -> Self {
+        let (backend, spec) = (engine.backend, engine.weights.spec().ft);
+        let x = engine.embeddings().embed(backend, spec, kind, &forest.token_ids, &forest.positions);
+        let zeros = || backend.zeros(kind, Role::Stream, forest.rows(), spec.hidden_size);
+        let sums = || Twin::new(zeros(), zeros());
+        let sums = PartSums { attention: sums(), mlp: sums() };
+        let mut pack = Self {
+            layout: backend.layout(&forest.sequences),
+            embedding: Vec::new(),
+            norms: Vec::with_capacity(spec.num_hidden_layers),
+            hidden_size: spec.hidden_size,
+            forest,
+            kind,
+            x,
+            sums,
+        };
+        pack.embedding = pack.last_rows_of(backend, &pack.x);
+        pack
+    }
+
+    /// The rows of the prompts' last tokens.
+    fn last_rows_of(&self, backend: &B, mat: &B::Mat) -> Vec<f64> {
+        let last_rows = self.forest.last_rows();
+        let mut chosen = backend.zeros(self.kind, Role::Stream, last_rows.len(), self.hidden_size);
+        backend.gather(mat, &last_rows, &mut chosen);
+        backend.read(&chosen)
+    }
+
+    /// The prompts' numbers and traces, after the last layer.
+    fn traces(&self, backend: &B) -> Vec<(usize, Trace)> {
+        let PartSums { attention, mlp } = &self.sums;
+        let sums =
+            [&attention.pt, &mlp.pt, &attention.ft, &mlp.ft].map(|sum| self.last_rows_of(backend, sum));
         let trace = |(place, (prompt, end)): (usize, &(usize, usize))| {
-            let own = place * hidden_size..(place + 1) * hidden_size;
-            let [p_attention, p_mlp, f_attention, f_mlp] =
-                sums_of_parts.each_ref().map(|sum| &sum[own.clone()]);
+            let own = place * self.hidden_size..(place + 1) * self.hidden_size;
+            let [p_attention, p_mlp, f_attention, f_mlp] = sums.each_ref().map(|sum| &sum[own.clone()]);
             let add = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect();
             let split = Split {
-                embedding: embedding[own].to_vec(),
+                embedding: self.embedding[own].to_vec(),
                 pt: add(p_attention, p_mlp),
                 ft: add(f_attention, f_mlp),
             };
-            let rows = forest.sequences[*end].path_rows(0);
-            let tokens = rows.map(|row| layers.iter().map(|layer| layer[row]).collect()).collect();
+            let rows = self.forest.sequences[*end].path_rows(0);
+            let tokens = rows.map(|row| self.norms.iter().map(|layer| layer[row]).collect()).collect();
             (*prompt, Trace { tokens, split })
         };
-        Ok(forest.ends.iter().enumerate().map(trace).collect())
+        self.forest.ends.iter().enumerate().map(trace).collect()
     }
+}
+
+/// Passes a pack through both blocks and adds up what they did.
+fn trace_layer<B: Backend>(backend: &B, layer: &Layer<'_, B>, pack: &mut Pack<B>, space: &mut Space<B::Mat>) {
+    space.fit(backend, pack.forest.rows());
+    let Pack { layout, x, sums, norms, .. } = pack;
+    let Space { context, after_attention, after } = space;
+    let mut through = |block: &Block<'_, B>, after_attention: &mut B::Mat, after: &mut B::Mat| {
+        block.prepare_context(backend, PackView { layout, context: x, first_twin: 0 }, context);
+        block.fill_values(backend, context);
+        backend.copy(x, after);
+        let ContextSpace { rows, keys, values, .. } = &mut *context;
+        block.move_rows(backend, after, layout, keys, values, rows, Some(after_attention));
+    };
+    through(&layer.blocks.ft, &mut after_attention.ft, &mut after.ft);
+    if !layer.same_block {
+        through(&layer.blocks.pt, &mut after_attention.pt, &mut after.pt);
+    }
+    norms.push(backend.trace(x, layer.both(after_attention), layer.both(after), sums));
+    std::mem::swap(x, &mut after.ft);
 }

@@ -199,14 +199,17 @@ impl<B: Backend> Bench<'_, B> {
         let norms = self.backend.norms(&sums).into_iter().flatten();
         self.results.push(("contribution, norms", norms.flat_map(|l1| [l1.ptc, l1.ftc]).collect()));
 
-        let mut sum = || Twin::new((), ()).map(|()| self.mat(Rows::Twin, Role::Stream, rows, d));
-        let mut sums = PartSums { attention: sum(), mlp: sum() };
-        let (after_attention, after) = (sum(), sum());
-        let norms = self.backend.trace(&x, after_attention.as_ref(), after.as_ref(), &mut sums);
-        let numbers = norms.iter().flat_map(|parts| [parts.attention, parts.mlp, parts.whole]);
-        self.results.push(("trace, norms", numbers.flat_map(|l1| [l1.ptc, l1.ftc]).collect()));
-        for part in [&sums.attention.pt, &sums.attention.ft, &sums.mlp.pt, &sums.mlp.ft] {
-            self.keep("trace", part);
+        for kind in [Rows::Twin, Rows::Context] {
+            let x = self.mat(kind, Role::Stream, rows, d);
+            let mut sum = || Twin::new((), ()).map(|()| self.mat(kind, Role::Stream, rows, d));
+            let mut sums = PartSums { attention: sum(), mlp: sum() };
+            let (after_attention, after) = (sum(), sum());
+            let norms = self.backend.trace(&x, after_attention.as_ref(), after.as_ref(), &mut sums);
+            let numbers = norms.iter().flat_map(|parts| [parts.attention, parts.mlp, parts.whole]);
+            self.results.push(("trace, norms", numbers.flat_map(|l1| [l1.ptc, l1.ftc]).collect()));
+            for part in [&sums.attention.pt, &sums.attention.ft, &sums.mlp.pt, &sums.mlp.ft] {
+                self.keep("trace", part);
+            }
         }
     }
 }

@@ -325,12 +325,13 @@ impl Backend for Cpu {
         sums: &mut PartSums<CpuMat>,
     ) -> Vec<PartsL1> {
         let PartSums { attention, mlp } = sums;
-        let sums = [&mut attention.pt, &mut attention.ft, &mut mlp.pt, &mut mlp.ft]
-            .map(|sum| sum.twin_mut().data_mut());
+        let sums = [&mut attention.pt, &mut attention.ft, &mut mlp.pt, &mut mlp.ft];
         let streams = [x, after_attention.pt, after_attention.ft, after.pt, after.ft];
         match x {
-            CpuMat::Context(_) => trace::trace(self.arch, streams.map(CpuMat::context), sums),
-            CpuMat::Twin(_) => trace::trace(self.arch, streams.map(CpuMat::twin), sums),
+            CpuMat::Context(_) => {
+                trace::trace(self.arch, streams.map(CpuMat::context), sums.map(CpuMat::context_mut))
+            }
+            CpuMat::Twin(_) => trace::trace(self.arch, streams.map(CpuMat::twin), sums.map(CpuMat::twin_mut)),
         }
     }
 }
