@@ -104,19 +104,13 @@ pub trait Device: Send + Sync {
     ///
     /// # Errors
     /// As [`Device::alloc`].
-    fn alloc_weight(&self, bytes: usize) -> Result<Address> {
-        self.alloc(bytes)
-    }
+    fn alloc_weight(&self, bytes: usize) -> Result<Address>;
 
     /// As [`Device::free`].
-    fn free_weight(&self, address: Address, bytes: usize) {
-        self.free(address, bytes);
-    }
+    fn free_weight(&self, address: Address, bytes: usize);
 
     /// Writes weights while what was asked for before goes on; what is asked for afterwards waits for them.
-    fn upload_weight(&self, to: Address, bytes: &[u8]) -> Result<()> {
-        self.upload(to, bytes)
-    }
+    fn upload_weight(&self, to: Address, bytes: &[u8]) -> Result<()>;
 
     /// Writes `bytes` to the device.
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()>;

@@ -5,7 +5,7 @@ use super::{
     args::{Address, TensorMap},
     device::{Boxed, Device, Kernels, Launch, Mark},
     mat::Element,
-    transfer::Transfer,
+    transfer::{Stream, Streams, Transfer},
 };
 use crate::{Error, ErrorKind, Result};
 use cudarc::driver::{DriverError, result, sys};
@@ -22,7 +22,7 @@ const OLDEST: (i32, i32) = (8, 0);
 /// The one that runs kernels for sm_90a.
 const HOPPER: (i32, i32) = (9, 0);
 
-/// One GPU and one stream of work on it.
+/// One GPU, one stream of work on it and one of copies.
 pub struct Gpu {
     ordinal: usize,
     name: String,
@@ -31,19 +31,21 @@ pub struct Gpu {
     multiprocessors: u32,
     device: sys::CUdevice,
     context: sys::CUcontext,
-    stream: sys::CUstream,
+    compute: sys::CUstream,
+    copies: sys::CUstream,
     modules: Vec<sys::CUmodule>,
     functions: Mutex<HashMap<String, Function>>,
     marks: Mutex<Vec<Event>>,
-    /// Memory that nobody uses, by size. All work is in one stream, so it can be used again at once.
+    /// Memory that nobody uses, by size. All kernels are in one stream, so it can be used again at once.
     unused: Mutex<HashMap<usize, Vec<Address>>>,
-    weights: Mutex<Transfer>,
+    weights: Mutex<Transfer<Gpu>>,
 }
 
 #[derive(Clone, Copy)]
 struct Function(sys::CUfunction);
 
-struct Event(sys::CUevent);
+#[derive(Clone, Copy)]
+pub struct Event(sys::CUevent);
 
 // SAFETY: handles of the driver may be used from any thread that has made the context current, as every method does.
 unsafe impl Send for Function {}
@@ -136,8 +138,11 @@ impl Gpu {
         let context = unsafe { result::primary_ctx::retain(device) }
             .and_then(|context| unsafe { result::ctx::set_current(context) }.map(|()| context))
             .map_err(|error| failed("be used", error))?;
-        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(|error| failed("make a stream", error))?;
+        let stream = || {
+            result::stream::create(result::stream::StreamKind::NonBlocking)
+                .map_err(|error| failed("make a stream", error))
+        };
+        let (compute, copies) = (stream()?, stream()?);
         let load = |image: &[u8]| {
             // SAFETY: a fatbin that nvcc made.
             unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|error| {
@@ -154,7 +159,7 @@ impl Gpu {
                 modules.push(load(image)?);
             }
         }
-        let (functions, marks, unused) = Default::default();
+        let (functions, marks, unused, weights) = Default::default();
         Ok(Self {
             ordinal,
             name,
@@ -163,12 +168,13 @@ impl Gpu {
             multiprocessors,
             device,
             context,
-            stream,
+            compute,
+            copies,
             modules,
             functions,
             marks,
             unused,
-            weights: Mutex::new(Transfer::new()?),
+            weights,
         })
     }
 
@@ -178,9 +184,16 @@ impl Gpu {
         unsafe { result::ctx::set_current(self.context) }.map_err(|error| failed("be used", error))
     }
 
+    fn stream(&self, stream: Stream) -> sys::CUstream {
+        match stream {
+            Stream::Compute => self.compute,
+            Stream::Copies => self.copies,
+        }
+    }
+
     fn synchronize(&self) -> Result<()> {
         // SAFETY: the stream lives as long as `self`.
-        unsafe { result::stream::synchronize(self.stream) }.map_err(|error| failed("finish its work", error))
+        unsafe { result::stream::synchronize(self.compute) }.map_err(|error| failed("finish its work", error))
     }
 
     fn function(&self, kernel: &str) -> Result<Function> {
@@ -223,14 +236,83 @@ impl Gpu {
     /// Gives all unused memory back to the driver.
     fn release_unused(&self) -> Result<()> {
         self.synchronize()?;
-        lock(&self.weights).release_unused()?;
+        lock(&self.weights).release_unused(self)?;
         for (_, addresses) in lock(&self.unused).drain() {
             for address in addresses {
-                // SAFETY: allocated by `alloc`, used by nobody.
-                unsafe { result::free_sync(address) }.map_err(|error| failed("free memory", error))?;
+                self.give_back(address)?;
             }
         }
         Ok(())
+    }
+}
+
+impl Event {
+    fn new(flags: sys::CUevent_flags) -> Result<Self> {
+        result::event::create(flags).map(Event).map_err(|error| failed("make an event", error))
+    }
+}
+
+impl Streams for Gpu {
+    type Event = Event;
+
+    const STAGE_BYTES: usize = 32 << 20;
+
+    fn new_event(&self) -> Result<Event> {
+        self.enter()?;
+        Event::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    fn drop_event(&self, Event(event): Event) -> Result<()> {
+        self.enter()?;
+        // SAFETY: made by `new_event`, dropped once; the driver keeps it until it is passed.
+        unsafe { result::event::destroy(event) }.map_err(|error| failed("drop an event", error))
+    }
+
+    fn record(&self, Event(event): Event, stream: Stream) -> Result<()> {
+        self.enter()?;
+        // SAFETY: both live.
+        unsafe { result::event::record(event, self.stream(stream)) }
+            .map_err(|error| failed("record an event", error))
+    }
+
+    fn wait(&self, stream: Stream, Event(event): Event) -> Result<()> {
+        self.enter()?;
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: both live.
+        unsafe { result::stream::wait_event(self.stream(stream), event, flags) }
+            .map_err(|error| failed("wait for an event", error))
+    }
+
+    fn finish(&self, Event(event): Event) -> Result<()> {
+        self.enter()?;
+        // SAFETY: it lives.
+        unsafe { result::event::synchronize(event) }.map_err(|error| failed("wait for an event", error))
+    }
+
+    fn pin(&self, bytes: usize) -> Result<*mut u8> {
+        self.enter()?;
+        // SAFETY: no preconditions.
+        let pinned = unsafe { result::malloc_host(bytes, 0) };
+        pinned.map(<*mut c_void>::cast).map_err(|error| failed("pin memory of the host", error))
+    }
+
+    unsafe fn unpin(&self, pinned: *mut u8, _bytes: usize) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the caller's.
+        unsafe { result::free_host(pinned.cast()) }.map_err(|error| failed("free memory of the host", error))
+    }
+
+    unsafe fn copy(&self, to: Address, from: &[u8]) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the caller's.
+        unsafe { result::memcpy_htod_async(to, from, self.copies) }
+            .map_err(|error| failed("take weights", error))
+    }
+
+    fn give_back(&self, address: Address) -> Result<()> {
+        self.enter()?;
+        // SAFETY: allocated by `fresh`, used by nobody.
+        unsafe { result::free_sync(address) }.map_err(|error| failed("free memory", error))
     }
 }
 
@@ -305,32 +387,30 @@ impl Device for Gpu {
     }
 
     fn alloc_weight(&self, bytes: usize) -> Result<Address> {
-        self.enter()?;
-        let left = lock(&self.weights).take(bytes)?;
+        let left = lock(&self.weights).take(self, bytes)?;
         left.map_or_else(|| self.fresh(bytes), Ok)
     }
 
     fn free_weight(&self, address: Address, bytes: usize) {
         // Memory that cannot be left to others is given back with the context.
-        let _ = self.enter().and_then(|()| lock(&self.weights).leave(address, bytes, self.stream));
+        let _ = lock(&self.weights).leave(self, address, bytes);
     }
 
     fn upload_weight(&self, to: Address, bytes: &[u8]) -> Result<()> {
-        self.enter()?;
-        lock(&self.weights).upload(to, bytes, self.stream)
+        lock(&self.weights).upload(self, to, bytes)
     }
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
         self.enter()?;
         // SAFETY: callers write inside their buffers. The driver has read pageable memory when the call returns.
-        unsafe { result::memcpy_htod_async(to, bytes, self.stream) }
+        unsafe { result::memcpy_htod_async(to, bytes, self.compute) }
             .map_err(|error| failed("take data", error))
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
         self.enter()?;
         // SAFETY: callers read inside their buffers; `bytes` outlives the copy, which is waited for.
-        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }
+        unsafe { result::memcpy_dtoh_async(bytes, from, self.compute) }
             .map_err(|error| failed("give data", error))?;
         self.synchronize()
     }
@@ -341,7 +421,7 @@ impl Device for Gpu {
         }
         self.enter()?;
         // SAFETY: callers write inside their buffers.
-        unsafe { result::memset_d8_async(at, 0, bytes, self.stream) }
+        unsafe { result::memset_d8_async(at, 0, bytes, self.compute) }
             .map_err(|error| failed("clear memory", error))
     }
 
@@ -358,7 +438,7 @@ impl Device for Gpu {
                 (x, y, z),
                 (launch.threads, 1, 1),
                 launch.shared_bytes,
-                self.stream,
+                self.compute,
                 &mut params,
             )
         }
@@ -367,13 +447,10 @@ impl Device for Gpu {
 
     fn mark(&self) -> Result<Mark> {
         self.enter()?;
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)
-            .map_err(|error| failed("make an event", error))?;
-        // SAFETY: event and stream live as long as `self`.
-        unsafe { result::event::record(event, self.stream) }
-            .map_err(|error| failed("record an event", error))?;
+        let event = Event::new(sys::CUevent_flags::CU_EVENT_DEFAULT)?;
+        self.record(event, Stream::Compute)?;
         let mut marks = lock(&self.marks);
-        marks.push(Event(event));
+        marks.push(event);
         Ok(Mark(marks.len() - 1))
     }
 
@@ -396,7 +473,7 @@ impl Drop for Gpu {
     fn drop(&mut self) {
         // Errors have nowhere to go here, and the driver tidies up after the process.
         let _ = self.enter().and_then(|()| self.release_unused());
-        lock(&self.weights).close();
+        let _ = lock(&self.weights).close(self);
         // SAFETY: made by `open`; nothing runs any more.
         unsafe {
             for module in &self.modules {
@@ -405,7 +482,8 @@ impl Drop for Gpu {
             for Event(event) in lock(&self.marks).drain(..) {
                 let _ = result::event::destroy(event);
             }
-            let _ = result::stream::destroy(self.stream);
+            let _ = result::stream::destroy(self.copies);
+            let _ = result::stream::destroy(self.compute);
             let _ = result::primary_ctx::release(self.device);
         }
     }

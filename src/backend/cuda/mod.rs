@@ -15,7 +15,8 @@ mod operations;
 mod profile;
 #[cfg(feature = "sim")]
 mod sim;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "sim")]
+mod sim_work;
 mod transfer;
 mod weight;
 

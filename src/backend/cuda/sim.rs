@@ -3,63 +3,37 @@
 use super::{
     args::{Address, TensorMap},
     device::{Boxed, Device, Kernels, Launch, Mark},
+    sim_work::{Grid, Task, Work},
+    transfer::{Stream, Streams, Transfer},
 };
-use crate::{Error, ErrorKind, Result};
-use std::{
-    ffi::{CString, c_char, c_int, c_void},
-    sync::Mutex,
-    time::Instant,
-};
+use crate::Result;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-#[repr(C)]
-struct Grid {
-    blocks: [u32; 3],
-    threads: u32,
-    shared_bytes: u32,
-}
-
-unsafe extern "C" {
-    fn sim_open() -> *mut c_void;
-    fn sim_close(device: *mut c_void);
-    fn sim_alloc(device: *mut c_void, bytes: usize) -> *mut c_void;
-    fn sim_free(device: *mut c_void, data: *mut c_void);
-    fn sim_launch(
-        device: *mut c_void,
-        name: *const c_char,
-        grid: *const Grid,
-        args: *const c_void,
-        bytes: usize,
-    ) -> c_int;
-}
-
-/// A simulated device. Its memory is the host's, full of NaN when it is new and never used twice.
+/// A simulated device. Its memory is the host's, full of NaN when it is new; only weights leave theirs to others.
 pub struct Sim {
-    handle: Mutex<Handle>,
     kernels: Kernels,
-    marks: Mutex<Vec<Instant>>,
+    work: Mutex<Work>,
+    weights: Mutex<Transfer<Sim>>,
 }
 
-struct Handle(*mut c_void);
-
-// SAFETY: one thread at a time uses it, which the mutex sees to.
-unsafe impl Send for Handle {}
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Sim {
     pub fn new(kernels: Kernels) -> Self {
-        // SAFETY: no preconditions.
-        Self { handle: Mutex::new(Handle(unsafe { sim_open() })), kernels, marks: Mutex::default() }
+        Self { kernels, work: Mutex::new(Work::new()), weights: Mutex::default() }
     }
 
-    fn with<T>(&self, work: impl FnOnce(*mut c_void) -> T) -> T {
-        let handle = self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        work(handle.0)
+    fn ask(&self, task: Task) -> Result<()> {
+        lock(&self.work).ask(Stream::Compute, task)
     }
 }
 
 impl Drop for Sim {
     fn drop(&mut self) {
-        // SAFETY: opened by `new`, closed once.
-        self.with(|handle| unsafe { sim_close(handle) });
+        // Errors have nowhere to go here.
+        let _ = lock(&self.weights).close(self);
     }
 }
 
@@ -93,66 +67,104 @@ impl Device for Sim {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Address> {
-        // SAFETY: the handle is open.
-        Ok(self.with(|handle| unsafe { sim_alloc(handle, bytes) }) as Address)
+        Ok(lock(&self.work).alloc(bytes))
     }
 
     fn free(&self, address: Address, _bytes: usize) {
-        // SAFETY: allocated by `alloc`; the simulator stops the program if not.
-        self.with(|handle| unsafe { sim_free(handle, address as *mut c_void) });
+        // Nothing that is asked for here fails later.
+        let _ = self.ask(Task::Free(address));
+    }
+
+    fn alloc_weight(&self, bytes: usize) -> Result<Address> {
+        let left = lock(&self.weights).take(self, bytes)?;
+        left.map_or_else(|| self.alloc(bytes), Ok)
+    }
+
+    fn free_weight(&self, address: Address, bytes: usize) {
+        // As above.
+        let _ = lock(&self.weights).leave(self, address, bytes);
+    }
+
+    fn upload_weight(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        lock(&self.weights).upload(self, to, bytes)
     }
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
-        // SAFETY: callers write inside their buffers; guards around them are checked at the next launch.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
-        Ok(())
+        self.ask(Task::Write { to, bytes: bytes.to_vec() })
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
+        lock(&self.work).finish(Stream::Compute)?;
         // SAFETY: callers read inside their buffers.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
     }
 
     fn clear(&self, at: Address, bytes: usize) -> Result<()> {
-        // SAFETY: callers write inside their buffers.
-        unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
-        Ok(())
+        self.ask(Task::Clear { at, bytes })
     }
 
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
         let Launch { grid: blocks, threads, shared_bytes, .. } = launch;
         let grid = Grid { blocks, threads, shared_bytes };
-        let name = CString::new(kernel).expect("names of kernels hold no zero");
-        // SAFETY: the simulator checks the name, the size of the arguments and the threads.
-        let code = self.with(|handle| unsafe {
-            sim_launch(handle, name.as_ptr(), &grid, args.as_ptr().cast(), args.len())
-        });
-        match code {
-            0 => Ok(()),
-            1 => Err(Error::new(ErrorKind::Device, format!("there is no kernel {kernel}"))),
-            _ => Err(Error::new(
-                ErrorKind::Device,
-                format!(
-                    "kernel {kernel} takes other arguments than {} bytes or not {threads} threads",
-                    args.len()
-                ),
-            )),
-        }
+        self.ask(Task::Launch { kernel: kernel.into(), grid, args: args.to_vec() })
     }
 
     fn mark(&self) -> Result<Mark> {
-        let mut marks = self.marks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        marks.push(Instant::now());
-        Ok(Mark(marks.len() - 1))
+        lock(&self.work).mark().map(Mark)
     }
 
     fn between(&self, Mark(start): Mark, Mark(end): Mark) -> Result<f64> {
-        let marks = self.marks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok((marks[end] - marks[start]).as_secs_f64())
+        let mut work = lock(&self.work);
+        Ok((work.time_of(end)? - work.time_of(start)?).as_secs_f64())
     }
 
     fn memory(&self) -> Result<(usize, usize)> {
         Ok((1 << 30, 1 << 30))
+    }
+}
+
+impl Streams for Sim {
+    type Event = usize;
+
+    // Few, so that weights of tests come in several copies.
+    const STAGE_BYTES: usize = 4096;
+
+    fn new_event(&self) -> Result<usize> {
+        Ok(lock(&self.work).new_event())
+    }
+
+    fn drop_event(&self, _event: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn record(&self, event: usize, stream: Stream) -> Result<()> {
+        lock(&self.work).record(event, stream)
+    }
+
+    fn wait(&self, stream: Stream, event: usize) -> Result<()> {
+        lock(&self.work).wait(stream, event)
+    }
+
+    fn finish(&self, event: usize) -> Result<()> {
+        lock(&self.work).finish_event(event)
+    }
+
+    fn pin(&self, bytes: usize) -> Result<*mut u8> {
+        Ok(Box::into_raw(vec![0xFF_u8; bytes].into_boxed_slice()).cast())
+    }
+
+    unsafe fn unpin(&self, pinned: *mut u8, bytes: usize) -> Result<()> {
+        // SAFETY: `pin` made it so.
+        drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(pinned, bytes)) });
+        Ok(())
+    }
+
+    unsafe fn copy(&self, to: Address, from: &[u8]) -> Result<()> {
+        lock(&self.work).ask(Stream::Copies, Task::Copy { to, from: from.as_ptr(), bytes: from.len() })
+    }
+
+    fn give_back(&self, address: Address) -> Result<()> {
+        self.ask(Task::Free(address))
     }
 }

@@ -1,129 +1,154 @@
-//! Weights on their way to a GPU while it computes: a stream of copies from pinned memory, and memory that one layer's weights
-//! leave to another's.
+//! Weights on their way to a device while it computes: a stream of copies from pinned memory, and memory that one layer's
+//! weights leave to another's.
 
-use super::{args::Address, gpu::failed};
+use super::args::Address;
 use crate::Result;
-use cudarc::driver::{result, sys};
 use rayon::prelude::*;
 use std::collections::HashMap;
-
-/// Bytes of each of the two pinned buffers: one is filled while the other is copied.
-const STAGE_BYTES: usize = 32 << 20;
 
 /// Bytes that one thread copies at a time.
 const PART_BYTES: usize = 1 << 20;
 
-/// The stream of copies. Its methods need the GPU's context to be current.
-pub struct Transfer {
-    stream: sys::CUstream,
-    stages: [Stage; 2],
+/// Work that is done in the order it is asked for, after the call that asks for it has returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// All kernels, and what they read and write.
+    Compute,
+    /// Weights on their way.
+    Copies,
+}
+
+/// A device with both streams, and events by which one waits for the other.
+pub trait Streams {
+    /// Counts as passed before it is first recorded.
+    type Event: Copy + Send;
+
+    /// Bytes of each of the two pinned buffers: one is filled while the other is copied.
+    const STAGE_BYTES: usize;
+
+    fn new_event(&self) -> Result<Self::Event>;
+
+    /// What waits for it goes on waiting.
+    fn drop_event(&self, event: Self::Event) -> Result<()>;
+
+    /// The event is passed when all that the stream was asked for so far is done.
+    fn record(&self, event: Self::Event, stream: Stream) -> Result<()>;
+
+    /// What the stream is asked for from now on waits for the event as it was last recorded.
+    fn wait(&self, stream: Stream, event: Self::Event) -> Result<()>;
+
+    /// The host waits for it.
+    fn finish(&self, event: Self::Event) -> Result<()>;
+
+    /// Memory of the host that copies read.
+    fn pin(&self, bytes: usize) -> Result<*mut u8>;
+
+    /// # Safety
+    /// `pinned` comes from [`Streams::pin`] of as many bytes, and no copy reads it any more.
+    unsafe fn unpin(&self, pinned: *mut u8, bytes: usize) -> Result<()>;
+
+    /// Copies in the stream of copies.
+    ///
+    /// # Safety
+    /// `to` is memory of the device, and `from` pinned memory that stays as it is until the copy is done.
+    unsafe fn copy(&self, to: Address, from: &[u8]) -> Result<()>;
+
+    /// Memory of the device that nobody uses goes back.
+    fn give_back(&self, address: Address) -> Result<()>;
+}
+
+/// Weights on their way to a device.
+pub struct Transfer<S: Streams> {
+    /// Made when the first weight comes.
+    stages: Option<[Stage<S::Event>; 2]>,
     next: usize,
     /// Memory that weights have left, by size, each with what has to be done before it is written again.
-    unused: HashMap<usize, Vec<(Address, sys::CUevent)>>,
+    unused: HashMap<usize, Vec<(Address, S::Event)>>,
 }
 
 /// Pinned memory, and when its last copy is done.
-struct Stage {
+#[derive(Clone, Copy)]
+struct Stage<E> {
     bytes: *mut u8,
-    copied: sys::CUevent,
+    copied: E,
 }
 
-// SAFETY: handles and pinned memory belong to the process, not to a thread.
-unsafe impl Send for Transfer {}
+// SAFETY: pinned memory belongs to the process, not to a thread.
+unsafe impl<E: Send> Send for Stage<E> {}
 
-fn event() -> Result<sys::CUevent> {
-    result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-        .map_err(|error| failed("make an event", error))
-}
-
-impl Transfer {
-    pub fn new() -> Result<Self> {
-        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(|error| failed("make a stream", error))?;
-        let stage = || -> Result<Stage> {
-            // SAFETY: no preconditions.
-            let bytes = unsafe { result::malloc_host(STAGE_BYTES, 0) }
-                .map_err(|error| failed("pin memory of the host", error))?;
-            Ok(Stage { bytes: bytes.cast(), copied: event()? })
-        };
-        Ok(Self { stream, stages: [stage()?, stage()?], next: 0, unused: HashMap::new() })
+impl<S: Streams> Default for Transfer<S> {
+    fn default() -> Self {
+        Self { stages: None, next: 0, unused: HashMap::new() }
     }
+}
 
+impl<S: Streams> Transfer<S> {
     /// Memory that weights have left.
-    pub fn take(&mut self, bytes: usize) -> Result<Option<Address>> {
+    pub fn take(&mut self, streams: &S, bytes: usize) -> Result<Option<Address>> {
         let Some((address, left)) = self.unused.get_mut(&bytes).and_then(Vec::pop) else { return Ok(None) };
-        // SAFETY: the event was recorded by `leave`; the driver frees it once it is passed.
-        unsafe {
-            result::stream::wait_event(self.stream, left, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT)
-                .and_then(|()| result::event::destroy(left))
-        }
-        .map_err(|error| failed("wait for an event", error))?;
+        streams.wait(Stream::Copies, left)?;
+        streams.drop_event(left)?;
         Ok(Some(address))
     }
 
-    /// Takes memory back that work in the stream `compute` may still read.
-    pub fn leave(&mut self, address: Address, bytes: usize, compute: sys::CUstream) -> Result<()> {
-        let left = event()?;
-        // SAFETY: both live.
-        unsafe { result::event::record(left, compute) }.map_err(|error| failed("record an event", error))?;
+    /// Takes memory back that kernels may still read.
+    pub fn leave(&mut self, streams: &S, address: Address, bytes: usize) -> Result<()> {
+        let left = streams.new_event()?;
+        streams.record(left, Stream::Compute)?;
         self.unused.entry(bytes).or_default().push((address, left));
         Ok(())
     }
 
-    /// Writes `bytes`, while what `compute` was asked for before goes on; what it is asked for afterwards waits.
-    pub fn upload(&mut self, to: Address, bytes: &[u8], compute: sys::CUstream) -> Result<()> {
-        for (index, part) in bytes.chunks(STAGE_BYTES).enumerate() {
-            let Stage { bytes: staged, copied } = self.stages[self.next];
-            self.next = (self.next + 1) % self.stages.len();
-            // SAFETY: the event lives; it counts as passed before it is first recorded.
-            unsafe { result::event::synchronize(copied) }
-                .map_err(|error| failed("wait for an event", error))?;
-            // SAFETY: pinned memory of STAGE_BYTES that no copy reads any more.
+    /// Writes `bytes`, while kernels that were asked for before go on; those that are asked for afterwards wait.
+    pub fn upload(&mut self, streams: &S, to: Address, bytes: &[u8]) -> Result<()> {
+        let stages = match self.stages {
+            Some(stages) => stages,
+            None => *self.stages.insert([Stage::new(streams)?, Stage::new(streams)?]),
+        };
+        for (index, part) in bytes.chunks(S::STAGE_BYTES).enumerate() {
+            let Stage { bytes: staged, copied } = stages[self.next];
+            self.next = (self.next + 1) % stages.len();
+            streams.finish(copied)?;
+            // SAFETY: pinned memory of as many bytes, which no copy reads any more.
             let staged = unsafe { std::slice::from_raw_parts_mut(staged, part.len()) };
             staged
                 .par_chunks_mut(PART_BYTES)
                 .zip(part.par_chunks(PART_BYTES))
                 .for_each(|(to, from)| to.copy_from_slice(from));
-            let to = to + (index * STAGE_BYTES) as Address;
+            let to = to + (index * S::STAGE_BYTES) as Address;
             // SAFETY: callers write inside their buffers; the pinned memory is left alone until the event.
-            unsafe {
-                result::memcpy_htod_async(to, staged, self.stream)
-                    .and_then(|()| result::event::record(copied, self.stream))
-                    .and_then(|()| {
-                        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-                        result::stream::wait_event(compute, copied, flags)
-                    })
-            }
-            .map_err(|error| failed("take weights", error))?;
+            unsafe { streams.copy(to, staged) }?;
+            streams.record(copied, Stream::Copies)?;
+            streams.wait(Stream::Compute, copied)?;
         }
         Ok(())
     }
 
-    /// Gives all memory that weights have left back to the driver, once everything is done.
-    pub fn release_unused(&mut self) -> Result<()> {
+    /// Gives all memory that weights have left back to the device, once it is done with it.
+    pub fn release_unused(&mut self, streams: &S) -> Result<()> {
         for (address, left) in self.unused.drain().flat_map(|(_, all)| all) {
-            // SAFETY: used by nobody after the event.
-            unsafe {
-                result::event::synchronize(left)
-                    .and_then(|()| result::event::destroy(left))
-                    .and_then(|()| result::free_sync(address))
-            }
-            .map_err(|error| failed("free memory", error))?;
+            streams.finish(left)?;
+            streams.drop_event(left)?;
+            streams.give_back(address)?;
         }
         Ok(())
     }
 
-    /// Gives back everything; the context is about to go.
-    pub fn close(&mut self) {
-        let _ = self.release_unused();
-        // SAFETY: made by `new`; nothing runs any more.
-        unsafe {
-            let _ = result::stream::synchronize(self.stream);
-            for Stage { bytes, copied } in &self.stages {
-                let _ = result::event::destroy(*copied);
-                let _ = result::free_host(bytes.cast());
-            }
-            let _ = result::stream::destroy(self.stream);
+    /// Gives back everything; the device is about to go.
+    pub fn close(&mut self, streams: &S) -> Result<()> {
+        self.release_unused(streams)?;
+        for Stage { bytes, copied } in self.stages.take().into_iter().flatten() {
+            streams.finish(copied)?;
+            streams.drop_event(copied)?;
+            // SAFETY: pinned by `Stage::new`; its last copy is done.
+            unsafe { streams.unpin(bytes, S::STAGE_BYTES) }?;
         }
+        Ok(())
+    }
+}
+
+impl<E> Stage<E> {
+    fn new<S: Streams<Event = E>>(streams: &S) -> Result<Self> {
+        Ok(Self { bytes: streams.pin(S::STAGE_BYTES)?, copied: streams.new_event()? })
     }
 }
