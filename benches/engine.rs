@@ -10,7 +10,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::{env, path::PathBuf, time::Duration};
 use tuco::{
     backend::cpu::Cpu,
-    checkpoint::{Pair, Side},
+    checkpoint::{Pair, Reading, Side},
     engine::{Engine, unobserved},
     model::PairWeights,
     twin::{Branch, Twin},
@@ -26,7 +26,7 @@ fn score_and_plain(criterion: &mut Criterion) {
     let adapter = env::var_os("TUCO_BENCH_ADAPTER").map(PathBuf::from);
     let tuned = if adapter.is_some() { base.clone() } else { dir("TUCO_BENCH_TUNED", "tuned") };
     let sides = Twin::new(Side { model: base, adapter: None }, Side { model: tuned, adapter });
-    let pair = Pair::open_sides(&sides, None, false).expect("a pair");
+    let pair = Pair::open_sides(&sides, Reading::default()).expect("a pair");
     let prompts = common::prompts(pair.spec().ft.vocab_size);
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let backend = Cpu::new();

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use std::{fs, path::Path};
-use tuco::checkpoint::Checkpoint;
+use tuco::checkpoint::{Checkpoint, Reading};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
@@ -22,7 +22,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.gguf");
         fs::write(&path, bytes).unwrap();
-        if let Ok(checkpoint) = Checkpoint::open(&path, None) {
+        if let Ok(checkpoint) = Checkpoint::open(&path, Reading::default()) {
             for (name, tensor) in checkpoint.weights.names().filter_map(|name| Some((name, checkpoint.weights.get(name)?))) {
                 prop_assert_eq!(tensor.to_f32().len(), tensor.rows * tensor.cols, "{}", name);
             }

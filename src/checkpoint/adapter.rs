@@ -330,7 +330,7 @@ impl Adapter {
     fn check_finite(&self) -> Result<()> {
         let names: Vec<&str> = self.weights.names().collect();
         let bad = names.par_iter().find_map_first(|name| {
-            let index = self.weights.get(name)?.stored.first_non_finite()?;
+            let index = self.weights.get(name)?.stored.first_non_finite(|_| ())?;
             Some(format!("has a NaN or infinite element in {name}, at index {index}"))
         });
         bad.map_or(Ok(()), |problem| Err(self.broken(problem)))
@@ -360,6 +360,7 @@ impl Adapter {
                 f64::from(magnitude) / wide.iter().map(|v| v * v).sum::<f64>().sqrt()
             });
             all.insert(name.clone(), scales.collect::<Vec<f64>>());
+            model.let_go(tensor.stored.bytes);
         }
         for (name, scales) in all {
             self.updates.get_mut(&name).expect("it is one of them").row_scales = Some(scales);

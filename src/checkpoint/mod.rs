@@ -5,6 +5,7 @@ mod adapter;
 mod fingerprint;
 mod gguf;
 mod hub;
+mod pages;
 mod pair;
 mod quantization;
 mod stop_tokens;
@@ -13,7 +14,7 @@ mod weights;
 
 pub use adapter::{Adapter, base_of};
 pub use hub::resolve;
-pub use pair::{Pair, Side};
+pub use pair::{Pair, Reading, Side};
 pub use vocabulary::compare_vocabularies;
 pub use weights::Weights;
 
@@ -44,12 +45,12 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Opens a Hugging Face model directory, of a multimodal model its text part; or a GGUF file, or a directory that holds
-    /// one. With `dtype`, weights are read as if they had been stored in it.
+    /// one.
     ///
     /// # Errors
     /// A sentence that names the file and the field or tensor: usage errors for paths that are not there, checkpoint
     /// errors for everything that is broken or not supported.
-    pub fn open(path: &Path, dtype: Option<Dtype>) -> Result<Self> {
+    pub fn open(path: &Path, reading: Reading) -> Result<Self> {
         if adapter::is_adapter(path) {
             return Err(Error::usage(format!(
                 "{} is a PEFT adapter, not a model: pass it with --adapter",
@@ -58,15 +59,16 @@ impl Checkpoint {
         }
         let (path, spec, weights) = match find(path)? {
             Some(file) => {
-                let (spec, weights) = gguf::open(&file, dtype)?;
+                let (spec, weights) = gguf::open(&file, reading.dtype)?;
                 (file, spec, weights)
             }
             None => {
-                let (spec, weights) = open_directory(path, dtype)?;
+                let (spec, weights) = open_directory(path, reading.dtype)?;
                 (path.to_path_buf(), spec, weights)
             }
         };
-        let checkpoint = Self { path, weights: Arc::new(weights), spec, adapter: None };
+        let weights = Arc::new(weights.letting_go(reading.lets_go));
+        let checkpoint = Self { path, weights, spec, adapter: None };
         checkpoint.check_layers()?;
         checkpoint.position_embedding().transpose()?;
         checkpoint.check_unknown()?;
@@ -177,7 +179,7 @@ impl Checkpoint {
 
     fn finite(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
         let tensor = self.checked(name, shape)?;
-        match tensor.stored.first_non_finite() {
+        match tensor.stored.first_non_finite(|bytes| self.weights.let_go(bytes)) {
             None => Ok(tensor),
             Some(_) => Err(Error::checkpoint(format!(
                 "{}: tensor {name} has a NaN or infinite element",

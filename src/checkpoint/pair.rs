@@ -1,6 +1,6 @@
 //! Two checkpoints that are a pair: same shape, finite weights, and what they have in common.
 
-use super::{Checkpoint, compare_vocabularies, fingerprint};
+use super::{Checkpoint, Weights, compare_vocabularies, fingerprint};
 use crate::{
     Error, Result,
     model::{Head, LayerTensor, ModelSpec, PairWeights},
@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// A pre-trained model and the one fine-tuned from it.
@@ -21,6 +22,17 @@ pub struct Pair {
     shared: HashSet<(usize, LayerTensor)>,
     /// What a user should know before trusting the numbers, a sentence each.
     pub notices: Vec<String>,
+}
+
+/// How the weights of a pair are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// The type that weights are read as if they had been stored in; `None`: as they are.
+    pub dtype: Option<Dtype>,
+    /// Weights are rounded to the models' own types after the adapters were added.
+    pub merge: bool,
+    /// What was read of the files leaves memory, until it is read again.
+    pub lets_go: bool,
 }
 
 /// Where one model of a pair is.
@@ -40,20 +52,20 @@ impl Pair {
     /// refused.
     pub fn open(base: &Path, tuned: &Path, dtype: Option<Dtype>) -> Result<Self> {
         let side = |model: &Path| Side { model: model.to_path_buf(), adapter: None };
-        Self::open_sides(&Twin::new(side(base), side(tuned)), dtype, false)
+        let reading = Reading { dtype, ..Reading::default() };
+        Self::open_sides(&Twin::new(side(base), side(tuned)), reading)
     }
 
-    /// [`Pair::open`] for models with adapters on them. With `merge`, weights are rounded to the models' own types after
-    /// the adapters were added. One model on both sides is mapped once.
+    /// [`Pair::open`] for models with adapters on them. One model on both sides is mapped once.
     ///
     /// # Errors
     /// As [`Pair::open`] and [`Adapter::open`](super::Adapter::open).
-    pub fn open_sides(sides: &Twin<Side>, dtype: Option<Dtype>, merge: bool) -> Result<Self> {
-        let pt = Checkpoint::open(&sides.pt.model, dtype)?;
+    pub fn open_sides(sides: &Twin<Side>, reading: Reading) -> Result<Self> {
+        let pt = Checkpoint::open(&sides.pt.model, reading)?;
         let same = sides.pt.model == sides.ft.model;
-        let ft = if same { pt.clone() } else { Checkpoint::open(&sides.ft.model, dtype)? };
+        let ft = if same { pt.clone() } else { Checkpoint::open(&sides.ft.model, reading)? };
         let adapted = |checkpoint: Checkpoint, side: &Side| match &side.adapter {
-            Some(dir) => checkpoint.with_adapter(dir, merge),
+            Some(dir) => checkpoint.with_adapter(dir, reading.merge),
             None => Ok(checkpoint),
         };
         let checkpoints = Twin::new(adapted(pt, &sides.pt)?, adapted(ft, &sides.ft)?);
@@ -103,9 +115,28 @@ impl PairWeights for Pair {
         self.checkpoints.get(branch).layer_tensor(layer, tensor)
     }
 
+    fn lets_go(&self) -> bool {
+        weights(&self.checkpoints).any(Weights::lets_go)
+    }
+
+    fn expect(&self, tensor: &Tensor<'_>) {
+        weights(&self.checkpoints).for_each(|weights| weights.expect(tensor.stored.bytes));
+    }
+
+    fn let_go(&self, tensor: &Tensor<'_>) {
+        weights(&self.checkpoints).for_each(|weights| weights.let_go(tensor.stored.bytes));
+    }
+
     fn is_shared(&self, layer: usize, tensor: LayerTensor) -> bool {
         tensor.shape(&self.checkpoints.ft.spec, layer).is_none() || self.shared.contains(&(layer, tensor))
     }
+}
+
+/// The weights of both models, once where they are one model's.
+fn weights(checkpoints: &Twin<Checkpoint>) -> impl Iterator<Item = &Weights> {
+    let Twin { pt, ft } = checkpoints.as_ref().map(|checkpoint| &checkpoint.weights);
+    let other = (!Arc::ptr_eq(pt, ft)).then_some(ft);
+    std::iter::once(pt).chain(other).map(AsRef::as_ref)
 }
 
 fn check_shapes(checkpoints: &Twin<Checkpoint>) -> Result<()> {
@@ -164,7 +195,7 @@ fn check_finite(checkpoints: &Twin<Checkpoint>) -> Result<()> {
     }
     let bad = tensors.par_iter().find_map_first(|(checkpoint, name)| {
         let tensor = checkpoint.weights.get(name)?;
-        let index = tensor.stored.first_non_finite()?;
+        let index = tensor.stored.first_non_finite(|bytes| checkpoint.weights.let_go(bytes))?;
         let file = checkpoint.weights.file_of(name).display();
         let (row, col) = (index / tensor.cols, index % tensor.cols);
         Some(format!("{file}: tensor {name} has a NaN or infinite element at row {row}, column {col}"))
@@ -179,7 +210,7 @@ fn shared_tensors(checkpoints: &Twin<Checkpoint>) -> HashSet<(usize, LayerTensor
         .filter(|(layer, tensor)| {
             let tensors = [pt, ft].map(|checkpoint| checkpoint.layer_tensor(*layer, *tensor));
             let [Some(base), Some(tuned)] = tensors else { return false };
-            base.is_same(&tuned)
+            base.is_same(&tuned, |bytes| weights(checkpoints).for_each(|weights| weights.let_go(bytes)))
         })
         .collect()
 }

@@ -1,6 +1,6 @@
 //! Tensors of mapped and validated files: safetensors, one or many, or one GGUF file.
 
-use super::{quantization::Quantization, read_json};
+use super::{pages::MappedFiles, quantization::Quantization, read_json};
 use crate::{
     Error, Result,
     tensor::{Dtype, Encoding, Scales, Stored, Tensor},
@@ -19,7 +19,7 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// All tensors of a checkpoint, by name.
 pub struct Weights {
-    files: Vec<(PathBuf, Mmap)>,
+    files: MappedFiles,
     tensors: BTreeMap<String, Entry>,
     /// Factors of FP8 tensors, by name; no tensors of the model.
     scales: BTreeMap<String, Entry>,
@@ -122,7 +122,7 @@ impl Weights {
         let shards: Vec<_> = names.into_iter().map(|name| dir.join(name)).collect();
         let weights = Self::map(&shards)?;
         for (tensor, shard) in map {
-            let found = weights.tensors.get(tensor).map(|entry| &weights.files[entry.file].0);
+            let found = weights.tensors.get(tensor).map(|entry| weights.files.path(entry.file));
             if found
                 .is_none_or(|path| path.file_name().is_none_or(|name| name != shard.as_str().unwrap_or("")))
             {
@@ -138,6 +138,7 @@ impl Weights {
         tensors: BTreeMap<String, Entry>,
         rounded_to: Option<Dtype>,
     ) -> Self {
+        let files = MappedFiles::new(files);
         Self { files, tensors, scales: BTreeMap::new(), rounded_to, is_text_part: false }
     }
 
@@ -149,7 +150,7 @@ impl Weights {
             // SAFETY: a mapped checkpoint must not be changed while it is used; nobody rewrites checkpoints in place.
             let map = unsafe { Mmap::map(&file) }.map_err(|error| Error::unreadable(path, &error))?;
             weights.add(path, &map)?;
-            weights.files.push((path.clone(), map));
+            weights.files.push(path.clone(), map);
         }
         Ok(weights)
     }
@@ -172,7 +173,7 @@ impl Weights {
             let (type_name, range) = (format!("{:?}", view.dtype()), start..start + view.data().len());
             let entry = Entry::mapped(file, type_name, encoding, view.shape().to_vec(), range);
             if let Some(other) = self.tensors.insert(name.to_string(), entry) {
-                let first = self.files[other.file].0.display().to_string();
+                let first = self.files.path(other.file).display().to_string();
                 return Err(broken(format!("has tensor {name}, which {first} has already")));
             }
         }
@@ -212,7 +213,7 @@ impl Weights {
                 continue;
             }
             let broken = |problem: String| {
-                let file = self.files[entry.file].0.display();
+                let file = self.files.path(entry.file).display();
                 Error::checkpoint(format!("{file}: tensor {name} is {}{problem}", entry.type_name))
             };
             let scales_names = quantization.scales_of(name);
@@ -263,9 +264,29 @@ impl Weights {
 
     fn bytes_of<'a>(&'a self, entry: &'a Entry) -> &'a [u8] {
         match &entry.bytes {
-            Bytes::Mapped(range) => &self.files[entry.file].1[range.clone()],
+            Bytes::Mapped(range) => &self.files.bytes(entry.file)[range.clone()],
             Bytes::Own(bytes) => bytes,
         }
+    }
+
+    /// See [`Reading::lets_go`](super::Reading).
+    pub fn letting_go(mut self, lets_go: bool) -> Self {
+        self.files.lets_go = lets_go;
+        self
+    }
+
+    pub fn lets_go(&self) -> bool {
+        self.files.lets_go
+    }
+
+    /// Bytes of a tensor were read and are not needed for a while.
+    pub fn let_go(&self, bytes: &[u8]) {
+        self.files.let_go(bytes);
+    }
+
+    /// Bytes of a tensor will be read soon.
+    pub fn expect(&self, bytes: &[u8]) {
+        self.files.expect(bytes);
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -286,7 +307,7 @@ impl Weights {
     /// # Panics
     /// If there is no such tensor.
     pub fn file_of(&self, name: &str) -> &Path {
-        &self.files[self.tensors[name].file].0
+        self.files.path(self.tensors[name].file)
     }
 
     /// All files, in order.

@@ -11,7 +11,7 @@ use super::{
     workspace::{ContextSpace, RowSpace},
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Result,
     backend::{Backend, PartSums, Role, Rows, Sequence},
     metrics::RunningL1,
     model::{ModelSpec, PairWeights},
@@ -28,6 +28,16 @@ pub struct Mix {
 }
 
 impl Mix {
+    /// The branches whose blocks are computed at all.
+    pub fn branches(self) -> &'static [Branch] {
+        match self.alpha {
+            _ if self.contributions => &[Branch::Pt, Branch::Ft],
+            1.0 => &[Branch::Ft],
+            0.0 => &[Branch::Pt],
+            _ => &[Branch::Pt, Branch::Ft],
+        }
+    }
+
     /// The branches whose blocks are computed in a layer: alpha 1 needs none of the base, alpha 0 none of the tuned model.
     fn needed<B: Backend>(self, layer: &Layer<'_, B>) -> Twin<bool> {
         let needs = |without: f64| self.contributions || self.alpha != without;
@@ -148,7 +158,7 @@ impl<'e, 'a, B: Backend, W: PairWeights> Decoder<'e, 'a, B, W> {
             norms: vec![RunningL1::default(); last_rows.len()],
         };
         Pack {
-            x: self.engine.embeddings().embed(*backend, spec, Rows::Context, token_ids, positions),
+            x: self.engine.embed(Rows::Context, token_ids, positions),
             rows: token_ids.len(),
             places,
             layout: backend.layout(sequences),
@@ -171,16 +181,12 @@ impl<'e, 'a, B: Backend, W: PairWeights> Decoder<'e, 'a, B, W> {
         let Engine { backend, weights, .. } = self.engine;
         self.cache.fit(*backend);
         let layers = weights.spec().ft.num_hidden_layers;
-        for index in 0..layers {
-            let layer = self.engine.layer(index, meeting);
-            for pack in &mut packs {
-                self.pass_layer(index, &layer, pack);
-                if observer(pack.rows as f64 / layers as f64).is_break() {
-                    return Err(Error::new(ErrorKind::Interrupted, "stopped"));
-                }
-            }
-            backend.check()?;
-        }
+        self.engine.each_layer(meeting, self.mix.branches(), |index, layer| {
+            packs.iter_mut().try_for_each(|pack| {
+                self.pass_layer(index, layer, pack);
+                observer(pack.rows as f64 / layers as f64)
+            })
+        })?;
         let next = |pack: Pack<B>| {
             let logits = self.head.logits(*backend, &pack.x, pack.last_rows.len(), Tokens::All);
             let norms = pack.contributions.map(|contributions| contributions.norms);

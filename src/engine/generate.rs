@@ -18,7 +18,7 @@ use crate::{
     Error, Result,
     backend::{Backend, Sequence},
     metrics::tuco,
-    model::PairWeights,
+    model::{ModelSpec, PairWeights},
 };
 use rayon::prelude::*;
 use std::ops::{ControlFlow, Range};
@@ -57,6 +57,12 @@ impl Default for Generation {
 }
 
 impl Generation {
+    /// Bytes of the cache for each token.
+    pub fn cache_bytes(&self, spec: &ModelSpec) -> usize {
+        let mix = Mix { alpha: self.alpha, contributions: self.tuco };
+        mix.branches().len() * spec.num_hidden_layers * 2 * spec.key_width() * size_of::<f32>()
+    }
+
     /// # Errors
     /// A usage error for a number out of range.
     pub fn check(&self) -> Result<()> {
@@ -245,13 +251,6 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         let mut completions: Vec<Vec<Completion>> = prompts.iter().map(|_| Vec::new()).collect();
         drafts.into_iter().for_each(|draft| completions[draft.prompt].push(draft.completion()));
         Ok(completions)
-    }
-
-    /// Bytes of the cache for each token of [`Engine::generate`].
-    pub fn cache_bytes(&self, generation: &Generation) -> usize {
-        let spec = self.weights.spec().ft;
-        let branches = if !generation.tuco && [0.0, 1.0].contains(&generation.alpha) { 1 } else { 2 };
-        branches * spec.num_hidden_layers * 2 * spec.key_width() * size_of::<f32>()
     }
 }
 

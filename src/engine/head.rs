@@ -4,7 +4,7 @@ use super::layer::Meeting;
 use crate::{
     Result,
     backend::{Backend, Linear, Norm, Role, Rows},
-    model::{ModelSpec, PairWeights},
+    model::PairWeights,
     tensor::{Dtype, Tensor},
 };
 
@@ -26,7 +26,7 @@ pub struct Head<'w, B: Backend> {
     unembedding: Linear<B::Weight<'w>>,
     table: Tensor<'w>,
     norm_weight: Tensor<'w>,
-    spec: &'w ModelSpec,
+    weights: &'w dyn PairWeights,
 }
 
 impl<'w, B: Backend> Head<'w, B> {
@@ -43,14 +43,15 @@ impl<'w, B: Backend> Head<'w, B> {
             unembedding: Linear { weight: meeting.weight(backend, head.unembedding), bias: None },
             table: head.unembedding,
             norm_weight: head.norm,
-            spec,
+            weights,
         })
     }
 
     /// The logits of hidden states `x[rows, D]`, in f64, a list for each row. Few tokens are taken one by one: the
     /// unembedding is by far the largest weight.
     pub fn logits(&self, backend: &B, x: &B::Mat, rows: usize, tokens: Tokens<'_>) -> Vec<Vec<f64>> {
-        let mut normed = backend.zeros(Rows::Context, Role::Operand, rows, self.spec.hidden_size);
+        let spec = self.weights.spec().ft;
+        let mut normed = backend.zeros(Rows::Context, Role::Operand, rows, spec.hidden_size);
         backend.norm(x, &self.norm, None, &mut normed);
         let products: Vec<Vec<f64>> = match tokens {
             Tokens::All => {
@@ -68,12 +69,13 @@ impl<'w, B: Backend> Head<'w, B> {
                 let of_row = |row: &[f64]| {
                     directions.chunks_exact(row.len()).map(|direction| dot(row, direction)).collect()
                 };
-                hidden.chunks_exact(self.spec.hidden_size).map(of_row).collect()
+                hidden.chunks_exact(spec.hidden_size).map(of_row).collect()
             }
         };
+        self.weights.let_go(&self.table);
         let finish = |logit: f64| {
-            let scaled = logit / self.spec.logits_scaling;
-            self.spec.final_logit_softcapping.map_or(scaled, |cap| cap * (scaled / cap).tanh())
+            let scaled = logit / spec.logits_scaling;
+            spec.final_logit_softcapping.map_or(scaled, |cap| cap * (scaled / cap).tanh())
         };
         products.into_iter().map(|row| row.into_iter().map(finish).collect()).collect()
     }
@@ -108,6 +110,7 @@ impl<'w, B: Backend> Head<'w, B> {
         let mut logits = backend.zeros(Rows::Context, Role::Stream, N, self.table.rows);
         backend.linear(&normed, &self.unembedding, &mut logits);
         let logits = backend.read(&logits);
+        self.weights.let_go(&self.table);
         std::array::from_fn(|part| logits[part * self.table.rows..(part + 1) * self.table.rows].to_vec())
     }
 }

@@ -12,6 +12,7 @@
 mod cache;
 mod decode;
 mod experts;
+mod footprint;
 mod generate;
 mod head;
 mod layer;
@@ -26,6 +27,7 @@ mod trace;
 mod tree;
 mod workspace;
 
+pub use footprint::Footprint;
 pub use generate::{Completion, Finish, Generation, Listener, Prompt, Step, unheard};
 pub use head::{LOGITS_AT_ONCE, Tokens};
 pub use likelihood::{Continued, Likelihood};
@@ -36,9 +38,15 @@ pub use score::Score;
 pub use steer::check_alphas;
 pub use trace::{Split, Trace};
 
-use crate::{Error, ErrorKind, Result, backend::Backend, model::PairWeights, twin::Branch};
+use crate::{
+    Error, ErrorKind, Result,
+    backend::{Backend, Role, Rows},
+    model::{ModelSpec, PairWeights},
+    tensor::Tensor,
+    twin::{Branch, Twin},
+};
 use layer::{Layer, Meeting};
-use pack::{Batch, Embeddings, RopeTables};
+use pack::{Batch, RopeTables};
 use plan::Plan;
 use std::{ops::ControlFlow, sync::OnceLock};
 use workspace::Workspace;
@@ -96,6 +104,11 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         Self { prefix_sharing, ..self }
     }
 
+    /// The shapes of both models.
+    pub fn spec(&self) -> Twin<&'a ModelSpec> {
+        self.weights.spec()
+    }
+
     /// Counts the rows that scored prompts take together.
     pub fn row_count(&self) -> RowCount<'_> {
         RowCount::new(self.ropes(), self.prefix_sharing)
@@ -108,12 +121,28 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
     /// Lays `prompts` out and embeds them with the tuned model's embedding.
     fn embedded(&self, prompts: &[&[u32]]) -> Batch<B> {
         let plan = Plan::new(prompts, self.limits, self.prefix_sharing, &mut self.ropes());
-        Batch::embed(self.backend, &self.embeddings(), self.weights.spec().ft, prompts, plan)
+        let embed = |kind: Rows, ids: &[u32], positions: &[u32]| self.embed(kind, ids, positions);
+        Batch::embed(self.backend, &embed, prompts, plan)
     }
 
-    /// The tuned model's embeddings.
-    fn embeddings(&self) -> Embeddings<'_> {
-        Embeddings { tokens: self.weights.embedding(), positions: self.weights.position_embedding() }
+    /// Residual stream before the first layer, `[rows, D]`, of tokens at positions: the tuned model's embedding.
+    fn embed(&self, kind: Rows, token_ids: &[u32], positions: &[u32]) -> B::Mat {
+        let Self { backend, weights, .. } = self;
+        let spec = weights.spec().ft;
+        let look_up = |ids: &[u32], table: &Tensor<'_>| {
+            let mut rows = backend.zeros(kind, Role::Stream, ids.len(), spec.hidden_size);
+            backend.embed(ids, table, &mut rows);
+            weights.let_go(table);
+            rows
+        };
+        let mut rows = look_up(token_ids, &weights.embedding());
+        if spec.embedding_multiplier != 1.0 {
+            backend.scale(&mut rows, spec.embedding_multiplier);
+        }
+        if let Some(table) = weights.position_embedding() {
+            backend.accumulate(&look_up(positions, &table), &mut rows);
+        }
+        rows
     }
 
     /// The weights of a layer, on their way through or kept for the next batch.
@@ -141,24 +170,26 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         let spec = self.weights.spec().ft;
         let mut workspace = Workspace::new(self.backend, spec, batch.twin_rows());
         let share = |tokens: f64| observer(tokens / spec.num_hidden_layers as f64);
-        self.each_layer(branches, |layer| step(layer, batch, &mut workspace, &share))
+        self.each_layer(Meeting::Packs, branches, |_, layer| step(layer, batch, &mut workspace, &share))
     }
 
-    /// Takes a step with each layer. What the next one's blocks of these branches need is fetched while a device is at work.
+    /// Takes a step with each layer, whose number it is told. What the next one's blocks of these branches need is fetched while a
+    /// device is at work.
     ///
     /// # Errors
     /// [`ErrorKind::Interrupted`] when a step breaks; see also [`Backend::check`].
     fn each_layer(
         &self,
+        meeting: Meeting,
         branches: &[Branch],
-        mut step: impl FnMut(&Layer<'_, B>) -> ControlFlow<()>,
+        mut step: impl FnMut(usize, &Layer<'_, B>) -> ControlFlow<()>,
     ) -> Result<()> {
         let layers = self.weights.spec().ft.num_hidden_layers;
-        let mut next = Some(self.layer(0, Meeting::Packs));
-        for index in 1..=layers {
+        let mut next = Some(self.layer(0, meeting));
+        for index in 0..layers {
             let Some(layer) = next else { break };
-            let stopped = step(&layer).is_break();
-            next = (index < layers && !stopped).then(|| self.layer(index, Meeting::Packs));
+            let stopped = self.passing_through(index, branches, || step(index, &layer)).is_break();
+            next = (index + 1 < layers && !stopped).then(|| self.layer(index + 1, meeting));
             if let Some(next) = &next {
                 branches.iter().for_each(|branch| next.blocks.get(*branch).fetch(self.backend));
             }
@@ -168,5 +199,33 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
             }
         }
         Ok(())
+    }
+
+    /// Works with a layer of weights that are not always in memory: those of the next one are read meanwhile, and its own
+    /// leave memory afterwards.
+    fn passing_through<T>(&self, index: usize, branches: &[Branch], work: impl FnOnce() -> T) -> T {
+        if !self.weights.lets_go() {
+            return work();
+        }
+        // After the last layer the next batch, or the next token, comes to the first one.
+        let next = (index + 1) % self.weights.spec().ft.num_hidden_layers;
+        // The system may make the reader wait for the disk: not one of the threads that compute.
+        let done = std::thread::scope(|scope| {
+            scope
+                .spawn(|| self.layer_tensors(next, branches).for_each(|tensor| self.weights.expect(&tensor)));
+            work()
+        });
+        self.layer_tensors(index, branches).for_each(|tensor| self.weights.let_go(&tensor));
+        done
+    }
+
+    /// What the blocks of these branches read.
+    fn layer_tensors(&self, index: usize, branches: &[Branch]) -> impl Iterator<Item = Tensor<'a>> {
+        let weights = self.weights;
+        weights.spec().ft.layer_tensors(index).flat_map(move |tensor| {
+            // Layers take what is the same from the base.
+            let branches = if weights.is_shared(index, tensor) { &[Branch::Pt] } else { branches };
+            branches.iter().filter_map(move |branch| weights.layer_tensor(*branch, index, tensor))
+        })
     }
 }

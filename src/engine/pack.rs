@@ -5,9 +5,8 @@ use super::{
     plan::{Draft, Lineage, Plan},
 };
 use crate::{
-    backend::{Backend, Role, Ropes, Rows},
+    backend::{Backend, Ropes, Rows},
     model::{ModelSpec, Rope},
-    tensor::Tensor,
     twin::Twin,
 };
 use std::{collections::HashMap, ops::Range, sync::Arc};
@@ -99,35 +98,8 @@ impl<B: Backend> Pack<B> {
     }
 }
 
-/// Embedding tables: of tokens, and of positions where the model has one.
-pub struct Embeddings<'a> {
-    pub tokens: Tensor<'a>,
-    pub positions: Option<Tensor<'a>>,
-}
-
-impl Embeddings<'_> {
-    /// Residual stream before the first layer, `[rows, D]`, of tokens at positions.
-    pub fn embed<B: Backend>(
-        &self,
-        backend: &B,
-        spec: &ModelSpec,
-        kind: Rows,
-        token_ids: &[u32],
-        positions: &[u32],
-    ) -> B::Mat {
-        let mut rows = backend.zeros(kind, Role::Stream, token_ids.len(), spec.hidden_size);
-        backend.embed(token_ids, &self.tokens, &mut rows);
-        if spec.embedding_multiplier != 1.0 {
-            backend.scale(&mut rows, spec.embedding_multiplier);
-        }
-        if let Some(table) = &self.positions {
-            let mut learned = backend.zeros(kind, Role::Stream, token_ids.len(), spec.hidden_size);
-            backend.embed(positions, table, &mut learned);
-            backend.accumulate(&learned, &mut rows);
-        }
-        rows
-    }
-}
+/// Embeds tokens at positions, in rows of a kind.
+pub type Embed<'a, M> = &'a dyn Fn(Rows, &[u32], &[u32]) -> M;
 
 /// Prompts on their way through the layers together. Weights are read once for all of them: the context rows take
 /// turns, pack by pack, the few twin rows of all packs pass the projections together.
@@ -143,15 +115,7 @@ pub struct Batch<B: Backend> {
 
 impl<B: Backend> Batch<B> {
     /// Looks up the embeddings of `prompts`, which are laid out as `plan` says.
-    pub fn embed(
-        backend: &B,
-        tables: &Embeddings<'_>,
-        spec: &ModelSpec,
-        prompts: &[&[u32]],
-        plan: Plan,
-    ) -> Self {
-        let embed =
-            |kind: Rows, ids: &[u32], positions: &[u32]| tables.embed(backend, spec, kind, ids, positions);
+    pub fn embed(backend: &B, embed: Embed<'_, B::Mat>, prompts: &[&[u32]], plan: Plan) -> Self {
         let last = |prompt: &usize| prompts[*prompt].split_last().expect("a prompt has at least one token");
         let twin_ids: Vec<u32> = plan.prompts.iter().map(|prompt| *last(prompt).0).collect();
         let twin_positions: Vec<u32> =

@@ -95,10 +95,9 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         let spec = self.weights.spec();
         let mut ropes = self.ropes();
         let forests = plant(prompts, self.limits.tokens, &mut ropes);
-        let tables = self.embeddings();
         let mut packs: Vec<Pack<B>> = {
             let embedded = |forest: Forest| {
-                let x = tables.embed(backend, spec.ft, Rows::Context, &forest.token_ids, &forest.positions);
+                let x = self.embed(Rows::Context, &forest.token_ids, &forest.positions);
                 let streams = vec![Stream { x, alphas: (0..alphas.len()).collect() }];
                 let layout = backend.layout(&forest.sequences);
                 let chosen = forest.rows_from(first);
@@ -113,7 +112,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
             hidden_size: spec.ft.hidden_size,
         };
         let layers = spec.ft.num_hidden_layers as f64;
-        self.each_layer(&[Branch::Pt, Branch::Ft], |layer| {
+        self.each_layer(Meeting::Packs, &[Branch::Pt, Branch::Ft], |_, layer| {
             packs.iter_mut().try_for_each(|pack| {
                 steer_layer(backend, layer, alphas, pack, &mut space);
                 observer(pack.forest.tokens as f64 / layers)

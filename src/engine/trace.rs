@@ -87,7 +87,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
             forests.into_iter().map(|forest| Pack::embed(self, kind, forest)).collect();
         let mut space = Space::new(backend, spec, kind);
         let layers = spec.num_hidden_layers as f64;
-        self.each_layer(&[Branch::Pt, Branch::Ft], |layer| {
+        self.each_layer(Meeting::Packs, &[Branch::Pt, Branch::Ft], |_, layer| {
             packs.iter_mut().try_for_each(|pack| {
                 trace_layer(backend, layer, pack, &mut space);
                 observer(pack.forest.tokens as f64 / layers)
@@ -146,7 +146,7 @@ impl<M> Space<M> {
 impl<B: Backend> Pack<B> {
     fn embed<W: PairWeights>(engine: &Engine<'_, B, W>, kind: Rows, forest: Forest) -> Self {
         let (backend, spec) = (engine.backend, engine.weights.spec().ft);
-        let x = engine.embeddings().embed(backend, spec, kind, &forest.token_ids, &forest.positions);
+        let x = engine.embed(kind, &forest.token_ids, &forest.positions);
         let zeros = || backend.zeros(kind, Role::Stream, forest.rows(), spec.hidden_size);
         let sums = || Twin::new(zeros(), zeros());
         let sums = PartSums { attention: sums(), mlp: sums() };

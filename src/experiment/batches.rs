@@ -1,8 +1,8 @@
 //! How experiments that know all their prompts beforehand go through them.
 
-use super::rows::{BatchLimits, Failure, Filling, Outcome, Ready, Task, in_parts, watching};
+use super::rows::{BatchLimits, Failure, Filling, Outcome, Ready, Task, in_parts, stopped, watching};
 use crate::{
-    Error, ErrorKind, Result,
+    Result,
     engine::Observer,
     output::{Folder, Progress},
     prompt::Encoded,
@@ -94,7 +94,7 @@ impl Batching<'_> {
     ) -> Result<T> {
         self.progress.batch(rows as u64, tokens as u64);
         if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Interrupted, "stopped"));
+            return Err(stopped());
         }
         self.pool.install(|| work(&watching(self.progress, self.stop)))
     }

@@ -6,7 +6,7 @@ use crate::{
     backend::Backend,
     engine::{Completion, Engine, Finish, Generation, Observer, Prompt, RowCount, Sampling, Step},
     hash,
-    model::PairWeights,
+    model::{ModelSpec, PairWeights},
     prompt::Encoder,
 };
 use serde_json::{Map, Value, json};
@@ -62,8 +62,8 @@ impl Completing {
     }
 
     /// Tokens of a batch whose keys and values take little memory.
-    pub fn most_tokens<B: Backend, W: PairWeights>(&self, engine: &Engine<'_, B, W>) -> usize {
-        (CACHE_BYTES / engine.cache_bytes(&self.generation)).max(1)
+    pub fn most_tokens(&self, spec: &ModelSpec) -> usize {
+        (CACHE_BYTES / self.generation.cache_bytes(spec)).max(1)
     }
 
     /// Tokens that come to each prompt.
@@ -135,7 +135,7 @@ pub struct Text {
 impl<B: Backend, W: PairWeights> Generating<'_, B, W> {
     /// See [`Completing::most_tokens`].
     pub fn most_tokens(&self) -> usize {
-        self.completing.most_tokens(&self.engine)
+        self.completing.most_tokens(self.engine.spec().ft)
     }
 
     /// The rows' prompts with their seeds.

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod compare;
 pub mod cost;
 pub mod demo;
+pub mod dry_run;
 pub mod generate;
 pub mod inspect;
 pub mod jailbreak;

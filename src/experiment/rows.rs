@@ -3,9 +3,9 @@
 
 use crate::{
     Error, ErrorKind, Result,
-    engine::{Observer, RowCount},
+    engine::{Footprint, Observer, RowCount},
     output::{Done, LINE, Progress, Shard, Sink},
-    prompt::{Encoder, Line, Lines, RowError},
+    prompt::{Encoder, Line, Lines, RowError, RowErrorKind},
 };
 use serde_json::{Map, Value, json};
 use std::{
@@ -51,6 +51,38 @@ pub struct BatchLimits {
     pub prompts: usize,
     /// Tokens, a beginning that prompts share counted once.
     pub tokens: usize,
+    /// Bytes; `None`: what the others come to.
+    pub memory: Option<Memory>,
+}
+
+/// What batches may take of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    pub most: usize,
+    pub footprint: Footprint,
+}
+
+impl Memory {
+    /// Whether it is enough for a batch of so many rows and prompts, the longest of so many tokens.
+    fn holds(&self, rows: usize, prompts: usize, longest: usize) -> bool {
+        self.footprint.bytes(rows, prompts, longest) <= self.most
+    }
+
+    /// # Errors
+    /// Where a prompt alone is too much.
+    fn check(&self, tokens: usize) -> std::result::Result<(), Failure> {
+        if self.holds(tokens, 1, tokens) {
+            return Ok(());
+        }
+        // The longest that fits is found by halving.
+        let (mut fits, mut too_long) = (0, tokens);
+        while fits + 1 < too_long {
+            let middle = fits.midpoint(too_long);
+            *if self.holds(middle, 1, middle) { &mut fits } else { &mut too_long } = middle;
+        }
+        let message = format!("the prompt has {tokens} tokens, --max-memory leaves room for {fits}");
+        Err(RowError::new(RowErrorKind::OutOfMemory, message).into())
+    }
 }
 
 /// A batch as it fills.
@@ -61,19 +93,24 @@ pub struct Filling<'a> {
     /// Hidden states that are in memory for each row.
     streams: usize,
     prompts: usize,
+    /// Tokens of the longest prompt.
+    longest: usize,
     count: RowCount<'a>,
 }
 
 impl<'a> Filling<'a> {
     pub fn new(limits: BatchLimits, count: RowCount<'a>, new_tokens: usize, streams: usize) -> Self {
-        Self { limits, new_tokens, streams, prompts: 0, count }
+        Self { limits, new_tokens, streams, prompts: 0, longest: 0, count }
     }
 
     /// Whether one prompt more is too much; one that is not to be computed has no tokens. The first never is.
     fn is_full(&self, token_ids: Option<&Arc<[u32]>>) -> bool {
-        let new_tokens = (self.prompts + 1) * self.new_tokens;
-        let is_long =
-            |ids: &Arc<[u32]>| self.streams * self.count.rows_with(ids) + new_tokens > self.limits.tokens;
+        let prompts = self.prompts + 1;
+        let is_long = |ids: &Arc<[u32]>| {
+            let (rows, longest) = (self.count.rows_with(ids), self.longest.max(ids.len()));
+            self.streams * rows + prompts * self.new_tokens > self.limits.tokens
+                || self.limits.memory.is_some_and(|memory| !memory.holds(rows, prompts, longest))
+        };
         self.prompts > 0 && (self.prompts == self.limits.prompts || token_ids.is_some_and(is_long))
     }
 
@@ -81,15 +118,21 @@ impl<'a> Filling<'a> {
     pub fn add(&mut self, token_ids: Option<&Arc<[u32]>>) -> bool {
         let is_full = self.is_full(token_ids);
         if is_full {
-            self.prompts = 0;
+            (self.prompts, self.longest) = (0, 0);
             self.count.clear();
         }
         self.prompts += 1;
         if let Some(token_ids) = token_ids {
+            self.longest = self.longest.max(token_ids.len());
             self.count.add(token_ids);
         }
         is_full
     }
+}
+
+/// What a run that was asked to stop ends with.
+pub fn stopped() -> Error {
+    Error::new(ErrorKind::Interrupted, "stopped")
 }
 
 /// Hears how the work goes on, and stops it when it is asked to.
@@ -116,12 +159,12 @@ pub struct Run<'a, T> {
 }
 
 /// A row on its way: what the output repeats of the input, and its tokens if it has any.
-struct Pending {
+pub(super) struct Pending {
     line: u64,
     id: Value,
     label: Option<Value>,
     meta: Option<Value>,
-    tokens: std::result::Result<(Arc<[u32]>, bool), Failure>,
+    pub tokens: std::result::Result<(Arc<[u32]>, bool), Failure>,
 }
 
 impl Pending {
@@ -216,10 +259,12 @@ impl<T: Task> Run<'_, T> {
         )))
     }
 
-    fn encode(&self, line: Line) -> Pending {
+    pub(super) fn encode(&self, line: Line) -> Pending {
         let encoded = line.content.and_then(|content| self.encoder.encode(&content));
-        let tokens = encoded.map(|encoded| (encoded.token_ids.into(), encoded.truncated));
-        let tokens = tokens.map_err(Failure::from);
+        let tokens = encoded.map_err(Failure::from).and_then(|encoded| {
+            self.limits.memory.map_or(Ok(()), |memory| memory.check(encoded.token_ids.len()))?;
+            Ok((encoded.token_ids.into(), encoded.truncated))
+        });
         Pending { line: line.number, id: line.id, label: line.label, meta: line.meta, tokens }
     }
 
@@ -244,8 +289,7 @@ impl<T: Task> Run<'_, T> {
         for Pending { line, id, label, meta, tokens } in batch.drain(..) {
             let outcome = tokens.and_then(|_| outcomes.next().expect("an outcome for every row"));
             if let Err(error) = &outcome {
-                summary.errors += 1;
-                summary.first_error.get_or_insert_with(|| error.message.clone());
+                summary.note_error(error.message.clone());
             }
             rows.push(output_row(self.shard.map(|_| line), id, outcome, label, meta));
         }

@@ -174,6 +174,7 @@ impl Opened {
         let limits = BatchLimits {
             prompts: machine.batch_size.unwrap_or(usize::MAX),
             tokens: machine.max_batch_tokens,
+            memory: None,
         };
         let batching =
             Batching { limits, progress: &progress, pool, stop: &STOP, warn: &|text| self.tell(text) };

@@ -7,6 +7,7 @@ mod experiments;
 mod generate;
 mod jailbreak;
 mod many_shot;
+mod memory;
 mod merge;
 mod options;
 mod report;
@@ -60,6 +61,11 @@ pub fn stop_on_signals() {
 
 /// Opens the pair that the flags name.
 pub fn open_pair(options: &PairOptions) -> Result<Pair> {
+    Pair::open_sides(&sides(options)?, options.reading())
+}
+
+/// The two models that the flags name, with their adapters.
+fn sides(options: &PairOptions) -> Result<Twin<Side>> {
     let resolve = |flag: &str, name: &Option<String>, revision: &Option<String>| {
         name.as_ref().map(|name| checkpoint::resolve(flag, name, revision.as_deref())).transpose()
     };
@@ -77,9 +83,7 @@ pub fn open_pair(options: &PairOptions) -> Result<Pair> {
         (None, Some(_)) => base.clone(),
         (None, None) => return Err(Error::usage("--tuned is missing, and there is no --adapter")),
     };
-    let sides =
-        Twin::new(Side { model: base, adapter: adapters.pt }, Side { model: tuned, adapter: adapters.ft });
-    Pair::open_sides(&sides, options.dtype.dtype(), options.merge_adapter)
+    Ok(Twin::new(Side { model: base, adapter: adapters.pt }, Side { model: tuned, adapter: adapters.ft }))
 }
 
 /// The model that an adapter names as its base.

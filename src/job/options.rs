@@ -1,7 +1,7 @@
 //! The flags that several subcommands share, and their types.
 
 use super::device::{Device, KernelTarget, Precision, Resident};
-use crate::{prompt::Overlength, tensor::Dtype};
+use crate::{checkpoint::Reading, prompt::Overlength, tensor::Dtype};
 use chrono::NaiveDate;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use std::{path::PathBuf, str::FromStr};
@@ -36,6 +36,13 @@ pub struct PairOptions {
     /// What the weights are rounded to when they are read; auto takes them as stored
     #[arg(long, value_enum, default_value_t, env = "TUCO_DTYPE")]
     pub dtype: DtypeChoice,
+}
+
+impl PairOptions {
+    /// How the weights are read.
+    pub fn reading(&self) -> Reading {
+        Reading { dtype: self.dtype.dtype(), merge: self.merge_adapter, lets_go: false }
+    }
 }
 
 /// How rows become token ids.

@@ -2,19 +2,23 @@
 
 use super::{
     Computer, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, STOP, Work,
-    open_encoder, open_pair, shard::ShardChoice, thread_pool,
+    memory::{self, Resident, Size},
+    open_encoder,
+    shard::ShardChoice,
+    sides, thread_pool,
 };
 use crate::{
     Error, ErrorKind, Result,
     backend::{Backend, cpu::Cpu},
-    checkpoint::Pair,
-    engine::Engine,
+    checkpoint::{Pair, Reading},
+    engine::{Engine, Footprint, PackLimits},
     experiment::{
         generate::{Completing, Generating},
-        rows::{BatchLimits, Run, Task},
+        rows::{BatchLimits, Memory, Run, Task},
         score::{Columns, Scoring},
     },
-    output::{Done, Manifest, Progress, Shard, Sink},
+    model::PairWeights,
+    output::{self, Done, Manifest, Progress, Shard, Sink},
     prompt::{Encoder, Source},
     tensor::Dtype,
     twin::Twin,
@@ -40,6 +44,9 @@ pub struct RowsOptions {
     /// is then a folder that all parts share; `tuco merge` makes one file of them
     #[arg(long, value_name = "i/n|auto", requires = "output", env = "TUCO_SHARD")]
     pub shard: Option<ShardChoice>,
+    /// Only read and tokenize all rows, and tell how many rows, errors, tokens and batches there are
+    #[arg(long, env = "TUCO_DRY_RUN")]
+    pub dry_run: bool,
     /// Start again even if the output file holds rows
     #[arg(long, requires = "output")]
     pub overwrite: bool,
@@ -55,6 +62,10 @@ pub struct RowsOptions {
     pub prompts: PromptOptions,
     #[command(flatten)]
     pub machine: MachineOptions,
+    /// On the CPU: the most memory that the process may have in use, the weights that are mapped included (512M, 16G). Weights are
+    /// read layer by layer, once a batch, and batches are made to fit
+    #[arg(long, value_name = "SIZE", help_heading = "Machine", env = "TUCO_MAX_MEMORY")]
+    pub max_memory: Option<Size>,
 }
 
 /// What is done with each row.
@@ -73,6 +84,16 @@ impl What {
             What::Generate(completing) => completing.fingerprint(),
         }
     }
+
+    /// See [`memory::divide`].
+    fn divide(&self, limit: Size, pair: &Pair, threads: usize) -> Result<(PackLimits, Memory)> {
+        memory::divide(limit, pair.spec().ft, |limits| match self {
+            What::Score { .. } => Ok(Footprint::of_score(pair, limits, threads)),
+            What::Generate(completing) => {
+                Footprint::of_generation(pair, limits, threads, &completing.generation)
+            }
+        })
+    }
 }
 
 /// A run that can start.
@@ -86,6 +107,8 @@ pub struct RowsJob {
     sink: Sink,
     pool: rayon::ThreadPool,
     shard: Option<Shard>,
+    /// How `--max-memory` is divided.
+    memory: Option<(PackLimits, Memory)>,
     /// Rows of this run; in a shard about so many.
     total: u64,
     /// Rows to read at most.
@@ -101,6 +124,9 @@ impl RowsJob {
         mut options: RowsOptions,
         what: impl FnOnce(&Pair, &Encoder) -> Result<What>,
     ) -> Result<Self> {
+        if options.dry_run {
+            options.output = None;
+        }
         let environment = |name: &str| std::env::var(name).ok();
         let shard = options.shard.map(|choice| choice.resolve(environment)).transpose()?;
         let folder = shard.and_then(|_| options.output.take());
@@ -109,13 +135,21 @@ impl RowsJob {
             options.output = Some(shard.path(folder));
         }
         let pool = thread_pool(&options.machine)?;
-        let pair = pool.install(|| open_pair(&options.pair))?;
+        if options.max_memory.is_some() {
+            memory::give_back_what_is_freed();
+        }
+        let reading = Reading { lets_go: options.max_memory.is_some(), ..options.pair.reading() };
+        let pair = pool.install(|| Pair::open_sides(&sides(&options.pair)?, reading))?;
         let tell = |text: &str| {
             if !options.quiet {
                 tell(text);
             }
         };
         let computer = pool.install(|| Computer::choose(&options.machine, &pair, &tell))?;
+        if let (Some(_), false) = (options.max_memory, matches!(computer, Computer::Cpu(_))) {
+            let message = format!("--max-memory is for --device cpu, not for {}", computer.describe());
+            return Err(Error::usage(message));
+        }
         let neighbour = folder.as_deref().zip(shard).map(|(folder, shard)| shard.neighbour(folder));
         let neighbour = neighbour.transpose()?.flatten();
         let date = template_date(&options, neighbour.as_deref());
@@ -124,6 +158,8 @@ impl RowsJob {
         let source = Source::open(&options.input.inputs)?;
         let lines = source.count_lines()?;
         let limit = options.input.limit.map_or(u64::MAX, |limit| limit.of(lines));
+        let memory = options.max_memory.map(|limit| what.divide(limit, &pair, pool.current_num_threads()));
+        let memory = memory.transpose()?;
         let sink = match &options.output {
             None => Sink::Stdout,
             Some(path) => {
@@ -142,6 +178,7 @@ impl RowsJob {
             }
         };
         Ok(Self {
+            memory,
             total: lines.min(limit) / shard.map_or(1, |shard| shard.count),
             limit,
             shard,
@@ -174,8 +211,11 @@ impl RowsJob {
             None => self.pass(&progress).map_err(|error| how_to_go_on(&self.options, error))?,
         };
         let closing = progress.finish();
+        if let (Some(limit), false) = (self.options.max_memory, quiet) {
+            tell(&format!("{} of memory were in use at most, of {limit}", Resident::read()?.most));
+        }
         if self.sink.done().is_none() {
-            self.sink.finish(&summary)?;
+            self.sink.finish(&summary).map_err(|error| how_to_go_on(&self.options, error))?;
         }
         if !quiet {
             tell(&closing);
@@ -196,9 +236,22 @@ impl RowsJob {
 
 impl RowsJob {
     fn pass(&mut self, progress: &Progress) -> Result<Done> {
-        let Self { options, what, pair, computer, encoder, source, sink, pool, shard, limit, .. } = self;
-        let (shard, limit) = (*shard, *limit);
-        computer.run(Running { options, what, pair, encoder, source, sink, pool, shard, limit, progress })
+        let Self { options, what, pair, computer, encoder, source, sink, pool, shard, memory, limit, .. } =
+            self;
+        let (shard, memory, limit) = (*shard, *memory, *limit);
+        computer.run(Running {
+            options,
+            what,
+            pair,
+            encoder,
+            source,
+            sink,
+            pool,
+            shard,
+            memory,
+            limit,
+            progress,
+        })
     }
 }
 
@@ -213,6 +266,7 @@ fn how_to_go_on(options: &RowsOptions, error: Error) -> Error {
         ErrorKind::Device | ErrorKind::OutOfMemory => {
             format!("{error}; the rows in {path} are complete, the same command goes on")
         }
+        ErrorKind::Io => format!("{error}; what was written before is kept, the same command goes on"),
         _ => return error,
     };
     Error::new(error.kind, message)
@@ -228,6 +282,7 @@ struct Running<'a> {
     sink: &'a mut Sink,
     pool: &'a rayon::ThreadPool,
     shard: Option<Shard>,
+    memory: Option<(PackLimits, Memory)>,
     limit: u64,
     progress: &'a Progress,
 }
@@ -237,6 +292,10 @@ impl Work for Running<'_> {
 
     fn on<B: Backend>(self, backend: &B) -> Result<Done> {
         let engine = Engine::new(backend, self.pair);
+        let engine = match self.memory {
+            Some((limits, _)) => engine.with_limits(limits),
+            None => engine,
+        };
         let most_tokens = self.options.machine.max_batch_tokens;
         match self.what {
             What::Score { columns, prefix_sharing } => {
@@ -260,6 +319,7 @@ impl Running<'_> {
             limits: BatchLimits {
                 prompts: self.options.machine.batch_size.unwrap_or(usize::MAX),
                 tokens: most_tokens,
+                memory: self.memory.map(|(_, memory)| memory),
             },
             shard: self.shard,
             progress: self.progress,
@@ -267,7 +327,12 @@ impl Running<'_> {
         };
         let mut lines = self.source.lines();
         // The work is done by the pool's threads; reading, writing and telling stay on this one.
-        run.pass(&mut lines, self.limit, self.sink, self.pool, &tell)
+        if !self.options.dry_run {
+            return run.pass(&mut lines, self.limit, self.sink, self.pool, &tell);
+        }
+        let plan = run.plan(&mut lines, self.limit, &tell)?;
+        output::print(&plan.to_string())?;
+        Ok(plan.done)
     }
 }
 

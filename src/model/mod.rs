@@ -54,6 +54,17 @@ pub trait PairWeights: Sync {
     /// Whether the tensor is the same, to the bit, in both checkpoints.
     fn is_shared(&self, layer: usize, tensor: LayerTensor) -> bool;
 
+    /// Whether what is not read leaves memory.
+    fn lets_go(&self) -> bool {
+        false
+    }
+
+    /// A tensor will be read soon: begins to bring it to where it is read, and does not wait for it.
+    fn expect(&self, _tensor: &Tensor<'_>) {}
+
+    /// A tensor was read and is not needed for a while: it may leave memory.
+    fn let_go(&self, _tensor: &Tensor<'_>) {}
+
     /// Bytes of the layers of both models with two bytes for each element, what is the same in both counted once.
     fn layer_bytes_in_bf16(&self) -> usize {
         let spec = self.spec().ft;

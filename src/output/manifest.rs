@@ -130,6 +130,12 @@ pub struct Done {
 }
 
 impl Done {
+    /// Counts a row that is an error.
+    pub fn note_error(&mut self, message: String) {
+        self.errors += 1;
+        self.first_error.get_or_insert(message);
+    }
+
     fn to_json(&self) -> Value {
         let Done { rows, rows_of_all, errors, first_error } = self;
         json!({ "rows": rows, "rows_of_all": rows_of_all, "errors": errors, "first_error": first_error })

@@ -1,85 +1,188 @@
-//! Which line had an id first.
+//! Which lines use the id of an earlier one: found beforehand, by sorting all ids, in constant memory.
 
-use std::collections::HashMap;
+use std::io;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// The ids of all lines so far, in 24 bytes for each that was given and next to nothing for the rows without one.
-#[derive(Debug, Default)]
+use super::spill::{Record, Sorted, Sorter};
+
+/// Takes the ids of all lines.
+#[derive(Default)]
 pub(super) struct Ids {
-    /// Half a SHA-256 of each id given → its line. A collision would call a good row a duplicate: at 10^12 ids, once in 10^14 runs.
-    given: HashMap<[u8; 16], u64>,
-    /// Runs (first, last) of lines whose id is their number, ascending.
-    numbered: Vec<(u64, u64)>,
+    /// Half a SHA-256 of each id given, and its line; but of numbers that can be a line's, zero and the number. A collision
+    /// would call a good row a duplicate: at 10^12 ids, once in 10^14 runs.
+    given: Sorter,
+    /// Runs (first, last, 0) of lines whose id is their number, ascending.
+    numbered: Sorter,
+    /// The run that may go on.
+    run: Option<(u64, u64)>,
 }
 
 impl Ids {
-    /// Notes the id of line `number`, which is that number where none was `given`; gives the line that had the same id first.
-    pub fn claim(&mut self, given: Option<&Value>, number: u64) -> Option<u64> {
-        let Some(id) = given else {
-            let earlier = self.given.get(&key(&number.into())).copied();
-            match self.numbered.last_mut() {
-                Some((_, last)) if *last + 1 == number => *last = number,
-                _ => self.numbered.push((number, number)),
+    /// Notes the id of line `number`, which is that number where none was `given`. Lines come in order.
+    pub fn note(&mut self, given: Option<&Value>, number: u64) -> io::Result<()> {
+        match (given, &mut self.run) {
+            (Some(id), _) => {
+                let [high, low] = key(id);
+                self.given.push([high, low, number])
             }
-            return earlier;
-        };
-        if let Some(earlier) = id.as_u64().filter(|&id| self.is_numbered(id)) {
-            return Some(earlier);
+            (None, Some((_, last))) if *last + 1 == number => {
+                *last = number;
+                Ok(())
+            }
+            (None, run) => match run.replace((number, number)) {
+                Some((first, last)) => self.numbered.push([first, last, 0]),
+                None => Ok(()),
+            },
         }
-        let first = *self.given.entry(key(id)).or_insert(number);
-        (first != number).then_some(first)
     }
 
-    fn is_numbered(&self, number: u64) -> bool {
-        let run = self.numbered.partition_point(|&(first, _)| first <= number);
-        run > 0 && number <= self.numbered[run - 1].1
+    /// The lines whose id was used before.
+    pub fn duplicates(mut self) -> io::Result<Duplicates> {
+        if let Some((first, last)) = self.run {
+            self.numbered.push([first, last, 0])?;
+        }
+        let mut found = Sorter::default();
+        let mut runs = Runs { runs: self.numbered.sorted()?, run: None };
+        let mut group: Option<([u64; 2], u64)> = None;
+        for record in self.given.sorted()? {
+            let [high, low, line] = record?;
+            let is_numbered = high == 0 && runs.hold(low)?;
+            let first = match group {
+                Some((key, first)) if key == [high, low] => first,
+                // The first line of this id; or the one that has it for its number, wherever that is.
+                _ if is_numbered && low < line => low,
+                _ => {
+                    if is_numbered {
+                        found.push([low, line, 0])?;
+                    }
+                    group = Some(([high, low], line));
+                    continue;
+                }
+            };
+            group = Some(([high, low], first));
+            found.push([line, first, 0])?;
+        }
+        Duplicates::new(found.sorted()?)
+    }
+}
+
+/// Runs of lines, asked for ascending numbers.
+struct Runs {
+    runs: Sorted,
+    run: Option<Record>,
+}
+
+impl Runs {
+    fn hold(&mut self, number: u64) -> io::Result<bool> {
+        while self.run.is_none_or(|[_, last, _]| last < number) {
+            match self.runs.next() {
+                None => return Ok(false),
+                Some(run) => self.run = Some(run?),
+            }
+        }
+        Ok(self.run.is_some_and(|[first, ..]| first <= number))
+    }
+}
+
+/// Lines whose id an earlier line has used.
+pub(super) struct Duplicates {
+    /// (line, first line with its id, 0), ascending.
+    found: Sorted,
+    next: Option<Record>,
+}
+
+impl Duplicates {
+    fn new(mut found: Sorted) -> io::Result<Self> {
+        let next = found.next().transpose()?;
+        Ok(Self { found, next })
+    }
+
+    /// The line that used the id of line `number` first, if one before it did. Lines are asked for in order.
+    pub fn earlier(&mut self, number: u64) -> io::Result<Option<u64>> {
+        match self.next {
+            Some([line, first, _]) if line == number => {
+                self.next = self.found.next().transpose()?;
+                Ok(Some(first))
+            }
+            _ => Ok(None),
+        }
     }
 }
 
 /// The string `"7"` and the number 7 are different ids: JSON tells them apart, and so does the output.
-fn key(id: &Value) -> [u8; 16] {
+fn key(id: &Value) -> [u64; 2] {
+    /// Keeps hashes apart from numbers.
+    const HASH: u64 = 1 << 63;
+    if let Some(number) = id.as_u64() {
+        return [0, number];
+    }
     let hash = Sha256::digest(id.to_string().as_bytes());
-    let mut key = [0; 16];
-    key.copy_from_slice(&hash[..16]);
-    key
+    let (numbers, _) = hash.as_chunks();
+    [u64::from_le_bytes(numbers[0]) | HASH, u64::from_le_bytes(numbers[1])]
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
 
+    /// What all lines of these numbers and ids are told.
+    fn earlier(lines: &[(u64, Option<Value>)]) -> Vec<Option<u64>> {
+        let mut ids = Ids::default();
+        for (number, id) in lines {
+            ids.note(id.as_ref(), *number).unwrap();
+        }
+        let mut duplicates = ids.duplicates().unwrap();
+        lines.iter().map(|(number, _)| duplicates.earlier(*number).unwrap()).collect()
+    }
+
     #[test]
     fn the_first_line_of_an_id_is_told_to_all_others() {
-        let mut ids = Ids::default();
-        assert_eq!(ids.claim(Some(&json!("a")), 1), None);
-        assert_eq!(ids.claim(Some(&json!("b")), 2), None);
-        assert_eq!(ids.claim(Some(&json!("a")), 3), Some(1));
-        assert_eq!(ids.claim(Some(&json!("a")), 4), Some(1));
+        let lines = ["a", "b", "a", "a"].map(|id| Some(json!(id)));
+        let lines: Vec<_> = (1..).zip(lines).collect();
+        assert_eq!(earlier(&lines), [None, None, Some(1), Some(1)]);
     }
 
     #[test]
     fn a_string_is_not_the_number_it_spells() {
-        let mut ids = Ids::default();
-        assert_eq!(ids.claim(Some(&json!("7")), 1), None);
-        assert_eq!(ids.claim(Some(&json!(7)), 2), None);
-        assert_eq!(ids.claim(Some(&json!(-7)), 3), None);
-        assert_eq!(ids.claim(None, 7), Some(2));
+        let lines = [(1, Some(json!("7"))), (2, Some(json!(7))), (3, Some(json!(-7))), (7, None)];
+        assert_eq!(earlier(&lines), [None, None, None, Some(2)]);
     }
 
     #[test]
     fn line_numbers_count_as_ids_of_rows_without_one() {
-        let mut ids = Ids::default();
-        for number in [1, 2, 5, 6] {
-            assert_eq!(ids.claim(None, number), None);
+        let ids = [json!(2), json!(4), json!(5), json!(2), json!(100)];
+        let given = (7..).zip(ids.map(Some));
+        // Lines 3 and 4 were blank.
+        let lines: Vec<_> = [1, 2, 5, 6].map(|line| (line, None)).into_iter().chain(given).collect();
+        let told = [None, None, None, None, Some(2), None, Some(5), Some(2), None];
+        assert_eq!(earlier(&lines), told);
+    }
+
+    proptest! {
+        #[test]
+        fn all_lines_are_told_what_a_table_of_all_ids_says(
+            lines in prop::collection::vec((1u64..3, prop::option::of((0u64..60, any::<bool>()))), 0..200)
+        ) {
+            let mut number = 0;
+            let lines: Vec<(u64, Option<Value>)> = lines.into_iter().map(|(step, id)| {
+                number += step;
+                let id = id.map(|(id, is_text)| if is_text { json!(id.to_string()) } else { json!(id) });
+                (number, id)
+            }).collect();
+            let mut first = HashMap::new();
+            let expected: Vec<Option<u64>> = lines.iter().map(|(number, id)| {
+                let id = id.clone().unwrap_or(json!(number));
+                let first = *first.entry(id.to_string()).or_insert(*number);
+                (first != *number).then_some(first)
+            }).collect();
+            prop_assert_eq!(earlier(&lines), expected);
         }
-        assert_eq!(ids.numbered, [(1, 2), (5, 6)]);
-        assert_eq!(ids.claim(Some(&json!(2)), 7), Some(2));
-        assert_eq!(ids.claim(Some(&json!(4)), 8), None, "line 4 was blank");
-        assert_eq!(ids.claim(Some(&json!(5)), 9), Some(5));
-        assert_eq!(ids.claim(Some(&json!(100)), 10), None);
     }
 }

@@ -2,17 +2,17 @@
 
 use std::{
     collections::HashSet,
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read},
     sync::Arc,
 };
 
 use super::{
-    ids::Ids,
+    ids::{Duplicates, Ids},
     parse::{KNOWN_FIELDS, Row},
     row::{Line, RowError, RowErrorKind},
     source::{Format, Input},
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -27,9 +27,15 @@ pub(super) fn is_blank_byte(byte: u8) -> bool {
     byte.is_ascii_whitespace()
 }
 
+/// Where ids are sorted.
+fn failed(error: io::Error) -> Error {
+    Error::io("sort ids in the folder", &std::env::temp_dir(), &error)
+}
+
 /// Iterator over the lines of a [`Source`](super::Source), blank ones left out.
 ///
-/// Holds one line and, of all lines before, a hash of each id that was given. An `Err` means that reading failed; nothing follows.
+/// Holds one line. Before the first comes, all are read once to find ids that are used twice; what that takes is in temporary
+/// files. An `Err` means that reading failed; nothing follows.
 pub struct Lines {
     inputs: Arc<[Input]>,
     /// The input being read; `inputs.len()` at the end.
@@ -42,7 +48,8 @@ pub struct Lines {
     /// The line being read, or as much of it as may be.
     buffer: Vec<u8>,
     is_cut: bool,
-    ids: Ids,
+    /// Found when the first line is asked for.
+    duplicates: Option<Duplicates>,
     /// A field that the caller reads.
     expected: Option<String>,
     told: HashSet<String>,
@@ -59,7 +66,7 @@ impl Lines {
             starts: Vec::new(),
             buffer: Vec::new(),
             is_cut: false,
-            ids: Ids::default(),
+            duplicates: None,
             expected: None,
             told: HashSet::new(),
             warnings: Vec::new(),
@@ -131,13 +138,47 @@ impl Lines {
         line.strip_suffix(b"\r").unwrap_or(line)
     }
 
-    fn line(&mut self) -> Line {
+    /// Reads up to the next line with anything in it. `false`: there is none left.
+    fn read_row(&mut self) -> Result<bool> {
+        loop {
+            match self.read_line()? {
+                true if !self.is_cut && self.text().iter().copied().all(is_blank_byte) => {}
+                is_there => return Ok(is_there),
+            }
+        }
+    }
+
+    /// Reads all lines of the inputs for their ids.
+    fn find_duplicates(&self) -> Result<Duplicates> {
+        let mut ids = Ids::default();
+        // Lines of text have no ids of their own.
+        if self.inputs.iter().any(|input| input.format != Format::Text) {
+            let mut lines = Self::new(self.inputs.clone());
+            while lines.read_row()? {
+                ids.note(lines.row().id.as_ref(), lines.number).map_err(failed)?;
+            }
+        }
+        ids.duplicates().map_err(failed)
+    }
+
+    fn try_next(&mut self) -> Result<Option<Line>> {
+        if self.duplicates.is_none() && self.current < self.inputs.len() {
+            self.duplicates = Some(self.find_duplicates()?);
+        }
+        if !self.read_row()? {
+            return Ok(None);
+        }
+        let duplicates = self.duplicates.as_mut().expect("found above");
+        let earlier = duplicates.earlier(self.number).map_err(failed)?;
+        Ok(Some(self.line(earlier)))
+    }
+
+    fn line(&mut self, earlier: Option<u64>) -> Line {
         let number = self.number;
         let Row { id, label, meta, content, other } = self.row();
         for field in other.keys() {
             self.tell_unknown(field);
         }
-        let earlier = self.ids.claim(id.as_ref(), number);
         let id = id.unwrap_or_else(|| number.into());
         let content = match (content, earlier) {
             (Ok(_), Some(earlier)) => {
@@ -176,17 +217,11 @@ impl Iterator for Lines {
     type Item = Result<Line>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            match self.read_line() {
-                Ok(false) => return None,
-                Ok(true) if !self.is_cut && self.text().iter().copied().all(is_blank_byte) => {}
-                Ok(true) => return Some(Ok(self.line())),
-                Err(error) => {
-                    self.current = self.inputs.len();
-                    return Some(Err(error));
-                }
-            }
+        let line = self.try_next();
+        if line.is_err() {
+            self.current = self.inputs.len();
         }
+        line.transpose()
     }
 }
 

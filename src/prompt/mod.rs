@@ -24,6 +24,7 @@ mod lines;
 mod parse;
 mod row;
 mod source;
+mod spill;
 mod table;
 mod template;
 mod tokenizer_files;

@@ -102,6 +102,8 @@ pub enum RowErrorKind {
     TokenOutOfRange,
     /// More tokens than the model takes.
     TooLong,
+    /// More tokens than there is memory for.
+    OutOfMemory,
     /// The hidden state overflowed.
     NotFinite,
 }
@@ -120,6 +122,7 @@ impl RowErrorKind {
             Self::NoTokenizer => "no_tokenizer",
             Self::TokenOutOfRange => "token_out_of_range",
             Self::TooLong => "too_long",
+            Self::OutOfMemory => "out_of_memory",
             Self::NotFinite => "not_finite",
         }
     }

@@ -38,8 +38,6 @@ pub trait Passes: Send + Sync {
         observer: Observer<'_>,
     ) -> Result<Vec<Vec<Likelihood>>>;
     fn logits_of_parts(&self, split: &Split) -> Result<Split>;
-    /// See [`Completing::most_tokens`].
-    fn most_tokens(&self, completing: &Completing) -> usize;
     /// See [`Completing::complete`].
     fn complete(
         &self,
@@ -88,10 +86,6 @@ impl<B: Backend> Passes for Engine<'_, B, Pair> {
 
     fn logits_of_parts(&self, split: &Split) -> Result<Split> {
         self.logits_of_parts(split)
-    }
-
-    fn most_tokens(&self, completing: &Completing) -> usize {
-        completing.most_tokens(self)
     }
 
     fn complete(

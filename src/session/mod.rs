@@ -92,6 +92,7 @@ impl Session {
             limits: BatchLimits {
                 prompts: machine.batch_size.unwrap_or(usize::MAX),
                 tokens: machine.max_batch_tokens,
+                memory: None,
             },
             process: std::process::id(),
             turn: Mutex::new(()),
@@ -247,7 +248,7 @@ impl Session {
     ) -> Result<Vec<Vec<Text>>> {
         completing.check(self.encoder())?;
         self.pair().checkpoints.ft.head()?;
-        let most_tokens = self.opened.engines.with_dependent(|_, engine| engine.most_tokens(completing));
+        let most_tokens = completing.most_tokens(self.spec());
         let room = Room { new_tokens: completing.new_tokens(), most_tokens, ..Room::default() };
         let completions = self.pass(prompts, room, |engine, part| {
             engine.complete(part, completing, self.encoder(), observer)

@@ -5,10 +5,16 @@ mod bench;
 mod checkpoints;
 mod common;
 mod experiments;
+mod full_disk;
 mod generate;
 mod jailbreak;
+mod memory;
 mod quantized;
 mod reports;
 mod scene;
 mod score;
 mod shards;
+
+#[cfg(target_os = "linux")]
+#[path = "../../benches/common/mod.rs"]
+mod random_pair;

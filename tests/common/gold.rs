@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::{fs, path::Path};
 use tuco::{
     backend::Backend,
-    checkpoint::{Pair, Side},
+    checkpoint::{Pair, Reading, Side},
     engine::{Engine, unobserved},
     metrics,
     twin::{Branch, Twin},
@@ -31,7 +31,7 @@ pub fn open(case: &Path) -> Pair {
         Side { model: base, adapter: found("base_adapter") },
         Side { model: tuned, adapter: found("adapter") },
     );
-    Pair::open_sides(&sides, None, false).unwrap()
+    Pair::open_sides(&sides, Reading::default()).unwrap()
 }
 
 /// The largest relative error of any number of any prompt, and which it is.

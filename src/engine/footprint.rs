@@ -1,0 +1,187 @@
+//! What passes take in memory on the CPU, whose context rows are f32 and twin rows f64: upper bounds, so that batches fit what
+//! a job may use.
+
+use super::{Generation, PackLimits, decode::Mix};
+use crate::{
+    Result,
+    model::{LayerTensor, ModelSpec, PairWeights},
+    tensor::Tensor,
+    twin::Branch,
+};
+use std::collections::HashSet;
+
+/// Bytes of an element of context rows and of widened weights, and of twin rows.
+const F32: usize = 4;
+const F64: usize = 8;
+
+/// The system brings a file's pages to memory in groups of so many bytes.
+const PAGES_AT_ONCE: usize = 64 << 10;
+
+/// What a thread keeps besides what grows with the shapes: packed blocks of products, its stack.
+const THREAD: usize = 8 << 20;
+
+/// Columns of a product that a thread widens to f64 at once, and rows that meet them.
+const WIDENED_COLS: usize = 288;
+const WIDENED_ROWS: usize = 1024;
+
+/// Rows of a block of attention.
+const QUERIES: usize = 128;
+
+/// Twin rows that go through attention together.
+const TWIN_ROWS: usize = 8;
+
+/// Token ids, positions and the like of a row.
+const OF_A_ROW: usize = 64;
+
+/// The memory of a pass, as parts that grow with the batch and parts that do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Of a layer of both models, as they are in their files and widened.
+    weights: usize,
+    /// Of all threads together.
+    threads: usize,
+    /// For each row of the batch, for each prompt, and for each row of the workspace.
+    row: usize,
+    prompt: usize,
+    workspace: usize,
+    /// For each token of the longest prompt.
+    longest: usize,
+    /// For each prompt of a pack.
+    in_pack: usize,
+    limits: PackLimits,
+}
+
+impl Footprint {
+    /// Of [`Engine::score`](super::Engine::score), with or without a pass of the base for OutputCo.
+    pub fn of_score(weights: &impl PairWeights, limits: PackLimits, threads: usize) -> Self {
+        let spec = weights.spec().ft;
+        let (d, q, k, f) = widths(spec);
+        let twin_rows = 2 * (5 * d + 2 * q + k + f + of_experts(spec)) + 5 * d + 4 * spec.num_hidden_layers;
+        // What packs inherit of earlier ones, and the same joined with their own.
+        let inherited = 2 * (2 * d + 4 * k);
+        let both = [Branch::Pt, Branch::Ft];
+        let keys = 2 * k * d * F32;
+        Self {
+            weights: (widest_layer(weights, &both, &[Branch::Ft]) + keys)
+                .max(looked_up(&weights.embedding(), limits.tokens)),
+            prompt: F64 * twin_rows,
+            in_pack: 2 * F64 * spec.num_attention_heads * d,
+            ..Self::of_rows(spec, limits, threads, inherited)
+        }
+    }
+
+    /// Of [`Engine::generate`](super::Engine::generate).
+    ///
+    /// # Errors
+    /// Where there is no head.
+    pub fn of_generation(
+        weights: &impl PairWeights,
+        limits: PackLimits,
+        threads: usize,
+        generation: &Generation,
+    ) -> Result<Self> {
+        let spec = weights.spec().ft;
+        let (d, q, _, f) = widths(spec);
+        let mix = Mix { alpha: generation.alpha, contributions: generation.tuco };
+        // A cache that grows is there twice for a moment.
+        let cached = generation.cache_bytes(spec) * 3 / 2;
+        // As products give them, in f64, and as the caller gets them, twice: those before are still there.
+        let logits = spec.vocab_size * (F32 + 4 * F64);
+        let row_of_completion = logits + F32 * (2 * (2 * d + q + 2 * f) + of_experts(spec)) + F64 * 12 * d;
+        let head = weights.head()?.unembedding.stored.bytes.len();
+        let of_rows = Self::of_rows(spec, limits, threads, 2 * d + f);
+        Ok(Self {
+            weights: widest_layer(weights, mix.branches(), mix.branches())
+                .max(looked_up(&weights.embedding(), limits.tokens))
+                .max(head),
+            row: of_rows.row + cached,
+            prompt: generation.samples
+                * (row_of_completion + cached * generation.max_new_tokens.next_multiple_of(32)),
+            ..of_rows
+        })
+    }
+
+    /// What all passes take for their rows; `besides` elements for each row of the workspace.
+    fn of_rows(spec: &ModelSpec, limits: PackLimits, threads: usize, besides: usize) -> Self {
+        let (d, q, k, f) = widths(spec);
+        let heads = spec.num_attention_heads;
+        let inner = d.max(q).max(f);
+        let thread = THREAD
+            + F64 * WIDENED_COLS * (inner + WIDENED_ROWS)
+            + F64 * d * (2 * WIDENED_COLS / 3 + TWIN_ROWS * heads);
+        let thread_row = F32 * (2 * spec.head_dim + QUERIES) + F64 * TWIN_ROWS * heads;
+        Self {
+            weights: 0,
+            threads: threads * thread,
+            row: F32 * d + OF_A_ROW,
+            prompt: 0,
+            workspace: F32 * (2 * d + q + f + 4 * k + of_experts(spec) + besides),
+            longest: threads * thread_row,
+            in_pack: 0,
+            limits,
+        }
+    }
+
+    /// Bytes for weights and for threads, whatever is in the batch.
+    pub fn fixed(&self) -> [usize; 2] {
+        [self.weights, self.threads]
+    }
+
+    /// Bytes with a batch of so many rows and prompts, the longest of so many tokens.
+    pub fn bytes(&self, rows: usize, prompts: usize, longest: usize) -> usize {
+        let PackLimits { tokens, sequences } = self.limits;
+        let fixed: usize = self.fixed().iter().sum();
+        fixed
+            + rows * self.row
+            + prompts * self.prompt
+            + rows.min(tokens + longest) * self.workspace
+            + longest * self.longest
+            + prompts.min(sequences) * self.in_pack
+    }
+}
+
+/// `D`, `H · Dh`, `K · Dh`, `F`.
+fn widths(spec: &ModelSpec) -> (usize, usize, usize, usize) {
+    (spec.hidden_size, spec.query_width(), spec.key_width(), spec.intermediate_size)
+}
+
+/// Elements for each row that goes through experts.
+fn of_experts(spec: &ModelSpec) -> usize {
+    let of = |experts: &crate::model::ExpertsSpec| {
+        2 * spec.hidden_size + 2 * experts.count + experts.intermediate_size
+    };
+    spec.experts.as_ref().map_or(0, of)
+}
+
+/// Bytes of the layer that takes most: what is read of it, and what is widened.
+fn widest_layer(weights: &impl PairWeights, read: &[Branch], widened: &[Branch]) -> usize {
+    let spec = weights.spec().ft;
+    let of_layer = |layer: usize| -> usize {
+        let mut places = HashSet::new();
+        let mut bytes = 0;
+        for tensor in spec.layer_tensors(layer) {
+            let of = |branch: &Branch| weights.layer_tensor(*branch, layer, tensor);
+            for stored in read.iter().filter_map(of).map(|tensor| tensor.stored.bytes) {
+                // Fused tensors lie in one place.
+                bytes += if places.insert(stored.as_ptr_range()) { stored.len() } else { 0 };
+            }
+            bytes += widened.len() * widened_bytes(spec, layer, tensor);
+        }
+        bytes
+    };
+    (0..spec.num_hidden_layers).map(of_layer).max().unwrap_or(0)
+}
+
+/// Bytes of a weight in f32, with the columns that panels are padded with.
+fn widened_bytes(spec: &ModelSpec, layer: usize, tensor: LayerTensor) -> usize {
+    match tensor.shape(spec, layer) {
+        Some((rows, cols)) if !tensor.is_vector() => F32 * cols * (rows.next_multiple_of(16).max(80)),
+        _ => 0,
+    }
+}
+
+/// Bytes of a table that are in memory after some of its rows were looked up.
+fn looked_up(table: &Tensor<'_>, rows: usize) -> usize {
+    let row = table.stored.bytes.len() / table.rows.max(1);
+    table.stored.bytes.len().min(rows * (row + PAGES_AT_ONCE))
+}

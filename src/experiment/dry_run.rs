@@ -1,0 +1,61 @@
+//! What a run would do: all rows are read and tokenized, and nothing is computed.
+
+use super::rows::{Filling, Run, Task};
+use crate::{Result, output::Done, prompt::Lines};
+use std::{fmt, sync::atomic::Ordering};
+
+/// What a run would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub done: Done,
+    /// Of all prompts, and of the longest.
+    pub tokens: u64,
+    pub longest: usize,
+    pub batches: u64,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { done: Done { rows, errors, .. }, tokens, longest, batches } = self;
+        writeln!(f, "| rows | errors | tokens | longest prompt | batches |\n|---:|---:|---:|---:|---:|")?;
+        writeln!(f, "| {rows} | {errors} | {tokens} | {longest} | {batches} |")
+    }
+}
+
+impl<T: Task> Run<'_, T> {
+    /// Goes through `lines`, at most `limit` of them, as [`Run::pass`] does, and only counts.
+    ///
+    /// # Errors
+    /// Reading, or an interruption.
+    pub fn plan(&self, lines: &mut Lines, limit: u64, warn: &(dyn Fn(&str) + Sync)) -> Result<Plan> {
+        let mut plan = Plan::default();
+        let mut filling = Filling::new(self.limits, self.task.row_count(), self.task.new_tokens(), 1);
+        while plan.done.rows_of_all < limit {
+            let Some(line) = lines.next() else { break };
+            let line = line?;
+            plan.done.rows_of_all += 1;
+            lines.take_warnings().iter().for_each(|warning| warn(warning));
+            if self.shard.is_some_and(|shard| !shard.holds(&line.id)) {
+                continue;
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(super::rows::stopped());
+            }
+            let tokens = self.encode(line).tokens;
+            self.encoder.take_warnings().iter().for_each(|warning| warn(warning));
+            plan.done.rows += 1;
+            plan.batches += u64::from(filling.add(tokens.as_ref().ok().map(|(ids, _)| ids)));
+            let length = tokens.as_ref().map_or(0, |(ids, _)| ids.len());
+            plan.tokens += length as u64;
+            plan.longest = plan.longest.max(length);
+            if let Err(failure) = tokens {
+                plan.done.note_error(failure.message);
+            }
+            self.progress.batch(1, length as u64);
+            self.progress.advance(length as f64);
+            self.progress.batch_done();
+        }
+        plan.batches += u64::from(plan.done.rows > 0);
+        Ok(plan)
+    }
+}

@@ -1,0 +1,120 @@
+//! `--max-memory`: what batches may take, so that the process stays below it.
+
+use crate::{
+    Error, Result,
+    engine::{Footprint, PackLimits},
+    experiment::rows::Memory,
+    model::ModelSpec,
+};
+use std::{fmt, str::FromStr};
+
+/// Most that the workspace of a pack takes, as without a limit, and the most of its tokens.
+const PACK_ROOM: (usize, usize) = (208 << 20, 4096);
+
+/// A prompt of so many tokens has to fit.
+const LEAST_TOKENS: usize = 256;
+
+/// An amount of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(end);
+        let power = match unit.trim().to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
+            "K" => 1,
+            "M" => 2,
+            "G" => 3,
+            "T" => 4,
+            _ => 0,
+        };
+        match number.parse::<f64>() {
+            Ok(number) if power > 0 && number > 0.0 => Ok(Self((number * 1024f64.powi(power)) as u64)),
+            _ => Err("expected a number with K, M, G or T (512M, 1.5G), powers of 1024 bytes".into()),
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Rounded up, so that what is told to be enough is.
+        match self.0.div_ceil(1 << 20) {
+            mebibytes @ 0..10_240 => write!(f, "{mebibytes}M"),
+            mebibytes => write!(f, "{:.1}G", (mebibytes as f64 / 102.4).ceil() / 10.0),
+        }
+    }
+}
+
+/// What this process has in memory, and the most that it had.
+#[derive(Debug, Clone, Copy)]
+pub struct Resident {
+    pub now: Size,
+    pub most: Size,
+}
+
+impl Resident {
+    /// # Errors
+    /// A usage error where the system does not tell.
+    pub fn read() -> Result<Self> {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            let kibibytes = line.trim_start_matches(':').trim().strip_suffix(" kB")?;
+            Some(Size(kibibytes.parse::<u64>().ok()? << 10))
+        };
+        match (field("VmRSS"), field("VmHWM")) {
+            (Some(now), Some(most)) => Ok(Self { now, most }),
+            _ => Err(Error::usage(
+                "--max-memory needs /proc/self/status of Linux, which tells what a process has in memory",
+            )),
+        }
+    }
+}
+
+/// From this size on memory goes back to the system when it is freed.
+const GIVEN_BACK: usize = 256 << 10;
+
+/// Lets freed matrices go back to the system at once. As it is, glibc keeps them for the next ones, whose sizes are others: what
+/// is in memory would be half as much again as what is used.
+pub fn give_back_what_is_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: a setting of the allocator, which takes it at any time.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, GIVEN_BACK as libc::c_int);
+    }
+}
+
+/// Divides `limit` between what is in memory already, what any batch takes and what this leaves for its rows. `footprint` tells
+/// the second, with packs of given limits.
+///
+/// # Errors
+/// A usage error that says the least that would do and what takes it.
+pub fn divide(
+    limit: Size,
+    spec: &ModelSpec,
+    footprint: impl Fn(PackLimits) -> Result<Footprint>,
+) -> Result<(PackLimits, Memory)> {
+    let Resident { now, most } = Resident::read()?;
+    let smallest = footprint(PackLimits::for_model(spec, (0, PACK_ROOM.1)))?;
+    let [weights, threads] = smallest.fixed();
+    let tokens = LEAST_TOKENS.min(spec.context_length);
+    let least = smallest.bytes(tokens, 1, tokens);
+    let needed = Size((now.0 + least as u64).max(most.0));
+    if needed > limit {
+        return Err(Error::usage(format!(
+            "--max-memory {limit} is too little, the least is {needed}: {now} are in use once the pair is open ({most} were \
+             needed to open it), {} are for the weights of a layer, {} for threads, {} for a prompt of {tokens} tokens",
+            Size(weights as u64),
+            Size(threads as u64),
+            Size((least - weights - threads) as u64),
+        )));
+    }
+    let most = (limit.0 - now.0) as usize;
+    let spare = most - least;
+    let limits = PackLimits::for_model(spec, (PACK_ROOM.0.min(spare / 4), PACK_ROOM.1));
+    let footprint = footprint(limits)?;
+    Ok((limits, Memory { most, footprint }))
+}
