@@ -1,6 +1,6 @@
 //! What a run would do: all rows are read and tokenized, and nothing is computed.
 
-use super::rows::{Filling, Run, Task};
+use super::rows::{Filling, Run, Task, stopped};
 use crate::{Result, output::Done, prompt::Lines};
 use std::{fmt, sync::atomic::Ordering};
 
@@ -30,19 +30,11 @@ impl<T: Task> Run<'_, T> {
     pub fn plan(&self, lines: &mut Lines, limit: u64, warn: &(dyn Fn(&str) + Sync)) -> Result<Plan> {
         let mut plan = Plan::default();
         let mut filling = Filling::new(self.limits, self.task.row_count(), self.task.new_tokens(), 1);
-        while plan.done.rows_of_all < limit {
-            let Some(line) = lines.next() else { break };
-            let line = line?;
-            plan.done.rows_of_all += 1;
-            lines.take_warnings().iter().for_each(|warning| warn(warning));
-            if self.shard.is_some_and(|shard| !shard.holds(&line.id)) {
-                continue;
-            }
+        while let Some(line) = self.next(lines, limit, &mut plan.done, warn)? {
             if self.stop.load(Ordering::Relaxed) {
-                return Err(super::rows::stopped());
+                return Err(stopped());
             }
-            let tokens = self.encode(line).tokens;
-            self.encoder.take_warnings().iter().for_each(|warning| warn(warning));
+            let tokens = self.encode(line, warn).tokens;
             plan.done.rows += 1;
             plan.batches += u64::from(filling.add(tokens.as_ref().ok().map(|(ids, _)| ids)));
             let length = tokens.as_ref().map_or(0, |(ids, _)| ids.len());

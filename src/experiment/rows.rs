@@ -213,14 +213,7 @@ impl<T: Task> Run<'_, T> {
         let mut batch: Vec<Pending> = Vec::new();
         let mut filling = Filling::new(self.limits, self.task.row_count(), self.task.new_tokens(), 1);
         let mut resuming = true;
-        while summary.rows_of_all < limit {
-            let Some(line) = lines.next() else { break };
-            let line = line?;
-            summary.rows_of_all += 1;
-            lines.take_warnings().iter().for_each(|warning| warn(warning));
-            if self.shard.is_some_and(|shard| !shard.holds(&line.id)) {
-                continue;
-            }
+        while let Some(line) = self.next(lines, limit, &mut summary, warn)? {
             if resuming {
                 if let Some(written) = sink.next_written()? {
                     self.check_off(&line, &written.id)?;
@@ -231,8 +224,7 @@ impl<T: Task> Run<'_, T> {
                 }
                 resuming = false;
             }
-            let pending = self.encode(line);
-            self.encoder.take_warnings().iter().for_each(|warning| warn(warning));
+            let pending = self.encode(line, warn);
             if filling.add(pending.tokens.as_ref().ok().map(|(ids, _)| ids)) {
                 self.flush(&mut batch, sink, pool, &mut summary, warn)?;
             }
@@ -248,6 +240,25 @@ impl<T: Task> Run<'_, T> {
         }
     }
 
+    /// The next row that is this run's, counted with those of other shards before it; at most `limit` are read.
+    pub(super) fn next(
+        &self,
+        lines: &mut Lines,
+        limit: u64,
+        read: &mut Done,
+        warn: &(dyn Fn(&str) + Sync),
+    ) -> Result<Option<Line>> {
+        while read.rows_of_all < limit {
+            let Some(line) = lines.next().transpose()? else { break };
+            read.rows_of_all += 1;
+            lines.take_warnings().iter().for_each(|warning| warn(warning));
+            if self.shard.is_none_or(|shard| shard.holds(&line.id)) {
+                return Ok(Some(line));
+            }
+        }
+        Ok(None)
+    }
+
     fn check_off(&self, line: &Line, written: &Value) -> Result<()> {
         if line.id == *written {
             return Ok(());
@@ -259,8 +270,9 @@ impl<T: Task> Run<'_, T> {
         )))
     }
 
-    pub(super) fn encode(&self, line: Line) -> Pending {
+    pub(super) fn encode(&self, line: Line, warn: &(dyn Fn(&str) + Sync)) -> Pending {
         let encoded = line.content.and_then(|content| self.encoder.encode(&content));
+        self.encoder.take_warnings().iter().for_each(|warning| warn(warning));
         let tokens = encoded.map_err(Failure::from).and_then(|encoded| {
             self.limits.memory.map_or(Ok(()), |memory| memory.check(encoded.token_ids.len()))?;
             Ok((encoded.token_ids.into(), encoded.truncated))
