@@ -120,6 +120,10 @@ fn what_max_memory_cannot_mean_is_told() {
         run(on_pair("score", &["in.jsonl"]).arg(format!("--max-memory={size}")))
             .expect(2, &["--max-memory", "expected a number with K, M, G or T"]);
     }
+    for size in ["98304K", "96MiB", "0.1gb"] {
+        run(&mut on_pair("score", &["in.jsonl", "--dry-run", "--max-memory", size]))
+            .expect(0, &["in use at most"]);
+    }
     run(&mut on_pair("score", &["in.jsonl", "--max-memory", "1G", "--device", "reference"]))
         .expect(2, &["--max-memory is for --device cpu, not for reference"]);
 }
