@@ -9,27 +9,33 @@
 
 from ._native import Completion, Scores, Trace, __version__
 from .errors import (
+    BadRowsError,
     CheckpointError,
     DeviceError,
+    IncompleteError,
     MismatchError,
     OutOfMemoryError,
     PromptError,
     ReadWriteError,
+    StoppedError,
     TucoError,
     UsageError,
 )
 from .pair import Pair
 
 __all__ = [
+    "BadRowsError",
     "CheckpointError",
     "Completion",
     "DeviceError",
+    "IncompleteError",
     "MismatchError",
     "OutOfMemoryError",
     "Pair",
     "PromptError",
     "ReadWriteError",
     "Scores",
+    "StoppedError",
     "Trace",
     "TucoError",
     "UsageError",

@@ -1,7 +1,7 @@
 //! What the jobs of all experiments have in common, and those of `tuco sweep`, `tuco compare` and `tuco trace`.
 
 use super::{
-    Computer, FailOnError, MachineOptions, PairOptions, PromptOptions, STOP, Work, open_encoder, open_pair,
+    Caller, Computer, FailOnError, MachineOptions, PairOptions, PromptOptions, Work, open_encoder, open_pair,
     parse_count, thread_pool,
 };
 use crate::{
@@ -117,20 +117,21 @@ fn parse_folds(text: &str) -> Result<usize, String> {
 }
 
 /// The pair, the threads and the tokenizer of an experiment.
-pub struct Opened {
+pub struct Opened<'a> {
+    caller: Caller<'a>,
     pub options: ExperimentOptions,
     pub pair: Pair,
     pool: rayon::ThreadPool,
     pub encoder: Encoder,
 }
 
-impl Opened {
-    pub fn open(options: ExperimentOptions) -> Result<Self> {
+impl<'a> Opened<'a> {
+    pub fn open(options: ExperimentOptions, caller: Caller<'a>) -> Result<Self> {
         let pool = thread_pool(&options.machine)?;
         let pair = pool.install(|| open_pair(&options.pair))?;
         let date = options.prompts.template_date.unwrap_or_else(|| chrono::Local::now().date_naive());
         let encoder = open_encoder(&pair, &options.prompts, date)?;
-        Ok(Self { options, pair, pool, encoder })
+        Ok(Self { caller, options, pair, pool, encoder })
     }
 
     pub fn tell(&self, text: &str) {
@@ -175,8 +176,13 @@ impl Opened {
             prompts: machine.batch_size.unwrap_or(usize::MAX),
             tokens: machine.max_batch_tokens,
         };
-        let batching =
-            Batching { limits, progress: &progress, pool, stop: &STOP, warn: &|text| self.tell(text) };
+        let batching = Batching {
+            limits,
+            progress: &progress,
+            pool,
+            stop: self.caller.stop,
+            warn: &|text| self.tell(text),
+        };
         let computer = pool.install(|| Computer::choose(machine, pair, &|text| self.tell(text)))?;
         let outcome =
             computer.run(Running { experiment, opened: self, batching: &batching, folder: &mut folder });
@@ -193,7 +199,7 @@ impl Opened {
         summary["tuned"] = dirs.ft.into();
         summary["apply_chat_template"] = options.prompts.apply_chat_template.into();
         summary["tuco_version"] = env!("CARGO_PKG_VERSION").into();
-        summary["command"] = json!(std::env::args().collect::<Vec<_>>());
+        summary["command"] = json!(self.caller.command);
         let report = experiment::report(&summary).expect("an experiment's own summary");
         let errors = folder.errors();
         folder.finish(&summary, &report)?;
@@ -246,7 +252,7 @@ impl Experiment {
 /// An experiment on its way, whichever backend computes.
 struct Running<'a> {
     experiment: &'a Experiment,
-    opened: &'a Opened,
+    opened: &'a Opened<'a>,
     batching: &'a Batching<'a>,
     folder: &'a mut Folder,
 }
@@ -278,9 +284,9 @@ impl Work for Running<'_> {
 ///
 /// # Errors
 /// Everything that is wrong with flags, models and inputs before anything is computed.
-pub fn sweep(options: SweepOptions) -> Result<()> {
+pub fn sweep(options: SweepOptions, caller: Caller<'_>) -> Result<()> {
     check_alphas(&options.alphas)?;
-    let opened = Opened::open(options.common)?;
+    let opened = Opened::open(options.common, caller)?;
     // Where there is no head, nothing is computed in vain.
     opened.pair.checkpoints.ft.head()?;
     let examples = match &options.examples {
@@ -302,8 +308,8 @@ pub fn sweep(options: SweepOptions) -> Result<()> {
 ///
 /// # Errors
 /// As [`sweep()`].
-pub fn compare(options: CompareOptions) -> Result<()> {
-    let opened = Opened::open(options.common)?;
+pub fn compare(options: CompareOptions, caller: Caller<'_>) -> Result<()> {
+    let opened = Opened::open(options.common, caller)?;
     let mut prompts = Vec::new();
     let is_label = options.by == "label";
     opened.read(&options.inputs, Some(&options.by), |path, line| {
@@ -324,12 +330,12 @@ pub fn compare(options: CompareOptions) -> Result<()> {
 ///
 /// # Errors
 /// As [`sweep()`].
-pub fn trace(options: TraceOptions) -> Result<()> {
+pub fn trace(options: TraceOptions, caller: Caller<'_>) -> Result<()> {
     if options.prompt.is_empty() || options.response.as_ref().is_some_and(String::is_empty) {
         let what = if options.prompt.is_empty() { "the prompt" } else { "--response" };
         return Err(Error::usage(format!("{what} is empty, expected text")));
     }
-    let opened = Opened::open(options.common)?;
+    let opened = Opened::open(options.common, caller)?;
     opened.pair.checkpoints.ft.head()?;
     let encoder = &opened.encoder;
     let usage = |error: crate::prompt::RowError| Error::usage(error.message);

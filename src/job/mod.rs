@@ -22,6 +22,7 @@ pub use jailbreak::{JailbreakOptions, jailbreak};
 pub use many_shot::{ManyShotOptions, many_shot};
 pub use merge::{MergeOptions, merge};
 use options::parse_count;
+pub(crate) use options::{told_by_clap, without_environment};
 
 pub use options::{
     DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PrefixSharing, PromptOptions,
@@ -41,21 +42,16 @@ use crate::{
 use chrono::NaiveDate;
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::AtomicBool,
 };
 
-/// Set when the run is asked to stop (Ctrl-C, SIGTERM).
-pub static STOP: AtomicBool = AtomicBool::new(false);
-
-/// Lets Ctrl-C and SIGTERM stop the run cleanly; a second one ends it at once.
-pub fn stop_on_signals() {
-    // Fails only where a handler is set already, as in tests that run several jobs in one process.
-    let _ = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("tuco: stopping after what is written; once more stops at once");
-    });
+/// Who runs a job.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    /// The command line, which manifests and summaries keep.
+    pub command: &'a [String],
+    /// Set from outside to stop the job.
+    pub stop: &'a AtomicBool,
 }
 
 /// Opens the pair that the flags name.

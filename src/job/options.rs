@@ -133,11 +133,23 @@ pub enum PrefixSharing {
     Off,
 }
 
+/// A command whose flags, and those of its subcommands, have no environment variables.
+pub fn without_environment(command: Command) -> Command {
+    command.mut_args(|arg| arg.env(None::<&str>)).mut_subcommands(without_environment)
+}
+
+/// What clap says, in one sentence and without the usage of a program that nobody called.
+pub fn told_by_clap(error: &clap::Error) -> String {
+    let message = error.to_string();
+    let message = message.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = message.trim_start_matches("error: ").split_whitespace().collect();
+    words.join(" ")
+}
+
 impl Default for MachineOptions {
     /// The flags' own defaults.
     fn default() -> Self {
-        let command =
-            Self::augment_args(Command::new("").no_binary_name(true)).mut_args(|arg| arg.env(None::<&str>));
+        let command = without_environment(Self::augment_args(Command::new("").no_binary_name(true)));
         let none = command.try_get_matches_from([""; 0]).expect("no flag is required");
         Self::from_arg_matches(&none).expect("every flag has a default")
     }

@@ -1,7 +1,7 @@
 //! The jobs that write a row for every row of input: `tuco score` and `tuco generate`.
 
 use super::{
-    Computer, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, STOP, Work,
+    Caller, Computer, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, Work,
     open_encoder, open_pair, shard::ShardChoice, thread_pool,
 };
 use crate::{
@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
 };
 
 /// What these jobs have in common.
@@ -76,7 +77,8 @@ impl What {
 }
 
 /// A run that can start.
-pub struct RowsJob {
+pub struct RowsJob<'a> {
+    caller: Caller<'a>,
     options: RowsOptions,
     what: What,
     pair: Pair,
@@ -92,13 +94,14 @@ pub struct RowsJob {
     limit: u64,
 }
 
-impl RowsJob {
+impl<'a> RowsJob<'a> {
     /// Checks everything and opens the output; `what` is to be done may depend on the pair.
     ///
     /// # Errors
     /// See the modules that open pairs, prompts and outputs; nothing has been computed then.
     pub fn prepare(
         mut options: RowsOptions,
+        caller: Caller<'a>,
         what: impl FnOnce(&Pair, &Encoder) -> Result<What>,
     ) -> Result<Self> {
         let environment = |name: &str| std::env::var(name).ok();
@@ -128,8 +131,8 @@ impl RowsJob {
             None => Sink::Stdout,
             Some(path) => {
                 let device = computer.name();
-                let manifest =
-                    pool.install(|| manifest(&options, &what, &pair, &device, &encoder, &source, date))?;
+                let manifest = pool
+                    .install(|| manifest(&options, caller, &what, &pair, &device, &encoder, &source, date))?;
                 let manifest = match shard {
                     None => manifest,
                     Some(shard) => manifest.with("shards", shard.count.into()),
@@ -142,6 +145,7 @@ impl RowsJob {
             }
         };
         Ok(Self {
+            caller,
             total: lines.min(limit) / shard.map_or(1, |shard| shard.count),
             limit,
             shard,
@@ -194,11 +198,24 @@ impl RowsJob {
     }
 }
 
-impl RowsJob {
+impl RowsJob<'_> {
     fn pass(&mut self, progress: &Progress) -> Result<Done> {
-        let Self { options, what, pair, computer, encoder, source, sink, pool, shard, limit, .. } = self;
-        let (shard, limit) = (*shard, *limit);
-        computer.run(Running { options, what, pair, encoder, source, sink, pool, shard, limit, progress })
+        let Self { caller, options, what, pair, computer, encoder, source, sink, pool, shard, limit, .. } =
+            self;
+        let (stop, shard, limit) = (caller.stop, *shard, *limit);
+        computer.run(Running {
+            options,
+            what,
+            pair,
+            encoder,
+            source,
+            sink,
+            pool,
+            shard,
+            limit,
+            progress,
+            stop,
+        })
     }
 }
 
@@ -230,6 +247,7 @@ struct Running<'a> {
     shard: Option<Shard>,
     limit: u64,
     progress: &'a Progress,
+    stop: &'a AtomicBool,
 }
 
 impl Work for Running<'_> {
@@ -263,7 +281,7 @@ impl Running<'_> {
             },
             shard: self.shard,
             progress: self.progress,
-            stop: &STOP,
+            stop: self.stop,
         };
         let mut lines = self.source.lines();
         // The work is done by the pool's threads; reading, writing and telling stay on this one.
@@ -287,8 +305,10 @@ fn template_date(options: &RowsOptions, neighbour: Option<&Path>) -> NaiveDate {
 }
 
 /// What the rows depend on, and what is good to know.
+#[allow(clippy::too_many_arguments)]
 fn manifest(
     options: &RowsOptions,
+    caller: Caller<'_>,
     what: &What,
     pair: &Pair,
     device: &str,
@@ -327,7 +347,7 @@ fn manifest(
     let paths = Twin::new(&pair.checkpoints.pt.path, &pair.checkpoints.ft.path);
     let adapters = pair.checkpoints.as_ref().map(|checkpoint| checkpoint.adapter.as_ref().map(|a| &a.dir));
     let about = json!({
-        "command": std::env::args().collect::<Vec<_>>(),
+        "command": caller.command,
         "base_dir": paths.pt,
         "tuned_dir": paths.ft,
         "base_adapter_dir": adapters.pt,
