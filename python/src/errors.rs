@@ -12,7 +12,7 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
         ErrorKind::Io => "ReadWriteError",
         ErrorKind::Device => "DeviceError",
         ErrorKind::OutOfMemory => "OutOfMemoryError",
-        ErrorKind::Interrupted => "StoppedError",
+        ErrorKind::Interrupted => "TucoError",
         ErrorKind::BadRows => "BadRowsError",
         ErrorKind::Incomplete => "IncompleteError",
     };

@@ -17,7 +17,6 @@ from .errors import (
     OutOfMemoryError,
     PromptError,
     ReadWriteError,
-    StoppedError,
     TucoError,
     UsageError,
 )
@@ -35,7 +34,6 @@ __all__ = [
     "PromptError",
     "ReadWriteError",
     "Scores",
-    "StoppedError",
     "Trace",
     "TucoError",
     "UsageError",

@@ -64,12 +64,6 @@ class IncompleteError(TucoError):
     exit_code = 3
 
 
-class StoppedError(TucoError):
-    """Stopped from outside; the same call goes on."""
-
-    exit_code = 75
-
-
 class ReadWriteError(TucoError, OSError):
     """Reading or writing failed; it may work later."""
 

@@ -92,11 +92,11 @@ impl Batching<'_> {
         tokens: usize,
         work: impl FnOnce(Observer<'_>) -> Result<T> + Send,
     ) -> Result<T> {
-        self.progress.batch(rows as u64, tokens as u64);
+        let batch = self.progress.batch(rows as u64, tokens as u64);
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Interrupted, "stopped"));
         }
-        self.pool.install(|| work(&watching(self.progress, self.stop)))
+        self.pool.install(|| work(&watching(self.progress, batch, &[self.stop])))
     }
 }
 

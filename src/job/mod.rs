@@ -15,7 +15,7 @@ mod score;
 mod shard;
 
 pub use bench::{BenchOptions, bench};
-pub use device::{Computer, Device, Precision, Resident, Work};
+pub use device::{Computer, Computers, Device, Precision, Resident, SharedWork, Work};
 pub use experiments::{CompareOptions, ExperimentOptions, SweepOptions, TraceOptions, compare, sweep, trace};
 pub use generate::{ChoiceOptions, GenerateOptions, generate};
 pub use jailbreak::{JailbreakOptions, jailbreak};
@@ -122,8 +122,18 @@ pub fn open_encoder(pair: &Pair, options: &PromptOptions, template_date: NaiveDa
 
 /// The threads that do the work.
 pub fn thread_pool(options: &MachineOptions) -> Result<rayon::ThreadPool> {
+    threads(options.threads.unwrap_or(0))
+}
+
+/// The threads of several devices, which share them alike. Each has its own, so that none waits for the work of another.
+pub fn thread_pools(options: &MachineOptions, count: usize) -> Result<Vec<rayon::ThreadPool>> {
+    let all = options.threads.unwrap_or_else(rayon::current_num_threads);
+    (0..count).map(|_| threads((all / count).max(1))).collect()
+}
+
+fn threads(count: usize) -> Result<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads.unwrap_or(0))
+        .num_threads(count)
         .build()
         .map_err(|error| Error::usage(format!("--threads: cannot start the threads: {error}")))
 }

@@ -1,8 +1,8 @@
 //! The jobs that write a row for every row of input: `tuco score` and `tuco generate`.
 
 use super::{
-    Caller, Computer, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, Work,
-    open_encoder, open_pair, shard::ShardChoice, thread_pool,
+    Caller, Computers, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, SharedWork,
+    open_encoder, open_pair, shard::ShardChoice, thread_pool, thread_pools,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -11,7 +11,7 @@ use crate::{
     engine::Engine,
     experiment::{
         generate::{Completing, Generating},
-        rows::{BatchLimits, Run, Task},
+        rows::{BatchLimits, Run, Task, Worker},
         score::{Columns, Scoring},
     },
     output::{Done, Manifest, Progress, Shard, Sink},
@@ -82,11 +82,12 @@ pub struct RowsJob<'a> {
     options: RowsOptions,
     what: What,
     pair: Pair,
-    computer: Computer,
+    computers: Computers,
     encoder: Encoder,
     source: Source,
     sink: Sink,
-    pool: rayon::ThreadPool,
+    /// The threads of each device.
+    pools: Vec<rayon::ThreadPool>,
     shard: Option<Shard>,
     /// Rows of this run; in a shard about so many.
     total: u64,
@@ -118,7 +119,7 @@ impl<'a> RowsJob<'a> {
                 tell(text);
             }
         };
-        let computer = pool.install(|| Computer::choose(&options.machine, &pair, &tell))?;
+        let computers = pool.install(|| Computers::choose(&options.machine, &pair, &tell))?;
         let neighbour = folder.as_deref().zip(shard).map(|(folder, shard)| shard.neighbour(folder));
         let neighbour = neighbour.transpose()?.flatten();
         let date = template_date(&options, neighbour.as_deref());
@@ -130,7 +131,7 @@ impl<'a> RowsJob<'a> {
         let sink = match &options.output {
             None => Sink::Stdout,
             Some(path) => {
-                let device = computer.name();
+                let device = computers.name();
                 let manifest = pool
                     .install(|| manifest(&options, caller, &what, &pair, &device, &encoder, &source, date))?;
                 let manifest = match shard {
@@ -144,6 +145,10 @@ impl<'a> RowsJob<'a> {
                 Sink::create(path, manifest, options.overwrite)?
             }
         };
+        let pools = match computers.count() {
+            1 => vec![pool],
+            count => thread_pools(&options.machine, count)?,
+        };
         Ok(Self {
             caller,
             total: lines.min(limit) / shard.map_or(1, |shard| shard.count),
@@ -152,11 +157,11 @@ impl<'a> RowsJob<'a> {
             options,
             what,
             pair,
-            computer,
+            computers,
             encoder,
             source,
             sink,
-            pool,
+            pools,
         })
     }
 
@@ -200,17 +205,18 @@ impl<'a> RowsJob<'a> {
 
 impl RowsJob<'_> {
     fn pass(&mut self, progress: &Progress) -> Result<Done> {
-        let Self { caller, options, what, pair, computer, encoder, source, sink, pool, shard, limit, .. } =
-            self;
+        let Self {
+            caller, options, what, pair, computers, encoder, source, sink, pools, shard, limit, ..
+        } = self;
         let (stop, shard, limit) = (caller.stop, *shard, *limit);
-        computer.run(Running {
+        computers.run(Running {
             options,
             what,
             pair,
             encoder,
             source,
             sink,
-            pool,
+            pools,
             shard,
             limit,
             progress,
@@ -235,7 +241,7 @@ fn how_to_go_on(options: &RowsOptions, error: Error) -> Error {
     Error::new(error.kind, message)
 }
 
-/// The run itself, whichever backend computes.
+/// The run itself, whichever backends compute.
 struct Running<'a> {
     options: &'a RowsOptions,
     what: &'a What,
@@ -243,37 +249,42 @@ struct Running<'a> {
     encoder: &'a Encoder,
     source: &'a mut Source,
     sink: &'a mut Sink,
-    pool: &'a rayon::ThreadPool,
+    pools: &'a [rayon::ThreadPool],
     shard: Option<Shard>,
     limit: u64,
     progress: &'a Progress,
     stop: &'a AtomicBool,
 }
 
-impl Work for Running<'_> {
+impl SharedWork for Running<'_> {
     type Output = Result<Done>;
 
-    fn on<B: Backend>(self, backend: &B) -> Result<Done> {
-        let engine = Engine::new(backend, self.pair);
+    fn on<B: Backend>(self, backends: &[&B]) -> Result<Done> {
+        let (pair, encoder) = (self.pair, self.encoder);
+        let engines = backends.iter().map(|backend| Engine::new(*backend, pair));
         let most_tokens = self.options.machine.max_batch_tokens;
         match self.what {
             What::Score { columns, prefix_sharing } => {
-                let engine = engine.with_prefix_sharing(*prefix_sharing);
-                self.pass(Scoring { engine, columns: *columns }, most_tokens)
+                let engines = engines.map(|engine| engine.with_prefix_sharing(*prefix_sharing));
+                let tasks = engines.map(|engine| Scoring { engine, columns: *columns });
+                self.pass(tasks.collect(), most_tokens)
             }
             What::Generate(completing) => {
-                let task = Generating { engine, encoder: self.encoder, completing };
-                let most_tokens = most_tokens.min(task.most_tokens());
-                self.pass(task, most_tokens)
+                let tasks = engines.map(|engine| Generating { engine, encoder, completing });
+                let tasks: Vec<_> = tasks.collect();
+                let most_tokens = most_tokens.min(tasks[0].most_tokens());
+                self.pass(tasks, most_tokens)
             }
         }
     }
 }
 
 impl Running<'_> {
-    fn pass(self, task: impl Task, most_tokens: usize) -> Result<Done> {
+    /// Passes all rows through the tasks, one of each device.
+    fn pass(self, tasks: Vec<impl Task>, most_tokens: usize) -> Result<Done> {
+        let workers = tasks.into_iter().zip(self.pools).map(|(task, pool)| Worker { task, pool });
         let run = Run {
-            task,
+            workers: workers.collect(),
             encoder: self.encoder,
             limits: BatchLimits {
                 prompts: self.options.machine.batch_size.unwrap_or(usize::MAX),
@@ -284,8 +295,8 @@ impl Running<'_> {
             stop: self.stop,
         };
         let mut lines = self.source.lines();
-        // The work is done by the pool's threads; reading, writing and telling stay on this one.
-        run.pass(&mut lines, self.limit, self.sink, self.pool, &tell)
+        // The work is done by the pools' threads; reading, writing and telling stay on this one.
+        run.pass(&mut lines, self.limit, self.sink, &tell)
     }
 }
 
