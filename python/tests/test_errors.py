@@ -64,7 +64,7 @@ def test_what_is_no_prompt_is_told(demo, prompts, error, message):
         ({"base": "/no/such"}, tuco.UsageError, "--base /no/such"),
         ({"tuned": None}, tuco.UsageError, "--tuned"),
         ({"adapter": DEMO}, tuco.UsageError, "has no adapter_config.json"),
-        ({"device": "gpu"}, tuco.UsageError, "expected auto, cpu, cuda, cuda:N or reference"),
+        ({"device": "gpu"}, tuco.UsageError, "expected auto, cpu, cuda, cuda:N, cuda:N,M,… or reference"),
         ({"device": "cuda"}, tuco.TucoError, "cuda"),
         ({"device": "cuda:0,1"}, tuco.UsageError, "--device cuda:0,1: this takes one device"),
         ({"dtype": "int8"}, tuco.UsageError, "float32, bfloat16, float16"),

@@ -157,7 +157,6 @@ def test_completions_and_tables(cluster, command_line, prompts, tmp_path):
         (tuco.MismatchError("no pair"), 1),
         (tuco.BadRowsError("bad"), 1),
         (tuco.ReadWriteError("full"), 3),
-        (tuco.DeviceError("lost"), 3),
     ],
 )
 def test_only_what_may_work_later_is_tried_again(cluster, tmp_path, error, attempts):

@@ -1,7 +1,7 @@
 """Scores on a Ray cluster: files by one task a shard, datasets by an actor.
 
     tuco.ray.score("prompts.jsonl", "scores.jsonl", "base", "tuned", num_shards=16, num_cpus=8)
-    dataset.map_batches(tuco.ray.Scorer, fn_constructor_args=("base", "tuned"), concurrency=4, num_cpus=8)
+    dataset.map_batches(tuco.ray.Scorer, fn_constructor_args=("base", "tuned"), compute=ActorPoolStrategy(size=4), num_cpus=8)
 
 Every machine needs this package, and sees models, inputs and outputs by the same paths.
 """
@@ -266,8 +266,15 @@ def _word(name: str, value: object) -> str:
 
 
 class Scorer:
-    """Scores the batches of a `ray.data.Dataset`: `dataset.map_batches(tuco.ray.Scorer, fn_constructor_kwargs={"base": …, "tuned": …},
-    concurrency=4, num_cpus=8, batch_size=1024)`.
+    """Scores the batches of a `ray.data.Dataset`; each actor opens the pair once.
+
+        dataset.map_batches(
+            tuco.ray.Scorer,
+            fn_constructor_kwargs={"base": …, "tuned": …},
+            compute=ray.data.ActorPoolStrategy(size=4),
+            num_cpus=8,
+            batch_size=1024,
+        )
 
     A batch (`pyarrow.Table`, dict of numpy arrays or pandas) comes back with the columns of `tuco.Scores` added: `tuco`, `ptc_l1`,
     `ftc_l1`, `beta`, `n_tokens`, `truncated`, and `error`, a struct of `type` and `message` where a row could not be scored.
