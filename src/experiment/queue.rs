@@ -16,26 +16,25 @@ use std::{
 /// writing.
 const GIVEN: usize = 2;
 
-/// Where jobs come from, and what came of them goes.
-pub trait Queue {
+/// Where jobs come from, and where `D`, what comes of each, goes.
+pub trait Queue<D> {
     type Job: Send;
-    type Done: Send;
 
     /// The next job; `None`: there is none left.
     fn next(&mut self) -> Result<Option<Self::Job>>;
 
     /// Takes what came of a job, in the order of the jobs.
-    fn take(&mut self, job: Self::Job, done: Self::Done) -> Result<()>;
+    fn take(&mut self, job: Self::Job, done: D) -> Result<()>;
 }
 
 /// Passes all jobs through the workers. `work` is told by a flag when its result is no longer wanted.
 ///
 /// # Errors
 /// The first, in the order of the jobs, of those of `work`, and those of the queue. What came of the jobs before was taken.
-pub fn pass<Q: Queue, W: Sync>(
+pub fn pass<D: Send, Q: Queue<D>, W: Sync>(
     queue: &mut Q,
     workers: &[W],
-    work: impl Fn(&W, &Q::Job, &AtomicBool) -> Result<Q::Done> + Sync,
+    work: impl Fn(&W, &Q::Job, &AtomicBool) -> Result<D> + Sync,
 ) -> Result<()> {
     let unwanted = AtomicBool::new(false);
     if let [worker] = workers {
@@ -80,14 +79,14 @@ impl Drop for Unwanted<'_> {
 }
 
 /// A job by its number, and what came of it.
-type Told<Q> = (u64, <Q as Queue>::Job, thread::Result<Result<<Q as Queue>::Done>>);
+type Told<J, D> = (u64, J, thread::Result<Result<D>>);
 
 /// Gives jobs to the workers, at most so many at a time, until there are none left or one failed.
-fn give_and_take<Q: Queue>(
+fn give_and_take<D, Q: Queue<D>>(
     queue: &mut Q,
     at_a_time: u64,
     give: Sender<(u64, Q::Job)>,
-    results: &Receiver<Told<Q>>,
+    results: &Receiver<Told<Q::Job, D>>,
 ) -> Result<()> {
     let (mut given, mut taken) = (0, 0);
     // No more jobs are given out; where reading them failed, those before are still taken.
@@ -141,9 +140,8 @@ mod tests {
         }
     }
 
-    impl Queue for Numbers {
+    impl Queue<u64> for Numbers {
         type Job = u64;
-        type Done = u64;
 
         fn next(&mut self) -> Result<Option<u64>> {
             let job = (self.next < self.end).then_some(self.next);
@@ -206,9 +204,8 @@ mod tests {
     #[test]
     fn what_comes_before_a_failure_of_reading_is_taken() {
         struct Broken(Numbers);
-        impl Queue for Broken {
+        impl Queue<u64> for Broken {
             type Job = u64;
-            type Done = u64;
             fn next(&mut self) -> Result<Option<u64>> {
                 if self.0.next < 7 { self.0.next() } else { Err(Error::usage("line 8")) }
             }

@@ -236,9 +236,8 @@ struct Passing<'r, 'a, T> {
     summary: Done,
 }
 
-impl<T: Task> Queue for Passing<'_, '_, T> {
+impl<T: Task> Queue<Vec<Outcome>> for Passing<'_, '_, T> {
     type Job = Batch;
-    type Done = Vec<Outcome>;
 
     fn next(&mut self) -> Result<Option<Batch>> {
         while let Some(pending) = self.next_row()? {

@@ -34,6 +34,15 @@ impl Device {
             device => vec![device.clone()],
         }
     }
+
+    /// # Errors
+    /// A usage error where there are several.
+    pub fn check_is_one(&self) -> Result<()> {
+        match self.each().len() {
+            1 => Ok(()),
+            _ => Err(Error::usage(format!("--device {self}: expected one device"))),
+        }
+    }
 }
 
 impl FromStr for Device {
@@ -162,13 +171,8 @@ impl Computer {
     /// [`ErrorKind::Usage`](crate::ErrorKind): this program was built without what is asked for, or several devices are asked
     /// for; [`ErrorKind::Device`](crate::ErrorKind): there is no such GPU, or it cannot be used.
     pub fn choose(machine: &MachineOptions, pair: &impl PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
-        match machine.device.each().as_slice() {
-            [device] => Self::open(device, machine, pair, tell),
-            _ => Err(Error::usage(format!(
-                "--device {}: this takes one device; several share the rows of tuco score and tuco generate",
-                machine.device
-            ))),
-        }
+        machine.device.check_is_one()?;
+        Self::open(&machine.device, machine, pair, tell)
     }
 
     fn open(
@@ -256,7 +260,7 @@ pub trait SharedWork {
     fn on<B: Backend>(self, backends: &[&B]) -> Self::Output;
 }
 
-/// What computes rows: one device, or several of one kind.
+/// One device, or several of one kind that share batches.
 pub struct Computers(Vec<Computer>);
 
 impl Computers {

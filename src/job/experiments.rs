@@ -1,8 +1,8 @@
 //! What the jobs of all experiments have in common, and those of `tuco sweep`, `tuco compare` and `tuco trace`.
 
 use super::{
-    Caller, Computer, FailOnError, MachineOptions, PairOptions, PromptOptions, Work, open_encoder, open_pair,
-    parse_count, thread_pool,
+    Caller, Computers, FailOnError, MachineOptions, PairOptions, PromptOptions, SharedWork, open_encoder,
+    open_pair, parse_count, thread_pool, thread_pools,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -176,16 +176,19 @@ impl<'a> Opened<'a> {
             prompts: machine.batch_size.unwrap_or(usize::MAX),
             tokens: machine.max_batch_tokens,
         };
-        let batching = Batching {
-            limits,
-            progress: &progress,
-            pool,
-            stop: self.caller.stop,
-            warn: &|text| self.tell(text),
+        let computers = pool.install(|| Computers::choose(machine, pair, &|text| self.tell(text)))?;
+        let several;
+        let pools = match computers.count() {
+            1 => std::slice::from_ref(pool),
+            count => {
+                several = thread_pools(machine, count)?;
+                several.as_slice()
+            }
         };
-        let computer = pool.install(|| Computer::choose(machine, pair, &|text| self.tell(text)))?;
+        let warn = |text: &str| self.tell(text);
+        let batching = Batching { limits, progress: &progress, pools, stop: self.caller.stop, warn: &warn };
         let outcome =
-            computer.run(Running { experiment, opened: self, batching: &batching, folder: &mut folder });
+            computers.run(Running { experiment, opened: self, batching: &batching, folder: &mut folder });
         let closing = progress.finish();
         let mut summary = outcome.map_err(|error| match error.kind {
             ErrorKind::Interrupted => {
@@ -249,7 +252,7 @@ impl Experiment {
     }
 }
 
-/// An experiment on its way, whichever backend computes.
+/// An experiment on its way, whichever backends compute.
 struct Running<'a> {
     experiment: &'a Experiment,
     opened: &'a Opened<'a>,
@@ -257,25 +260,31 @@ struct Running<'a> {
     folder: &'a mut Folder,
 }
 
-impl Work for Running<'_> {
+impl SharedWork for Running<'_> {
     /// The summary.
     type Output = Result<Value>;
 
-    fn on<B: Backend>(self, backend: &B) -> Result<Value> {
+    fn on<B: Backend>(self, backends: &[&B]) -> Result<Value> {
         let Self { experiment, opened, batching, folder } = self;
-        let engine = Engine::new(backend, &opened.pair);
+        let encoder = &opened.encoder;
+        let engines = backends.iter().map(|backend| Engine::new(*backend, &opened.pair));
         match experiment {
-            Experiment::Sweep(tasks, grid) => sweep::run(&engine, tasks, grid, batching, folder),
-            Experiment::Compare(prompts) => compare::run(engine, prompts, batching, folder),
+            Experiment::Sweep(tasks, grid) => {
+                sweep::run(&engines.collect::<Vec<_>>(), tasks, grid, batching, folder)
+            }
+            Experiment::Compare(prompts) => compare::run(engines.collect(), prompts, batching, folder),
             Experiment::Jailbreak { prompts, labels, completing } => {
-                let generating = Generating { engine, encoder: &opened.encoder, completing };
-                jailbreak::run(generating, prompts, labels, batching, folder)
+                let generating = engines.map(|engine| Generating { engine, encoder, completing });
+                jailbreak::run(generating.collect(), prompts, labels, batching, folder)
             }
             Experiment::ManyShot { prompts, shots, columns } => {
-                let scoring = Scoring { engine, columns: *columns };
-                many_shot::run(&scoring, prompts, shots, batching, folder)
+                let scoring = engines.map(|engine| Scoring { engine, columns: *columns });
+                many_shot::run(&scoring.collect::<Vec<_>>(), prompts, shots, batching, folder)
             }
-            Experiment::Trace(text) => trace::run(&engine, text, &opened.encoder, batching, folder),
+            Experiment::Trace(text) => {
+                let engine = Engine::new(backends[0], &opened.pair);
+                trace::run(&engine, text, encoder, batching, folder)
+            }
         }
     }
 }
@@ -335,6 +344,7 @@ pub fn trace(options: TraceOptions, caller: Caller<'_>) -> Result<()> {
         let what = if options.prompt.is_empty() { "the prompt" } else { "--response" };
         return Err(Error::usage(format!("{what} is empty, expected text")));
     }
+    options.common.machine.device.check_is_one()?;
     let opened = Opened::open(options.common, caller)?;
     opened.pair.checkpoints.ft.head()?;
     let encoder = &opened.encoder;

@@ -77,8 +77,8 @@ pub struct InputOptions {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Machine")]
 pub struct MachineOptions {
-    /// What computes: auto, cpu, cuda, cuda:N or reference; cuda:0,1,… shares the rows of tuco score and tuco generate among
-    /// several GPUs. auto takes the first GPU, else the CPU; reference is slow and exact, for comparison
+    /// What computes: auto, cpu, cuda, cuda:N or reference; cuda:0,1,… shares batches among several GPUs. auto takes the first
+    /// GPU, else the CPU; reference is slow and exact, for comparison
     #[arg(long, value_name = "DEVICE", default_value_t, env = "TUCO_DEVICE")]
     pub device: Device,
     /// On a GPU: what the context's rows are rounded to where they go into products; auto: bfloat16, float32 for small models
