@@ -1,14 +1,7 @@
-//! The command line: parse, run, exit code.
+//! The program `tuco`.
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match tuco::cli::Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("tuco: {error}");
-            error.exit_code().into()
-        }
-    }
+    tuco::cli::main(std::env::args_os()).into()
 }

@@ -12,7 +12,9 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
         ErrorKind::Io => "ReadWriteError",
         ErrorKind::Device => "DeviceError",
         ErrorKind::OutOfMemory => "OutOfMemoryError",
-        ErrorKind::Interrupted | ErrorKind::BadRows | ErrorKind::Incomplete => "TucoError",
+        ErrorKind::Interrupted => "TucoError",
+        ErrorKind::BadRows => "BadRowsError",
+        ErrorKind::Incomplete => "IncompleteError",
     };
     raised(py, class, &error.message, None)
 }

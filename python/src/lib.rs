@@ -1,7 +1,9 @@
 //! The native part of the Python package `tuco`: the library's [`Session`](tuco::Session) as a class, its errors as
-//! exceptions, its results as numpy arrays and Arrow tables.
+//! exceptions, its results as numpy arrays and Arrow tables; and the
+//! command line.
 
 mod arrow;
+mod command;
 mod completion;
 mod errors;
 mod inputs;
@@ -15,7 +17,13 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{completion::Completion, pair::Pair, scores::Scores, trace::Trace};
+    use super::{
+        command::{main, run},
+        completion::Completion,
+        pair::Pair,
+        scores::Scores,
+        trace::Trace,
+    };
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]

@@ -57,7 +57,7 @@ impl<'py> Bar<'py> {
     }
 }
 
-/// Runs `work` on a thread of its own. What a signal handler raises (`KeyboardInterrupt`) stops the work and is raised here.
+/// Runs `work`. What a signal handler raises (`KeyboardInterrupt`) stops the work and is raised here.
 pub fn run<T: Send>(
     py: Python<'_>,
     mut bar: Bar<'_>,
@@ -65,31 +65,43 @@ pub fn run<T: Send>(
 ) -> PyResult<Result<T>> {
     let stop = AtomicBool::new(false);
     let tokens = Mutex::new(0.0);
-    let done = (Mutex::new(false), Condvar::new());
+    let computed = || *tokens.lock().unwrap_or_else(PoisonError::into_inner);
     let observer = |more: f64| {
         *tokens.lock().unwrap_or_else(PoisonError::into_inner) += more;
         if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
+    let outcome = watched(py, &stop, || bar.show(computed()), || work(&observer));
+    if matches!(outcome, Ok(Ok(_))) {
+        bar.show(computed())?;
+    }
+    bar.close()?;
+    outcome
+}
+
+/// Runs `work` on a thread of its own. What `tick`, called now and then, or a signal handler raises sets `stop`, and is
+/// raised here when the work has ended.
+pub fn watched<T: Send>(
+    py: Python<'_>,
+    stop: &AtomicBool,
+    mut tick: impl FnMut() -> PyResult<()>,
+    work: impl FnOnce() -> T + Send,
+) -> PyResult<T> {
+    let done = (Mutex::new(false), Condvar::new());
     let mut raised = Ok(());
     let outcome = std::thread::scope(|scope| {
         let working = scope.spawn(|| {
             // Told also when the work panics.
             let _told = Telling(&done);
-            work(&observer)
+            work()
         });
         while !py.detach(|| waited(&done)) {
-            let computed = *tokens.lock().unwrap_or_else(PoisonError::into_inner);
-            if let (Ok(()), Err(error)) = (&raised, py.check_signals().and_then(|()| bar.show(computed))) {
+            if let (Ok(()), Err(error)) = (&raised, py.check_signals().and_then(|()| tick())) {
                 raised = Err(error);
                 stop.store(true, Ordering::Relaxed);
             }
         }
         working.join()
     });
-    if raised.is_ok() && matches!(outcome, Ok(Ok(_))) {
-        bar.show(*tokens.lock().unwrap_or_else(PoisonError::into_inner))?;
-    }
-    bar.close()?;
     raised?;
     Ok(outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }

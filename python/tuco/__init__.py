@@ -9,8 +9,10 @@
 
 from ._native import Completion, Scores, Trace, __version__
 from .errors import (
+    BadRowsError,
     CheckpointError,
     DeviceError,
+    IncompleteError,
     MismatchError,
     OutOfMemoryError,
     PromptError,
@@ -21,9 +23,11 @@ from .errors import (
 from .pair import Pair
 
 __all__ = [
+    "BadRowsError",
     "CheckpointError",
     "Completion",
     "DeviceError",
+    "IncompleteError",
     "MismatchError",
     "OutOfMemoryError",
     "Pair",

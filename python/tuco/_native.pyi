@@ -7,9 +7,17 @@ from typing_extensions import Self
 
 from .typing import Bools, Floats, Ids, Message, Prompt, Prompts, TokenIds
 
-__all__ = ["Completion", "Pair", "Scores", "Trace", "__version__"]
+__all__ = ["Completion", "Pair", "Scores", "Trace", "__version__", "main", "run"]
 
 __version__: str
+
+def main(line: Sequence[str]) -> int:
+    """The program `tuco`, whose words are given with the program's name first; its exit code. It takes the process over: signals no
+    longer reach Python."""
+
+def run(words: Sequence[str]) -> None:
+    """Runs a subcommand, whose words are given, as a part of a Python program: environment variables (`TUCO_…`) are not read, errors
+    are raised, and what a signal handler raises stops it after what is written."""
 
 class Pair:
     """A pre-trained model and the model fine-tuned from it, open and ready."""

@@ -52,6 +52,18 @@ class MismatchError(TucoError, ValueError):
     exit_code = 42
 
 
+class BadRowsError(TucoError):
+    """More rows are errors than `fail_on_error` allows. All rows are written, and say why."""
+
+    exit_code = 3
+
+
+class IncompleteError(TucoError):
+    """Rows that are to be merged are not all there."""
+
+    exit_code = 3
+
+
 class ReadWriteError(TucoError, OSError):
     """Reading or writing failed; it may work later."""
 

@@ -4,16 +4,17 @@ use super::Cli;
 use crate::{
     Error, Result,
     experiment::demo::{self, DemoOptions, EXPERIMENTS, Experiment},
+    job::Caller,
     output::{self, read_summary, write_summary},
 };
 use clap::Parser;
-use std::{fs, path::Path, time::Instant};
+use std::{fs, path::Path, sync::atomic::AtomicBool, time::Instant};
 
 /// Runs every experiment and makes one report of them.
 ///
 /// # Errors
 /// Those of the experiments.
-pub fn all(options: &DemoOptions) -> Result<()> {
+pub fn all(options: &DemoOptions, caller: Caller<'_>) -> Result<()> {
     let start = Instant::now();
     let output = &options.output;
     fs::create_dir_all(output).map_err(|error| Error::io("make", output, &error))?;
@@ -24,7 +25,7 @@ pub fn all(options: &DemoOptions) -> Result<()> {
         let place = |argument: &&str| argument.replace("DEMO", &dir).replace("OUT", &out);
         let pair = ["--base", "DEMO/base", "--tuned", "DEMO/tuned", "--overwrite", "--quiet", "-o", result];
         let arguments = [&[*name], *arguments, &pair].concat();
-        run(&arguments.iter().map(place).collect::<Vec<String>>())?;
+        run(&arguments.iter().map(place).collect::<Vec<String>>(), caller.stop)?;
         let result = result.replace("OUT", &out);
         if Path::new(&result).is_dir() {
             summaries.push(read_summary(Path::new(&result))?);
@@ -35,18 +36,19 @@ pub fn all(options: &DemoOptions) -> Result<()> {
     write_summary(output, &summary)?;
     let page = format!("{out}/report.html");
     let report = [vec!["report".to_owned()], inputs, vec!["-o".into(), page.clone()]].concat();
-    run(&report)?;
+    run(&report, caller.stop)?;
     let shown = demo::report(&summary).expect("its own summary").to_markdown();
     output::print(&format!("\n{shown}\nEverything is in {page}\n"))
 }
 
 /// Runs one command line, which is told.
-fn run(arguments: &[String]) -> Result<()> {
+fn run(arguments: &[String], stop: &AtomicBool) -> Result<()> {
     let quoted = |argument: &String| {
         if argument.contains([' ', '\'']) { format!("\"{argument}\"") } else { argument.clone() }
     };
     let told: Vec<String> = arguments.iter().map(quoted).collect();
     output::print(&format!("\n$ tuco {}\n\n", told.join(" ")))?;
-    let line = std::iter::once("tuco").chain(arguments.iter().map(String::as_str));
-    Cli::try_parse_from(line).map_err(|error| Error::usage(error.to_string()))?.run()
+    let command = [&["tuco".to_owned()], arguments].concat();
+    let cli = Cli::try_parse_from(&command).map_err(|error| Error::usage(error.to_string()))?;
+    cli.run(Caller { command: &command, stop })
 }

@@ -1,16 +1,20 @@
-//! The flags of each subcommand, and nothing else.
+//! The command line: its subcommands, and the program that runs them.
 
 mod demo;
 
 use crate::{
-    Result,
+    Error, Result,
     experiment::demo::{self as demo_pair, DemoOptions},
     job::{
-        self, BenchOptions, CompareOptions, GenerateOptions, JailbreakOptions, ManyShotOptions, MergeOptions,
-        PairOptions, ReportOptions, ScoreOptions, SweepOptions, TraceOptions,
+        self, BenchOptions, Caller, CompareOptions, GenerateOptions, JailbreakOptions, ManyShotOptions,
+        MergeOptions, PairOptions, ReportOptions, ScoreOptions, SweepOptions, TraceOptions,
     },
 };
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::{
+    ffi::OsString,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// Measures the Tuning Contribution (TuCo) of a fine-tuned language model: the share of each response's last hidden
 /// state that fine-tuning wrote (arXiv 2506.23423).
@@ -60,23 +64,73 @@ struct InspectOptions {
     pair: PairOptions,
 }
 
+/// Set by Ctrl-C and SIGTERM.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Lets Ctrl-C and SIGTERM stop the program cleanly; a second one ends it at once.
+fn stop_on_signals() {
+    let set = ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("tuco: stopping after what is written; once more stops at once");
+    });
+    set.expect("the program sets no other handler");
+}
+
+/// The program: runs a command line, whose first word is the program's name, and tells what went wrong on standard error.
+/// Gives the exit code ([`Error::exit_code`]). To be called once in a process: signals are its own from then on.
+pub fn main(line: impl IntoIterator<Item = OsString>) -> u8 {
+    stop_on_signals();
+    let line: Vec<OsString> = line.into_iter().collect();
+    let cli = match Cli::try_parse_from(&line) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output, which may be closed.
+            let _ = error.print();
+            return error.exit_code() as u8;
+        }
+    };
+    let command: Vec<String> = line.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    match cli.run(Caller { command: &command, stop: &STOP }) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("tuco: {error}");
+            error.exit_code()
+        }
+    }
+}
+
 impl Cli {
+    /// What a program says whose user wrote no command line: environment variables (`TUCO_…`) are not read. The first word is
+    /// the program's name.
+    ///
+    /// # Errors
+    /// A usage error, in one sentence.
+    pub fn of_program(line: &[String]) -> Result<Self> {
+        let matches = job::without_environment(Self::command()).try_get_matches_from(line);
+        let parsed = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        parsed.map_err(|error| Error::usage(job::told_by_clap(&error)))
+    }
+
     /// Runs the subcommand.
-    pub fn run(self) -> Result<()> {
-        job::stop_on_signals();
+    ///
+    /// # Errors
+    /// Those of the jobs; [`Error::exit_code`] tells what may be tried again.
+    pub fn run(self, caller: Caller<'_>) -> Result<()> {
         match self.command {
-            Command::Score(options) => job::score(*options).map(|_| ()),
-            Command::Generate(options) => job::generate(*options).map(|_| ()),
+            Command::Score(options) => job::score(*options, caller).map(|_| ()),
+            Command::Generate(options) => job::generate(*options, caller).map(|_| ()),
             Command::Merge(options) => job::merge(&options),
-            Command::Compare(options) => job::compare(*options),
-            Command::Sweep(options) => job::sweep(*options),
-            Command::Jailbreak(options) => job::jailbreak(*options),
-            Command::ManyShot(options) => job::many_shot(*options),
-            Command::Trace(options) => job::trace(*options),
+            Command::Compare(options) => job::compare(*options, caller),
+            Command::Sweep(options) => job::sweep(*options, caller),
+            Command::Jailbreak(options) => job::jailbreak(*options, caller),
+            Command::ManyShot(options) => job::many_shot(*options, caller),
+            Command::Trace(options) => job::trace(*options, caller),
             Command::Report(options) => job::report(&options),
             Command::Inspect(options) => job::inspect(&options.pair),
             Command::Bench(options) => job::bench(&options),
-            Command::Demo(options) if options.all => demo::all(&options),
+            Command::Demo(options) if options.all => demo::all(&options, caller),
             Command::Demo(options) => demo_pair::run(&options),
         }
     }

@@ -1,6 +1,9 @@
 //! How experiments that know all their prompts beforehand go through them.
 
-use super::rows::{BatchLimits, Failure, Filling, Outcome, Ready, Task, in_parts, stopped, watching};
+use super::{
+    queue::{self, Queue},
+    rows::{BatchLimits, Failure, Filling, Outcome, Ready, Task, Worker, in_parts, stopped, watching},
+};
 use crate::{
     Result,
     engine::Observer,
@@ -17,11 +20,19 @@ use std::sync::{
 pub struct Batching<'a> {
     pub limits: BatchLimits,
     pub progress: &'a Progress,
-    pub pool: &'a rayon::ThreadPool,
+    /// The threads of each device.
+    pub pools: &'a [rayon::ThreadPool],
     /// Set from outside to stop the run.
     pub stop: &'a AtomicBool,
     /// Tells what the user should know.
     pub warn: &'a (dyn Fn(&str) + Sync),
+}
+
+/// What goes through the layers together.
+pub struct Batch<T> {
+    pub of: T,
+    pub rows: usize,
+    pub tokens: usize,
 }
 
 /// A prompt and what the experiment knows about it.
@@ -40,24 +51,29 @@ impl<A> Prompt<A> {
 }
 
 impl Batching<'_> {
-    /// Passes all prompts through the task. `row` makes the output's row of each outcome; rows go to `folder` as their batch
-    /// is done.
-    pub fn pass<A>(
+    /// Passes all prompts through the tasks, one for each device. `row` makes the output's row of each outcome; rows go to
+    /// `folder` as their batch is done.
+    pub fn pass<A: Sync>(
         &self,
-        task: &impl Task,
+        tasks: &[impl Task],
         prompts: &[Prompt<A>],
         folder: &mut Folder,
         mut row: impl FnMut(&Prompt<A>, Outcome) -> Map<String, Value>,
     ) -> Result<()> {
+        let task = &tasks[0];
         let mut rest = prompts;
-        while !rest.is_empty() {
+        let batches = std::iter::from_fn(|| {
             let (batch, later) = rest.split_at(self.fitting(task, rest));
             rest = later;
+            let ready = batch.iter().filter_map(Prompt::ready);
+            let tokens = ready.map(|row| row.token_ids.len() + task.new_tokens()).sum();
+            (!batch.is_empty()).then_some(Batch { of: batch, rows: batch.len(), tokens })
+        });
+        let compute = |task: &_, batch: &&[Prompt<A>], observer: Observer<'_>| {
             let ready: Vec<Ready<'_>> = batch.iter().filter_map(Prompt::ready).collect();
-            let tokens = ready.iter().map(|row| row.token_ids.len() + task.new_tokens()).sum();
-            let outcomes = self.compute(batch.len(), tokens, |observer| {
-                in_parts(&ready, self.warn, &|part| task.compute(part, observer))
-            })?;
+            in_parts(&ready, self.warn, &|part| Task::compute(task, part, observer))
+        };
+        self.share(tasks, batches, compute, |batch, outcomes| {
             let mut outcomes = outcomes.into_iter();
             let mut rows = Vec::with_capacity(batch.len());
             for prompt in batch {
@@ -69,10 +85,8 @@ impl Batching<'_> {
                 fields.extend(row(prompt, outcome));
                 rows.push(Value::Object(fields));
             }
-            folder.append(&rows)?;
-            self.progress.batch_done();
-        }
-        Ok(())
+            folder.append(&rows)
+        })
     }
 
     /// How many of the first prompts go together, at least one.
@@ -85,18 +99,51 @@ impl Batching<'_> {
         prompts.iter().take_while(|prompt| fits(prompt)).count()
     }
 
-    /// Computes a batch of `rows` rows with `tokens` tokens on the pool's threads. Interrupted between two layers when asked to stop.
-    pub fn compute<T: Send>(
+    /// Computes batches, each by one of the tasks, of which each device has one; `take` gets what comes of them in their
+    /// order. Interrupted between two layers when asked to stop.
+    ///
+    /// # Errors
+    /// The first of `compute` and `take`.
+    pub fn share<T: Send + Sync, D: Send, W: Sync>(
         &self,
-        rows: usize,
-        tokens: usize,
-        work: impl FnOnce(Observer<'_>) -> Result<T> + Send,
-    ) -> Result<T> {
-        self.progress.batch(rows as u64, tokens as u64);
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(stopped());
-        }
-        self.pool.install(|| work(&watching(self.progress, self.stop)))
+        tasks: &[W],
+        batches: impl Iterator<Item = Batch<T>>,
+        compute: impl Fn(&W, &T, Observer<'_>) -> Result<D> + Sync,
+        take: impl FnMut(T, D) -> Result<()>,
+    ) -> Result<()> {
+        let workers = tasks.iter().zip(self.pools).map(|(task, pool)| Worker { task, pool });
+        let workers: Vec<Worker<'_, &W>> = workers.collect();
+        let mut sharing = Sharing { progress: self.progress, batches, take };
+        queue::pass(&mut sharing, &workers, |worker, (number, of), unwanted| {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(stopped());
+            }
+            let stops = [self.stop, unwanted];
+            worker.pool.install(|| compute(worker.task, of, &watching(self.progress, *number, &stops)))
+        })
+    }
+}
+
+/// Batches, and who takes what comes of them.
+struct Sharing<'a, I, F> {
+    progress: &'a Progress,
+    batches: I,
+    take: F,
+}
+
+impl<T: Send, D, I: Iterator<Item = Batch<T>>, F: FnMut(T, D) -> Result<()>> Queue<D> for Sharing<'_, I, F> {
+    /// A batch with its number.
+    type Job = (u64, T);
+
+    fn next(&mut self) -> Result<Option<(u64, T)>> {
+        let batch = self.batches.next();
+        Ok(batch.map(|batch| (self.progress.batch(batch.rows as u64, batch.tokens as u64), batch.of)))
+    }
+
+    fn take(&mut self, (_, of): (u64, T), done: D) -> Result<()> {
+        (self.take)(of, done)?;
+        self.progress.batch_done();
+        Ok(())
     }
 }
 

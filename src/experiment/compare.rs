@@ -64,17 +64,18 @@ pub fn check(prompts: &[Prompt]) -> Result<()> {
     Ok(())
 }
 
-/// Scores all prompts. Rows go to `folder` as they are ready.
+/// Scores all prompts, on one engine for each device. Rows go to `folder` as they are ready.
 ///
 /// # Returns
 /// The summary.
 pub fn run<B: Backend, W: PairWeights>(
-    engine: Engine<'_, B, W>,
+    engines: Vec<Engine<'_, B, W>>,
     prompts: &[Prompt],
     batching: &Batching<'_>,
     folder: &mut Folder,
 ) -> Result<Value> {
-    let scoring = Scoring { engine, columns: Columns::default() };
+    let scoring = engines.into_iter().map(|engine| Scoring { engine, columns: Columns::default() });
+    let scoring: Vec<Scoring<'_, B, W>> = scoring.collect();
     let mut classes: Vec<Class<'_>> =
         classes(prompts).into_iter().map(|name| Class { name, scores: Vec::new(), errors: 0 }).collect();
     batching.pass(&scoring, prompts, folder, |prompt, outcome| {

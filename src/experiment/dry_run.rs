@@ -29,7 +29,8 @@ impl<T: Task> Run<'_, T> {
     /// Reading, or an interruption.
     pub fn plan(&self, lines: &mut Lines, limit: u64, warn: &(dyn Fn(&str) + Sync)) -> Result<Plan> {
         let mut plan = Plan::default();
-        let mut filling = Filling::new(self.limits, self.task.row_count(), self.task.new_tokens(), 1);
+        let task = &self.workers[0].task;
+        let mut filling = Filling::new(self.limits, task.row_count(), task.new_tokens(), 1);
         while let Some(line) = self.next(lines, limit, &mut plan.done, warn)? {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(stopped());
@@ -43,8 +44,8 @@ impl<T: Task> Run<'_, T> {
             if let Err(failure) = tokens {
                 plan.done.note_error(failure.message);
             }
-            self.progress.batch(1, length as u64);
-            self.progress.advance(length as f64);
+            let batch = self.progress.batch(1, length as u64);
+            self.progress.advance(batch, length as f64);
             self.progress.batch_done();
         }
         plan.batches += u64::from(plan.done.rows > 0);

@@ -169,7 +169,7 @@ impl Tally {
     }
 }
 
-/// Scores all prompts and labels them. Rows go to `folder` as they are ready.
+/// Scores all prompts and labels them, on one task for each device. Rows go to `folder` as they are ready.
 ///
 /// # Returns
 /// The summary.
@@ -177,7 +177,7 @@ impl Tally {
 /// # Errors
 /// As [`Batching::pass`].
 pub fn run<'a, B: Backend, W: PairWeights>(
-    generating: Generating<'a, B, W>,
+    generating: Vec<Generating<'a, B, W>>,
     prompts: &[Prompt],
     labels: &'a Labels,
     batching: &Batching<'_>,
@@ -188,17 +188,25 @@ pub fn run<'a, B: Backend, W: PairWeights>(
     match labels {
         Labels::Judged { column } => {
             summary.insert("judge_column".into(), json!(column));
-            let scoring = Scoring { engine: generating.engine, columns: Columns::default() };
+            let scoring = generating
+                .into_iter()
+                .map(|generating| Scoring { engine: generating.engine, columns: Columns::default() });
+            let scoring: Vec<Scoring<'_, B, W>> = scoring.collect();
             batching.pass(&scoring, prompts, folder, |prompt, outcome| tally.row(prompt, outcome))?;
         }
         Labels::Sampled { refusals, successes } => {
-            summary.insert("generation".into(), generating.completing.fingerprint());
+            summary.insert("generation".into(), generating[0].completing.fingerprint());
             summary.insert("refusals".into(), refusals.to_json());
             summary.insert("successes".into(), json!(successes));
-            let tokens = batching.limits.tokens.min(generating.most_tokens());
+            let tokens = batching.limits.tokens.min(generating[0].most_tokens());
             let batching = Batching { limits: BatchLimits { tokens, ..batching.limits }, ..*batching };
-            let attempt = Attempt { generating, refusals, successes: *successes };
-            batching.pass(&attempt, prompts, folder, |prompt, outcome| tally.row(prompt, outcome))?;
+            let attempts = generating.into_iter().map(|generating| Attempt {
+                generating,
+                refusals,
+                successes: *successes,
+            });
+            let attempts: Vec<Attempt<'_, B, W>> = attempts.collect();
+            batching.pass(&attempts, prompts, folder, |prompt, outcome| tally.row(prompt, outcome))?;
         }
     }
     let Tally { successful, refused, errors, completions, empty, phrases } = tally;

@@ -112,7 +112,7 @@ struct Numbers {
     tokens: f64,
 }
 
-/// Scores all prompts, which are ordered by question. Rows go to `folder` as they are ready.
+/// Scores all prompts, which are ordered by question, on one task for each device. Rows go to `folder` as they are ready.
 ///
 /// # Returns
 /// The summary.
@@ -120,7 +120,7 @@ struct Numbers {
 /// # Errors
 /// As [`Batching::pass`].
 pub fn run<B: Backend, W: PairWeights>(
-    scoring: &Scoring<'_, B, W>,
+    scoring: &[Scoring<'_, B, W>],
     prompts: &[Prompt],
     shots: &[usize],
     batching: &Batching<'_>,

@@ -1,6 +1,7 @@
 //! A row of output for every row of input, in order, whatever happens on the way: what `tuco score` and `tuco generate`
 //! have in common.
 
+use super::queue::{self, Queue};
 use crate::{
     Error, ErrorKind, Result,
     engine::{Footprint, Observer, RowCount},
@@ -135,20 +136,29 @@ pub fn stopped() -> Error {
     Error::new(ErrorKind::Interrupted, "stopped")
 }
 
-/// Hears how the work goes on, and stops it when it is asked to.
+/// Hears how the work at a batch goes on, and stops it when one of `stops` is set.
 pub fn watching<'a>(
     progress: &'a Progress,
-    stop: &'a AtomicBool,
+    batch: u64,
+    stops: &'a [&AtomicBool],
 ) -> impl Fn(f64) -> ControlFlow<()> + Sync + 'a {
-    |tokens| {
-        progress.advance(tokens);
-        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    move |tokens| {
+        progress.advance(batch, tokens);
+        let stop = stops.iter().any(|stop| stop.load(Ordering::Relaxed));
+        if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
+}
+
+/// What computes a batch at a time.
+pub struct Worker<'a, T> {
+    pub task: T,
+    pub pool: &'a rayon::ThreadPool,
 }
 
 /// A run: where rows come from and go to.
 pub struct Run<'a, T> {
-    pub task: T,
+    /// They share the batches; results do not depend on which of them computes what. At least one.
+    pub workers: Vec<Worker<'a, T>>,
     pub encoder: &'a Encoder,
     pub limits: BatchLimits,
     /// The rows that are this run's; `None`: all.
@@ -195,7 +205,7 @@ impl From<RowError> for Failure {
 }
 
 impl<T: Task> Run<'_, T> {
-    /// Passes `lines` through the task into `sink`, but at most `limit` rows, those of other shards included; the threads of `pool` compute. Rows that an
+    /// Passes `lines` through the workers into `sink`, but at most `limit` rows, those of other shards included. Rows that an
     /// earlier run wrote are checked off.
     ///
     /// # Errors
@@ -206,31 +216,30 @@ impl<T: Task> Run<'_, T> {
         lines: &mut Lines,
         limit: u64,
         sink: &mut Sink,
-        pool: &rayon::ThreadPool,
         warn: &(dyn Fn(&str) + Sync),
     ) -> Result<Done> {
-        let mut summary = Done::default();
-        let mut batch: Vec<Pending> = Vec::new();
-        let mut filling = Filling::new(self.limits, self.task.row_count(), self.task.new_tokens(), 1);
-        let mut resuming = true;
-        while let Some(line) = self.next(lines, limit, &mut summary, warn)? {
-            if resuming {
-                if let Some(written) = sink.next_written()? {
-                    self.check_off(&line, &written.id)?;
-                    summary.rows += 1;
-                    summary.errors += u64::from(written.is_error);
-                    self.progress.resumed(summary.rows);
-                    continue;
-                }
-                resuming = false;
-            }
-            let pending = self.encode(line, warn);
-            if filling.add(pending.tokens.as_ref().ok().map(|(ids, _)| ids)) {
-                self.flush(&mut batch, sink, pool, &mut summary, warn)?;
-            }
-            batch.push(pending);
-        }
-        self.flush(&mut batch, sink, pool, &mut summary, warn)?;
+        let task = &self.workers[0].task;
+        let filling = Filling::new(self.limits, task.row_count(), task.new_tokens(), 1);
+        let summary = Done::default();
+        let mut passing = Passing {
+            run: self,
+            lines,
+            limit,
+            sink,
+            warn,
+            filling,
+            rest: Vec::new(),
+            resuming: true,
+            summary,
+        };
+        queue::pass(&mut passing, &self.workers, |worker, batch: &Batch, unwanted| {
+            let stops = [self.stop, unwanted];
+            let observer = watching(self.progress, batch.number, &stops);
+            let prompts: Vec<Ready<'_>> = batch.rows.iter().filter_map(Pending::ready).collect();
+            let compute = |part: &[Ready<'_>]| worker.task.compute(part, &observer);
+            worker.pool.install(|| in_parts(&prompts, warn, &compute))
+        })?;
+        let Passing { summary, .. } = passing;
         match sink.next_written()? {
             None => Ok(summary),
             Some(extra) => Err(Error::mismatch(format!(
@@ -259,17 +268,6 @@ impl<T: Task> Run<'_, T> {
         Ok(None)
     }
 
-    fn check_off(&self, line: &Line, written: &Value) -> Result<()> {
-        if line.id == *written {
-            return Ok(());
-        }
-        Err(Error::mismatch(format!(
-            "the output does not belong to this input: line {} has id {}, the output has {written} in its place; \
-             --overwrite starts again",
-            line.number, line.id
-        )))
-    }
-
     pub(super) fn encode(&self, line: Line, warn: &(dyn Fn(&str) + Sync)) -> Pending {
         let encoded = line.content.and_then(|content| self.encoder.encode(&content));
         self.encoder.take_warnings().iter().for_each(|warning| warn(warning));
@@ -279,39 +277,102 @@ impl<T: Task> Run<'_, T> {
         });
         Pending { line: line.number, id: line.id, label: line.label, meta: line.meta, tokens }
     }
+}
 
-    /// Computes a batch and appends its rows.
-    fn flush(
-        &self,
-        batch: &mut Vec<Pending>,
-        sink: &mut Sink,
-        pool: &rayon::ThreadPool,
-        summary: &mut Done,
-        warn: &(dyn Fn(&str) + Sync),
-    ) -> Result<()> {
-        let prompts: Vec<Ready<'_>> = batch.iter().filter_map(Pending::ready).collect();
-        let tokens = |row: &Ready<'_>| (row.token_ids.len() + self.task.new_tokens()) as u64;
-        let tokens = prompts.iter().map(tokens).sum();
-        self.progress.batch(batch.len() as u64, tokens);
-        let observer = watching(self.progress, self.stop);
-        let compute = |part: &[Ready<'_>]| self.task.compute(part, &observer);
-        let outcomes = pool.install(|| in_parts(&prompts, warn, &compute))?;
+/// Rows that go through the layers together.
+struct Batch {
+    /// As progress counts it.
+    number: u64,
+    rows: Vec<Pending>,
+}
+
+/// Reads rows and makes batches of them; writes what comes of these.
+struct Passing<'r, 'a, T> {
+    run: &'r Run<'a, T>,
+    lines: &'r mut Lines,
+    limit: u64,
+    sink: &'r mut Sink,
+    warn: &'r (dyn Fn(&str) + Sync),
+    filling: Filling<'r>,
+    /// Rows of the next batch.
+    rest: Vec<Pending>,
+    /// Rows that are read may be there already.
+    resuming: bool,
+    summary: Done,
+}
+
+impl<T: Task> Queue<Vec<Outcome>> for Passing<'_, '_, T> {
+    type Job = Batch;
+
+    fn next(&mut self) -> Result<Option<Batch>> {
+        while let Some(pending) = self.next_row()? {
+            if self.filling.add(pending.tokens.as_ref().ok().map(|(ids, _)| ids)) {
+                let full = std::mem::replace(&mut self.rest, vec![pending]);
+                return Ok(Some(self.batch(full)));
+            }
+            self.rest.push(pending);
+        }
+        let rest = std::mem::take(&mut self.rest);
+        Ok((!rest.is_empty()).then(|| self.batch(rest)))
+    }
+
+    /// Appends the rows of a batch.
+    fn take(&mut self, batch: Batch, outcomes: Vec<Outcome>) -> Result<()> {
         let mut outcomes = outcomes.into_iter();
-        let mut rows = Vec::with_capacity(batch.len());
-        for Pending { line, id, label, meta, tokens } in batch.drain(..) {
+        let mut rows = Vec::with_capacity(batch.rows.len());
+        for Pending { line, id, label, meta, tokens } in batch.rows {
             let outcome = tokens.and_then(|_| outcomes.next().expect("an outcome for every row"));
             if let Err(error) = &outcome {
-                summary.note_error(error.message.clone());
+                self.summary.note_error(error.message.clone());
             }
-            rows.push(output_row(self.shard.map(|_| line), id, outcome, label, meta));
+            rows.push(output_row(self.run.shard.map(|_| line), id, outcome, label, meta));
         }
-        summary.rows += rows.len() as u64;
-        if !sink.append(&rows)? {
+        self.summary.rows += rows.len() as u64;
+        if !self.sink.append(&rows)? {
             return Err(Error::new(ErrorKind::Interrupted, "the reader of standard output has gone"));
         }
-        self.progress.batch_done();
+        self.run.progress.batch_done();
         Ok(())
     }
+}
+
+impl<T: Task> Passing<'_, '_, T> {
+    /// The next row that is this run's and not there yet.
+    fn next_row(&mut self) -> Result<Option<Pending>> {
+        let Self { run, lines, sink, warn, summary, .. } = self;
+        while let Some(line) = run.next(lines, self.limit, summary, warn)? {
+            if self.resuming {
+                if let Some(written) = sink.next_written()? {
+                    check_off(&line, &written.id)?;
+                    summary.rows += 1;
+                    summary.errors += u64::from(written.is_error);
+                    run.progress.resumed(summary.rows);
+                    continue;
+                }
+                self.resuming = false;
+            }
+            return Ok(Some(run.encode(line, warn)));
+        }
+        Ok(None)
+    }
+
+    fn batch(&self, rows: Vec<Pending>) -> Batch {
+        let new_tokens = self.run.workers[0].task.new_tokens();
+        let tokens = |row: Ready<'_>| (row.token_ids.len() + new_tokens) as u64;
+        let tokens = rows.iter().filter_map(Pending::ready).map(tokens).sum();
+        Batch { number: self.run.progress.batch(rows.len() as u64, tokens), rows }
+    }
+}
+
+fn check_off(line: &Line, written: &Value) -> Result<()> {
+    if line.id == *written {
+        return Ok(());
+    }
+    Err(Error::mismatch(format!(
+        "the output does not belong to this input: line {} has id {}, the output has {written} in its place; \
+         --overwrite starts again",
+        line.number, line.id
+    )))
 }
 
 /// Computes all rows, or halves of them where a device's memory does not hold them together.

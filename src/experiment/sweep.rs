@@ -1,13 +1,13 @@
 //! `tuco sweep`: how accuracy moves with alpha, and what choosing alpha by cross-validation gains (5.1 of the paper).
 
 use super::{
-    batches::{self, Batching},
+    batches::{self, Batch, Batching},
     questions::{Question, Row},
 };
 use crate::{
     Error, Result,
     backend::Backend,
-    engine::{Engine, Tokens},
+    engine::{Engine, Observer, Tokens},
     metrics::{Goal, cross_validate},
     model::PairWeights,
     output::{Axes, Folder, Report, Series, Table, curves},
@@ -50,51 +50,66 @@ pub fn check(tasks: &[Task], grid: &Grid) -> Result<()> {
     Ok(())
 }
 
-/// Asks all questions under every alpha. Rows go to `folder` as they are ready.
+/// Asks all questions under every alpha, on one engine for each device. Rows go to `folder` as they are ready.
 ///
 /// # Returns
 /// The summary.
 pub fn run<B: Backend, W: PairWeights>(
-    engine: &Engine<'_, B, W>,
+    engines: &[Engine<'_, B, W>],
     tasks: &[Task],
     grid: &Grid,
     batching: &Batching<'_>,
     folder: &mut Folder,
 ) -> Result<Value> {
-    let mut summaries = Vec::new();
-    for task in tasks {
-        let mut correct = vec![Vec::new(); grid.alphas.len()];
+    let mut correct = vec![vec![Vec::new(); grid.alphas.len()]; tasks.len()];
+    let tokens = |row: &Row| row.question.as_ref().map_or(0, |question| question.token_ids.len());
+    let batches = (0..tasks.len()).flat_map(|task| {
         // A stream for each alpha is in memory.
-        for batch in batches::split(&task.rows, batching, grid.alphas.len(), |row| {
-            row.question.as_ref().map_or(0, |question| question.token_ids.len())
-        }) {
-            let rows = ask(engine, &task.name, batch, grid, batching, &mut correct)?;
-            folder.append(&rows)?;
-            batching.progress.batch_done();
-        }
-        summaries.push(summarize(task, grid, &correct));
-    }
+        let batches = batches::split(&tasks[task].rows, batching, grid.alphas.len(), tokens).into_iter();
+        batches.map(move |rows| Batch {
+            of: (task, rows),
+            rows: rows.len(),
+            tokens: rows.iter().map(tokens).sum(),
+        })
+    });
+    let compute = |engine: &_, (_, rows): &(usize, &[Row]), observer: Observer<'_>| {
+        ask(engine, rows, &grid.alphas, observer)
+    };
+    batching.share(engines, batches, compute, |(task, rows), answers| {
+        folder.append(&rows_of(&tasks[task].name, rows, &answers, &mut correct[task]))
+    })?;
+    let summaries = tasks.iter().zip(&correct).map(|(task, correct)| summarize(task, grid, correct));
+    let summaries: Vec<Value> = summaries.collect();
     Ok(json!({ "experiment": "sweep", "alphas": grid.alphas, "folds": grid.folds, "tasks": summaries }))
+}
+
+/// What a batch of questions is answered.
+struct Answers {
+    /// Tokens that answers begin with, sorted.
+    tokens: Vec<u32>,
+    /// Their logits, by alpha and question.
+    logits: Vec<Vec<Vec<f64>>>,
 }
 
 fn ask<B: Backend, W: PairWeights>(
     engine: &Engine<'_, B, W>,
-    task: &str,
-    batch: &[Row],
-    grid: &Grid,
-    batching: &Batching<'_>,
-    correct: &mut [Vec<bool>],
-) -> Result<Vec<Value>> {
-    let questions: Vec<&Question> = batch.iter().filter_map(|row| row.question.as_ref().ok()).collect();
+    rows: &[Row],
+    alphas: &[f64],
+    observer: Observer<'_>,
+) -> Result<Answers> {
+    let questions: Vec<&Question> = rows.iter().filter_map(|row| row.question.as_ref().ok()).collect();
     let prompts: Vec<&[u32]> = questions.iter().map(|question| question.token_ids.as_slice()).collect();
-    let tokens_of_all = prompts.iter().map(|prompt| prompt.len()).sum();
     let mut tokens: Vec<u32> = questions.iter().flat_map(|question| question.answer_tokens.clone()).collect();
     tokens.sort_unstable();
     tokens.dedup();
-    let logits = batching.compute(batch.len(), tokens_of_all, |observer| {
-        engine.steer(&prompts, &grid.alphas, Tokens::Of(&tokens), observer)
-    })?;
-    let mut asked = 0..questions.len();
+    let logits = engine.steer(&prompts, alphas, Tokens::Of(&tokens), observer)?;
+    Ok(Answers { tokens, logits })
+}
+
+/// The rows of a batch; `correct` gets for every alpha whether each question was answered as it is labelled.
+fn rows_of(task: &str, batch: &[Row], answers: &Answers, correct: &mut [Vec<bool>]) -> Vec<Value> {
+    let Answers { tokens, logits } = answers;
+    let mut asked = 0..;
     let mut rows = Vec::with_capacity(batch.len());
     for Row { id, question } in batch {
         let mut row = Map::new();
@@ -107,7 +122,7 @@ fn ask<B: Backend, W: PairWeights>(
             Ok(question) => {
                 let index = asked.next().expect("logits for every question");
                 let of_alpha: Vec<Vec<f64>> =
-                    logits.iter().map(|prompts| of_answers(question, &tokens, &prompts[index])).collect();
+                    logits.iter().map(|prompts| of_answers(question, tokens, &prompts[index])).collect();
                 let chosen: Vec<Option<usize>> =
                     of_alpha.iter().map(|logits| strictly_largest(logits)).collect();
                 for (correct, chosen) in correct.iter_mut().zip(&chosen) {
@@ -123,7 +138,7 @@ fn ask<B: Backend, W: PairWeights>(
         }
         rows.push(Value::Object(row));
     }
-    Ok(rows)
+    rows
 }
 
 /// The logits of a question's answers, of those of all `tokens`, which are sorted.

@@ -1,10 +1,10 @@
 //! `tuco trace`: the contributions to every token of one prompt and response, layer by layer, and what fine-tuning says.
 
-use super::batches::Batching;
+use super::batches::{Batch, Batching};
 use crate::{
     Result,
     backend::Backend,
-    engine::{Engine, Split, Trace},
+    engine::{Engine, Observer, Split, Trace},
     metrics::{PartsL1, RunningL1, tuco},
     model::PairWeights,
     output::{Axes, Folder, Report, Series, Table, color, curves, heatmap},
@@ -34,14 +34,20 @@ pub fn run<B: Backend, W: PairWeights>(
     folder: &mut Folder,
 ) -> Result<Value> {
     let prompts = [text.token_ids.as_slice()];
-    let (trace, says) = batching.compute(1, text.token_ids.len(), |observer| {
+    let batch = Batch { of: (), rows: 1, tokens: text.token_ids.len() };
+    let compute = |engine: &&Engine<'_, B, W>, (): &(), observer: Observer<'_>| {
         let trace = engine.trace(&prompts, observer)?.remove(0);
         let says = engine.logits_of_parts(&trace.split)?;
         Ok((trace, says))
-    })?;
+    };
     let name = |token: u32| encoder.text_of(token).unwrap_or_else(|| format!("<{token}>"));
-    folder.append(&rows(text, &trace, &name))?;
-    batching.progress.batch_done();
+    let mut traced = None;
+    batching.share(&[engine], std::iter::once(batch), compute, |(), (trace, says)| {
+        folder.append(&rows(text, &trace, &name))?;
+        traced = Some((trace, says));
+        Ok(())
+    })?;
+    let (trace, says) = traced.expect("the batch was taken");
     let shares = |part: fn(&PartsL1) -> RunningL1| -> Vec<Vec<f64>> {
         let of_token = |layers: &Vec<PartsL1>| layers.iter().map(|l1| tuco(part(l1))).collect();
         trace.tokens.iter().map(of_token).collect()

@@ -4,7 +4,7 @@ use super::MachineOptions;
 #[cfg(any(feature = "cuda", feature = "sim"))]
 use crate::backend::cuda::{ContextPrecision, Cuda, Kernels};
 use crate::{
-    Result,
+    Error, Result,
     backend::{Backend, cpu::Cpu, reference::Reference},
     model::PairWeights,
 };
@@ -12,44 +12,75 @@ use clap::ValueEnum;
 use std::str::FromStr;
 
 /// What to compute with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Device {
     /// The first GPU, or the CPU where there is none.
     #[default]
     Auto,
     Cpu,
     Reference,
-    /// A GPU by its number.
-    Cuda(usize),
-    /// The simulator of GPUs, for tests.
-    Sim,
+    /// GPUs by their numbers: one, or several that share the work.
+    Cuda(Vec<usize>),
+    /// Simulated GPUs, for tests.
+    Sim(Vec<usize>),
+}
+
+impl Device {
+    /// The devices one by one.
+    fn each(&self) -> Vec<Self> {
+        match self {
+            Device::Cuda(ordinals) => ordinals.iter().map(|ordinal| Device::Cuda(vec![*ordinal])).collect(),
+            Device::Sim(ordinals) => ordinals.iter().map(|ordinal| Device::Sim(vec![*ordinal])).collect(),
+            device => vec![device.clone()],
+        }
+    }
+
+    /// # Errors
+    /// A usage error where there are several.
+    pub fn check_is_one(&self) -> Result<()> {
+        match self.each().len() {
+            1 => Ok(()),
+            _ => Err(Error::usage(format!("--device {self}: expected one device"))),
+        }
+    }
 }
 
 impl FromStr for Device {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.parse().ok().map(Device::Cuda);
-        match text {
-            "auto" => Some(Device::Auto),
-            "cpu" => Some(Device::Cpu),
-            "reference" => Some(Device::Reference),
-            "cuda" => Some(Device::Cuda(0)),
-            "sim" => Some(Device::Sim),
-            other => other.strip_prefix("cuda:").and_then(number),
+        match text.split_once(':').unwrap_or((text, "0")) {
+            ("cuda", list) => ordinals(list).map(Device::Cuda),
+            ("sim", list) => ordinals(list).map(Device::Sim),
+            _ if text == "auto" => Ok(Device::Auto),
+            _ if text == "cpu" => Ok(Device::Cpu),
+            _ if text == "reference" => Ok(Device::Reference),
+            _ => Err(EXPECTED.into()),
         }
-        .ok_or_else(|| "expected auto, cpu, cuda, cuda:N or reference".into())
+    }
+}
+
+const EXPECTED: &str = "expected auto, cpu, cuda, cuda:N, cuda:N,M,… or reference";
+
+/// The numbers of devices, each once.
+fn ordinals(list: &str) -> Result<Vec<usize>, String> {
+    let ordinals: Option<Vec<usize>> = list.split(',').map(|ordinal| ordinal.parse().ok()).collect();
+    let ordinals = ordinals.ok_or(EXPECTED)?;
+    match ordinals.iter().enumerate().find(|(index, ordinal)| ordinals[..*index].contains(ordinal)) {
+        None => Ok(ordinals),
+        Some((_, twice)) => Err(format!("device {twice} is named twice")),
     }
 }
 
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |ordinals: &[usize]| ordinals.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         match self {
             Device::Auto => f.write_str("auto"),
             Device::Cpu => f.write_str("cpu"),
             Device::Reference => f.write_str("reference"),
-            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
-            Device::Sim => f.write_str("sim"),
+            Device::Cuda(ordinals) => write!(f, "cuda:{}", list(ordinals)),
+            Device::Sim(ordinals) => write!(f, "sim:{}", list(ordinals)),
         }
     }
 }
@@ -137,15 +168,25 @@ impl Computer {
     /// Chooses what the flags mean for `pair`; `tell` hears what it is and why.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind): this program was built without what is asked for;
-    /// [`ErrorKind::Device`](crate::ErrorKind): there is no such GPU, or it cannot be used.
+    /// [`ErrorKind::Usage`](crate::ErrorKind): this program was built without what is asked for, or several devices are asked
+    /// for; [`ErrorKind::Device`](crate::ErrorKind): there is no such GPU, or it cannot be used.
     pub fn choose(machine: &MachineOptions, pair: &impl PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
-        match machine.device {
+        machine.device.check_is_one()?;
+        Self::open(&machine.device, machine, pair, tell)
+    }
+
+    fn open(
+        device: &Device,
+        machine: &MachineOptions,
+        pair: &impl PairWeights,
+        tell: &dyn Fn(&str),
+    ) -> Result<Self> {
+        match device {
             Device::Cpu => Ok(Self::Cpu(Cpu::new())),
             Device::Reference => Ok(Self::Reference(Reference)),
             Device::Auto => Self::best(machine, pair, tell),
-            Device::Cuda(ordinal) => Self::cuda(ordinal, machine, pair, tell),
-            Device::Sim => Self::simulator(machine, pair),
+            Device::Cuda(ordinals) => Self::cuda(ordinals[0], machine, pair, tell),
+            Device::Sim(_) => Self::simulator(machine, pair),
         }
     }
 
@@ -196,9 +237,7 @@ impl Computer {
 
     #[cfg(not(feature = "cuda"))]
     fn cuda(_: usize, _: &MachineOptions, _: &impl PairWeights, _: &dyn Fn(&str)) -> Result<Self> {
-        Err(crate::Error::usage(
-            "--device cuda: this program was built without it; build with `--features cuda`",
-        ))
+        Err(Error::usage("--device cuda: this program was built without it; build with `--features cuda`"))
     }
 
     #[cfg(feature = "sim")]
@@ -210,9 +249,69 @@ impl Computer {
 
     #[cfg(not(feature = "sim"))]
     fn simulator(_: &MachineOptions, _: &impl PairWeights) -> Result<Self> {
-        Err(crate::Error::usage(
-            "--device sim: this program was built without it; build with `--features sim`",
-        ))
+        Err(Error::usage("--device sim: this program was built without it; build with `--features sim`"))
+    }
+}
+
+/// Something that backends of one kind share.
+pub trait SharedWork {
+    type Output;
+
+    fn on<B: Backend>(self, backends: &[&B]) -> Self::Output;
+}
+
+/// One device, or several of one kind that share batches.
+pub struct Computers(Vec<Computer>);
+
+impl Computers {
+    /// Chooses what the flags mean for `pair`; `tell` hears what it is and why.
+    ///
+    /// # Errors
+    /// As [`Computer::choose`]; a usage error where devices are of different kinds.
+    pub fn choose(machine: &MachineOptions, pair: &impl PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
+        let each = machine.device.each();
+        let open = |device: &Device| Computer::open(device, machine, pair, tell);
+        let computers = each.iter().map(open).collect::<Result<Vec<Computer>>>()?;
+        let first = computers[0].name();
+        match each.iter().zip(&computers).find(|(_, other)| other.name() != first) {
+            None => Ok(Self(computers)),
+            Some((device, other)) => Err(Error::usage(format!(
+                "--device {}: {} is {first}, but {device} is {}: they round in different ways, name devices of one kind",
+                machine.device,
+                each[0],
+                other.name()
+            ))),
+        }
+    }
+
+    pub fn run<W: SharedWork>(&self, work: W) -> W::Output {
+        match &self.0[0] {
+            Computer::Cpu(cpu) => work.on(&[cpu]),
+            Computer::Reference(reference) => work.on(&[reference]),
+            #[cfg(any(feature = "cuda", feature = "sim"))]
+            Computer::Cuda(_) => {
+                let each = self.0.iter().filter_map(|computer| match computer {
+                    Computer::Cuda(cuda) => Some(cuda.as_ref()),
+                    _ => None,
+                });
+                work.on(&each.collect::<Vec<&Cuda>>())
+            }
+        }
+    }
+
+    /// As the manifest names them: what decides about bits.
+    pub fn name(&self) -> String {
+        self.0[0].name()
+    }
+
+    /// Whether it is the CPU, with the fast backend.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.0[0], Computer::Cpu(_))
+    }
+
+    /// How many devices.
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -243,10 +342,15 @@ mod tests {
 
     #[test]
     fn devices_are_read_and_written_alike() {
-        for device in [Device::Auto, Device::Cpu, Device::Reference, Device::Cuda(3), Device::Sim] {
+        let several = [Device::Cuda(vec![3]), Device::Cuda(vec![2, 0]), Device::Sim(vec![0, 1])];
+        for device in [Device::Auto, Device::Cpu, Device::Reference].into_iter().chain(several) {
             assert_eq!(device.to_string().parse(), Ok(device));
         }
-        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
-        assert!("gpu".parse::<Device>().is_err() && "cuda:x".parse::<Device>().is_err());
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(vec![0])));
+        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:0,", "cuda:-1", "cpu:0", "auto:0", "cuda:0,cuda:1"]
+        {
+            assert_eq!(wrong.parse::<Device>(), Err(EXPECTED.into()), "{wrong}");
+        }
+        assert_eq!("cuda:1,0,1".parse::<Device>(), Err("device 1 is named twice".into()));
     }
 }

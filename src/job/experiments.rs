@@ -1,8 +1,8 @@
 //! What the jobs of all experiments have in common, and those of `tuco sweep`, `tuco compare` and `tuco trace`.
 
 use super::{
-    Computer, FailOnError, MachineOptions, PairOptions, PromptOptions, STOP, Work, open_encoder, open_pair,
-    parse_count, thread_pool,
+    Caller, Computers, FailOnError, MachineOptions, PairOptions, PromptOptions, SharedWork, open_encoder,
+    open_pair, parse_count, thread_pool, thread_pools,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -117,20 +117,21 @@ fn parse_folds(text: &str) -> Result<usize, String> {
 }
 
 /// The pair, the threads and the tokenizer of an experiment.
-pub struct Opened {
+pub struct Opened<'a> {
+    caller: Caller<'a>,
     pub options: ExperimentOptions,
     pub pair: Pair,
     pool: rayon::ThreadPool,
     pub encoder: Encoder,
 }
 
-impl Opened {
-    pub fn open(options: ExperimentOptions) -> Result<Self> {
+impl<'a> Opened<'a> {
+    pub fn open(options: ExperimentOptions, caller: Caller<'a>) -> Result<Self> {
         let pool = thread_pool(&options.machine)?;
         let pair = pool.install(|| open_pair(&options.pair))?;
         let date = options.prompts.template_date.unwrap_or_else(|| chrono::Local::now().date_naive());
         let encoder = open_encoder(&pair, &options.prompts, date)?;
-        Ok(Self { options, pair, pool, encoder })
+        Ok(Self { caller, options, pair, pool, encoder })
     }
 
     pub fn tell(&self, text: &str) {
@@ -176,11 +177,19 @@ impl Opened {
             tokens: machine.max_batch_tokens,
             memory: None,
         };
-        let batching =
-            Batching { limits, progress: &progress, pool, stop: &STOP, warn: &|text| self.tell(text) };
-        let computer = pool.install(|| Computer::choose(machine, pair, &|text| self.tell(text)))?;
+        let computers = pool.install(|| Computers::choose(machine, pair, &|text| self.tell(text)))?;
+        let several;
+        let pools = match computers.count() {
+            1 => std::slice::from_ref(pool),
+            count => {
+                several = thread_pools(machine, count)?;
+                several.as_slice()
+            }
+        };
+        let warn = |text: &str| self.tell(text);
+        let batching = Batching { limits, progress: &progress, pools, stop: self.caller.stop, warn: &warn };
         let outcome =
-            computer.run(Running { experiment, opened: self, batching: &batching, folder: &mut folder });
+            computers.run(Running { experiment, opened: self, batching: &batching, folder: &mut folder });
         let closing = progress.finish();
         let mut summary = outcome.map_err(|error| match error.kind {
             ErrorKind::Interrupted => {
@@ -194,7 +203,7 @@ impl Opened {
         summary["tuned"] = dirs.ft.into();
         summary["apply_chat_template"] = options.prompts.apply_chat_template.into();
         summary["tuco_version"] = env!("CARGO_PKG_VERSION").into();
-        summary["command"] = json!(std::env::args().collect::<Vec<_>>());
+        summary["command"] = json!(self.caller.command);
         let report = experiment::report(&summary).expect("an experiment's own summary");
         let errors = folder.errors();
         folder.finish(&summary, &report)?;
@@ -244,33 +253,39 @@ impl Experiment {
     }
 }
 
-/// An experiment on its way, whichever backend computes.
+/// An experiment on its way, whichever backends compute.
 struct Running<'a> {
     experiment: &'a Experiment,
-    opened: &'a Opened,
+    opened: &'a Opened<'a>,
     batching: &'a Batching<'a>,
     folder: &'a mut Folder,
 }
 
-impl Work for Running<'_> {
+impl SharedWork for Running<'_> {
     /// The summary.
     type Output = Result<Value>;
 
-    fn on<B: Backend>(self, backend: &B) -> Result<Value> {
+    fn on<B: Backend>(self, backends: &[&B]) -> Result<Value> {
         let Self { experiment, opened, batching, folder } = self;
-        let engine = Engine::new(backend, &opened.pair);
+        let encoder = &opened.encoder;
+        let engines = backends.iter().map(|backend| Engine::new(*backend, &opened.pair));
         match experiment {
-            Experiment::Sweep(tasks, grid) => sweep::run(&engine, tasks, grid, batching, folder),
-            Experiment::Compare(prompts) => compare::run(engine, prompts, batching, folder),
+            Experiment::Sweep(tasks, grid) => {
+                sweep::run(&engines.collect::<Vec<_>>(), tasks, grid, batching, folder)
+            }
+            Experiment::Compare(prompts) => compare::run(engines.collect(), prompts, batching, folder),
             Experiment::Jailbreak { prompts, labels, completing } => {
-                let generating = Generating { engine, encoder: &opened.encoder, completing };
-                jailbreak::run(generating, prompts, labels, batching, folder)
+                let generating = engines.map(|engine| Generating { engine, encoder, completing });
+                jailbreak::run(generating.collect(), prompts, labels, batching, folder)
             }
             Experiment::ManyShot { prompts, shots, columns } => {
-                let scoring = Scoring { engine, columns: *columns };
-                many_shot::run(&scoring, prompts, shots, batching, folder)
+                let scoring = engines.map(|engine| Scoring { engine, columns: *columns });
+                many_shot::run(&scoring.collect::<Vec<_>>(), prompts, shots, batching, folder)
             }
-            Experiment::Trace(text) => trace::run(&engine, text, &opened.encoder, batching, folder),
+            Experiment::Trace(text) => {
+                let engine = Engine::new(backends[0], &opened.pair);
+                trace::run(&engine, text, encoder, batching, folder)
+            }
         }
     }
 }
@@ -279,9 +294,9 @@ impl Work for Running<'_> {
 ///
 /// # Errors
 /// Everything that is wrong with flags, models and inputs before anything is computed.
-pub fn sweep(options: SweepOptions) -> Result<()> {
+pub fn sweep(options: SweepOptions, caller: Caller<'_>) -> Result<()> {
     check_alphas(&options.alphas)?;
-    let opened = Opened::open(options.common)?;
+    let opened = Opened::open(options.common, caller)?;
     // Where there is no head, nothing is computed in vain.
     opened.pair.checkpoints.ft.head()?;
     let examples = match &options.examples {
@@ -303,8 +318,8 @@ pub fn sweep(options: SweepOptions) -> Result<()> {
 ///
 /// # Errors
 /// As [`sweep()`].
-pub fn compare(options: CompareOptions) -> Result<()> {
-    let opened = Opened::open(options.common)?;
+pub fn compare(options: CompareOptions, caller: Caller<'_>) -> Result<()> {
+    let opened = Opened::open(options.common, caller)?;
     let mut prompts = Vec::new();
     let is_label = options.by == "label";
     opened.read(&options.inputs, Some(&options.by), |path, line| {
@@ -325,12 +340,13 @@ pub fn compare(options: CompareOptions) -> Result<()> {
 ///
 /// # Errors
 /// As [`sweep()`].
-pub fn trace(options: TraceOptions) -> Result<()> {
+pub fn trace(options: TraceOptions, caller: Caller<'_>) -> Result<()> {
     if options.prompt.is_empty() || options.response.as_ref().is_some_and(String::is_empty) {
         let what = if options.prompt.is_empty() { "the prompt" } else { "--response" };
         return Err(Error::usage(format!("{what} is empty, expected text")));
     }
-    let opened = Opened::open(options.common)?;
+    options.common.machine.device.check_is_one()?;
+    let opened = Opened::open(options.common, caller)?;
     opened.pair.checkpoints.ft.head()?;
     let encoder = &opened.encoder;
     let usage = |error: crate::prompt::RowError| Error::usage(error.message);

@@ -1,7 +1,7 @@
 //! The job of `tuco generate`.
 
 use super::{
-    RowsOptions,
+    Caller, RowsOptions,
     options::parse_count,
     rows::{RowsJob, What},
 };
@@ -91,7 +91,7 @@ impl ChoiceOptions {
 ///
 /// # Errors
 /// As of [`score`](super::score::score).
-pub fn generate(options: GenerateOptions) -> Result<Done> {
+pub fn generate(options: GenerateOptions, caller: Caller<'_>) -> Result<Done> {
     let mut generation = Generation {
         alpha: options.choice.alpha,
         max_new_tokens: options.max_new_tokens,
@@ -115,5 +115,5 @@ pub fn generate(options: GenerateOptions) -> Result<Done> {
         }
         Ok(What::Generate(Completing { generation, stop: options.stop, seed: options.choice.seed }))
     };
-    RowsJob::prepare(options.common, what)?.run()
+    RowsJob::prepare(options.common, caller, what)?.run()
 }

@@ -1,7 +1,7 @@
 //! The job of `tuco jailbreak`.
 
 use super::{
-    ChoiceOptions,
+    Caller, ChoiceOptions,
     experiments::{Experiment, ExperimentOptions, Opened},
     options::parse_count,
 };
@@ -62,7 +62,7 @@ const TEMPERATURE: f64 = 1.0;
 ///
 /// # Errors
 /// Everything that is wrong with flags, models and inputs before anything is computed.
-pub fn jailbreak(options: JailbreakOptions) -> Result<()> {
+pub fn jailbreak(options: JailbreakOptions, caller: Caller<'_>) -> Result<()> {
     let JailbreakOptions { inputs, n, max_new_tokens, successes, refusals, judge_column, choice, common } =
         options;
     let mut generation = Generation {
@@ -86,7 +86,7 @@ pub fn jailbreak(options: JailbreakOptions) -> Result<()> {
             Labels::Sampled { refusals, successes }
         }
     };
-    let opened = Opened::open(common)?;
+    let opened = Opened::open(common, caller)?;
     if judge_column.is_none() {
         opened.pair.checkpoints.ft.head()?;
         opened.encoder.check_decodes("tuco jailbreak")?;

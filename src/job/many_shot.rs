@@ -1,6 +1,9 @@
 //! The job of `tuco many-shot`.
 
-use super::experiments::{Experiment, ExperimentOptions, Opened};
+use super::{
+    Caller,
+    experiments::{Experiment, ExperimentOptions, Opened},
+};
 use crate::{
     Error, Result,
     experiment::{
@@ -35,11 +38,11 @@ pub struct ManyShotOptions {
 ///
 /// # Errors
 /// Everything that is wrong with flags, models and inputs before anything is computed.
-pub fn many_shot(options: ManyShotOptions) -> Result<()> {
+pub fn many_shot(options: ManyShotOptions, caller: Caller<'_>) -> Result<()> {
     let ManyShotOptions { inputs, examples: path, shots, output_co, mut common } = options;
     // The limit is one of questions.
     let limit = common.limit.take();
-    let mut opened = Opened::open(common)?;
+    let mut opened = Opened::open(common, caller)?;
     let name = path.display();
     let mut examples = Vec::new();
     opened.read(std::slice::from_ref(&path), Some(RESPONSE), |_, line| {

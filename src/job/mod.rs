@@ -16,13 +16,14 @@ mod score;
 mod shard;
 
 pub use bench::{BenchOptions, bench};
-pub use device::{Computer, Device, Precision, Resident, Work};
+pub use device::{Computer, Computers, Device, Precision, Resident, SharedWork, Work};
 pub use experiments::{CompareOptions, ExperimentOptions, SweepOptions, TraceOptions, compare, sweep, trace};
 pub use generate::{ChoiceOptions, GenerateOptions, generate};
 pub use jailbreak::{JailbreakOptions, jailbreak};
 pub use many_shot::{ManyShotOptions, many_shot};
 pub use merge::{MergeOptions, merge};
 use options::parse_count;
+pub(crate) use options::{told_by_clap, without_environment};
 
 pub use options::{
     DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PrefixSharing, PromptOptions,
@@ -42,21 +43,16 @@ use crate::{
 use chrono::NaiveDate;
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::AtomicBool,
 };
 
-/// Set when the run is asked to stop (Ctrl-C, SIGTERM).
-pub static STOP: AtomicBool = AtomicBool::new(false);
-
-/// Lets Ctrl-C and SIGTERM stop the run cleanly; a second one ends it at once.
-pub fn stop_on_signals() {
-    // Fails only where a handler is set already, as in tests that run several jobs in one process.
-    let _ = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("tuco: stopping after what is written; once more stops at once");
-    });
+/// Who runs a job.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    /// The command line, which manifests and summaries keep.
+    pub command: &'a [String],
+    /// Set from outside to stop the job.
+    pub stop: &'a AtomicBool,
 }
 
 /// Opens the pair that the flags name.
@@ -130,8 +126,18 @@ pub fn open_encoder(pair: &Pair, options: &PromptOptions, template_date: NaiveDa
 
 /// The threads that do the work.
 pub fn thread_pool(options: &MachineOptions) -> Result<rayon::ThreadPool> {
+    threads(options.threads.unwrap_or(0))
+}
+
+/// The threads of several devices, which share them alike. Each has its own, so that none waits for the work of another.
+pub fn thread_pools(options: &MachineOptions, count: usize) -> Result<Vec<rayon::ThreadPool>> {
+    let all = options.threads.unwrap_or_else(rayon::current_num_threads);
+    (0..count).map(|_| threads((all / count).max(1))).collect()
+}
+
+fn threads(count: usize) -> Result<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads.unwrap_or(0))
+        .num_threads(count)
         .build()
         .map_err(|error| Error::usage(format!("--threads: cannot start the threads: {error}")))
 }

@@ -84,8 +84,8 @@ pub struct InputOptions {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Machine")]
 pub struct MachineOptions {
-    /// What computes: auto, cpu, cuda, cuda:N or reference. auto takes the first GPU, else the CPU; reference is slow and
-    /// exact, for comparison
+    /// What computes: auto, cpu, cuda, cuda:N or reference; cuda:0,1,… shares batches among several GPUs. auto takes the first
+    /// GPU, else the CPU; reference is slow and exact, for comparison
     #[arg(long, value_name = "DEVICE", default_value_t, env = "TUCO_DEVICE")]
     pub device: Device,
     /// On a GPU: what the context's rows are rounded to where they go into products; auto: bfloat16, float32 for small models
@@ -140,11 +140,23 @@ pub enum PrefixSharing {
     Off,
 }
 
+/// A command whose flags, and those of its subcommands, have no environment variables.
+pub fn without_environment(command: Command) -> Command {
+    command.mut_args(|arg| arg.env(None::<&str>)).mut_subcommands(without_environment)
+}
+
+/// What clap says, in one sentence and without the usage of a program that nobody called.
+pub fn told_by_clap(error: &clap::Error) -> String {
+    let message = error.to_string();
+    let message = message.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = message.trim_start_matches("error: ").split_whitespace().collect();
+    words.join(" ")
+}
+
 impl Default for MachineOptions {
     /// The flags' own defaults.
     fn default() -> Self {
-        let command =
-            Self::augment_args(Command::new("").no_binary_name(true)).mut_args(|arg| arg.env(None::<&str>));
+        let command = without_environment(Self::augment_args(Command::new("").no_binary_name(true)));
         let none = command.try_get_matches_from([""; 0]).expect("no flag is required");
         Self::from_arg_matches(&none).expect("every flag has a default")
     }

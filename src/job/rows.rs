@@ -1,11 +1,11 @@
 //! The jobs that write a row for every row of input: `tuco score` and `tuco generate`.
 
 use super::{
-    Computer, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, STOP, Work,
+    Caller, Computers, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, SharedWork,
     memory::{self, Resident, Size},
     open_encoder,
     shard::ShardChoice,
-    sides, thread_pool,
+    sides, thread_pool, thread_pools,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -14,7 +14,7 @@ use crate::{
     engine::{Engine, Footprint, PackLimits},
     experiment::{
         generate::{Completing, Generating},
-        rows::{BatchLimits, Memory, Run, Task},
+        rows::{BatchLimits, Memory, Run, Task, Worker},
         score::{Columns, Scoring},
     },
     model::PairWeights,
@@ -29,6 +29,7 @@ use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
 };
 
 /// What these jobs have in common.
@@ -97,15 +98,17 @@ impl What {
 }
 
 /// A run that can start.
-pub struct RowsJob {
+pub struct RowsJob<'a> {
+    caller: Caller<'a>,
     options: RowsOptions,
     what: What,
     pair: Pair,
-    computer: Computer,
+    computers: Computers,
     encoder: Encoder,
     source: Source,
     sink: Sink,
-    pool: rayon::ThreadPool,
+    /// The threads of each device.
+    pools: Vec<rayon::ThreadPool>,
     shard: Option<Shard>,
     /// How `--max-memory` is divided.
     memory: Option<(PackLimits, Memory)>,
@@ -115,13 +118,14 @@ pub struct RowsJob {
     limit: u64,
 }
 
-impl RowsJob {
+impl<'a> RowsJob<'a> {
     /// Checks everything and opens the output; `what` is to be done may depend on the pair.
     ///
     /// # Errors
     /// See the modules that open pairs, prompts and outputs; nothing has been computed then.
     pub fn prepare(
         mut options: RowsOptions,
+        caller: Caller<'a>,
         what: impl FnOnce(&Pair, &Encoder) -> Result<What>,
     ) -> Result<Self> {
         if options.dry_run {
@@ -145,9 +149,9 @@ impl RowsJob {
                 tell(text);
             }
         };
-        let computer = pool.install(|| Computer::choose(&options.machine, &pair, &tell))?;
-        if let (Some(_), false) = (options.max_memory, matches!(computer, Computer::Cpu(_))) {
-            let message = format!("--max-memory is for --device cpu, not for {}", computer.describe());
+        let computers = pool.install(|| Computers::choose(&options.machine, &pair, &tell))?;
+        if let (Some(_), false) = (options.max_memory, computers.is_cpu()) {
+            let message = format!("--max-memory is for --device cpu, not for {}", options.machine.device);
             return Err(Error::usage(message));
         }
         let neighbour = folder.as_deref().zip(shard).map(|(folder, shard)| shard.neighbour(folder));
@@ -163,9 +167,9 @@ impl RowsJob {
         let sink = match &options.output {
             None => Sink::Stdout,
             Some(path) => {
-                let device = computer.name();
-                let manifest =
-                    pool.install(|| manifest(&options, &what, &pair, &device, &encoder, &source, date))?;
+                let device = computers.name();
+                let manifest = pool
+                    .install(|| manifest(&options, caller, &what, &pair, &device, &encoder, &source, date))?;
                 let manifest = match shard {
                     None => manifest,
                     Some(shard) => manifest.with("shards", shard.count.into()),
@@ -177,7 +181,12 @@ impl RowsJob {
                 Sink::create(path, manifest, options.overwrite)?
             }
         };
+        let pools = match computers.count() {
+            1 => vec![pool],
+            count => thread_pools(&options.machine, count)?,
+        };
         Ok(Self {
+            caller,
             memory,
             total: lines.min(limit) / shard.map_or(1, |shard| shard.count),
             limit,
@@ -185,11 +194,11 @@ impl RowsJob {
             options,
             what,
             pair,
-            computer,
+            computers,
             encoder,
             source,
             sink,
-            pool,
+            pools,
         })
     }
 
@@ -234,23 +243,37 @@ impl RowsJob {
     }
 }
 
-impl RowsJob {
+impl RowsJob<'_> {
     fn pass(&mut self, progress: &Progress) -> Result<Done> {
-        let Self { options, what, pair, computer, encoder, source, sink, pool, shard, memory, limit, .. } =
-            self;
-        let (shard, memory, limit) = (*shard, *memory, *limit);
-        computer.run(Running {
+        let Self {
+            caller,
+            options,
+            what,
+            pair,
+            computers,
+            encoder,
+            source,
+            sink,
+            pools,
+            shard,
+            memory,
+            limit,
+            ..
+        } = self;
+        let (stop, shard, memory, limit) = (caller.stop, *shard, *memory, *limit);
+        computers.run(Running {
             options,
             what,
             pair,
             encoder,
             source,
             sink,
-            pool,
+            pools,
             shard,
             memory,
             limit,
             progress,
+            stop,
         })
     }
 }
@@ -272,7 +295,7 @@ fn how_to_go_on(options: &RowsOptions, error: Error) -> Error {
     Error::new(error.kind, message)
 }
 
-/// The run itself, whichever backend computes.
+/// The run itself, whichever backends compute.
 struct Running<'a> {
     options: &'a RowsOptions,
     what: &'a What,
@@ -280,41 +303,49 @@ struct Running<'a> {
     encoder: &'a Encoder,
     source: &'a mut Source,
     sink: &'a mut Sink,
-    pool: &'a rayon::ThreadPool,
+    pools: &'a [rayon::ThreadPool],
     shard: Option<Shard>,
     memory: Option<(PackLimits, Memory)>,
     limit: u64,
     progress: &'a Progress,
+    stop: &'a AtomicBool,
 }
 
-impl Work for Running<'_> {
+impl SharedWork for Running<'_> {
     type Output = Result<Done>;
 
-    fn on<B: Backend>(self, backend: &B) -> Result<Done> {
-        let engine = Engine::new(backend, self.pair);
-        let engine = match self.memory {
-            Some((limits, _)) => engine.with_limits(limits),
-            None => engine,
-        };
+    fn on<B: Backend>(self, backends: &[&B]) -> Result<Done> {
+        let (pair, encoder, memory) = (self.pair, self.encoder, self.memory);
+        let engines = backends.iter().map(|backend| {
+            let engine = Engine::new(*backend, pair);
+            match memory {
+                Some((limits, _)) => engine.with_limits(limits),
+                None => engine,
+            }
+        });
         let most_tokens = self.options.machine.max_batch_tokens;
         match self.what {
             What::Score { columns, prefix_sharing } => {
-                let engine = engine.with_prefix_sharing(*prefix_sharing);
-                self.pass(Scoring { engine, columns: *columns }, most_tokens)
+                let engines = engines.map(|engine| engine.with_prefix_sharing(*prefix_sharing));
+                let tasks = engines.map(|engine| Scoring { engine, columns: *columns });
+                self.pass(tasks.collect(), most_tokens)
             }
             What::Generate(completing) => {
-                let task = Generating { engine, encoder: self.encoder, completing };
-                let most_tokens = most_tokens.min(task.most_tokens());
-                self.pass(task, most_tokens)
+                let tasks = engines.map(|engine| Generating { engine, encoder, completing });
+                let tasks: Vec<_> = tasks.collect();
+                let most_tokens = most_tokens.min(tasks[0].most_tokens());
+                self.pass(tasks, most_tokens)
             }
         }
     }
 }
 
 impl Running<'_> {
-    fn pass(self, task: impl Task, most_tokens: usize) -> Result<Done> {
+    /// Passes all rows through the tasks, one of each device.
+    fn pass(self, tasks: Vec<impl Task>, most_tokens: usize) -> Result<Done> {
+        let workers = tasks.into_iter().zip(self.pools).map(|(task, pool)| Worker { task, pool });
         let run = Run {
-            task,
+            workers: workers.collect(),
             encoder: self.encoder,
             limits: BatchLimits {
                 prompts: self.options.machine.batch_size.unwrap_or(usize::MAX),
@@ -323,12 +354,12 @@ impl Running<'_> {
             },
             shard: self.shard,
             progress: self.progress,
-            stop: &STOP,
+            stop: self.stop,
         };
         let mut lines = self.source.lines();
-        // The work is done by the pool's threads; reading, writing and telling stay on this one.
+        // The work is done by the pools' threads; reading, writing and telling stay on this one.
         if !self.options.dry_run {
-            return run.pass(&mut lines, self.limit, self.sink, self.pool, &tell);
+            return run.pass(&mut lines, self.limit, self.sink, &tell);
         }
         let plan = run.plan(&mut lines, self.limit, &tell)?;
         output::print(&plan.to_string())?;
@@ -352,8 +383,10 @@ fn template_date(options: &RowsOptions, neighbour: Option<&Path>) -> NaiveDate {
 }
 
 /// What the rows depend on, and what is good to know.
+#[allow(clippy::too_many_arguments)]
 fn manifest(
     options: &RowsOptions,
+    caller: Caller<'_>,
     what: &What,
     pair: &Pair,
     device: &str,
@@ -392,7 +425,7 @@ fn manifest(
     let paths = Twin::new(&pair.checkpoints.pt.path, &pair.checkpoints.ft.path);
     let adapters = pair.checkpoints.as_ref().map(|checkpoint| checkpoint.adapter.as_ref().map(|a| &a.dir));
     let about = json!({
-        "command": std::env::args().collect::<Vec<_>>(),
+        "command": caller.command,
         "base_dir": paths.pt,
         "tuned_dir": paths.ft,
         "base_adapter_dir": adapters.pt,

@@ -1,7 +1,7 @@
 //! The job of `tuco score`.
 
 use super::{
-    PrefixSharing, RowsOptions,
+    Caller, PrefixSharing, RowsOptions,
     rows::{RowsJob, What},
 };
 use crate::{Result, experiment::score::Columns, output::Done};
@@ -35,8 +35,8 @@ pub struct ScoreOptions {
 /// # Errors
 /// Flags, pair, prompts or output that can't be used; [`ErrorKind::BadRows`](crate::error::ErrorKind::BadRows) when more rows failed
 /// than `--fail-on-error` allows.
-pub fn score(options: ScoreOptions) -> Result<Done> {
+pub fn score(options: ScoreOptions, caller: Caller<'_>) -> Result<Done> {
     let columns = Columns { layers: options.layers, output_co: options.output_co };
     let prefix_sharing = options.prefix_sharing != PrefixSharing::Off;
-    RowsJob::prepare(options.common, |_, _| Ok(What::Score { columns, prefix_sharing }))?.run()
+    RowsJob::prepare(options.common, caller, |_, _| Ok(What::Score { columns, prefix_sharing }))?.run()
 }

@@ -2,6 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
+    collections::VecDeque,
     io::IsTerminal,
     sync::Mutex,
     time::{Duration, Instant},
@@ -23,9 +24,26 @@ struct State {
     resumed: u64,
     total: u64,
     tokens: f64,
-    /// Rows of the batch in flight, its tokens, and those of them that have been computed.
-    batch: (u64, f64, f64),
+    /// Batches on their way, the oldest first.
+    batches: VecDeque<Batch>,
+    /// Batches that are on the disk.
+    batches_done: u64,
     told: Option<Instant>,
+}
+
+/// A batch on its way.
+struct Batch {
+    rows: u64,
+    tokens: f64,
+    /// Those of them that have been computed.
+    computed: f64,
+}
+
+impl Batch {
+    /// Rows, as far as they are computed.
+    fn rows_done(&self) -> f64 {
+        if self.tokens > 0.0 { self.rows as f64 * self.computed / self.tokens } else { 0.0 }
+    }
 }
 
 impl Progress {
@@ -48,23 +66,32 @@ impl Progress {
         state.rows = rows;
     }
 
-    /// A batch begins; it may turn out to have fewer tokens.
-    pub fn batch(&self, rows: u64, tokens: u64) {
-        self.state().batch = (rows, tokens as f64, 0.0);
+    /// A batch is on its way, whose number it gives; it may turn out to have fewer tokens.
+    pub fn batch(&self, rows: u64, tokens: u64) -> u64 {
+        let mut state = self.state();
+        state.batches.push_back(Batch { rows, tokens: tokens as f64, computed: 0.0 });
+        state.batches_done + state.batches.len() as u64 - 1
     }
 
-    /// So many more tokens of the batch have been computed.
-    pub fn advance(&self, tokens: f64) {
-        self.state().batch.2 += tokens;
+    /// So many more tokens of a batch have been computed.
+    pub fn advance(&self, batch: u64, tokens: f64) {
+        let mut state = self.state();
+        let place = batch.checked_sub(state.batches_done);
+        if let Some(batch) = place.and_then(|place| state.batches.get_mut(place as usize)) {
+            batch.computed += tokens;
+        }
+        drop(state);
         self.show();
     }
 
-    /// The batch is on the disk.
+    /// The oldest batch is on the disk.
     pub fn batch_done(&self) {
         let mut state = self.state();
-        state.rows += state.batch.0;
-        state.tokens += state.batch.2;
-        state.batch = (0, 0.0, 0.0);
+        if let Some(batch) = state.batches.pop_front() {
+            state.rows += batch.rows;
+            state.tokens += batch.computed;
+            state.batches_done += 1;
+        }
         drop(state);
         self.show();
     }
@@ -90,9 +117,8 @@ impl Progress {
 
     fn show(&self) {
         let mut state = self.state();
-        let (batch_rows, batch_tokens, computed) = state.batch;
-        let share = if batch_tokens > 0.0 { computed / batch_tokens } else { 0.0 };
-        let rows = state.rows as f64 + batch_rows as f64 * share;
+        let rows = state.rows as f64 + state.batches.iter().map(Batch::rows_done).sum::<f64>();
+        let computed: f64 = state.batches.iter().map(|batch| batch.computed).sum();
         let elapsed = self.start.elapsed().as_secs_f64();
         let fresh = rows - state.resumed as f64;
         let left = match state.total as f64 - rows {
@@ -138,8 +164,11 @@ mod tests {
     fn the_closing_line_counts_what_this_run_did() {
         let progress = Progress::new(10, true);
         progress.resumed(4);
-        progress.batch(6, 60);
-        progress.advance(60.0);
+        let (first, second) = (progress.batch(4, 40), progress.batch(2, 20));
+        progress.advance(second, 20.0);
+        progress.advance(first, 40.0);
+        progress.batch_done();
+        assert_eq!(progress.state().rows, 8);
         progress.batch_done();
         let line = progress.finish();
         assert!(

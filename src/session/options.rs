@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    job::{MachineOptions, PairOptions, PromptOptions},
+    job::{MachineOptions, PairOptions, PromptOptions, told_by_clap, without_environment},
 };
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser};
 
@@ -39,7 +39,7 @@ impl SessionOptions {
     /// # Errors
     /// A usage error for an unknown name and for a value that the command line would refuse, in its words.
     pub fn parse<'a>(options: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
-        let mut command = Flags::command().mut_args(|arg| arg.env(None::<&str>));
+        let mut command = without_environment(Flags::command());
         command.build();
         let mut flags = Vec::new();
         for (name, value) in options {
@@ -60,15 +60,8 @@ impl SessionOptions {
         }
         let parsed =
             command.try_get_matches_from(flags).and_then(|matches| Flags::from_arg_matches(&matches));
-        parsed.map(|flags| flags.options).map_err(|error| Error::usage(first_paragraph(&error.to_string())))
+        parsed.map(|flags| flags.options).map_err(|error| Error::usage(told_by_clap(&error)))
     }
-}
-
-/// What clap says, without the usage of a program that nobody called.
-fn first_paragraph(message: &str) -> String {
-    let message = message.split("\n\n").next().unwrap_or_default();
-    let words: Vec<&str> = message.trim_start_matches("error: ").split_whitespace().collect();
-    words.join(" ")
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod adapters;
 mod bench;
 mod checkpoints;
 mod common;
+mod devices;
 mod experiments;
 mod full_disk;
 mod generate;

@@ -44,7 +44,8 @@ impl Scene {
         run(tuco().current_dir(self.dir.path()).args(args))
     }
 
-    fn with_pair(&self, args: &[&str]) -> Command {
+    /// A subcommand with the demo pair.
+    pub fn with_pair(&self, args: &[&str]) -> Command {
         let mut command = tuco();
         command.current_dir(self.dir.path()).args(args).args(["--threads", "2", "--quiet"]);
         command.arg("--base").arg(demo("base")).arg("--tuned").arg(demo("tuned"));

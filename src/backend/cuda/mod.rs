@@ -113,7 +113,9 @@ impl Cuda {
         if failure().is_some() {
             return None;
         }
-        work(&self.device).map_err(|error| *failure() = Some(error)).ok()
+        // Which of several it was.
+        let of_this = |error: Error| Error::new(error.kind, format!("{}: {error}", self.device.name()));
+        work(&self.device).map_err(|error| *failure() = Some(of_this(error))).ok()
     }
 }
 
