@@ -14,6 +14,10 @@ const PACK_ROOM: (usize, usize) = (208 << 20, 4096);
 /// A prompt of so many tokens has to fit.
 const LEAST_TOKENS: usize = 256;
 
+/// What is in use before the first batch differs from start to start by 1 or 2 MiB: what is told to be enough has to be so the next
+/// time too.
+const STARTS_DIFFER: u64 = 4 << 20;
+
 /// An amount of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
@@ -102,10 +106,11 @@ pub fn divide(
     let [weights, threads] = smallest.fixed();
     let tokens = LEAST_TOKENS.min(spec.context_length);
     let least = smallest.bytes(tokens, 1, tokens);
-    let needed = Size((now.0 + least as u64).max(most.0));
-    if needed > limit {
+    let needed = (now.0 + least as u64).max(most.0);
+    if needed > limit.0 {
+        let enough = Size(needed + STARTS_DIFFER);
         return Err(Error::usage(format!(
-            "--max-memory {limit} is too little, the least is {needed}: {now} are in use once the pair is open ({most} were \
+            "--max-memory {limit} is too little, the least is {enough}: {now} are in use once the pair is open ({most} were \
              needed to open it), {} are for the weights of a layer, {} for threads, {} for a prompt of {tokens} tokens",
             Size(weights as u64),
             Size(threads as u64),
