@@ -123,7 +123,7 @@ __device__ __forceinline__ void multiply(const HopperProductArgs& args, Shared& 
             products_start();
 #pragma unroll
             for (int k = 0; k < STEP; k += 16)
-                wgmma_m64n256k16(sums, tile_descriptor(stage.a + consumer * CONSUMER_ROWS * STEP, k), tile_descriptor(stage.b, k));
+                wgmma(sums, tile_descriptor(stage.a + consumer * CONSUMER_ROWS * STEP, k), tile_descriptor(stage.b, k), true);
             products_commit();
             products_wait<1>();
             if (step) release((count - 1) % STAGES);
