@@ -117,6 +117,11 @@ __device__ __forceinline__ void bring_work(const HopperAttentionArgs& args, Atte
     using Shared = AttentionShared<DH>;
     constexpr int KEYS = Shared::KEYS, BOXES = Shared::BOXES;
     const int lane = threadIdx.x;
+    // No lane goes on before all have seen that the phase is over: what it does may end the next one.
+    auto wait = [](Barrier& barrier, int parity) {
+        barrier_wait(&barrier, parity);
+        __syncwarp();
+    };
     int count = 0, landings = 0;
     for (Work work(args); work.left(); work.next()) {
         const AttentionTile tile = work.tile();
@@ -125,22 +130,22 @@ __device__ __forceinline__ void bring_work(const HopperAttentionArgs& args, Atte
         for (int step = steps.first; step < steps.end; step++, count++) {
             const int slot = count % STAGES, parity = count / STAGES % 2 ^ 1;
             const StepRows<KEYS> rows(args.path_rows + tile.path, step * KEYS, tile.first_query + tile.queries);
-            barrier_wait(&shared.k_empty[slot], parity);
+            wait(shared.k_empty[slot], parity);
             rows.bring(shared.k[slot], args.k, &shared.k_full[slot], kv);
             if (step == steps.first)
                 for (int consumer = 0; consumer < CONSUMERS; consumer++) {
-                    barrier_wait(&shared.q_empty[consumer], work.count % 2 ^ 1);
+                    wait(shared.q_empty[consumer], work.count % 2 ^ 1);
                     if (lane) continue;
                     barrier_expect(&shared.q_full[consumer], BOXES * BOX_BYTES);
                     for (int box = 0; box < BOXES; box++)
                         tensor_load(shared.q[consumer][box], args.q, &shared.q_full[consumer],
                                     work.head_of(consumer) * DH + box * BOX, tile.row + work.part_of(consumer) * QUERIES);
                 }
-            barrier_wait(&shared.v_empty[slot], parity);
+            wait(shared.v_empty[slot], parity);
             const bool whole_boxes = rows.count % BOX == 0;
             rows.bring(shared.v[slot], args.v, whole_boxes ? &shared.v_full[slot] : &shared.landed, kv);
             if (whole_boxes) continue;
-            barrier_wait(&shared.landed, landings++ % 2);
+            wait(shared.landed, landings++ % 2);
             for (int box = 0; box < BOXES; box++) {
                 uint4* part = reinterpret_cast<uint4*>(shared.v[slot][box]);
                 const int end = (rows.count + BOX - 1) / BOX * BOX;
@@ -219,6 +224,7 @@ __device__ __forceinline__ void attend(const HopperAttentionArgs& args, Attentio
     if (consumer == 1) give_turn();
 
     int count = 0;
+    // Steps that only the other consumer needs.
     auto pass = [&](int steps) {
 #pragma unroll 1
         for (; steps > 0; steps--, count++) {
@@ -226,8 +232,10 @@ __device__ __forceinline__ void attend(const HopperAttentionArgs& args, Attentio
             take_turn();
             give_turn();
             barrier_wait(&shared.k_full[slot], parity);
-            release(&shared.k_empty[slot]);
             barrier_wait(&shared.v_full[slot], parity);
+            // All threads have seen that the phases are over, as when they multiply.
+            named_barrier(1 + CONSUMERS + consumer, 128);
+            release(&shared.k_empty[slot]);
             release(&shared.v_empty[slot]);
         }
     };
@@ -359,10 +367,9 @@ __device__ __forceinline__ void attend(const HopperAttentionArgs& args, Attentio
                         *reinterpret_cast<uint4*>(to + own_col) = uint4{pairs[0], pairs[1], pairs[2], pairs[3]};
                 }
             }
-        } else {
-            release(&shared.q_empty[consumer]);
         }
-        pass(all.end - max(own.end, all.first));
+        pass(all.end - own.end);
+        if (own.first == own.end) release(&shared.q_empty[consumer]);
     }
 }
 

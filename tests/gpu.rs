@@ -65,7 +65,7 @@ fn slices(prompts: &[Vec<u32>]) -> Vec<&[u32]> {
 }
 
 const CASES: [&str; 6] =
-    ["llama_gqa_tied_bf16", "gemma2", "gemma3_layer_types", "qwen3_moe", "phi3_longrope", "gpt2"];
+    ["llama_gqa_tied_bf16", "gemma2_wide_heads", "gemma3_layer_types", "qwen3_moe", "phi3_longrope", "gpt2"];
 
 fn batch_order_and_residence_change_no_bit_on_a_gpu() {
     for (precision, kernels) in ways() {

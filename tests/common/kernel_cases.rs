@@ -325,12 +325,12 @@ const CASES: &[Case] = &[
         shape: AttentionShape { sliding_window: Some(40), ..shape(2, 1, 256) },
         d: 136,
     },
-    Case::Heads { lengths: &[300, 150], shape: shape(2, 1, 64), d: 16 },
+    Case::Heads { lengths: &[200, 70], shape: shape(2, 1, 64), d: 16 },
     Case::Heads {
-        lengths: &[290, 40],
-        shape: AttentionShape { softcap: Some(3.0), sliding_window: Some(100), ..shape(2, 2, 128) },
+        lengths: &[210, 40],
+        shape: AttentionShape { softcap: Some(3.0), sliding_window: Some(50), ..shape(1, 1, 128) },
         d: 16,
     },
-    Case::Heads { lengths: &[170, 90], shape: shape(1, 1, 256), d: 16 },
+    Case::Heads { lengths: &[130, 70], shape: shape(1, 1, 256), d: 16 },
     Case::Sums { rows: 3, d: 300 },
 ];
