@@ -264,7 +264,6 @@ __device__ __forceinline__ void attend(const HopperAttentionArgs& args, Attentio
             };
             // Asks for the weighted sum of values of 64 keys.
             auto add_box = [&](int slot, int first) {
-                products_start();
 #pragma unroll
                 for (int key = first; key < first + BOX; key += 16)
                     wgmma(out, weights[key / 16], transposed_descriptor(shared.v[slot], key, TILE_BYTES));
@@ -317,6 +316,7 @@ __device__ __forceinline__ void attend(const HopperAttentionArgs& args, Attentio
                 barrier_wait(&shared.k_full[slot], parity);
                 score(slot);
                 barrier_wait(&shared.v_full[before], parity_before);
+                products_start();
 #pragma unroll
                 for (int key = 0; key < KEYS; key += BOX) add_box(before, key);
                 products_commit();
@@ -324,6 +324,7 @@ __device__ __forceinline__ void attend(const HopperAttentionArgs& args, Attentio
                 products_wait<1>();
                 release(&shared.k_empty[slot]);
                 const float2 shrink = weigh(step);
+                compute_now(fminf(weighted.sum[0], weighted.sum[1]));
                 products_wait<0>();
                 release(&shared.v_empty[before]);
 #pragma unroll
@@ -333,10 +334,12 @@ __device__ __forceinline__ void attend(const HopperAttentionArgs& args, Attentio
             release(&shared.q_empty[consumer]);
             const int last = count % STAGES;
             barrier_wait(&shared.v_full[last], count / STAGES % 2);
+            products_start();
             add_box(last, 0);
             products_commit();
             // Boxes beyond the last key were not brought.
             if (KEYS > BOX && first_query + queries - (own.end - 1) * KEYS > BOX) {
+                products_start();
                 add_box(last, KEYS - BOX);
                 products_commit();
             }

@@ -56,14 +56,17 @@ __device__ __forceinline__ void barrier_arrive(Barrier* barrier, uint32_t rank) 
 }
 
 // Waits until the phase of this parity is over; the one before the first counts as over, its parity being 1.
-__device__ __forceinline__ void barrier_wait(Barrier* barrier, uint32_t parity) {
-    asm volatile(
-        "{\n.reg .pred done;\n"
-        "AGAIN_%=:\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-        "@!done bra AGAIN_%=;\n}" ::"r"(shared_address(barrier)), "r"(parity)
-        : "memory");
-}
+#define BARRIER_WAIT(NAME, SCOPE)                                                                                       \
+    __device__ __forceinline__ void NAME(Barrier* barrier, uint32_t parity) {                                           \
+        asm volatile("{\n.reg .pred done;\n"                                                                            \
+                     "AGAIN_%=:\n"                                                                                      \
+                     "mbarrier.try_wait.parity.acquire." SCOPE ".shared::cta.b64 done, [%0], %1;\n"                     \
+                     "@!done bra AGAIN_%=;\n}" ::"r"(shared_address(barrier)), "r"(parity)                              \
+                     : "memory");                                                                                       \
+    }
+BARRIER_WAIT(barrier_wait, "cta")
+// The same where other blocks arrive.
+BARRIER_WAIT(cluster_barrier_wait, "cluster")
 
 // Copies the box whose first element is at (col, row) to shared memory, zeros where it leaves the matrix; `barrier` counts its bytes.
 __device__ __forceinline__ void tensor_load(void* to, const TensorMap& from, Barrier* barrier, int col, int row) {
@@ -136,6 +139,11 @@ __device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_g
 template <int N>
 __device__ __forceinline__ void products_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+}
+
+// Holds the compiler to computing `value`, which is never below 0, before it waits for products: it would else wait first, and nothing overlap.
+__device__ __forceinline__ void compute_now(float value) {
+    asm volatile("{\n.reg .pred below;\nsetp.lt.f32 below, %0, 0f00000000;\n@below nanosleep.u32 1;\n}" ::"f"(value));
 }
 
 // The registers of a product's sums as operands of the instruction.

@@ -61,7 +61,7 @@ __device__ __forceinline__ void bring_steps(const HopperProductArgs& args, Share
         for (int step = 0; step < steps; step++, count++) {
             const int slot = count % STAGES;
             Stage& stage = shared.stages[slot];
-            barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
+            cluster_barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
             barrier_expect(&shared.full[slot], sizeof(Stage));
             tensor_load(stage.a, args.a, &shared.full[slot], step * STEP, row);
             const int weight_row = E == GATED ? col * tile_cols : col * tile_cols + rank * (TILE_N / 2);

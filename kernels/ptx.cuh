@@ -18,7 +18,7 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 // 2 to the power of x, to about 22 bits; what is less than the least normal number is 0.
 __device__ __forceinline__ float fast_exp2(float x) {
     float power;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
     return power;
 }
 

@@ -65,6 +65,7 @@ inline void barrier_arrive(Barrier* barrier, uint32_t rank) { sim_arrive(*sim_in
 inline void barrier_wait(Barrier* barrier, uint32_t parity) {
     while (barrier->phase == parity) sim::yield("barrier_wait");
 }
+inline void cluster_barrier_wait(Barrier* barrier, uint32_t parity) { barrier_wait(barrier, parity); }
 
 // What the host's TensorMap holds on the simulator.
 struct SimTensor {
@@ -175,6 +176,8 @@ inline void products_commit() {
     }
     sim::wait(group.barrier, [] { return 128u; }, "products_commit");
 }
+
+inline void compute_now(float) {}
 
 // What a descriptor names, tiles of rows of 128 bytes: from where on, and the bytes from one tile to the next and from eight rows to the next.
 struct SimTiles {
