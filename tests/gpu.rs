@@ -1,6 +1,8 @@
 //! What needs a GPU; where there is none, these tests are reported as ignored. They run in the package's folder, with nothing of
 //! cargo's, so that the program built elsewhere runs on a machine with a GPU.
 
+#[path = "common/attention_bits.rs"]
+mod attention_bits;
 #[path = "common/gold.rs"]
 mod gold;
 #[path = "common/kernel_cases.rs"]
@@ -35,6 +37,12 @@ fn every_kernel_agrees_with_the_reference() {
                 compare(cuda, F32_TOLERANCE, true);
             }
         }
+    }
+}
+
+fn attention_has_the_same_bits_wherever_a_prompt_lies() {
+    for (precision, kernels) in ways() {
+        attention_bits::check(&Cuda::open(0, precision, Some(kernels)).unwrap());
     }
 }
 
@@ -106,6 +114,7 @@ fn main() {
     }
     let tests = tests![
         every_kernel_agrees_with_the_reference: true,
+        attention_has_the_same_bits_wherever_a_prompt_lies: true,
         golden_pairs_agree_with_transformers: true,
         equal_weights_give_exactly_zero: true,
         batch_order_and_residence_change_no_bit_on_a_gpu: true,
