@@ -1,11 +1,11 @@
-// Attention of context rows for Hopper, as attention.cu has it: bf16 operands, f32 sums (wgmma), heads of the dimensions below, scales above
-// 0. Operations bind.
+// Attention of context rows for Hopper, as attention.cu has it: bf16 operands, f32 sums (wgmma), heads of the dimensions below, scales
+// above 0. Operations bind.
 //
 // A block takes 128 rows of queries: 64 of two heads that share a key head, or 128 of one head. Two warpgroups have 64 rows each and go
 // through the same keys and values in steps of KEYS, which begin at the sequence's first token. A third brings them (TMA), two steps in
 // flight. A warpgroup multiplies the next step's keys while it makes weights of the scores before, and the two take turns in asking for
-// products, so that the tensor cores have work of one while the other makes weights. Weights go into products from registers, values as they
-// lie. Blocks stay and take one piece of work after the other, longest first. Grid: (blocks).
+// products, so that the tensor cores have work of one while the other makes weights. Weights go into products from registers, values as
+// they lie. Blocks stay and take one piece of work after the other, longest first. Grid: (blocks).
 //
 // Keys and values come in boxes of 64 rows where the path's rows follow each other, else row by row. Of a step that ends within a box, the
 // values' other rows become zeros: what lies there may be anything. What a query gets depends on its own sequence only.
@@ -158,7 +158,31 @@ __device__ __forceinline__ void bring_work(const HopperAttentionArgs& args, Atte
     }
 }
 
-// Of a thread's two rows, 8 apart: the largest score, and the sum of the weights that this thread has.
+// Of a thread's scores, score i belongs to row i % 4 / 2 · 8 of the two and to key i / 4 · 8 + i % 2 of those that the lane has.
+
+// softcap · tanh(scale / softcap · s), so written that nothing overflows.
+template <int N>
+__device__ __forceinline__ void cap(float (&scores)[N], float scale, float softcap) {
+    const float inner = 2.0f * LOG2E * scale / softcap;
+#pragma unroll
+    for (float& s : scores) s = softcap - 2.0f * softcap * fast_reciprocal(fast_exp2(s * inner) + 1.0f);
+}
+
+// What a query does not see counts as −∞; `query` is the first row's, counted from the step's first key on.
+template <int N>
+__device__ __forceinline__ void hide_unseen(float (&scores)[N], int query, int window) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int last_seen = query + half * 8 - threadIdx.x % 4 * 2, first_seen = window ? last_seen + 1 - window : 0;
+#pragma unroll
+        for (int i = half * 2; i < N; i += i % 2 ? 3 : 1) {
+            const int key = i / 4 * 8 + i % 2;
+            scores[i] = (key < first_seen) | (key > last_seen) ? -INFINITY : scores[i];
+        }
+    }
+}
+
+// Of a thread's two rows: the largest score, and the sum of the weights that this thread has.
 struct Weighted {
     float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {};
 
@@ -201,6 +225,32 @@ __device__ __forceinline__ void exchange(uint32_t (&pairs)[4]) {
             if (i & bit) continue;
             const uint32_t got = __shfl_xor_sync(~0u, upper ? pairs[i] : pairs[i + bit], bit);
             (upper ? pairs[i] : pairs[i + bit]) = got;
+        }
+    }
+}
+
+// Writes a thread's part of its two rows, if there are so many below and with the first one. It has pairs of neighbours, and stores one of
+// four groups of 8 columns whole.
+template <int DH, int N>
+__device__ __forceinline__ void write_rows(bf16* to, int64_t pitch, int there, const float (&out)[N], const Weighted& weighted) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float sum = weighted.sum[half];
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        const float share = 1.0f / sum;
+#pragma unroll
+        for (int col = 0; col < DH; col += 32) {
+            uint32_t pairs[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int at = (col / 8 + i) * 4 + half * 2;
+                pairs[i] = pack_bf16(out[at] * share, out[at + 1] * share);
+            }
+            exchange(pairs);
+            const int own_col = col + threadIdx.x % 4 * 8;
+            if (half * 8 < there && own_col < DH)
+                *reinterpret_cast<uint4*>(to + half * 8 * pitch + own_col) = uint4{pairs[0], pairs[1], pairs[2], pairs[3]};
         }
     }
 }
@@ -270,26 +320,10 @@ __device__ __forceinline__ void attend(const HopperAttentionArgs& args, Attentio
             };
             // Scores of a step become weights.
             auto weigh = [&](int step) {
-                if (capped) {
-                    // softcap · tanh(scale / softcap · s), so written that nothing overflows.
-                    const float inner = 2.0f * LOG2E * args.scale / args.softcap;
-#pragma unroll
-                    for (float& s : scores) s = args.softcap - 2.0f * args.softcap * fast_reciprocal(fast_exp2(s * inner) + 1.0f);
-                }
+                if (capped) cap(scores, args.scale, args.softcap);
                 const int first_key = step * KEYS;
-                if (first_key + KEYS - 1 > first_query || (args.window && first_key + args.window < first_query + QUERIES)) {
-#pragma unroll
-                    for (int half = 0; half < 2; half++) {
-                        // Of the keys that this thread has scores of, the first and the last that the query sees.
-                        const int last_seen = first_query + row + half * 8 - first_key - lane % 4 * 2;
-                        const int first_seen = args.window ? last_seen + 1 - args.window : 0;
-#pragma unroll
-                        for (int i = half * 2; i < KEYS / 2; i += i % 2 ? 3 : 1) {
-                            const int key = i / 4 * 8 + i % 2;
-                            scores[i] = (key < first_seen) | (key > last_seen) ? -INFINITY : scores[i];
-                        }
-                    }
-                }
+                if (first_key + KEYS - 1 > first_query || (args.window && first_key + args.window < first_query + QUERIES))
+                    hide_unseen(scores, first_query + row - first_key, args.window);
                 return weighted.weigh(scores, factor);
             };
             auto keep_weights = [&] {
@@ -347,29 +381,8 @@ __device__ __forceinline__ void attend(const HopperAttentionArgs& args, Attentio
             release(&shared.v_empty[last]);
             count++;
 
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float sum = weighted.sum[half];
-                sum += __shfl_xor_sync(~0u, sum, 1);
-                sum += __shfl_xor_sync(~0u, sum, 2);
-                const float share = 1.0f / sum;
-                const int own_row = row + half * 8;
-                bf16* to = args.out + (tile.row + skipped + own_row) * args.pitch + work.head_of(consumer) * DH;
-                // A thread has pairs of neighbours; of four groups of 8 columns it stores one whole.
-#pragma unroll
-                for (int col = 0; col < DH; col += 32) {
-                    uint32_t pairs[4];
-#pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        const int at = (col / 8 + i) * 4 + half * 2;
-                        pairs[i] = pack_bf16(out[at] * share, out[at + 1] * share);
-                    }
-                    exchange(pairs);
-                    const int own_col = col + lane % 4 * 8;
-                    if (own_row < queries && own_col < DH)
-                        *reinterpret_cast<uint4*>(to + own_col) = uint4{pairs[0], pairs[1], pairs[2], pairs[3]};
-                }
-            }
+            bf16* to = args.out + (tile.row + skipped + row) * args.pitch + work.head_of(consumer) * DH;
+            write_rows<DH>(to, args.pitch, queries - row, out, weighted);
         }
         pass(all.end - own.end);
         if (own.first == own.end) release(&shared.q_empty[consumer]);

@@ -141,7 +141,8 @@ __device__ __forceinline__ void products_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 
-// Holds the compiler to computing `value`, which is never below 0, before it waits for products: it would else wait first, and nothing overlap.
+// Holds the compiler to computing `value`, which is never below 0, before it waits for products: else it would wait first, and nothing
+// would overlap.
 __device__ __forceinline__ void compute_now(float value) {
     asm volatile("{\n.reg .pred below;\nsetp.lt.f32 below, %0, 0f00000000;\n@below nanosleep.u32 1;\n}" ::"f"(value));
 }
@@ -175,8 +176,8 @@ PRODUCT_OF_TILES(64, 32, "%32", "%33", "%34")
 PRODUCT_OF_TILES(128, 64, "%64", "%65", "%66")
 PRODUCT_OF_TILES(256, 128, "%128", "%129", "%130")
 
-// d[64, N] += a[64, 16] · b[16, N]. `a` is in registers, as mma_m16n8k16 takes it, 16 rows a warp; they stay as they are until the product is
-// waited for. `b` is a transposed_descriptor.
+// d[64, N] += a[64, 16] · b[16, N]. `a` is in registers, as mma_m16n8k16 takes it, 16 rows a warp; they stay as they are until the product
+// is waited for. `b` is a transposed_descriptor.
 #define PRODUCT_OF_ROWS(N, REGISTERS, A0, A1, A2, A3, B)                                                                \
     __device__ __forceinline__ void wgmma(float (&d)[REGISTERS], const uint32_t (&a)[4], uint64_t b) {                  \
         asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" NAMES_##REGISTERS "}, "               \
@@ -196,8 +197,8 @@ __device__ __forceinline__ uint64_t tile_descriptor(const void* tile, int k) {
     return start | uint64_t(1) << 16 | eight_rows << 32 | swizzle_128_bytes << 62;
 }
 
-// Names rows `row` to `row` + 15, a multiple of 16, of such tiles beside each other, `tile_bytes` apart, as the transposed operand: products go along
-// rows, columns are those of the result.
+// Names rows `row` to `row` + 15, a multiple of 16, of such tiles beside each other, `tile_bytes` apart, as the transposed operand: products
+// go along rows, columns are those of the result.
 __device__ __forceinline__ uint64_t transposed_descriptor(const void* tile, int row, int tile_bytes) {
     const uint64_t start = (shared_address(tile) + row * 128) >> 4, eight_rows = 1024 >> 4, swizzle_128_bytes = 1;
     return start | uint64_t(tile_bytes >> 4) << 16 | eight_rows << 32 | swizzle_128_bytes << 62;

@@ -1,8 +1,8 @@
 //! What needs a GPU; where there is none, these tests are reported as ignored. They run in the package's folder, with nothing of
 //! cargo's, so that the program built elsewhere runs on a machine with a GPU.
 
-#[path = "common/attention_bits.rs"]
-mod attention_bits;
+#[path = "common/bits.rs"]
+mod bits;
 #[path = "common/gold.rs"]
 mod gold;
 #[path = "common/kernel_cases.rs"]
@@ -40,9 +40,12 @@ fn every_kernel_agrees_with_the_reference() {
     }
 }
 
-fn attention_has_the_same_bits_wherever_a_prompt_lies() {
+fn rows_have_the_same_bits_whatever_is_beside_them() {
     for (precision, kernels) in ways() {
-        attention_bits::check(&Cuda::open(0, precision, Some(kernels)).unwrap());
+        let cuda = Cuda::open(0, precision, Some(kernels)).unwrap();
+        bits::check_attention(&cuda);
+        // Wide tiles and narrow ones on a GPU of 132 multiprocessors.
+        bits::check_products(&cuda, 8192, 512, 1024);
     }
 }
 
@@ -114,7 +117,7 @@ fn main() {
     }
     let tests = tests![
         every_kernel_agrees_with_the_reference: true,
-        attention_has_the_same_bits_wherever_a_prompt_lies: true,
+        rows_have_the_same_bits_whatever_is_beside_them: true,
         golden_pairs_agree_with_transformers: true,
         equal_weights_give_exactly_zero: true,
         batch_order_and_residence_change_no_bit_on_a_gpu: true,

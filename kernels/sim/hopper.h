@@ -165,8 +165,8 @@ void registers_down() {}
 template <int>
 void registers_up() {}
 
-// Products are made when they are waited for, as late as the hardware may: a tile or a register that is written too early shows. Until then
-// their sums are NaN in every thread's registers.
+// Products are made when they are waited for, as late as the hardware may: a tile or a register that is written too early shows. Until
+// then their sums are NaN in every thread's registers.
 inline void products_start() { sim::warpgroup().started = true; }
 inline void products_commit() {
     auto& group = sim::warpgroup();
@@ -179,7 +179,7 @@ inline void products_commit() {
 
 inline void compute_now(float) {}
 
-// What a descriptor names, tiles of rows of 128 bytes: from where on, and the bytes from one tile to the next and from eight rows to the next.
+// What a descriptor names, tiles of rows of 128 bytes: from where on, and the bytes from one tile and from eight rows to the next.
 struct SimTiles {
     uint32_t start, tile_bytes, eight_rows;
 

@@ -306,6 +306,7 @@ const CASES: &[Case] = &[
     Case::Products { rows: 111, d: 99, f: 131 },
     Case::Products { rows: 150, d: 264, f: 72 },
     Case::Products { rows: 300, d: 72, f: 520 },
+    Case::Products { rows: 300, d: 72, f: 400 },
     Case::Rows { rows: 1, d: 6 },
     Case::Rows { rows: 19, d: 99 },
     Case::Rows { rows: 5, d: 2304 },

@@ -167,7 +167,7 @@ fn weight_args(epilogue: Epilogue, weights: &[Operand<'_>]) -> ProductArgs {
     args
 }
 
-/// `product_sm90.cu`: tiles of 128 × 256, gated ones of 128 columns, by pairs of blocks that stay.
+/// `product_sm90.cu`: tiles of 128 × 256, or of half as many columns, gated ones of half as many again, by pairs of blocks that stay.
 fn hopper_product(
     device: &dyn Device,
     epilogue: Epilogue,
@@ -176,10 +176,17 @@ fn hopper_product(
     out: &CudaMat,
 ) -> Result<()> {
     const CLUSTER: usize = 2;
-    const SHARED_BYTES: u32 = 4 * (128 + 256) * 64 * 2 + 2 * 2 * 64 * 128 + 2 * 4 * 8;
+    /// How long a tile of 128 columns takes, one of 256 taking 1.
+    const NARROW_TIME: f64 = 0.58;
     if a.rows == 0 {
         return Ok(());
     }
+    let columns = if matches!(epilogue, Epilogue::Gated(_)) { 2 } else { 1 };
+    let clusters = |tile: usize| a.rows.div_ceil(128 * CLUSTER) * (columns * out.cols).div_ceil(tile);
+    let at_once = device.multiprocessors() as usize / CLUSTER;
+    let turns = |tile| clusters(tile).div_ceil(at_once) as f64;
+    let (tile, stages, suffix) =
+        if turns(128) * NARROW_TIME < turns(256) { (128, 6, "narrow_") } else { (256, 4, "") };
     let mut args = HopperProductArgs {
         a: device.tensor_map(&a.in_boxes(128))?,
         out: device.tensor_map(&out.in_boxes(64))?,
@@ -196,18 +203,16 @@ fn hopper_product(
             rows: out.cols,
             cols: a.cols,
             pitch: planes.pitch,
-            box_rows: 128,
+            box_rows: tile as u32 / 2,
         })?;
         args.bias[i] = *bias;
     }
-    let tile_cols = if matches!(epilogue, Epilogue::Gated(_)) { 128 } else { 256 };
-    let tiles = a.rows.div_ceil(128 * CLUSTER) * out.cols.div_ceil(tile_cols);
-    let clusters = tiles.min(device.multiprocessors() as usize / CLUSTER);
-    let kernel = format!("product_sm90_{}", epilogue.kernel(out.element));
+    let kernel = format!("product_sm90_{suffix}{}", epilogue.kernel(out.element));
+    let shared_bytes = stages * (128 + tile) * 64 * 2 + 2 * 2 * 64 * 128 + 2 * stages * 8;
     let launch = Launch {
-        grid: [(clusters * CLUSTER) as u32, 1, 1],
+        grid: [(clusters(tile).min(at_once) * CLUSTER) as u32, 1, 1],
         threads: 384,
-        shared_bytes: SHARED_BYTES,
+        shared_bytes: shared_bytes as u32,
         floor: product_floor(epilogue, a, weights, out),
     };
     device.launch(&kernel, launch, args.as_bytes())

@@ -1,18 +1,21 @@
-//! Attention of one prompt whose rows lie in other places, in other parts, among other rows.
+//! The same bits of the same rows: of a prompt whose rows lie in other places, in other parts, among other rows; of products of more rows.
 
 use std::ops::Range;
 use tuco::{
-    backend::{AttentionShape, Backend, Role, Rows, Sequence},
+    backend::{AttentionShape, Backend, Linear, Role, Rows, Sequence},
+    model::Activation,
     tensor::{Dtype, Tensor},
     twin::Twin,
 };
 
+fn number(row: usize, col: usize, seed: usize) -> f32 {
+    ((row * 37 + col * 101 + seed) * 7919 % 1009) as f32 / 504.0 - 1.0
+}
+
 /// Rows of operands: of each token of a prompt its own numbers, NaN where no token is.
 fn rows<B: Backend>(backend: &B, tokens: &[Option<usize>], cols: usize, seed: usize) -> B::Mat {
-    let number =
-        |token: usize, col: usize| ((token * 37 + col * 101 + seed) * 7919 % 1009) as f32 / 504.0 - 1.0;
     let row = |token: &Option<usize>| -> Vec<f32> {
-        (0..cols).map(|col| token.map_or(f32::NAN, |token| number(token, col))).collect()
+        (0..cols).map(|col| token.map_or(f32::NAN, |token| number(token, col, seed))).collect()
     };
     let bytes: Vec<u8> = tokens.iter().flat_map(row).flat_map(f32::to_le_bytes).collect();
     let mut stream = backend.zeros(Rows::Context, Role::Stream, tokens.len(), cols);
@@ -55,7 +58,7 @@ fn attention<B: Backend>(
 
 /// Holds attention to the same bits for a prompt of 200 tokens alone and for one that others are beside, all of NaN, and whose beginning
 /// is shared.
-pub fn check<B: Backend>(backend: &B) {
+pub fn check_attention<B: Backend>(backend: &B) {
     let plain = AttentionShape {
         num_attention_heads: 2,
         num_key_value_heads: 1,
@@ -79,5 +82,35 @@ pub fn check<B: Backend>(backend: &B) {
         for parts in &elsewhere {
             assert!(attention(backend, shape, 400, parts) == alone, "{shape:?}: {parts:?}");
         }
+    }
+}
+
+/// Holds products to the same bits for the first `few` of `many` rows and for them alone, of which a backend may make other tiles. Gated ones
+/// have half of the columns.
+pub fn check_products<B: Backend>(backend: &B, many: usize, few: usize, cols: usize) {
+    const INNER: usize = 264;
+    let weight = |rows: usize, seed: usize| {
+        let values = (0..rows * INNER).map(|at| number(at / INNER, at % INNER, seed));
+        let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+        Linear { weight: backend.weight(Tensor::stored(Dtype::F32, rows, INNER, bytes.leak())), bias: None }
+    };
+    let (w, gate, up) = (weight(cols, 4), weight(cols / 2, 5), weight(cols / 2, 6));
+    let results = |count: usize| -> Vec<Vec<f64>> {
+        let tokens: Vec<_> = (0..count).map(Some).collect();
+        let a = rows(backend, &tokens, INNER, 7);
+        let empty = |role, cols| backend.zeros(Rows::Context, role, count, cols);
+        let (mut stored, mut added) = (empty(Role::Operand, cols), empty(Role::Stream, cols));
+        let (mut activated, mut gated) = (empty(Role::Operand, cols), empty(Role::Operand, cols / 2));
+        backend.linear(&a, &w, &mut stored);
+        backend.linear_add(&a, &w, &mut added);
+        backend.activated(&a, &w, Activation::Gelu, &mut activated);
+        backend.gated(&a, &gate, &up, Activation::Silu, &mut gated);
+        let found = [&stored, &added, &activated, &gated].map(|mat| backend.read(mat));
+        backend.check().unwrap();
+        found.into()
+    };
+    for (of_many, of_few) in results(many).iter().zip(results(few)) {
+        assert!(of_few == of_many[..of_few.len()], "{few} of {many} rows");
+        assert!(of_few.iter().any(|value| *value != 0.0));
     }
 }
