@@ -57,14 +57,19 @@ __device__ __forceinline__ Steps steps_seen(const HopperAttentionArgs& args, int
 struct Work {
     const HopperAttentionArgs& args;
     int at, count = 0;
+    // The one after it is read early.
+    AttentionTile tile, ahead;
 
-    __device__ __forceinline__ explicit Work(const HopperAttentionArgs& args) : args(args), at(blockIdx.x) {}
+    __device__ __forceinline__ explicit Work(const HopperAttentionArgs& args)
+        : args(args), at(blockIdx.x), tile(tile_of(at)), ahead(tile_of(at + gridDim.x)) {}
     __device__ __forceinline__ bool left() const { return at < args.tile_count * args.head_blocks; }
     __device__ __forceinline__ void next() {
         at += gridDim.x;
         count++;
+        tile = ahead;
+        ahead = tile_of(at + gridDim.x);
     }
-    __device__ __forceinline__ AttentionTile tile() const { return args.tiles[at / args.head_blocks]; }
+    __device__ __forceinline__ AttentionTile tile_of(int at) const { return args.tiles[min(at / args.head_blocks, args.tile_count - 1)]; }
     // The first of its heads.
     __device__ __forceinline__ int head() const { return at % args.head_blocks * args.heads; }
     // Of the tile's queries and of the heads, those of a consumer.
@@ -124,7 +129,7 @@ __device__ __forceinline__ void bring_work(const HopperAttentionArgs& args, Atte
     };
     int count = 0, landings = 0;
     for (Work work(args); work.left(); work.next()) {
-        const AttentionTile tile = work.tile();
+        const AttentionTile& tile = work.tile;
         const Steps steps = steps_seen<KEYS>(args, tile.first_query, tile.queries);
         const int kv = work.head() / args.group * DH;
         for (int step = steps.first; step < steps.end; step++, count++) {
@@ -290,7 +295,7 @@ __device__ __forceinline__ void attend(const HopperAttentionArgs& args, Attentio
         }
     };
     for (Work work(args); work.left(); work.next()) {
-        const AttentionTile tile = work.tile();
+        const AttentionTile& tile = work.tile;
         const int skipped = work.part_of(consumer) * QUERIES;
         const int first_query = tile.first_query + skipped, queries = min(QUERIES, tile.queries - skipped);
         const Steps all = steps_seen<KEYS>(args, tile.first_query, tile.queries);
