@@ -205,13 +205,14 @@ struct Weighted {
             most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
             // A row that sees nothing yet stays at zero.
             const float base = most == -INFINITY ? 0.0f : most * factor;
-            shrink[half] = fast_exp2(largest[half] * factor - base);
+            // Exactly 1 where nothing new is the largest: a row's bits do not depend on steps that it sees nothing of.
+            shrink[half] = most == largest[half] ? 1.0f : fast_exp2(fmaf(largest[half], factor, -base));
             largest[half] = most;
             float added = 0.0f;
 #pragma unroll
             for (int i = half * 2; i < N; i += 4) {
-                scores[i] = fast_exp2(scores[i] * factor - base);
-                scores[i + 1] = fast_exp2(scores[i + 1] * factor - base);
+                scores[i] = fast_exp2(fmaf(scores[i], factor, -base));
+                scores[i + 1] = fast_exp2(fmaf(scores[i + 1], factor, -base));
                 added += scores[i] + scores[i + 1];
             }
             sum[half] = sum[half] * shrink[half] + added;
