@@ -61,6 +61,7 @@ run() {
     for shape in ${TUCO_GPU_SHAPES:-llama-3-8b llama-2-7b}; do
         bench "$shape-512" --shape "$shape" --tokens "$tokens" --lengths 512 --resident on --by-kernel
     done
+    bench llama-3-8b-4096 --shape llama-3-8b --tokens "$tokens" --lengths 4096 --resident on --by-kernel --repeat 2
     bench mixed --shape llama-3-8b --tokens "$tokens" --lengths 64,1200,210,350,96,520,160,40,820,280,130,450 --resident on
     bench batch-1 --shape llama-3-8b --tokens 512 --lengths 512 --resident on
     bench streamed --shape llama-3-8b --tokens "$tokens" --lengths 512 --resident off --repeat 2
@@ -69,6 +70,8 @@ run() {
     for name in llama-3-8b-512 mixed; do
         if [ -f "$out/$name.json" ]; then python3 benches/peers.py run "$out/$name.json" || failed=1; fi
     done
+    # For attention alone.
+    python3 benches/peers.py run "$out/llama-3-8b-4096.json" --no-transformers || failed=1
     exit "$failed"
 }
 

@@ -21,6 +21,14 @@ struct ProductArgs {
     int32_t unused;
 };
 
+// `queries` queries of one sequence, at positions from `first_query` on, in rows from `row` on. The rows of keys and values at
+// positions 0 and up are path_rows[path] and up.
+struct AttentionTile {
+    int32_t row, queries, first_query, path;
+};
+
+constexpr float LOG2E = 1.4426950408889634f;
+
 enum Epilogue { STORE, ADD, GATED, ACTIVATED };
 
 // What becomes of `v`, columns `col`, `col + 1` of the result, before it is stored or added: the first weight's rows `weight_row` and

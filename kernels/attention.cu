@@ -5,15 +5,9 @@
 // A block takes 64 queries of one head of one sequence, a warp 16 of them, over keys in steps of 64 (32 from 256 dimensions on),
 // two steps in flight. Grid: (tiles, heads); the host orders tiles longest first. Heads are padded to DH dimensions with zeros.
 // What a query gets depends on its own sequence only.
-#include "device.cuh"
+#include "args.cuh"
 
 constexpr int THREADS = 128, QUERIES = 64;
-
-// `queries` queries of one sequence, at positions from `first_query` on, in rows from `row` on. The rows of keys and values at
-// positions 0 and up are path_rows[path] and up.
-struct AttentionTile {
-    int32_t row, queries, first_query, path;
-};
 
 struct AttentionArgs {
     void* q;
@@ -64,7 +58,6 @@ template <int DH>
 __device__ void attention(const AttentionArgs& args) {
     using Shared = AttentionShared<DH>;
     constexpr int KEYS = Shared::KEYS, PITCH = Shared::PITCH;
-    constexpr float LOG2E = 1.4426950408889634f;
     Shared& shared = *reinterpret_cast<Shared*>(shared_memory());
     const AttentionTile tile = args.tiles[blockIdx.x];
     const int head = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;

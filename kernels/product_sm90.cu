@@ -1,15 +1,16 @@
 // The products of product.cu for Hopper: out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ), bf16 operands, f32 sums (wgmma). Operations bind.
 //
-// A block makes tiles of 128 rows and 256 columns (gated: 128 columns of each weight), one warpgroup for 64 rows, over k in steps of 64;
-// a third warpgroup's first thread brings the steps (TMA), four in flight. The two blocks of a cluster make tiles above each other: each
-// brings half of the weights' rows for both. Blocks stay and take one tile after the other, in an order in which those at work share
-// most of what they read. Sums leave through shared memory in boxes of 64 rows of 128 bytes, while the next steps come already.
-// The sum of an element is over k in order, whatever m is. Grid: (blocks).
+// A block makes tiles of 128 rows and 256 columns (gated: 128 columns of each weight), or half as many columns where tiles are too few for
+// all blocks. One warpgroup has 64 rows, over k in steps of 64; a third warpgroup's first thread brings the steps (TMA), 192 KiB in flight.
+// The two blocks of a cluster make tiles above each other: each brings half of the weights' rows for both. Blocks stay and take one tile
+// after the other, in an order in which those at work share most of what they read. Sums leave through shared memory in boxes of 64 rows of
+// 128 bytes, while the next steps come already.
+// The sum of an element is over k in order, whatever m and the tiles are. Grid: (blocks).
 #include "args.cuh"
 #include "hopper.cuh"
 
 struct HopperProductArgs {
-    // Boxes of 64 columns: of `a` 128 rows, of the weights 128, the gate's first. Of `out` 64 rows of 128 bytes.
+    // Boxes of 64 columns: of `a` 128 rows, of the weights half of TILE_N, the gate's first. Of `out` 64 rows of 128 bytes.
     TensorMap a, b[2], out;
     const float* bias[2];
     int32_t m, n, k;
@@ -17,22 +18,29 @@ struct HopperProductArgs {
     int32_t unused[8];
 };
 
-constexpr int TILE_M = 128, TILE_N = 256, STEP = 64, STAGES = 4, CLUSTER = 2;
+constexpr int TILE_M = 128, STEP = 64, CLUSTER = 2;
 constexpr int CONSUMERS = 2, CONSUMER_ROWS = TILE_M / CONSUMERS, THREADS = 128 * (1 + CONSUMERS);
 // Of the order of tiles: that many rows of clusters' tiles go through all columns together.
 constexpr int BAND = 8;
 
+template <int TILE_N>
 struct Stage {
     bf16 a[TILE_M * STEP];
     bf16 b[2][TILE_N / 2 * STEP];
 };
 
+template <int TILE_N>
 struct Shared {
-    Stage stages[STAGES];
+    static constexpr int STAGES = TILE_N == 256 ? 4 : 6;
+    Stage<TILE_N> stages[STAGES];
     // Boxes on their way out, two for each consumer.
     unsigned char out[CONSUMERS][2][CONSUMER_ROWS * 128];
     Barrier full[STAGES], empty[STAGES];
 };
+
+// Columns of a tile.
+template <Epilogue E, int TILE_N>
+constexpr int TILE_COLS = E == GATED ? TILE_N / 2 : TILE_N;
 
 // The tiles of a cluster, one after the other.
 struct Tiles {
@@ -51,33 +59,35 @@ struct Tiles {
     }
 };
 
-template <Epilogue E>
-__device__ __forceinline__ void bring_steps(const HopperProductArgs& args, Shared& shared, int tile_cols) {
+template <Epilogue E, int TILE_N>
+__device__ __forceinline__ void bring_steps(const HopperProductArgs& args, Shared<TILE_N>& shared) {
+    constexpr int COLS = TILE_COLS<E, TILE_N>, STAGES = Shared<TILE_N>::STAGES;
     const int rank = cluster_rank(), steps = (args.k + STEP - 1) / STEP;
     int count = 0;
-    for (Tiles tiles(args, tile_cols); tiles.left(); tiles.next()) {
+    for (Tiles tiles(args, COLS); tiles.left(); tiles.next()) {
         int row, col;
         tiles.place(row, col);
         for (int step = 0; step < steps; step++, count++) {
             const int slot = count % STAGES;
-            Stage& stage = shared.stages[slot];
-            barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
-            barrier_expect(&shared.full[slot], sizeof(Stage));
+            Stage<TILE_N>& stage = shared.stages[slot];
+            cluster_barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
+            barrier_expect(&shared.full[slot], sizeof(stage));
             tensor_load(stage.a, args.a, &shared.full[slot], step * STEP, row);
-            const int weight_row = E == GATED ? col * tile_cols : col * tile_cols + rank * (TILE_N / 2);
+            const int weight_row = E == GATED ? col * COLS : col * COLS + rank * (TILE_N / 2);
             tensor_load_multicast(stage.b[rank], args.b[E == GATED ? rank : 0], &shared.full[slot], step * STEP, weight_row, 3);
         }
     }
 }
 
-template <Epilogue E, class Out>
-__device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared& shared, const float (&sums)[128], int row, int col0) {
-    constexpr int BOX = 128 / sizeof(Out), BOXES = (E == GATED ? TILE_N / 2 : TILE_N) / BOX;
-    static_assert(BOXES % 2 == 0, "the boxes of a tile begin with the first of the two buffers");
+// `sent` counts a warpgroup's boxes.
+template <Epilogue E, class Out, int TILE_N>
+__device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared<TILE_N>& shared, const float (&sums)[TILE_N / 2], int row,
+                                           int col0, int& sent) {
+    constexpr int BOX = 128 / sizeof(Out), BOXES = TILE_COLS<E, TILE_N> / BOX;
     const int consumer = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = thread % 32;
 #pragma unroll
-    for (int box = 0; box < BOXES; box++) {
-        unsigned char* buffer = shared.out[consumer][box % 2];
+    for (int box = 0; box < BOXES; box++, sent++) {
+        unsigned char* buffer = shared.out[consumer][sent % 2];
         if (thread == 0) stores_wait<1>();
         named_barrier(1 + consumer, 128);
 #pragma unroll
@@ -85,7 +95,7 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const int at = (box * (BOX / 8) + j) * 4 + half * 2, in_box = j * 8 + lane % 4 * 2;
-                const float *v = &sums[at], *up = &sums[E == GATED ? at + 64 : at];
+                const float *v = &sums[at], *up = &sums[E == GATED ? at + TILE_N / 4 : at];
                 const int col = col0 + box * BOX + in_box;
                 // What is beyond the last column is dropped on its way out.
                 const float2 done = col < args.n ? finish<E>(args, col, col, {v[0], v[1]}, {up[0], up[1]}) : float2{};
@@ -104,26 +114,27 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
     }
 }
 
-template <Epilogue E, class Out>
-__device__ __forceinline__ void multiply(const HopperProductArgs& args, Shared& shared, int tile_cols) {
+template <Epilogue E, class Out, int TILE_N>
+__device__ __forceinline__ void multiply(const HopperProductArgs& args, Shared<TILE_N>& shared) {
+    constexpr int COLS = TILE_COLS<E, TILE_N>, STAGES = Shared<TILE_N>::STAGES;
     const int consumer = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, steps = (args.k + STEP - 1) / STEP;
     // Both blocks bring what is in a slot, so both hear that it is free.
     auto release = [&](int slot) {
         if (thread < CLUSTER) barrier_arrive(&shared.empty[slot], thread);
     };
-    int count = 0;
-    for (Tiles tiles(args, tile_cols); tiles.left(); tiles.next()) {
-        float sums[128];
+    int count = 0, sent = 0;
+    for (Tiles tiles(args, COLS); tiles.left(); tiles.next()) {
+        float sums[TILE_N / 2];
 #pragma unroll
-        for (int i = 0; i < 128; i++) sums[i] = 0.0f;
+        for (float& sum : sums) sum = 0.0f;
         for (int step = 0; step < steps; step++, count++) {
             const int slot = count % STAGES;
-            const Stage& stage = shared.stages[slot];
+            const Stage<TILE_N>& stage = shared.stages[slot];
             barrier_wait(&shared.full[slot], count / STAGES % 2);
             products_start();
 #pragma unroll
             for (int k = 0; k < STEP; k += 16)
-                wgmma_m64n256k16(sums, tile_descriptor(stage.a + consumer * CONSUMER_ROWS * STEP, k), tile_descriptor(stage.b, k));
+                wgmma(sums, tile_descriptor(stage.a + consumer * CONSUMER_ROWS * STEP, k), tile_descriptor(stage.b, k), true);
             products_commit();
             products_wait<1>();
             if (step) release((count - 1) % STAGES);
@@ -132,17 +143,16 @@ __device__ __forceinline__ void multiply(const HopperProductArgs& args, Shared& 
         release((count - 1) % STAGES);
         int row, col;
         tiles.place(row, col);
-        write_tile<E, Out>(args, shared, sums, row + consumer * CONSUMER_ROWS, col * tile_cols);
+        write_tile<E, Out, TILE_N>(args, shared, sums, row + consumer * CONSUMER_ROWS, col * COLS, sent);
     }
     if (thread == 0) stores_wait<0>();
 }
 
-template <Epilogue E, class Out>
+template <Epilogue E, class Out, int TILE_N>
 __device__ __forceinline__ void product(const HopperProductArgs& args) {
-    Shared& shared = *reinterpret_cast<Shared*>(shared_memory());
-    constexpr int TILE_COLS = E == GATED ? TILE_N / 2 : TILE_N;
+    Shared<TILE_N>& shared = *reinterpret_cast<Shared<TILE_N>*>(shared_memory());
     if (threadIdx.x == 0) {
-        for (int slot = 0; slot < STAGES; slot++) {
+        for (int slot = 0; slot < Shared<TILE_N>::STAGES; slot++) {
             barrier_init(&shared.full[slot], 1);
             barrier_init(&shared.empty[slot], CONSUMERS * CLUSTER);
         }
@@ -151,17 +161,21 @@ __device__ __forceinline__ void product(const HopperProductArgs& args) {
     cluster_sync();
     if (threadIdx.x < 128) {
         registers_down<40>();
-        if (threadIdx.x == 0) bring_steps<E>(args, shared, TILE_COLS);
+        if (threadIdx.x == 0) bring_steps<E, TILE_N>(args, shared);
     } else {
         registers_up<232>();
-        multiply<E, Out>(args, shared, TILE_COLS);
+        multiply<E, Out, TILE_N>(args, shared);
     }
     // The other block may still write to this one's memory.
     cluster_sync();
 }
 
-CLUSTER_KERNEL(product_sm90_store_bf16, HopperProductArgs, THREADS, CLUSTER, product<STORE, bf16>)
-CLUSTER_KERNEL(product_sm90_store_f32, HopperProductArgs, THREADS, CLUSTER, product<STORE, float>)
-CLUSTER_KERNEL(product_sm90_add, HopperProductArgs, THREADS, CLUSTER, product<ADD, float>)
-CLUSTER_KERNEL(product_sm90_gated, HopperProductArgs, THREADS, CLUSTER, product<GATED, bf16>)
-CLUSTER_KERNEL(product_sm90_activated, HopperProductArgs, THREADS, CLUSTER, product<ACTIVATED, bf16>)
+#define PRODUCT(NAME, E, OUT)                                                                                        \
+    CLUSTER_KERNEL(product_sm90_##NAME, HopperProductArgs, THREADS, CLUSTER, product<E, OUT, 256>)                   \
+    CLUSTER_KERNEL(product_sm90_narrow_##NAME, HopperProductArgs, THREADS, CLUSTER, product<E, OUT, 128>)
+
+PRODUCT(store_bf16, STORE, bf16)
+PRODUCT(store_f32, STORE, float)
+PRODUCT(add, ADD, float)
+PRODUCT(gated, GATED, bf16)
+PRODUCT(activated, ACTIVATED, bf16)

@@ -15,6 +15,20 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     return pair;
 }
 
+// 2 to the power of x, to about 22 bits; what is less than the least normal number is 0.
+__device__ __forceinline__ float fast_exp2(float x) {
+    float power;
+    asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
+
+// 1 / x, to about 23 bits.
+__device__ __forceinline__ float fast_reciprocal(float x) {
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+    return inverse;
+}
+
 // c[16, 8] += a[16, 16] · b[16, 8], fragments as in the PTX manual.
 __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     asm volatile(

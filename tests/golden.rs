@@ -3,7 +3,7 @@
 #[path = "common/gold.rs"]
 mod gold;
 
-use gold::{check, numbers, open};
+use gold::{check, numbers, open, worst_error};
 use serde_json::Value;
 use std::{fs, path::Path};
 use tuco::{
@@ -36,6 +36,19 @@ fn reference_agrees_with_transformers() {
 fn cuda_on_the_simulator_agrees_with_transformers() {
     use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
     check(&Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80), 1e-3);
+}
+
+/// With context rows in bf16, whose rounding averages out over hundreds of dimensions only, in both paths for GPUs.
+#[cfg(feature = "sim")]
+#[test]
+fn context_rows_in_bf16_come_near_transformers() {
+    use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
+    for kernels in [Kernels::Sm80, Kernels::Sm90a] {
+        let cuda = Cuda::simulated(ContextPrecision::Bfloat16, kernels);
+        let (error, what) = worst_error(&cuda, Path::new("tests/golden/gemma2_wide_heads"));
+        println!("{kernels:?} {error:8.1e}  {what}");
+        assert!(error < 1e-2, "{kernels:?}: {error:e}: {what}");
+    }
 }
 
 /// The largest error of any logit of a steered case, relative to the prompt's largest logit.

@@ -1,6 +1,8 @@
 //! What needs a GPU; where there is none, these tests are reported as ignored. They run in the package's folder, with nothing of
 //! cargo's, so that the program built elsewhere runs on a machine with a GPU.
 
+#[path = "common/bits.rs"]
+mod bits;
 #[path = "common/gold.rs"]
 mod gold;
 #[path = "common/kernel_cases.rs"]
@@ -38,6 +40,15 @@ fn every_kernel_agrees_with_the_reference() {
     }
 }
 
+fn rows_have_the_same_bits_whatever_is_beside_them() {
+    for (precision, kernels) in ways() {
+        let cuda = Cuda::open(0, precision, Some(kernels)).unwrap();
+        bits::check_attention(&cuda);
+        // Wide tiles and narrow ones on a GPU of 132 multiprocessors.
+        bits::check_products(&cuda, 8192, 512, 1024);
+    }
+}
+
 fn golden_pairs_agree_with_transformers() {
     gold::check(&Cuda::open(0, ContextPrecision::Float32, None).unwrap(), 1e-3);
 }
@@ -65,7 +76,7 @@ fn slices(prompts: &[Vec<u32>]) -> Vec<&[u32]> {
 }
 
 const CASES: [&str; 6] =
-    ["llama_gqa_tied_bf16", "gemma2", "gemma3_layer_types", "qwen3_moe", "phi3_longrope", "gpt2"];
+    ["llama_gqa_tied_bf16", "gemma2_wide_heads", "gemma3_layer_types", "qwen3_moe", "phi3_longrope", "gpt2"];
 
 fn batch_order_and_residence_change_no_bit_on_a_gpu() {
     for (precision, kernels) in ways() {
@@ -106,6 +117,7 @@ fn main() {
     }
     let tests = tests![
         every_kernel_agrees_with_the_reference: true,
+        rows_have_the_same_bits_whatever_is_beside_them: true,
         golden_pairs_agree_with_transformers: true,
         equal_weights_give_exactly_zero: true,
         batch_order_and_residence_change_no_bit_on_a_gpu: true,

@@ -440,7 +440,7 @@ mod on_the_simulator {
 
     #[test]
     fn shared_beginnings_change_no_bit_in_cuda_s_kernels() {
-        let cases = ["llama_gqa_tied_bf16", "rope_differs", "qwen3"];
+        let cases = ["llama_gqa_tied_bf16", "gemma2_wide_heads", "qwen3", "rope_differs"];
         for (case, (precision, kernels)) in cases.into_iter().zip(WAYS.into_iter().cycle()) {
             sharing_changes_no_bit(&Cuda::simulated(precision, kernels), case, 40, &[(25, 3)]);
         }
@@ -448,7 +448,9 @@ mod on_the_simulator {
 
     #[test]
     fn batch_order_and_resident_weights_change_no_bit_in_cuda_s_kernels() {
-        for case in ["llama_gqa_tied_bf16", "gemma3_layer_types", "phi3_longrope", "qwen3_moe"] {
+        for case in
+            ["llama_gqa_tied_bf16", "gemma2_wide_heads", "gemma3_layer_types", "phi3_longrope", "qwen3_moe"]
+        {
             let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
             let ids = prompts(50, &[70, 1, 40, 2, 9]);
             for (precision, kernels) in WAYS {

@@ -1,10 +1,15 @@
 //! Every kernel of the CUDA backend, on the simulator, against the reference backend.
 
+#[path = "common/bits.rs"]
+mod bits;
 #[path = "common/kernel_cases.rs"]
 mod kernel_cases;
 
 use kernel_cases::{BF16_TOLERANCE, F32_TOLERANCE, compare};
-use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
+use tuco::backend::{
+    Backend,
+    cuda::{ContextPrecision, Cuda, Kernels},
+};
 
 #[test]
 fn kernels_of_bf16_rows_agree_with_the_reference() {
@@ -18,5 +23,25 @@ fn kernels_of_f32_rows_agree_with_the_reference() {
     for wide_weights in [false, true] {
         let cuda = || Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80);
         compare(cuda, F32_TOLERANCE, wide_weights);
+    }
+}
+
+#[test]
+fn attention_has_the_same_bits_wherever_a_prompt_lies_and_whatever_is_beside_it() {
+    for kernels in [Kernels::Sm80, Kernels::Sm90a] {
+        bits::check_attention(&Cuda::simulated(ContextPrecision::Bfloat16, kernels));
+    }
+}
+
+#[test]
+fn products_have_the_same_bits_whatever_their_tiles() {
+    let cuda = Cuda::simulated(ContextPrecision::Bfloat16, Kernels::Sm90a).profiled();
+    bits::check_products(&cuda, 300, 100, 200);
+    let run: Vec<String> = cuda.kernel_times().unwrap().into_iter().map(|time| time.kernel).collect();
+    for epilogue in ["store_bf16", "add", "activated", "gated"] {
+        for tiles in ["", "narrow_"] {
+            let kernel = format!("product_sm90_{tiles}{epilogue}");
+            assert!(run.contains(&kernel), "{kernel} is not among {run:?}");
+        }
     }
 }

@@ -30,9 +30,17 @@ fn table(report: &str) -> String {
     HEADER.to_string() + &rows.into_iter().collect::<String>()
 }
 
+const REPORT: &str = include_str!(concat!(env!("OUT_DIR"), "/ptxas.txt"));
+
+#[test]
+fn no_product_waits_for_the_one_before_it() {
+    let serialized: Vec<_> = REPORT.lines().filter(|line| line.contains("serialized")).collect();
+    assert!(serialized.is_empty(), "wgmma instructions that do not overlap: {serialized:#?}");
+}
+
 #[test]
 fn registers_and_spills_are_those_of_the_table() {
-    let found = table(include_str!(concat!(env!("OUT_DIR"), "/ptxas.txt")));
+    let found = table(REPORT);
     assert!(found.lines().count() > 60, "the report holds too few kernels:\n{found}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/resources.tsv");
     if env::var_os("TUCO_UPDATE").is_some() {
@@ -53,9 +61,9 @@ fn cuobjdump() -> PathBuf {
     found.unwrap_or_else(|| "cuobjdump".into())
 }
 
-#[test]
-fn kernels_for_hopper_multiply_with_whole_warpgroups() {
-    let mut kernels = 0;
+/// What nvcc made of each kernel that only Hopper has: name and listing.
+fn hopper_listings() -> Vec<(String, String)> {
+    let mut kernels = Vec::new();
     for entry in fs::read_dir(env!("OUT_DIR")).unwrap() {
         let fatbin = entry.unwrap().path();
         if !fatbin.to_string_lossy().ends_with("_sm90.fatbin") {
@@ -69,11 +77,36 @@ fn kernels_for_hopper_multiply_with_whole_warpgroups() {
             output.unwrap_or_else(|error| panic!("cuobjdump, which CUDA_HOME/bin has to hold: {error}"));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let listing = String::from_utf8(output.stdout).unwrap();
-        for kernel in listing.split("Function : ").skip(1) {
-            let name = kernel.lines().next().unwrap();
-            assert!(kernel.contains("HGMMA.64x256x16.F32.BF16"), "{name} has no product of a warpgroup");
-            kernels += 1;
+        let of = |kernel: &str| (kernel.lines().next().unwrap().to_string(), kernel.to_string());
+        kernels.extend(listing.split("Function : ").skip(1).map(of));
+    }
+    assert_eq!(kernels.len(), 15, "kernels for Hopper");
+    kernels
+}
+
+#[test]
+fn kernels_for_hopper_multiply_with_whole_warpgroups() {
+    for (name, listing) in hopper_listings() {
+        assert!(listing.contains("HGMMA.64x"), "{name} has no product of a warpgroup");
+        for local in ["LDL", "STL"] {
+            assert!(!listing.contains(local), "{name} keeps registers in memory");
         }
     }
-    assert_eq!(kernels, 5, "kernels for Hopper");
+}
+
+/// Attention waits twice in its loop: for scores, then for the values before. In between it makes weights of the scores.
+#[test]
+fn attention_on_hopper_makes_weights_while_it_multiplies() {
+    for (name, listing) in hopper_listings() {
+        if !name.contains("attention") {
+            continue;
+        }
+        let (_, after_scores) = listing.split_once("DEPBAR.LE gsb0, 0x1").expect("a wait for scores");
+        let mut parts = after_scores.split("DEPBAR.LE gsb0, 0x0");
+        let (during, after) = (parts.next().unwrap(), parts.next().expect("a wait for values"));
+        assert!(
+            during.contains("MUFU.EX2") && !after.contains("MUFU.EX2"),
+            "{name} waits before it makes weights"
+        );
+    }
 }

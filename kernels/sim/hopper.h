@@ -57,10 +57,15 @@ inline void barrier_expect(Barrier* barrier, uint32_t bytes) {
     barrier->bytes += (int16_t)(bytes / 16);
     sim_arrive(*barrier);
 }
+inline void barrier_arrive(Barrier* barrier) {
+    shared_offset(barrier, 8, 8);
+    sim_arrive(*barrier);
+}
 inline void barrier_arrive(Barrier* barrier, uint32_t rank) { sim_arrive(*sim_in_block(barrier, rank)); }
 inline void barrier_wait(Barrier* barrier, uint32_t parity) {
     while (barrier->phase == parity) sim::yield("barrier_wait");
 }
+inline void cluster_barrier_wait(Barrier* barrier, uint32_t parity) { barrier_wait(barrier, parity); }
 
 // What the host's TensorMap holds on the simulator.
 struct SimTensor {
@@ -75,7 +80,8 @@ template <class Each>
 void sim_box(const TensorMap& map, const void* shared, int col, int row, Each each) {
     const SimTensor& tensor = sim_tensor(map);
     if (tensor.box_cols * tensor.element_bytes != 128) sim::die("a row of a box is not 128 bytes");
-    const uint32_t start = shared_offset(shared, tensor.box_rows * 128, 1024);
+    // Boxes of fewer rows than the pattern has may begin at any of its rows.
+    const uint32_t start = shared_offset(shared, tensor.box_rows * 128, tensor.box_rows % 8 ? 128 : 1024);
     for (uint32_t r = 0; r < tensor.box_rows; r++)
         for (uint32_t c = 0; c < tensor.box_cols; c++) {
             const int64_t y = (int64_t)row + r, x = (int64_t)col + c;
@@ -139,17 +145,29 @@ void stores_wait() {
     }
 }
 inline void async_fence() {}
-inline void named_barrier(uint32_t id, uint32_t threads) {
+inline sim::Barrier& sim_named(uint32_t id) {
     if (id == 0 || id >= sim::NAMED_BARRIERS) sim::die("a named barrier's number is not from 1 to 15");
-    sim::wait(sim::block().named[id], [=] { return threads; }, "named_barrier");
+    return sim::block().named[id];
+}
+inline void named_barrier(uint32_t id, uint32_t threads) {
+    sim::wait(sim_named(id), [=] { return threads; }, "named_barrier");
+}
+inline void named_arrive(uint32_t id, uint32_t threads) {
+    sim::Barrier& barrier = sim_named(id);
+    if (++barrier.arrived == threads) {
+        barrier.arrived = 0;
+        barrier.generation++;
+    }
+    sim::running.progress++;
 }
 template <int>
 void registers_down() {}
 template <int>
 void registers_up() {}
 
-// Products are made when they are waited for, as late as the hardware may: a tile that is overwritten too early shows.
-inline void products_start() {}
+// Products are made when they are waited for, as late as the hardware may: a tile or a register that is written too early shows. Until
+// then their sums are NaN in every thread's registers.
+inline void products_start() { sim::warpgroup().started = true; }
 inline void products_commit() {
     auto& group = sim::warpgroup();
     if (sim::self().index % 128 == 0) {
@@ -158,51 +176,108 @@ inline void products_commit() {
     }
     sim::wait(group.barrier, [] { return 128u; }, "products_commit");
 }
-inline float sim_tile(uint64_t descriptor, int row, int k) {
-    const uint32_t start = (uint32_t)(descriptor & 0x3fff) << 4, eight_rows = (uint32_t)(descriptor >> 32 & 0x3fff) << 4;
-    const uint32_t offset = sim_swizzle(start + row / 8 * eight_rows + row % 8 * 128 + k * 2);
-    if (offset + 2 > sim::block().shared_bytes) sim::die("a product reads outside shared memory");
-    uint16_t bits;
-    memcpy(&bits, sim::block().shared() + offset, 2);
-    return __uint_as_float((uint32_t)bits << 16);
-}
-inline void sim_multiply(const sim::Product& product) {
-    static thread_local float a[64][16], b[16][256], sums[64][256];
-    for (int k = 0; k < 16; k++) {
-        for (int row = 0; row < 64; row++) a[row][k] = sim_tile(product.a, row, k);
-        for (int col = 0; col < 256; col++) b[k][col] = sim_tile(product.b, col, k);
+
+inline void compute_now(float) {}
+
+// What a descriptor names, tiles of rows of 128 bytes: from where on, and the bytes from one tile and from eight rows to the next.
+struct SimTiles {
+    uint32_t start, tile_bytes, eight_rows;
+
+    explicit SimTiles(uint64_t descriptor)
+        : start((uint32_t)(descriptor & 0x3fff) << 4), tile_bytes((uint32_t)(descriptor >> 16 & 0x3fff) << 4),
+          eight_rows((uint32_t)(descriptor >> 32 & 0x3fff) << 4) {
+        if (descriptor >> 49 != 1 << 13) sim::die("a descriptor names no tile with swizzled rows of 128 bytes");
+        if (start % 1024 > 96 || start % 32) sim::die("a descriptor's start is not one of its tile's first row");
     }
-    auto each = [&](auto work) {
-        for (int thread = 0; thread < 128; thread++)
-            for (int i = 0; i < 128; i++) {
-                const int row = thread / 32 * 16 + thread % 32 / 4 + i % 4 / 2 * 8, col = i / 4 * 8 + thread % 4 * 2 + i % 2;
-                work(product.sums[thread][i], sums[row][col]);
-            }
-    };
-    each([](float& from, float& sum) { sum = from; });
+    float at(uint32_t tile, uint32_t row, uint32_t col) const {
+        const uint32_t offset = sim_swizzle(start + tile * tile_bytes + row / 8 * eight_rows + row % 8 * 128 + col * 2);
+        if (offset + 2 > sim::block().shared_bytes) sim::die("a product reads outside shared memory");
+        uint16_t bits;
+        memcpy(&bits, sim::block().shared() + offset, 2);
+        return sim_bf16(bits, 0);
+    }
+};
+
+// Calls `each(value, register)` for all sums that a thread has.
+template <class Each>
+void sim_each_sum(sim::Sums& sums, unsigned thread, Each each) {
+    for (unsigned i = 0; i < sums.count; i++) {
+        const int row = thread / 32 * 16 + thread % 32 / 4 + i % 4 / 2 * 8, col = i / 4 * 8 + thread % 4 * 2 + i % 2;
+        each(sums.values[row][col], sums.registers[thread][i]);
+    }
+}
+
+inline void sim_multiply(const sim::Product& product) {
+    static thread_local float a[64][16], b[16][256];
+    sim::Sums& sums = *product.sums;
+    const unsigned cols = sums.count * 2;
+    const SimTiles b_tiles(product.b);
+    const bool in_registers = product.rows[0];
+    for (int k = 0; k < 16; k++)
+        for (unsigned col = 0; col < cols; col++)
+            b[k][col] = in_registers ? b_tiles.at(col / 64, k, col % 64) : b_tiles.at(0, col, k);
     for (int row = 0; row < 64; row++)
+        for (int k = 0; k < 16; k++) {
+            const int thread = row / 16 * 32 + row % 8 * 4 + k % 8 / 2, part = row % 16 / 8 + k / 8 * 2;
+            a[row][k] = in_registers ? sim_bf16(product.rows[thread][part], k % 2) : SimTiles(product.a).at(0, row, k);
+        }
+    for (int row = 0; row < 64; row++) {
+        if (!product.add) std::fill_n(sums.values[row], cols, 0.0f);
         for (int k = 0; k < 16; k++)
-            for (int col = 0; col < 256; col++) sums[row][col] += a[row][k] * b[k][col];
-    each([](float& to, float& sum) { to = sum; });
+            for (unsigned col = 0; col < cols; col++) sums.values[row][col] += a[row][k] * b[k][col];
+    }
+    if (--sums.products) return;
+    for (unsigned thread = 0; thread < 128; thread++)
+        sim_each_sum(sums, thread, [](float value, float& in_register) { in_register = value; });
+    sim::warpgroup().sums.remove_if([&](const sim::Sums& other) { return &other == &sums; });
 }
 template <int N>
 void products_wait() {
     auto& group = sim::warpgroup();
     sim::wait(group.barrier, [] { return 128u; }, "products_wait");
-    if (sim::self().index % 128 == 0)
+    if (sim::self().index % 128 == 0) {
+        group.started = false;
         while (group.committed.size() > N) {
             for (auto& product : group.committed.front()) sim_multiply(product);
             group.committed.pop_front();
         }
+    }
     sim::wait(group.barrier, [] { return 128u; }, "products_wait");
 }
-inline void wgmma_m64n256k16(float (&d)[128], uint64_t a, uint64_t b) {
+
+template <size_t REGISTERS>
+void sim_product(float (&d)[REGISTERS], const uint32_t* rows, uint64_t a, uint64_t b, bool add) {
     auto& group = sim::warpgroup();
     const unsigned thread = sim::self().index % 128;
-    if (thread == 0) group.open.push_back({a, b, {}});
-    sim::wait(group.barrier, [] { return 128u; }, "wgmma_m64n256k16");
+    if (thread == 0) {
+        if (!group.started) sim::die("products begin without products_start");
+        auto is_same = [&](const sim::Sums& sums) { return sums.registers[0] == d; };
+        auto found = std::find_if(group.sums.begin(), group.sums.end(), is_same);
+        if (found == group.sums.end()) found = group.sums.emplace(found);
+        found->count = REGISTERS;
+        found->products++;
+        group.open.push_back({a, b, {}, add, &*found});
+    }
+    sim::wait(group.barrier, [] { return 128u; }, "wgmma");
     sim::Product& product = group.open.back();
-    if (product.a != a || product.b != b) sim::die("threads of a warpgroup multiply different tiles");
-    product.sums[thread] = d;
-    sim::wait(group.barrier, [] { return 128u; }, "wgmma_m64n256k16");
+    if (product.a != a || product.b != b || product.add != add) sim::die("threads of a warpgroup multiply different tiles");
+    product.rows[thread] = rows;
+    sim::Sums& sums = *product.sums;
+    if (!sums.registers[thread]) {
+        sums.registers[thread] = d;
+        sim_each_sum(sums, thread, [](float& value, float& in_register) {
+            value = in_register;
+            in_register = NAN;
+        });
+    }
+    if (sums.registers[thread] != d) sim::die("threads of a warpgroup add to different sums");
+    sim::wait(group.barrier, [] { return 128u; }, "wgmma");
+}
+template <size_t REGISTERS>
+void wgmma(float (&d)[REGISTERS], uint64_t a, uint64_t b, bool add) {
+    sim_product(d, nullptr, a, b, add);
+}
+template <size_t REGISTERS>
+void wgmma(float (&d)[REGISTERS], const uint32_t (&a)[4], uint64_t b) {
+    sim_product(d, a, 0, b, true);
 }

@@ -12,6 +12,12 @@ inline uint32_t pack_bf16(float low, float high) {
     return round(low) | round(high) << 16;
 }
 
+inline float fast_exp2(float x) {
+    const float power = std::exp2(x);
+    return power < 1.17549435e-38f ? 0.0f : power;
+}
+inline float fast_reciprocal(float x) { return 1.0f / x; }
+
 // The offset of an address in this block's shared memory, which it must lie in.
 inline uint32_t shared_offset(const void* at, unsigned bytes, unsigned alignment) {
     const ptrdiff_t offset = (const unsigned char*)at - shared_memory();

@@ -55,6 +55,7 @@ static void enter() {
         if (!group.empty()) die("a thread ends with copies in flight");
     if (!fiber.open_copies.empty()) die("a thread ends with copies it did not commit");
     if (!fiber.open_stores.empty() || !fiber.store_groups.empty()) die("a thread ends with stores that still read shared memory");
+    if (!warpgroup().open.empty() || !warpgroup().committed.empty()) die("a warpgroup ends with products in flight");
     fiber.done = true;
     fiber.block->live--;
     warp().live &= ~(1u << lane());

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <list>
 #include <memory>
 #include <type_traits>
 #include <vector>
@@ -50,10 +51,20 @@ struct Copy {
     unsigned bytes, filled;
 };
 
-// Products of a warpgroup that have not been made: descriptors of their operands, and each thread's sums.
+// Sums of a warpgroup that products in flight add to: where each thread has its own of them, and what they are.
+struct Sums {
+    float* registers[128] = {};
+    unsigned count = 0, products = 0;
+    float values[64][256];
+};
+
+// A product of a warpgroup that has not been made.
 struct Product {
     uint64_t a, b;
-    float* sums[128];
+    // Each thread's part of `a` where it is in registers.
+    const uint32_t* rows[128];
+    bool add;
+    Sums* sums;
 };
 
 struct Block;
@@ -79,6 +90,9 @@ struct Warp {
 
 struct Warpgroup {
     Barrier barrier;
+    // Whether what threads did with registers counts for products.
+    bool started = false;
+    std::list<Sums> sums;
     std::vector<Product> open;
     std::deque<std::vector<Product>> committed;
 };
@@ -215,6 +229,13 @@ T __shfl_sync(unsigned mask, T value, int from) {
     struct In { T value; int from; };
     auto pick = [](const In* in, T* out) { for (int i = 0; i < 32; i++) out[i] = in[in[i].from & 31].value; };
     return sim::collective<T>(mask, In{value, from}, pick, "__shfl_sync");
+}
+inline int __all_sync(unsigned mask, int holds) {
+    auto all = [](const int* in, int* out) {
+        const int every = std::all_of(in, in + 32, [](int holds) { return holds != 0; });
+        for (int i = 0; i < 32; i++) out[i] = every;
+    };
+    return sim::collective<int>(mask, holds, all, "__all_sync");
 }
 inline float __uint_as_float(uint32_t bits) {
     float value;

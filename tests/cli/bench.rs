@@ -30,8 +30,11 @@ fn a_shape_is_timed_and_its_figures_are_written() {
 #[test]
 fn kernels_are_timed_one_by_one() {
     let folder = Pair::copy("llama_gqa_tied_bf16");
-    let config = folder.write("config.json", CONFIG);
-    for (target, product) in [("sm_80", "| product_add | 2 |"), ("sm_90a", "| product_sm90_add | 2 |")] {
+    let config = folder.write("config.json", CONFIG.replace("\"vocab", "\"head_dim\": 64, \"vocab"));
+    for (target, kernels) in [
+        ("sm_80", ["product_add | 2", "attention_64 | 1", "contribution | 2"]),
+        ("sm_90a", ["product_sm90_narrow_add | 2", "attention_sm90_64 | 1", "contribution | 2"]),
+    ] {
         let text = run(tuco()
             .args(["bench", "--device", "sim", "--tokens", "20", "--lengths", "20", "--repeat", "1"])
             .args(["--context-precision", "bfloat16", "--layers", "2", "--by-kernel", "--kernels", target])
@@ -39,7 +42,9 @@ fn kernels_are_timed_one_by_one() {
             .arg(&config))
         .expect(0, &[])
         .stdout;
-        assert!(text.contains(product) && text.contains("| contribution | 2 |"), "{text}");
+        for kernel in kernels {
+            assert!(text.contains(&format!("| {kernel} |")), "{kernel}: {text}");
+        }
     }
 }
 

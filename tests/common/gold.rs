@@ -35,7 +35,7 @@ pub fn open(case: &Path) -> Pair {
 }
 
 /// The largest relative error of any number of any prompt, and which it is.
-fn worst_error<B: Backend>(backend: &B, case: &Path) -> (f64, String) {
+pub fn worst_error<B: Backend>(backend: &B, case: &Path) -> (f64, String) {
     let gold: Value = serde_json::from_slice(&fs::read(case.join("gold.json")).unwrap()).unwrap();
     let pair = open(case);
     let engine = Engine::new(backend, &pair);

@@ -306,6 +306,7 @@ const CASES: &[Case] = &[
     Case::Products { rows: 111, d: 99, f: 131 },
     Case::Products { rows: 150, d: 264, f: 72 },
     Case::Products { rows: 300, d: 72, f: 520 },
+    Case::Products { rows: 300, d: 72, f: 400 },
     Case::Rows { rows: 1, d: 6 },
     Case::Rows { rows: 19, d: 99 },
     Case::Rows { rows: 5, d: 2304 },
@@ -325,5 +326,12 @@ const CASES: &[Case] = &[
         shape: AttentionShape { sliding_window: Some(40), ..shape(2, 1, 256) },
         d: 136,
     },
+    Case::Heads { lengths: &[200, 70], shape: shape(2, 1, 64), d: 16 },
+    Case::Heads {
+        lengths: &[210, 40],
+        shape: AttentionShape { softcap: Some(3.0), sliding_window: Some(50), ..shape(1, 1, 128) },
+        d: 16,
+    },
+    Case::Heads { lengths: &[130, 70], shape: shape(1, 1, 256), d: 16 },
     Case::Sums { rows: 3, d: 300 },
 ];

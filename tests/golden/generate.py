@@ -220,6 +220,16 @@ CASES = {
         Gemma2Config,
         base_form="v4",
     ),
+    # Wide heads, with prompts of more than 128 tokens: what attention on Hopper has kernels of its own for.
+    "gemma2_wide_heads": Case(
+        shape(
+            40, 2, 1, 48, 2, 61, head_dim=64, sliding_window=90, query_pre_attn_scalar=64, attn_logit_softcapping=15.0,
+            max_position_embeddings=256,
+        ),
+        0.1,
+        Gemma2Config,
+        lengths=(1, 40, 66, 150, 200),
+    ),
     "gemma3_layer_types": Case(
         shape(
             32, 4, 1, 37, 3, 65, head_dim=12, sliding_window=8, query_pre_attn_scalar=20,

@@ -138,7 +138,7 @@ args! {
         half: i32,
         unused: i32,
     }
-    /// `attention.cu`
+    /// `args.cuh`
     AttentionTile { row: i32, queries: i32, first_query: i32, path: i32 }
     /// `attention.cu`
     AttentionArgs {
@@ -151,6 +151,24 @@ args! {
         kv_pitch: i64,
         group: i32,
         head_dim: i32,
+        window: i32,
+        scale: f32,
+        softcap: f32,
+        unused: i32,
+    }
+    /// `attention_sm90.cu`
+    HopperAttentionArgs {
+        q: TensorMap,
+        k: [TensorMap; 2],
+        v: [TensorMap; 2],
+        out: Address,
+        tiles: Address,
+        path_rows: Address,
+        pitch: i64,
+        heads: i32,
+        head_blocks: i32,
+        tile_count: i32,
+        group: i32,
         window: i32,
         scale: f32,
         softcap: f32,
@@ -262,7 +280,7 @@ mod tests {
             RowsArgs,
             RotateArgs
         );
-        check!(AttentionTile, AttentionArgs, KeyWeightSide, KeyWeightArgs, TwinRow, TwinAttendArgs);
-        check!(ContributionArgs, TraceArgs);
+        check!(AttentionTile, AttentionArgs, HopperAttentionArgs, TwinRow, TwinAttendArgs);
+        check!(KeyWeightSide, KeyWeightArgs, ContributionArgs, TraceArgs);
     }
 }

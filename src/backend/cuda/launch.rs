@@ -1,19 +1,17 @@
 //! From problem to launch: which kernel, how many threads, with what arguments. Threads and tiles are those of `kernels/*.cu`.
 
 use super::{
-    args::{Address, Args, AttentionArgs, HopperProductArgs, ProductArgs, TwinAttendArgs},
-    device::{Boxed, Buffer, Device, Floor, Kernels, Launch},
-    layout::LayoutRows,
+    args::{Address, Args, HopperProductArgs, ProductArgs},
+    device::{Boxed, Device, Floor, Kernels, Launch},
     mat::{CudaMat, Element},
     weight::Planes,
 };
-use crate::{Error, ErrorKind, Result, backend::AttentionShape, model::Activation};
-use std::sync::Arc;
+use crate::{Result, backend::AttentionShape, model::Activation};
 
 /// Threads of kernels that take one row a block, or one warp a part of a row.
 pub const ROW_THREADS: u32 = 256;
 /// What [`ROW_THREADS`] need to sum: one f64 a warp.
-const SUM_BYTES: u32 = ROW_THREADS / 32 * 8;
+pub const SUM_BYTES: u32 = ROW_THREADS / 32 * 8;
 
 /// What a product does with its sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +167,7 @@ fn weight_args(epilogue: Epilogue, weights: &[Operand<'_>]) -> ProductArgs {
     args
 }
 
-/// `product_sm90.cu`: tiles of 128 × 256, gated ones of 128 columns, by pairs of blocks that stay.
+/// `product_sm90.cu`: tiles of 128 × 256, or of half as many columns, gated ones of half as many again, by pairs of blocks that stay.
 fn hopper_product(
     device: &dyn Device,
     epilogue: Epilogue,
@@ -178,21 +176,20 @@ fn hopper_product(
     out: &CudaMat,
 ) -> Result<()> {
     const CLUSTER: usize = 2;
-    const SHARED_BYTES: u32 = 4 * (128 + 256) * 64 * 2 + 2 * 2 * 64 * 128 + 2 * 4 * 8;
+    /// How long a tile of 128 columns takes, one of 256 taking 1.
+    const NARROW_TIME: f64 = 0.58;
     if a.rows == 0 {
         return Ok(());
     }
-    let mat = |mat: &CudaMat, box_rows| Boxed {
-        address: mat.address(),
-        element: mat.element,
-        rows: mat.rows,
-        cols: mat.cols,
-        pitch: mat.pitch() as usize,
-        box_rows,
-    };
+    let columns = if matches!(epilogue, Epilogue::Gated(_)) { 2 } else { 1 };
+    let clusters = |tile: usize| a.rows.div_ceil(128 * CLUSTER) * (columns * out.cols).div_ceil(tile);
+    let at_once = device.multiprocessors() as usize / CLUSTER;
+    let turns = |tile| clusters(tile).div_ceil(at_once) as f64;
+    let (tile, stages, suffix) =
+        if turns(128) * NARROW_TIME < turns(256) { (128, 6, "narrow_") } else { (256, 4, "") };
     let mut args = HopperProductArgs {
-        a: device.tensor_map(&mat(a, 128))?,
-        out: device.tensor_map(&mat(out, 64))?,
+        a: device.tensor_map(&a.in_boxes(128))?,
+        out: device.tensor_map(&out.in_boxes(64))?,
         m: a.rows as i32,
         n: out.cols as i32,
         k: a.cols as i32,
@@ -206,18 +203,16 @@ fn hopper_product(
             rows: out.cols,
             cols: a.cols,
             pitch: planes.pitch,
-            box_rows: 128,
+            box_rows: tile as u32 / 2,
         })?;
         args.bias[i] = *bias;
     }
-    let tile_cols = if matches!(epilogue, Epilogue::Gated(_)) { 128 } else { 256 };
-    let tiles = a.rows.div_ceil(128 * CLUSTER) * out.cols.div_ceil(tile_cols);
-    let clusters = tiles.min(device.multiprocessors() as usize / CLUSTER);
-    let kernel = format!("product_sm90_{}", epilogue.kernel(out.element));
+    let kernel = format!("product_sm90_{suffix}{}", epilogue.kernel(out.element));
+    let shared_bytes = stages * (128 + tile) * 64 * 2 + 2 * 2 * 64 * 128 + 2 * stages * 8;
     let launch = Launch {
-        grid: [(clusters * CLUSTER) as u32, 1, 1],
+        grid: [(clusters(tile).min(at_once) * CLUSTER) as u32, 1, 1],
         threads: 384,
-        shared_bytes: SHARED_BYTES,
+        shared_bytes: shared_bytes as u32,
         floor: product_floor(epilogue, a, weights, out),
     };
     device.launch(&kernel, launch, args.as_bytes())
@@ -257,121 +252,7 @@ fn twin_product(
     launch_tiles(device, &kernel, launch, args)
 }
 
-fn launch_tiles<A: Args>(device: &dyn Device, kernel: &str, launch: Launch, args: &A) -> Result<()> {
+/// Runs a kernel unless nothing is to be done.
+pub fn launch_tiles<A: Args>(device: &dyn Device, kernel: &str, launch: Launch, args: &A) -> Result<()> {
     if launch.grid.contains(&0) { Ok(()) } else { device.launch(kernel, launch, args.as_bytes()) }
-}
-
-/// Head dimensions that `attention.cu` is compiled for; others are padded to the next.
-const ATTENTION_DIMS: [usize; 7] = [16, 32, 64, 80, 96, 128, 256];
-
-/// Numbers of an [`AttentionShape`] as kernels take them.
-struct ShapeNumbers {
-    window: i32,
-    scale: f32,
-    softcap: f32,
-}
-
-impl From<&AttentionShape> for ShapeNumbers {
-    fn from(shape: &AttentionShape) -> Self {
-        Self {
-            window: shape.sliding_window.map_or(0, |window| window.min(i32::MAX as usize / 2) as i32),
-            scale: shape.scale as f32,
-            softcap: shape.softcap.map_or(0.0, |cap| cap as f32),
-        }
-    }
-}
-
-/// Attention of context rows among themselves, in place.
-pub fn attention(
-    device: &dyn Device,
-    q: &CudaMat,
-    k: &CudaMat,
-    v: &CudaMat,
-    rows: &LayoutRows,
-    shape: &AttentionShape,
-) -> Result<()> {
-    let Some(dim) = ATTENTION_DIMS.into_iter().find(|dim| *dim >= shape.head_dim) else {
-        let message = format!("head_dim is {}, attention on GPUs has at most 256", shape.head_dim);
-        return Err(Error::new(ErrorKind::Usage, message));
-    };
-    let ShapeNumbers { window, scale, softcap } = shape.into();
-    let args = AttentionArgs {
-        q: q.address(),
-        k: k.address(),
-        v: v.address(),
-        tiles: rows.tiles.address(),
-        path_rows: rows.path_rows.address(),
-        q_pitch: q.pitch(),
-        kv_pitch: k.pitch(),
-        group: shape.group_size() as i32,
-        head_dim: shape.head_dim as i32,
-        window,
-        scale,
-        softcap,
-        unused: 0,
-    };
-    let (kernel, shared_bytes) = match q.element {
-        Element::Bf16 => {
-            let keys = if dim > 128 { 32 } else { 64 };
-            (format!("attention_{dim}"), (64 + 4 * keys) * (dim + 8) * 2)
-        }
-        Element::F32 => ("attention_f32".into(), (2 * 32 + 4) * (shape.head_dim | 1) * 4),
-    };
-    let grid = [rows.tile_count as u32, shape.num_attention_heads as u32, 1];
-    let floor = Floor {
-        operations: 4.0 * rows.context_pairs * (shape.num_attention_heads * shape.head_dim) as f64,
-        bytes: (2 * q.bytes() + k.bytes() + v.bytes()) as f64,
-    };
-    let launch = Launch { grid, threads: 128, shared_bytes: shared_bytes as u32, floor };
-    launch_tiles(device, &kernel, launch, &args)
-}
-
-/// Attention of the twin rows of a layout over context rows of this type; `args` says where all but what is named here
-/// lies.
-pub fn twin_attend(
-    device: &Arc<dyn Device>,
-    context: Element,
-    rows: &LayoutRows,
-    shape: &AttentionShape,
-    args: TwinAttendArgs,
-) -> Result<()> {
-    let heads = shape.num_attention_heads;
-    let scores = Buffer::new(device, rows.all_tokens * heads * 4)?;
-    let context_share = Buffer::new(device, rows.twin_count * heads * 4)?;
-    let ShapeNumbers { window, scale, softcap } = shape.into();
-    let args = TwinAttendArgs {
-        rows: rows.twin_rows.address(),
-        path_rows: rows.path_rows.address(),
-        scores: scores.address(),
-        context_share: context_share.address(),
-        heads: heads as i32,
-        group: shape.group_size() as i32,
-        head_dim: shape.head_dim as i32,
-        window,
-        scale,
-        softcap,
-        ..args
-    };
-    let twin_rows = rows.twin_count as u32;
-    let run = |kernel: &str, grid, shared_bytes, bytes| {
-        let launch = Launch { grid, threads: 128, shared_bytes, floor: Floor::of_bytes(bytes) };
-        launch_tiles(device.as_ref(), kernel, launch, &args)
-    };
-    let score_bytes = rows.all_tokens * heads * 4;
-    let key_bytes = rows.all_tokens * shape.num_key_value_heads * shape.head_dim * context.size();
-    let differences = if args.difference == 0 { 0 } else { key_bytes };
-    let query_bytes = (heads * shape.head_dim * 4) as u32;
-    run(
-        &format!("key_score_{}", context.name()),
-        [(rows.most_tokens as u32).div_ceil(64), twin_rows, 1],
-        query_bytes,
-        key_bytes + differences + score_bytes,
-    )?;
-    run("twin_softmax", [heads as u32, twin_rows, 1], SUM_BYTES, 2 * score_bytes)?;
-    let stage_bytes = 32 * (64 + 8) * context.size() as u32 + 32 * (32 + 4) * 4;
-    let grid = [(args.hidden as u32).div_ceil(64), twin_rows, (heads as u32).div_ceil(32)];
-    let hidden = args.hidden as usize;
-    let mean_bytes = rows.twin_count * heads * hidden * 4;
-    let bytes = rows.all_tokens * hidden * context.size() + score_bytes + mean_bytes;
-    run(&format!("twin_mean_{}", context.name()), grid, 2 * stage_bytes, bytes)
 }

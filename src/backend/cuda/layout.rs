@@ -15,9 +15,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Queries of a tile of attention (`attention.cu`).
-const TILE_QUERIES: usize = 64;
-
 /// Sequences as the device knows them; without buffers after a failure.
 pub struct CudaLayout {
     pub rows: Option<LayoutRows>,
@@ -30,8 +27,9 @@ pub struct LayoutRows {
     tables: HashMap<(Branch, usize), Tables>,
     /// Rows of the paths of all sequences, one after the other.
     pub path_rows: Buffer,
-    pub tiles: Buffer,
-    pub tile_count: usize,
+    /// The context's queries in tiles of 64 and of 128.
+    pub tiles: Tiles,
+    pub double_tiles: Tiles,
     /// Pairs of a context row and a token that it sees, but for windows.
     pub context_pairs: f64,
     pub twin_rows: Buffer,
@@ -39,6 +37,30 @@ pub struct LayoutRows {
     /// The most tokens that a twin row may see, and those of all together.
     pub most_tokens: usize,
     pub all_tokens: usize,
+}
+
+/// Queries of sequences in pieces, those that see most first, so that they do not end last.
+pub struct Tiles {
+    pub buffer: Buffer,
+    pub count: usize,
+}
+
+impl Tiles {
+    /// Of `queries` at most; `paths` tells where the path of each sequence begins.
+    fn new(device: &Arc<dyn Device>, sequences: &[Sequence], paths: &[i32], queries: usize) -> Result<Self> {
+        let mut tiles = Vec::new();
+        for (sequence, path) in sequences.iter().zip(paths) {
+            let (rows, position) = Rows::Context.of(sequence);
+            tiles.extend((0..rows.len()).step_by(queries).map(|at| AttentionTile {
+                row: (rows.start + at) as i32,
+                queries: queries.min(rows.len() - at) as i32,
+                first_query: (position + at) as i32,
+                path: *path,
+            }));
+        }
+        tiles.sort_by_key(|tile| std::cmp::Reverse(tile.first_query));
+        Ok(Self { buffer: Buffer::of(device, &tiles)?, count: tiles.len() })
+    }
 }
 
 /// One rotary table for every sequence.
@@ -90,20 +112,15 @@ impl LayoutRows {
                 tables.insert((branch, index), Tables { addresses, half, _kept: kept });
             }
         }
-        let (mut path_rows, mut tiles, mut twin_rows) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut paths, mut path_rows, mut twin_rows) = (Vec::new(), Vec::new(), Vec::new());
         let (mut all_tokens, mut most_tokens, mut context_pairs) = (0, 0, 0.0);
         let first = sequences.first().map_or(0, |sequence| sequence.twin.start);
         for sequence in sequences {
             let path = path_rows.len() as i32;
+            paths.push(path);
             path_rows.extend(sequence.path_rows(0).map(|row| row as i32));
             let (rows, position) = Rows::Context.of(sequence);
             context_pairs += rows.len() as f64 * (position as f64 + (rows.len() + 1) as f64 / 2.0);
-            tiles.extend((0..rows.len()).step_by(TILE_QUERIES).map(|at| AttentionTile {
-                row: (rows.start + at) as i32,
-                queries: TILE_QUERIES.min(rows.len() - at) as i32,
-                first_query: (position + at) as i32,
-                path,
-            }));
             let (rows, position) = Rows::Twin.of(sequence);
             for (index, row) in rows.clone().enumerate() {
                 let tokens = position + index + 1;
@@ -120,15 +137,13 @@ impl LayoutRows {
                 most_tokens = most_tokens.max(tokens);
             }
         }
-        // The longest first: they end last.
-        tiles.sort_by_key(|tile| std::cmp::Reverse(tile.first_query));
         Ok(Self {
             context: RowMap::new(device, sequences, Rows::Context)?,
             twin: RowMap::new(device, sequences, Rows::Twin)?,
             tables,
             path_rows: Buffer::of(device, &path_rows)?,
-            tiles: Buffer::of(device, &tiles)?,
-            tile_count: tiles.len(),
+            tiles: Tiles::new(device, sequences, &paths, 64)?,
+            double_tiles: Tiles::new(device, sequences, &paths, 128)?,
             context_pairs,
             twin_rows: Buffer::of(device, &twin_rows)?,
             twin_count: twin_rows.len(),

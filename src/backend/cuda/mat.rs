@@ -2,7 +2,7 @@
 
 use super::{
     args::Address,
-    device::{Buffer, Device},
+    device::{Boxed, Buffer, Device},
 };
 use crate::{Result, backend::Rows};
 use std::sync::Arc;
@@ -79,6 +79,13 @@ impl CudaMat {
 
     pub fn address(&self) -> Address {
         self.buffer.as_ref().map_or(0, Buffer::address)
+    }
+
+    /// As copies of boxes of `box_rows` rows see it.
+    pub fn in_boxes(&self, box_rows: u32) -> Boxed {
+        let pitch = self.pitch() as usize;
+        let Self { element, rows, cols, .. } = *self;
+        Boxed { address: self.address(), element, rows, cols, pitch, box_rows }
     }
 
     /// Where row `row` starts.

@@ -5,6 +5,7 @@
 //! from the tuned one's, so rounding of the context is common to both branches.
 
 mod args;
+mod attention;
 mod device;
 #[cfg(feature = "cuda")]
 mod gpu;

@@ -6,8 +6,9 @@ use super::{
         Address, ContributionArgs, KeyWeightArgs, KeyWeightSide, NormArgs, NormHeadsArgs,
         NormedKeyDifferenceArgs, RotateArgs, RowsArgs, TraceArgs, TwinAttendArgs,
     },
+    attention,
     device::{Buffer, Device},
-    launch::{self, Epilogue, Operand, ROW_THREADS, per_row, per_warp, product},
+    launch::{Epilogue, Operand, ROW_THREADS, head_values, per_row, per_warp, product},
     layout::{CudaLayout, LayoutRows},
     mat::{CudaMat, Element, pitch},
     weight::{CudaWeight, Planes},
@@ -320,7 +321,7 @@ impl Backend for Cuda {
         shape: &AttentionShape,
     ) {
         self.attempt(|device| match &layout.rows {
-            Some(rows) => launch::attention(device.as_ref(), q, k, v, rows, shape),
+            Some(rows) => attention::attention(device.as_ref(), q, k, v, rows, shape),
             None => Ok(()),
         });
     }
@@ -418,7 +419,7 @@ impl Backend for Cuda {
                 norm_offset: norm.map_or(0.0, |norm| norm.offset as f32),
                 ..TwinAttendArgs::default()
             };
-            launch::twin_attend(device, normalized.element, rows, shape, args)
+            attention::twin_attend(device, normalized.element, rows, shape, args)
         });
     }
 
@@ -431,7 +432,7 @@ impl Backend for Cuda {
         out: &mut CudaMat,
     ) {
         self.attempt(|device| {
-            launch::head_values(device.as_ref(), means, operand(device, value)?, shape, first, out)
+            head_values(device.as_ref(), means, operand(device, value)?, shape, first, out)
         });
     }
 
