@@ -15,7 +15,7 @@ TuCo of a token (at alpha 1) is that of the hidden state that it was chosen from
 """
 
 import torch
-from generate import run
+from models import run
 from steering import digits, steered, traced, write
 
 ALPHAS = (0.0, 0.6, 1.0, 1.3)

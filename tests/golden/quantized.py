@@ -1,4 +1,4 @@
-"""Quantized forms of a saved checkpoint, and what its weights are: used by generate.py.
+"""Quantized forms of a saved checkpoint, and what its weights are.
 
 Every function takes a folder as `save_pretrained` leaves it (config.json, model.safetensors). `to_fp8` and `to_gguf` quantize it
 in place; `dequantized` reads it back as ordinary float32 tensors by code that is not ours: PyTorch's float8, and the `gguf`

@@ -18,8 +18,9 @@ import json
 import pathlib
 
 import torch
-from generate import CASES, HERE, call, everything_float64_but_angles, layers_of, load_pair, prompts_of, run
 import transformers
+from cases import CASES, HERE, prompts_of
+from models import call, everything_float64_but_angles, layers_of, load_pair, run
 
 ALPHAS = (0.0, 0.6, 1.0, 1.3)
 LOGITS = 5
