@@ -3,7 +3,7 @@
 #[path = "common/gold.rs"]
 mod gold;
 
-use gold::{check, numbers, open, worst_error};
+use gold::{check, numbers, open};
 use serde_json::Value;
 use std::{fs, path::Path};
 use tuco::{
@@ -45,7 +45,7 @@ fn context_rows_in_bf16_come_near_transformers() {
     use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
     for kernels in [Kernels::Sm80, Kernels::Sm90a] {
         let cuda = Cuda::simulated(ContextPrecision::Bfloat16, kernels);
-        let (error, what) = worst_error(&cuda, Path::new("tests/golden/gemma2_wide_heads"));
+        let (error, what) = gold::worst_error(&cuda, Path::new("tests/golden/gemma2_wide_heads"));
         println!("{kernels:?} {error:8.1e}  {what}");
         assert!(error < 1e-2, "{kernels:?}: {error:e}: {what}");
     }
