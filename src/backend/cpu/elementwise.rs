@@ -225,6 +225,14 @@ pub fn scatter_add<T: Element>(a: &Mat<T>, rows: &[usize], factors: &[f64], x: &
     }
 }
 
+/// `out = a`.
+pub fn copy<T: Element>(a: &Mat<T>, out: &mut Mat<T>) {
+    assert_eq!(out.data().len(), a.data().len(), "matrices of different sizes");
+    let size = (TASK_ROWS * a.cols).max(1);
+    let parts = out.data_mut().par_chunks_mut(size).zip(a.data().par_chunks(size));
+    parts.for_each(|(out, a)| out.copy_from_slice(a));
+}
+
 /// `out[rows[i]] = a[i]`.
 pub fn scatter<T: Element>(a: &Mat<T>, rows: &[usize], out: &mut Mat<T>) {
     for (i, row) in rows.iter().enumerate() {

@@ -219,7 +219,7 @@ impl Backend for Cpu {
     }
 
     fn copy(&self, a: &CpuMat, out: &mut CpuMat) {
-        same_kind!((a) -> out, out.data_mut().copy_from_slice(a.data()));
+        same_kind!((a) -> out, elementwise::copy(a, out));
     }
 
     fn accumulate(&self, a: &CpuMat, x: &mut CpuMat) {
