@@ -7,6 +7,7 @@ use super::{
     head::{Head, Tokens},
     layer::{Meeting, PackView},
     pack::RopeTables,
+    steer::branches_of,
     tree::Forest,
     workspace::{ContextSpace, RowSpace},
 };
@@ -30,12 +31,7 @@ pub struct Mix {
 impl Mix {
     /// The branches whose blocks are computed at all.
     pub fn branches(self) -> &'static [Branch] {
-        match self.alpha {
-            _ if self.contributions => &[Branch::Pt, Branch::Ft],
-            1.0 => &[Branch::Ft],
-            0.0 => &[Branch::Pt],
-            _ => &[Branch::Pt, Branch::Ft],
-        }
+        if self.contributions { &[Branch::Pt, Branch::Ft] } else { branches_of(&[self.alpha]) }
     }
 
     /// The branches whose blocks are computed in a layer: alpha 1 needs none of the base, alpha 0 none of the tuned model.

@@ -112,7 +112,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
             hidden_size: spec.ft.hidden_size,
         };
         let layers = spec.ft.num_hidden_layers as f64;
-        self.each_layer(Meeting::Packs, &[Branch::Pt, Branch::Ft], |_, layer| {
+        self.each_layer(Meeting::Packs, branches_of(alphas), |_, layer| {
             packs.iter_mut().try_for_each(|pack| {
                 steer_layer(backend, layer, alphas, pack, &mut space);
                 observer(pack.forest.tokens as f64 / layers)
@@ -127,6 +127,16 @@ pub fn check_alphas(alphas: &[f64]) -> Result<()> {
     match alphas.iter().find(|alpha| !alpha.is_finite() || **alpha < 0.0) {
         None => Ok(()),
         Some(alpha) => Err(Error::usage(format!("alpha is {alpha}, expected a number from 0 on"))),
+    }
+}
+
+/// The branches whose blocks these alphas need: alpha 1 needs none of the base, alpha 0 none of the tuned model.
+pub fn branches_of(alphas: &[f64]) -> &'static [Branch] {
+    let need = |without: f64| alphas.iter().any(|alpha| *alpha != without);
+    match (need(1.0), need(0.0)) {
+        (true, false) => &[Branch::Pt],
+        (false, true) => &[Branch::Ft],
+        _ => &[Branch::Pt, Branch::Ft],
     }
 }
 
