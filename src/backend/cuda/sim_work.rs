@@ -66,11 +66,11 @@ pub enum Task {
     },
 }
 
-/// How many times an event was recorded and passed.
-#[derive(Default)]
+/// How many times an event was recorded and passed, and the stream that it was last recorded in.
 struct Event {
     recorded: usize,
     passed: usize,
+    stream: Stream,
 }
 
 pub struct Work {
@@ -127,12 +127,13 @@ impl Work {
     }
 
     pub fn new_event(&mut self) -> usize {
-        self.events.push(Event::default());
+        self.events.push(Event { recorded: 0, passed: 0, stream: Stream::Compute });
         self.events.len() - 1
     }
 
     pub fn record(&mut self, event: usize, stream: Stream) -> Result<()> {
-        self.events[event].recorded += 1;
+        let Event { recorded, stream: last, .. } = &mut self.events[event];
+        (*recorded, *last) = (*recorded + 1, stream);
         self.ask(stream, Task::Record(event))
     }
 
@@ -144,9 +145,7 @@ impl Work {
     /// Does what an event needs, in the stream that it was recorded in.
     pub fn finish_event(&mut self, event: usize) -> Result<()> {
         while self.events[event].passed < self.events[event].recorded {
-            let records = |task: &Task| matches!(task, Task::Record(of) if *of == event);
-            let stream = if self.compute.iter().any(records) { Stream::Compute } else { Stream::Copies };
-            self.step(stream)?;
+            self.step(self.events[event].stream)?;
         }
         Ok(())
     }
