@@ -91,7 +91,7 @@ impl Batching<'_> {
 
     /// How many of the first prompts go together, at least one.
     fn fitting<A>(&self, task: &impl Task, prompts: &[Prompt<A>]) -> usize {
-        let mut filling = Filling::new(self.limits, task.row_count(), task.new_tokens(), 1);
+        let mut filling = Filling::of_task(self.limits, task);
         let mut fits = |prompt: &&Prompt<A>| {
             let token_ids = prompt.encoded.as_ref().ok().map(|encoded| Arc::from(&*encoded.token_ids));
             !filling.add(token_ids.as_ref())

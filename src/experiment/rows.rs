@@ -104,6 +104,11 @@ impl<'a> Filling<'a> {
         Self { limits, new_tokens, streams, prompts: 0, longest: 0, count }
     }
 
+    /// Of the prompts of a task.
+    pub fn of_task(limits: BatchLimits, task: &'a impl Task) -> Self {
+        Self::new(limits, task.row_count(), task.new_tokens(), 1)
+    }
+
     /// Whether one prompt more is too much; one that is not to be computed has no tokens. The first never is.
     fn is_full(&self, token_ids: Option<&Arc<[u32]>>) -> bool {
         let prompts = self.prompts + 1;
@@ -218,19 +223,16 @@ impl<T: Task> Run<'_, T> {
         sink: &mut Sink,
         warn: &(dyn Fn(&str) + Sync),
     ) -> Result<Done> {
-        let task = &self.workers[0].task;
-        let filling = Filling::new(self.limits, task.row_count(), task.new_tokens(), 1);
-        let summary = Done::default();
         let mut passing = Passing {
             run: self,
             lines,
             limit,
             sink,
             warn,
-            filling,
+            filling: Filling::of_task(self.limits, &self.workers[0].task),
             rest: Vec::new(),
             resuming: true,
-            summary,
+            summary: Done::default(),
         };
         queue::pass(&mut passing, &self.workers, |worker, batch: &Batch, unwanted| {
             let stops = [self.stop, unwanted];

@@ -29,7 +29,6 @@ use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
 };
 
 /// What these jobs have in common.
@@ -99,21 +98,26 @@ impl What {
 
 /// A run that can start.
 pub struct RowsJob<'a> {
+    setup: Setup<'a>,
+    computers: Computers,
+    source: Source,
+    sink: Sink,
+    /// Rows of this run; in a shard about so many.
+    total: u64,
+}
+
+/// What stays as it is during a run.
+struct Setup<'a> {
     caller: Caller<'a>,
     options: RowsOptions,
     what: What,
     pair: Pair,
-    computers: Computers,
     encoder: Encoder,
-    source: Source,
-    sink: Sink,
     /// The threads of each device.
     pools: Vec<rayon::ThreadPool>,
     shard: Option<Shard>,
     /// How `--max-memory` is divided.
     memory: Option<(PackLimits, Memory)>,
-    /// Rows of this run; in a shard about so many.
-    total: u64,
     /// Rows to read at most.
     limit: u64,
 }
@@ -186,19 +190,11 @@ impl<'a> RowsJob<'a> {
             count => thread_pools(&options.machine, count)?,
         };
         Ok(Self {
-            caller,
-            memory,
             total: lines.min(limit) / shard.map_or(1, |shard| shard.count),
-            limit,
-            shard,
-            options,
-            what,
-            pair,
+            setup: Setup { caller, options, what, pair, encoder, pools, shard, memory, limit },
             computers,
-            encoder,
             source,
             sink,
-            pools,
         })
     }
 
@@ -206,25 +202,31 @@ impl<'a> RowsJob<'a> {
     ///
     /// # Errors
     /// See [`Run::pass`]; [`ErrorKind::BadRows`] when more rows failed than `--fail-on-error` allows.
-    pub fn run(mut self) -> Result<Done> {
-        let quiet = self.options.quiet;
-        for notice in &self.pair.notices {
+    pub fn run(self) -> Result<Done> {
+        let Self { setup, computers, mut source, mut sink, total } = self;
+        let options = &setup.options;
+        let quiet = options.quiet;
+        for notice in &setup.pair.notices {
             tell(notice);
         }
-        let progress = Progress::new(self.total, quiet);
-        let summary = match self.sink.done() {
+        let progress = Progress::new(total, quiet);
+        let summary = match sink.done() {
             Some(done) => {
                 progress.resumed(done.rows);
                 done.clone()
             }
-            None => self.pass(&progress).map_err(|error| how_to_go_on(&self.options, error))?,
+            None => {
+                let running =
+                    Running { setup: &setup, source: &mut source, sink: &mut sink, progress: &progress };
+                computers.run(running).map_err(|error| how_to_go_on(options, error))?
+            }
         };
         let closing = progress.finish();
-        if let (Some(limit), false) = (self.options.max_memory, quiet) {
+        if let (Some(limit), false) = (options.max_memory, quiet) {
             tell(&format!("{} of memory were in use at most, of {limit}", Resident::read()?.most));
         }
-        if self.sink.done().is_none() {
-            self.sink.finish(&summary).map_err(|error| how_to_go_on(&self.options, error))?;
+        if sink.done().is_none() {
+            sink.finish(&summary).map_err(|error| how_to_go_on(options, error))?;
         }
         if !quiet {
             tell(&closing);
@@ -232,7 +234,7 @@ impl<'a> RowsJob<'a> {
         if let Some(first) = &summary.first_error {
             tell(&format!("{} of {} rows are errors; the first: {first}", summary.errors, summary.rows));
         }
-        if self.options.fail_on_error.is_exceeded(summary.errors, summary.rows) {
+        if options.fail_on_error.is_exceeded(summary.errors, summary.rows) {
             let message = format!(
                 "{} of {} rows are errors, more than --fail-on-error allows; they say why",
                 summary.errors, summary.rows
@@ -240,41 +242,6 @@ impl<'a> RowsJob<'a> {
             return Err(Error::new(ErrorKind::BadRows, message));
         }
         Ok(summary)
-    }
-}
-
-impl RowsJob<'_> {
-    fn pass(&mut self, progress: &Progress) -> Result<Done> {
-        let Self {
-            caller,
-            options,
-            what,
-            pair,
-            computers,
-            encoder,
-            source,
-            sink,
-            pools,
-            shard,
-            memory,
-            limit,
-            ..
-        } = self;
-        let (stop, shard, memory, limit) = (caller.stop, *shard, *memory, *limit);
-        computers.run(Running {
-            options,
-            what,
-            pair,
-            encoder,
-            source,
-            sink,
-            pools,
-            shard,
-            memory,
-            limit,
-            progress,
-            stop,
-        })
     }
 }
 
@@ -297,34 +264,26 @@ fn how_to_go_on(options: &RowsOptions, error: Error) -> Error {
 
 /// The run itself, whichever backends compute.
 struct Running<'a> {
-    options: &'a RowsOptions,
-    what: &'a What,
-    pair: &'a Pair,
-    encoder: &'a Encoder,
+    setup: &'a Setup<'a>,
     source: &'a mut Source,
     sink: &'a mut Sink,
-    pools: &'a [rayon::ThreadPool],
-    shard: Option<Shard>,
-    memory: Option<(PackLimits, Memory)>,
-    limit: u64,
     progress: &'a Progress,
-    stop: &'a AtomicBool,
 }
 
 impl SharedWork for Running<'_> {
     type Output = Result<Done>;
 
     fn on<B: Backend>(self, backends: &[&B]) -> Result<Done> {
-        let (pair, encoder, memory) = (self.pair, self.encoder, self.memory);
+        let Setup { options, what, pair, encoder, memory, .. } = self.setup;
         let engines = backends.iter().map(|backend| {
             let engine = Engine::new(*backend, pair);
             match memory {
-                Some((limits, _)) => engine.with_limits(limits),
+                Some((limits, _)) => engine.with_limits(*limits),
                 None => engine,
             }
         });
-        let most_tokens = self.options.machine.max_batch_tokens;
-        match self.what {
+        let most_tokens = options.machine.max_batch_tokens;
+        match what {
             What::Score { columns, prefix_sharing } => {
                 let engines = engines.map(|engine| engine.with_prefix_sharing(*prefix_sharing));
                 let tasks = engines.map(|engine| Scoring { engine, columns: *columns });
@@ -343,25 +302,26 @@ impl SharedWork for Running<'_> {
 impl Running<'_> {
     /// Passes all rows through the tasks, one of each device.
     fn pass(self, tasks: Vec<impl Task>, most_tokens: usize) -> Result<Done> {
-        let workers = tasks.into_iter().zip(self.pools).map(|(task, pool)| Worker { task, pool });
+        let Setup { caller, options, encoder, pools, shard, memory, limit, .. } = self.setup;
+        let workers = tasks.into_iter().zip(pools).map(|(task, pool)| Worker { task, pool });
         let run = Run {
             workers: workers.collect(),
-            encoder: self.encoder,
+            encoder,
             limits: BatchLimits {
-                prompts: self.options.machine.batch_size.unwrap_or(usize::MAX),
+                prompts: options.machine.batch_size.unwrap_or(usize::MAX),
                 tokens: most_tokens,
-                memory: self.memory.map(|(_, memory)| memory),
+                memory: memory.map(|(_, memory)| memory),
             },
-            shard: self.shard,
+            shard: *shard,
             progress: self.progress,
-            stop: self.stop,
+            stop: caller.stop,
         };
         let mut lines = self.source.lines();
         // The work is done by the pools' threads; reading, writing and telling stay on this one.
-        if !self.options.dry_run {
-            return run.pass(&mut lines, self.limit, self.sink, &tell);
+        if !options.dry_run {
+            return run.pass(&mut lines, *limit, self.sink, &tell);
         }
-        let plan = run.plan(&mut lines, self.limit, &tell)?;
+        let plan = run.plan(&mut lines, *limit, &tell)?;
         output::print(&plan.to_string())?;
         Ok(plan.done)
     }
