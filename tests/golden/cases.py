@@ -68,6 +68,16 @@ def shape(hidden, heads, kv_heads, ffn, layers, vocab, **more):
     ) | more
 
 
+# Wavelengths 6.3, 17.7, 50, 141, ... : one in the untouched band, one in the smooth band, the rest divided.
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
 CASES = {
     "llama_mha_untied_f32": Case(
         shape(30, 5, 5, 53, 2, 97), 0.1, base_dtype=F32, tuned_dtype=F32, base_form="v4", tuned_form="v4"
@@ -80,15 +90,7 @@ CASES = {
     "rope_llama3": Case(
         shape(48, 4, 2, 45, 2, 73, max_position_embeddings=256, eos_token_id=[2, 3]),
         0.1,
-        # Wavelengths 6.3, 17.7, 50, 141, ... : one in the untouched band, one in the smooth band, the rest divided.
-        rope={
-            "rope_type": "llama3",
-            "rope_theta": 500.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 32,
-        },
+        rope=LLAMA3,
         base_form="v4",
     ),
     "rope_linear": Case(
@@ -383,14 +385,7 @@ CASES = {
     "gguf_q4_1": Case(
         shape(64, 8, 2, 96, 2, 67, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
         0.1,
-        rope={
-            "rope_type": "llama3",
-            "rope_theta": 500.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 32,
-        },
+        rope=LLAMA3,
         base_quantized={"token_embd": "Q8_0", "": "Q4_1"},
         tuned_quantized={"token_embd": "Q8_0", "": "Q4_1"},
     ),
