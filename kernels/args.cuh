@@ -2,11 +2,23 @@
 #pragma once
 #include "device.cuh"
 
+// What an adapter adds to a product with a weight: a[m, k] · b[n, k]ᵀ, `a` being the product's rows times Aᵀ and `b` the scaled B of the
+// adapter. k = 0: nothing.
+struct ProductUpdate {
+    const void* a;
+    const bf16 *b, *b_low;
+    int64_t a_pitch, b_pitch, b_low_plane;
+    int32_t k, a_head;
+};
+
 // out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ + bias). Gated products have two weights and biases, the gate's first.
+// An adapter's term of the sum comes after the weight's own: ProductUpdate.
 //
 // `group` heads of one row may lie in it behind each other, as rows of a product of their own (`head_values`): row i of
 // the product is then head `block z · group + i % group` of row i / group, `a_head` and `out_head` elements apart, and block z
 // takes the rows of `b` from z · n on.
+//
+// Sums are over k in steps, the updates' after the weights'.
 struct ProductArgs {
     const void* a;
     const bf16* b[2];
@@ -19,7 +31,40 @@ struct ProductArgs {
     int32_t activation;
     int32_t group, a_head, out_head;
     int32_t unused;
+    // Of each weight.
+    ProductUpdate update[2];
 };
+
+// What a product takes in one step, of STEP elements from `at` on of `k`: without weights that are null.
+struct Operands {
+    const void* a;
+    const bf16 *b0, *b1, *b0_low, *b1_low;
+    int64_t a_pitch, b_pitch, b_low_plane;
+    int32_t a_head, k, at;
+};
+
+template <int STEP>
+__device__ __forceinline__ int steps_over(int k) {
+    return (k + STEP - 1) / STEP;
+}
+
+// Of all operands.
+template <int STEP>
+__device__ __forceinline__ int product_steps(const ProductArgs& args) {
+    return steps_over<STEP>(args.k) + steps_over<STEP>(args.update[0].k) + steps_over<STEP>(args.update[1].k);
+}
+
+template <int STEP>
+__device__ __forceinline__ Operands operands_of(const ProductArgs& args, int step) {
+    const int own = steps_over<STEP>(args.k), first = own + steps_over<STEP>(args.update[0].k);
+    if (step < own)
+        return {args.a, args.b[0], args.b[1], args.b_low[0], args.b_low[1], args.a_pitch, args.b_pitch, args.b_low_plane, args.a_head, args.k, step * STEP};
+    const bool second = step >= first;
+    const ProductUpdate& u = args.update[second];
+    const bf16 *b = u.b, *low = u.b_low, *none = nullptr;
+    return {u.a, second ? none : b, second ? b : none, second ? none : low, second ? low : none,
+            u.a_pitch, u.b_pitch, u.b_low_plane, u.a_head, u.k, (step - (second ? first : own)) * STEP};
+}
 
 // `queries` queries of one sequence, at positions from `first_query` on, in rows from `row` on. The rows of keys and values at
 // positions 0 and up are path_rows[path] and up.

@@ -15,8 +15,19 @@ struct KeyWeightSide {
     const float* factors;
     const float* norm_bias;
     float offset;
-    int32_t unused;
+    // Of the weight's update, null and 0 where there is none: scaled B [rows, rank] and A [rank, cols], as sums of three bf16 numbers where
+    // there are low planes.
+    int32_t rank;
+    const bf16 *b, *b_low, *a, *a_low;
+    int64_t b_pitch, b_low_plane, a_low_plane;
 };
+
+// An element of a matrix that may be more than bf16.
+__device__ __forceinline__ double element(const bf16* high, const bf16* low, int64_t low_plane, int64_t at) {
+    double value = to_float(high[at]);
+    if (low) value += double(to_float(low[at])) + double(to_float(low[low_plane + at]));
+    return value;
+}
 
 struct KeyWeightArgs {
     KeyWeightSide side[2];
@@ -39,8 +50,10 @@ __device__ void key_weight_difference(const KeyWeightArgs& args) {
         double scaled[2];
         for (int i = 0; i < 2; i++) {
             const KeyWeightSide& side = args.side[i];
-            double weight = to_float(side.weight[at]);
-            if (side.low) weight += double(to_float(side.low[at])) + double(to_float(side.low[args.low_plane + at]));
+            double weight = element(side.weight, side.low, args.low_plane, at);
+            for (int k = 0; k < side.rank; k++)
+                weight += element(side.b, side.b_low, side.b_low_plane, row * side.b_pitch + k) *
+                          element(side.a, side.a_low, side.a_low_plane, k * args.pitch + col);
             scaled[i] = weight * (side.factors ? double(side.factors[col]) + double(side.offset) : 1.0);
             if (side.norm_bias) bias += (i == 0 ? 1.0 : -1.0) * weight * double(side.norm_bias[col]);
         }

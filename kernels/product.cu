@@ -4,7 +4,7 @@
 // · activated: out bf16 = act(v + bias). Reference: `linear`, `linear_add`, `gated`, `activated` of backend/reference.
 //
 // A block makes a tile of 128 rows and 128 columns (gated: 64 columns of each weight), 8 warps of 64 × 32, over k in steps of 32,
-// three of them in flight (cp.async). Grid: (columns, rows). The sum of an element is over k in order, whatever m is.
+// three of them in flight (cp.async), those of updates last. Grid: (columns, rows). The sum of an element is over k in order, whatever m is.
 #include "args.cuh"
 
 constexpr int TILE_M = 128, TILE_N = 128, STEP = 32, STAGES = 3;
@@ -22,27 +22,28 @@ __device__ void product(const ProductArgs& args) {
     constexpr int COLS = E == GATED ? TILE_N / 2 : TILE_N;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int row0 = blockIdx.y * TILE_M, col0 = blockIdx.x * COLS;
-    const bf16* a = static_cast<const bf16*>(args.a);
 
     // Of every 32 rows of a gated tile's b, which one warp multiplies, 16 are the gate's and 16 the up's of the same columns.
     auto load = [&](int step) {
         Stage& stage = stages[step % STAGES];
+        const Operands from = operands_of<STEP>(args, step);
+        const bf16* a = static_cast<const bf16*>(from.a);
         for (int chunk = thread; chunk < TILE_M * STEP / 8; chunk += THREADS) {
             const int r = chunk / (STEP / 8), k = chunk % (STEP / 8) * 8;
-            const int row = row0 + r, at = step * STEP + k;
-            const int bytes = row < args.m ? min(max(args.k - at, 0), 8) * 2 : 0;
-            copy_async_16(&stage.a[r * PITCH + k], a + (bytes ? row * args.a_pitch + at : 0), bytes);
+            const int row = row0 + r, at = from.at + k;
+            const int bytes = row < args.m ? min(max(from.k - at, 0), 8) * 2 : 0;
+            copy_async_16(&stage.a[r * PITCH + k], a + (bytes ? row * from.a_pitch + at : 0), bytes);
         }
         for (int chunk = thread; chunk < TILE_N * STEP / 8; chunk += THREADS) {
             const int r = chunk / (STEP / 8), k = chunk % (STEP / 8) * 8;
-            const int which = E == GATED ? r % 32 / 16 : 0;
-            const int col = col0 + (E == GATED ? r / 32 * 16 + r % 16 : r), at = step * STEP + k;
-            const int bytes = col < args.n ? min(max(args.k - at, 0), 8) * 2 : 0;
-            copy_async_16(&stage.b[r * PITCH + k], args.b[which] + (bytes ? col * args.b_pitch + at : 0), bytes);
+            const bf16* b = E == GATED && r % 32 / 16 ? from.b1 : from.b0;
+            const int col = col0 + (E == GATED ? r / 32 * 16 + r % 16 : r), at = from.at + k;
+            const int bytes = b && col < args.n ? min(max(from.k - at, 0), 8) * 2 : 0;
+            copy_async_16(&stage.b[r * PITCH + k], bytes ? b + col * from.b_pitch + at : a, bytes);
         }
     };
 
-    const int steps = (args.k + STEP - 1) / STEP;
+    const int steps = product_steps<STEP>(args);
     for (int step = 0; step < STAGES - 1; step++) {
         if (step < steps) load(step);
         copies_commit();

@@ -5,17 +5,20 @@
 // The two blocks of a cluster make tiles above each other: each brings half of the weights' rows for both. Blocks stay and take one tile
 // after the other, in an order in which those at work share most of what they read. Sums leave through shared memory in boxes of 64 rows of
 // 128 bytes, while the next steps come already.
-// The sum of an element is over k in order, whatever m and the tiles are. Grid: (blocks).
+// The sum of an element is over k in order, updates last, whatever m and the tiles are. Grid: (blocks).
 #include "args.cuh"
 #include "hopper.cuh"
 
 struct HopperProductArgs {
     // Boxes of 64 columns: of `a` 128 rows, of the weights half of TILE_N, the gate's first. Of `out` 64 rows of 128 bytes.
     TensorMap a, b[2], out;
+    // What updates add for each weight (ProductUpdate), over their own k.
+    TensorMap update_a[2], update_b[2];
     const float* bias[2];
     int32_t m, n, k;
     int32_t activation;
-    int32_t unused[8];
+    int32_t update_k[2];
+    int32_t unused[6];
 };
 
 constexpr int TILE_M = 128, STEP = 64, CLUSTER = 2;
@@ -59,23 +62,33 @@ struct Tiles {
     }
 };
 
+__device__ __forceinline__ int steps_of(const HopperProductArgs& args) {
+    return steps_over<STEP>(args.k) + steps_over<STEP>(args.update_k[0]) + steps_over<STEP>(args.update_k[1]);
+}
+
 template <Epilogue E, int TILE_N>
 __device__ __forceinline__ void bring_steps(const HopperProductArgs& args, Shared<TILE_N>& shared) {
     constexpr int COLS = TILE_COLS<E, TILE_N>, STAGES = Shared<TILE_N>::STAGES;
-    const int rank = cluster_rank(), steps = (args.k + STEP - 1) / STEP;
+    const int rank = cluster_rank();
     int count = 0;
     for (Tiles tiles(args, COLS); tiles.left(); tiles.next()) {
         int row, col;
         tiles.place(row, col);
-        for (int step = 0; step < steps; step++, count++) {
-            const int slot = count % STAGES;
-            Stage<TILE_N>& stage = shared.stages[slot];
-            cluster_barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
-            barrier_expect(&shared.full[slot], sizeof(stage));
-            tensor_load(stage.a, args.a, &shared.full[slot], step * STEP, row);
-            const int weight_row = E == GATED ? col * COLS : col * COLS + rank * (TILE_N / 2);
-            tensor_load_multicast(stage.b[rank], args.b[E == GATED ? rank : 0], &shared.full[slot], step * STEP, weight_row, 3);
-        }
+        const int weight_row = E == GATED ? col * COLS : col * COLS + rank * (TILE_N / 2);
+        auto bring = [&](const TensorMap& a, const TensorMap& b, int b_row, int k) {
+            for (int at = 0; at < k; at += STEP, count++) {
+                const int slot = count % STAGES;
+                Stage<TILE_N>& stage = shared.stages[slot];
+                cluster_barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
+                barrier_expect(&shared.full[slot], sizeof(stage));
+                tensor_load(stage.a, a, &shared.full[slot], at, row);
+                tensor_load_multicast(stage.b[rank], b, &shared.full[slot], at, b_row, 3);
+            }
+        };
+        bring(args.a, args.b[E == GATED ? rank : 0], weight_row, args.k);
+        // An update of one weight meets zeros, rows beyond the last, in the place of the other.
+        for (int which = 0; which < (E == GATED ? 2 : 1); which++)
+            bring(args.update_a[which], args.update_b[which], E == GATED && which != rank ? args.n : weight_row, args.update_k[which]);
     }
 }
 
@@ -117,7 +130,7 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
 template <Epilogue E, class Out, int TILE_N>
 __device__ __forceinline__ void multiply(const HopperProductArgs& args, Shared<TILE_N>& shared) {
     constexpr int COLS = TILE_COLS<E, TILE_N>, STAGES = Shared<TILE_N>::STAGES;
-    const int consumer = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, steps = (args.k + STEP - 1) / STEP;
+    const int consumer = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, steps = steps_of(args);
     // Both blocks bring what is in a slot, so both hear that it is free.
     auto release = [&](int slot) {
         if (thread < CLUSTER) barrier_arrive(&shared.empty[slot], thread);

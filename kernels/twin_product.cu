@@ -5,7 +5,7 @@
 // store, add, gated, activated: as in product.cu, out f32. `store` also projects heads (ProductArgs::group).
 // Reference: `linear`, `linear_add`, `gated`, `activated`, `head_values` of backend/reference.
 //
-// A block makes a tile of 64 rows and 64 columns (gated: 32 of each weight), 4 warps of 32 × 32, over k in steps of 32, three in flight.
+// A block makes a tile of 64 rows and 64 columns (gated: 32 of each weight), 4 warps of 32 × 32, over k in steps of 32, three in flight, those of updates last.
 // Grid: (columns, rows, groups of heads). Few rows: the time is that of reading the weights.
 #include "args.cuh"
 
@@ -25,41 +25,42 @@ __device__ void twin_product(const ProductArgs& args) {
     constexpr int COLS = E == GATED ? TILE_N / 2 : TILE_N;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int row0 = blockIdx.y * TILE_M, col0 = blockIdx.x * COLS, heads0 = blockIdx.z * args.group;
-    const float* rows = static_cast<const float*>(args.a);
-    const bool aligned = args.a_head % 4 == 0, has_low = args.b_low[0] || args.b_low[1];
 
+    auto has_low = [](const Operands& from) { return from.b0_low || from.b1_low; };
     auto load = [&](int step) {
         Stage& stage = stages[step % STAGES];
-        auto row_of = [&](int row) { return rows + row / args.group * args.a_pitch + int64_t(heads0 + row % args.group) * args.a_head; };
-        if (aligned) {
+        const Operands from = operands_of<STEP>(args, step);
+        const float* rows = static_cast<const float*>(from.a);
+        auto row_of = [&](int row) { return rows + row / args.group * from.a_pitch + int64_t(heads0 + row % args.group) * from.a_head; };
+        if (from.a_head % 4 == 0) {
             for (int chunk = thread; chunk < TILE_M * STEP / 4; chunk += THREADS) {
-                const int r = chunk / (STEP / 4), k = chunk % (STEP / 4) * 4, at = step * STEP + k;
-                const int bytes = row0 + r < args.m ? min(max(args.k - at, 0), 4) * 4 : 0;
+                const int r = chunk / (STEP / 4), k = chunk % (STEP / 4) * 4, at = from.at + k;
+                const int bytes = row0 + r < args.m ? min(max(from.k - at, 0), 4) * 4 : 0;
                 copy_async_16(&stage.a[r * A_PITCH + k], bytes ? row_of(row0 + r) + at : rows, bytes);
             }
         } else {
             for (int i = thread; i < TILE_M * STEP; i += THREADS) {
-                const int r = i / STEP, k = i % STEP, at = step * STEP + k;
-                const int bytes = row0 + r < args.m && at < args.k ? 4 : 0;
+                const int r = i / STEP, k = i % STEP, at = from.at + k;
+                const int bytes = row0 + r < args.m && at < from.k ? 4 : 0;
                 copy_async_4(&stage.a[r * A_PITCH + k], bytes ? row_of(row0 + r) + at : rows, bytes);
             }
         }
         for (int chunk = thread; chunk < TILE_N * STEP / 8; chunk += THREADS) {
-            const int r = chunk / (STEP / 8), k = chunk % (STEP / 8) * 8, at = step * STEP + k;
-            const int which = E == GATED ? r % 32 / 16 : 0;
+            const int r = chunk / (STEP / 8), k = chunk % (STEP / 8) * 8, at = from.at + k;
+            const bool second = E == GATED && r % 32 / 16;
+            const bf16 *b = second ? from.b1 : from.b0, *low = second ? from.b1_low : from.b0_low;
             const int col = col0 + (E == GATED ? r / 32 * 16 + r % 16 : r);
-            const int bytes = col < args.n ? min(max(args.k - at, 0), 8) * 2 : 0;
-            const int64_t from = bytes ? (int64_t(blockIdx.z) * args.n + col) * args.b_pitch + at : 0;
-            copy_async_16(&stage.b[0][r * B_PITCH + k], args.b[which] + from, bytes);
-            if (!has_low) continue;
-            const bf16* low = args.b_low[which];
+            const int bytes = b && col < args.n ? min(max(from.k - at, 0), 8) * 2 : 0;
+            const int64_t in_b = bytes ? (int64_t(blockIdx.z) * args.n + col) * from.b_pitch + at : 0;
+            copy_async_16(&stage.b[0][r * B_PITCH + k], bytes ? static_cast<const void*>(b + in_b) : rows, bytes);
+            if (!has_low(from)) continue;
             for (int plane = 0; plane < 2; plane++)
                 copy_async_16(&stage.b[plane + 1][r * B_PITCH + k],
-                              low ? low + plane * args.b_low_plane + from : args.b[which], low ? bytes : 0);
+                              low && bytes ? static_cast<const void*>(low + plane * from.b_low_plane + in_b) : rows, low ? bytes : 0);
         }
     };
 
-    const int steps = (args.k + STEP - 1) / STEP;
+    const int steps = product_steps<STEP>(args);
     for (int step = 0; step < STAGES - 1; step++) {
         if (step < steps) load(step);
         copies_commit();
@@ -98,7 +99,7 @@ __device__ void twin_product(const ProductArgs& args) {
                     ldmatrix_x4(fb[j], &tile[(warp_n + j * 16 + lane / 16 * 8 + lane % 8) * B_PITCH + k + lane / 8 % 2 * 8]);
             };
             // The smallest first.
-            if (has_low) {
+            if (has_low(operands_of<STEP>(args, step))) {
                 load_b(stage.b[2]);
                 multiply(a[0]);
                 load_b(stage.b[1]);

@@ -10,7 +10,7 @@ mod kernel_cases;
 #[path = "common/unshared.rs"]
 mod unshared;
 
-use kernel_cases::{BF16_TOLERANCE, F32_TOLERANCE, compare};
+use kernel_cases::{BF16_TOLERANCE, F32_TOLERANCE, Weights, compare};
 use libtest_mimic::{Arguments, Trial};
 use std::path::Path;
 use tuco::{
@@ -30,13 +30,11 @@ fn ways() -> impl Iterator<Item = (ContextPrecision, Kernels)> {
 fn every_kernel_agrees_with_the_reference() {
     for (precision, kernels) in ways() {
         let cuda = || Cuda::open(0, precision, Some(kernels)).unwrap();
-        match precision {
-            ContextPrecision::Bfloat16 => compare(cuda, BF16_TOLERANCE, false),
-            ContextPrecision::Float32 => {
-                compare(cuda, F32_TOLERANCE, false);
-                compare(cuda, F32_TOLERANCE, true);
-            }
-        }
+        let (tolerance, kinds): (_, &[Weights]) = match precision {
+            ContextPrecision::Bfloat16 => (BF16_TOLERANCE, &[Weights::Bf16, Weights::Adapted]),
+            ContextPrecision::Float32 => (F32_TOLERANCE, &[Weights::Bf16, Weights::Wide, Weights::Adapted]),
+        };
+        kinds.iter().for_each(|weights| compare(cuda, tolerance, *weights));
     }
 }
 

@@ -331,7 +331,7 @@ fn fitted(cuda: Cuda, machine: &MachineOptions, pair: &impl PairWeights) -> Resu
         Resident::On => true,
         Resident::Off => false,
         // A fifth of the memory is left for rows.
-        Resident::Auto => pair.layer_bytes_in_bf16() <= cuda.memory()?.0 / 5 * 4,
+        Resident::Auto => Cuda::layer_bytes(pair) <= cuda.memory()?.0 / 5 * 4,
     };
     Ok(cuda.with_resident_weights(resident))
 }

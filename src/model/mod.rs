@@ -64,15 +64,6 @@ pub trait PairWeights: Sync {
 
     /// A tensor was read and is not needed for a while: it may leave memory.
     fn let_go(&self, _tensor: &Tensor<'_>) {}
-
-    /// Bytes of the layers of both models with two bytes for each element, what is the same in both counted once.
-    fn layer_bytes_in_bf16(&self) -> usize {
-        let spec = self.spec().ft;
-        let bytes = |(layer, tensor): (usize, LayerTensor)| {
-            2 * tensor.elements(spec, layer) * if self.is_shared(layer, tensor) { 1 } else { 2 }
-        };
-        spec.all_layer_tensors().map(bytes).sum()
-    }
 }
 
 /// The nonlinearity of the gated MLP.

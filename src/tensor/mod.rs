@@ -42,7 +42,7 @@ pub struct Tensor<'a> {
 }
 
 /// A part of a stored matrix: groups of rows that do not follow each other, or columns as rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct View {
     /// The stored row of row 0.
     pub first: usize,
@@ -95,6 +95,29 @@ impl<'a> Tensor<'a> {
         let is_plain = self.update.is_none() && self.view.is_none() && self.stored.is_plain();
         let is_of = self.stored.encoding == dtype.into() && self.rounded_to == dtype;
         (is_plain && is_of).then_some(self.stored.bytes)
+    }
+
+    /// An adapter's part where it does nothing but add: `W + scale · B · A`.
+    fn sum(&self) -> Option<LowRank<'a>> {
+        self.update.filter(|update| update.row_scales.is_none() && update.merged_to.is_none())
+    }
+
+    /// The rank of what an adapter adds, where it does nothing but add.
+    pub fn addend_rank(&self) -> Option<usize> {
+        self.sum().map(|update| update.rank())
+    }
+
+    /// What an adapter adds, where it does nothing but add.
+    pub fn addend(&self) -> Option<Addend> {
+        let update = self.sum()?;
+        let rank = update.rank();
+        let mut a = vec![0.0; rank * self.cols];
+        let rows_of_a = a.chunks_exact_mut(self.cols.max(1)).enumerate();
+        rows_of_a.for_each(|(k, row)| update.a.widen_run(k, 0..self.cols, row));
+        let row_of_b = |row| self.view.map_or(row, |view| view.stored_row(row));
+        let rows_of_b = (0..self.rows).map(row_of_b);
+        let b = rows_of_b.flat_map(|row| (0..rank).map(move |k| update.factor(row, k) as f32)).collect();
+        Some(Addend { a, b, rank })
     }
 
     /// Whether all elements are the same, to the bit. `seen` hears of bytes that were looked at.
@@ -176,15 +199,36 @@ impl<'a> Tensor<'a> {
     }
 }
 
+/// What an adapter adds to a weight: `b · a`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Addend {
+    /// `[rank, cols]`
+    pub a: Vec<f32>,
+    /// `[rows, rank]`, the adapter's scale in it.
+    pub b: Vec<f32>,
+    pub rank: usize,
+}
+
 impl LowRank<'_> {
+    fn rank(&self) -> usize {
+        let (first, step) = self.b_columns;
+        (self.b.cols - first).div_ceil(step)
+    }
+
+    /// What row `k` of A is multiplied with for row `row` of the weight.
+    #[inline(always)]
+    fn factor(&self, row: usize, k: usize) -> f64 {
+        let (first, step) = self.b_columns;
+        let (col, mut factor) = (first + k * step, [0.0f32]);
+        self.b.widen_run(row, col..col + 1, &mut factor);
+        self.scale * f64::from(factor[0])
+    }
+
     /// Makes of the elements `cols` of row `row` what the adapter makes of them; `buffer` is as long as `out`.
     #[inline(always)]
     fn apply(&self, row: usize, cols: Range<usize>, buffer: &mut [f32], out: &mut [f64]) {
-        let (first, step) = self.b_columns;
-        for k in 0..(self.b.cols - first).div_ceil(step) {
-            let (col, mut factor) = (first + k * step, [0.0f32]);
-            self.b.widen_run(row, col..col + 1, &mut factor);
-            let factor = self.scale * f64::from(factor[0]);
+        for k in 0..self.rank() {
+            let factor = self.factor(row, k);
             self.a.widen_run(k, cols.clone(), buffer);
             out.iter_mut().zip(&*buffer).for_each(|(to, a)| *to += factor * f64::from(*a));
         }
@@ -265,6 +309,11 @@ mod tests {
                 assert_eq!(merged.to_f32()[row * cols + col], rounded);
             }
         }
+        let sum = Tensor { update: Some(LowRank { row_scales: None, ..update }), ..tensor };
+        let addend = sum.addend().unwrap();
+        assert_eq!((sum.addend_rank(), addend.rank, &addend.a), (Some(rank), rank, &a));
+        assert_eq!(addend.b, b.iter().map(|b| 0.25 * b).collect::<Vec<_>>());
+        assert!(tensor.addend().is_none() && merged.addend().is_none());
         assert_eq!(tensor.row_range(1..3).to_f32(), tensor.to_f32()[cols..]);
         assert!(tensor.is_same(&tensor, |_| ()) && !tensor.is_same(&merged, |_| ()));
     }

@@ -7,7 +7,7 @@ use tuco::{
         reference::Reference,
     },
     model::{Activation, Rope, RopeScaling},
-    tensor::{Dtype, Tensor},
+    tensor::{Dtype, LowRank, Stored, Tensor},
     twin::{Branch, Twin},
 };
 
@@ -28,12 +28,21 @@ impl Numbers {
     }
 }
 
+/// What matrices of weights are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    Bf16,
+    /// They have more bits.
+    Wide,
+    /// Of bf16 numbers, to which an adapter adds.
+    Adapted,
+}
+
 /// One backend with its results.
 struct Bench<'a, B> {
     backend: &'a B,
     numbers: Numbers,
-    /// Weights have more bits than bf16.
-    wide_weights: bool,
+    weights: Weights,
     results: Vec<(&'static str, Vec<f64>)>,
 }
 
@@ -56,8 +65,18 @@ impl<B: Backend> Bench<'_, B> {
     }
 
     fn weight(&mut self, rows: usize, cols: usize) -> B::Weight<'static> {
-        let bytes = self.numbers.bytes(rows * cols, !self.wide_weights);
-        self.backend.weight(Tensor::stored(Dtype::F32, rows, cols, bytes.leak()))
+        let bytes = self.numbers.bytes(rows * cols, self.weights != Weights::Wide);
+        let tensor = Tensor::stored(Dtype::F32, rows, cols, bytes.leak());
+        if self.weights != Weights::Adapted || rows == 1 {
+            return self.backend.weight(tensor);
+        }
+        // Ranks that are more and less than a step of a product, and odd.
+        let rank = if cols.is_multiple_of(2) { 3 } else { 70 };
+        let mut factor =
+            |rows, cols| Stored::new(Dtype::F32, cols, self.numbers.bytes(rows * cols, false).leak());
+        let (a, b) = (factor(rank, cols), factor(rows, rank));
+        let update = LowRank { a, b, b_columns: (0, 1), scale: 0.3, row_scales: None, merged_to: None };
+        self.backend.weight(Tensor { update: Some(update), ..tensor })
     }
 
     fn linear(&mut self, out: usize, inner: usize, bias: bool) -> Linear<B::Weight<'static>> {
@@ -263,17 +282,17 @@ impl<B: Backend> Bench<'_, B> {
     }
 }
 
-fn results<B: Backend>(backend: &B, case: Case, wide_weights: bool) -> Vec<(&'static str, Vec<f64>)> {
-    let mut bench = Bench { backend, numbers: Numbers(7), wide_weights, results: Vec::new() };
+fn results<B: Backend>(backend: &B, case: Case, weights: Weights) -> Vec<(&'static str, Vec<f64>)> {
+    let mut bench = Bench { backend, numbers: Numbers(7), weights, results: Vec::new() };
     bench.run(case);
     bench.results
 }
 
 /// Holds every result of every case to `‖out − ref‖ ≤ tolerance · ‖ref‖`; `backend` makes a new backend.
-pub fn compare<B: Backend>(backend: impl Fn() -> B, tolerance: f64, wide_weights: bool) {
+pub fn compare<B: Backend>(backend: impl Fn() -> B, tolerance: f64, weights: Weights) {
     for case in CASES {
-        let found = results(&backend(), *case, wide_weights);
-        let expected = results(&Reference, *case, wide_weights);
+        let found = results(&backend(), *case, weights);
+        let expected = results(&Reference, *case, weights);
         for ((name, found), (_, expected)) in found.iter().zip(&expected) {
             assert_eq!(found.len(), expected.len(), "{name}");
             let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();

@@ -40,6 +40,17 @@ macro_rules! args {
 }
 
 args! {
+    /// `args.cuh`
+    ProductUpdate {
+        a: Address,
+        b: Address,
+        b_low: Address,
+        a_pitch: i64,
+        b_pitch: i64,
+        b_low_plane: i64,
+        k: i32,
+        a_head: i32,
+    }
     /// `product.cu`, `twin_product.cu`
     ProductArgs {
         a: Address,
@@ -59,18 +70,22 @@ args! {
         a_head: i32,
         out_head: i32,
         unused: i32,
+        update: [ProductUpdate; 2],
     }
     /// `product_sm90.cu`
     HopperProductArgs {
         a: TensorMap,
         b: [TensorMap; 2],
         out: TensorMap,
+        update_a: [TensorMap; 2],
+        update_b: [TensorMap; 2],
         bias: [Address; 2],
         m: i32,
         n: i32,
         k: i32,
         activation: i32,
-        unused: [i32; 8],
+        update_k: [i32; 2],
+        unused: [i32; 6],
     }
     /// `norm.cu`
     NormArgs {
@@ -182,7 +197,14 @@ args! {
         factors: Address,
         norm_bias: Address,
         offset: f32,
-        unused: i32,
+        rank: i32,
+        b: Address,
+        b_low: Address,
+        a: Address,
+        a_low: Address,
+        b_pitch: i64,
+        b_low_plane: i64,
+        a_low_plane: i64,
     }
     /// `key_difference.cu`
     KeyWeightArgs {
@@ -272,6 +294,7 @@ mod tests {
             ($($name:ident),*) => { $(assert_eq!($name::FIELD_BYTES, size_of::<$name>());)* };
         }
         check!(
+            ProductUpdate,
             ProductArgs,
             HopperProductArgs,
             NormArgs,

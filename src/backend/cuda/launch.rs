@@ -1,12 +1,13 @@
 //! From problem to launch: which kernel, how many threads, with what arguments. Threads and tiles are those of `kernels/*.cu`.
 
 use super::{
-    args::{Address, Args, HopperProductArgs, ProductArgs},
+    args::{Address, Args, HopperProductArgs, ProductArgs, ProductUpdate},
     device::{Boxed, Device, Floor, Kernels, Launch},
-    mat::{CudaMat, Element},
-    weight::Planes,
+    mat::{CudaMat, Element, pitch},
+    weight::{Planes, Update},
 };
 use crate::{Result, backend::AttentionShape, model::Activation};
+use std::sync::Arc;
 
 /// Threads of kernels that take one row a block, or one warp a part of a row.
 pub const ROW_THREADS: u32 = 256;
@@ -52,11 +53,28 @@ impl Epilogue {
     }
 }
 
-/// A weight `[n, k]` of a product and its bias, 0 being none.
+/// A weight `[n, k]` of a product, what an adapter adds to it, and its bias, 0 being none.
 #[derive(Clone, Copy)]
 pub struct Operand<'a> {
     pub planes: &'a Planes,
+    pub update: Option<&'a Update>,
     pub bias: Address,
+}
+
+impl<'a> Operand<'a> {
+    /// A matrix alone.
+    pub fn of(planes: &'a Planes) -> Self {
+        Self { planes, update: None, bias: 0 }
+    }
+
+    fn bytes(&self) -> usize {
+        self.planes.bytes() + self.update.map_or(0, Update::bytes)
+    }
+
+    /// The rank of its update.
+    fn rank(&self) -> usize {
+        self.update.map_or(0, |update| update.rank)
+    }
 }
 
 /// Runs a kernel with one block a row, which reads and writes `bytes` in all.
@@ -89,24 +107,41 @@ pub fn per_warp<A: Args>(
 
 /// Of a product: operands read once, the result written, or added to.
 fn product_floor(epilogue: Epilogue, a: &CudaMat, weights: &[Operand<'_>], out: &CudaMat) -> Floor {
-    let weight_bytes: usize = weights.iter().map(|weight| weight.planes.bytes()).sum();
+    let weight_bytes: usize = weights.iter().map(Operand::bytes).sum();
+    let inner: usize = weights.iter().map(|weight| a.cols + weight.rank()).sum();
     let times = if epilogue == Epilogue::Add { 2 } else { 1 };
     Floor {
-        operations: 2.0 * (weights.len() * a.rows * a.cols) as f64 * out.cols as f64,
+        operations: 2.0 * (a.rows * inner) as f64 * out.cols as f64,
         bytes: (a.bytes() + weight_bytes + times * out.bytes()) as f64,
     }
 }
 
 /// `out = epilogue(a · Wᵀ + b)`, of rows in bf16 or in f32; gated products take two weights, the gate first.
 pub fn product(
-    device: &dyn Device,
+    device: &Arc<dyn Device>,
     epilogue: Epilogue,
     a: &CudaMat,
     weights: &[Operand<'_>],
     out: &CudaMat,
 ) -> Result<()> {
+    // What updates multiply: the rows through the adapter's A.
+    let through = |update: &Update| {
+        let mut rows = CudaMat::new(a.kind, a.element, update.rank);
+        rows.resize(device, a.rows)?;
+        product(device, Epilogue::Store, a, &[Operand::of(&update.a)], &rows)?;
+        Ok(rows)
+    };
+    let inner = weights.iter().map(|weight| weight.update.map(through).transpose());
+    let inner = inner.collect::<Result<Vec<_>>>()?;
+    let device = device.as_ref();
     if a.element == Element::Bf16 && device.kernels() == Kernels::Sm90a {
-        return hopper_product(device, epilogue, a, weights, out);
+        return hopper_product(device, epilogue, a, weights, &inner, out);
+    }
+    let mut update = [ProductUpdate::default(); 2];
+    for ((args, inner), weight) in update.iter_mut().zip(&inner).zip(weights) {
+        if let (Some(inner), Some(update)) = (inner, weight.update) {
+            *args = update_args(inner.address(), inner.pitch(), 0, update);
+        }
     }
     let args = ProductArgs {
         a: a.address(),
@@ -117,8 +152,10 @@ pub fn product(
         n: out.cols as i32,
         k: a.cols as i32,
         group: 1,
-        ..weight_args(epilogue, weights)
+        update,
+        ..ProductArgs::default()
     };
+    let args = with_weights(args, epilogue, weights);
     let floor = product_floor(epilogue, a, weights, out);
     match a.element {
         Element::Bf16 => bf16_product(device, epilogue, out.element, floor, &args),
@@ -129,38 +166,71 @@ pub fn product(
 /// Projects each head's mean `means[rows, H·D]` with the rows of the value weight of its key-value head, into the rows
 /// from `first` of `out[R, H·Dh]`.
 pub fn head_values(
-    device: &dyn Device,
+    device: &Arc<dyn Device>,
     means: &CudaMat,
     value: Operand<'_>,
     shape: &AttentionShape,
     first: usize,
     out: &CudaMat,
 ) -> Result<()> {
-    let hidden = means.cols / shape.num_attention_heads;
-    let args = ProductArgs {
+    let heads = shape.num_attention_heads;
+    let hidden = means.cols / heads;
+    // Of `group` heads that share a weight `[n, hidden]`.
+    let of_heads = |group: usize, n: usize, out: Address, out_pitch: i64, out_head: usize| ProductArgs {
         a: means.address(),
-        out: out.row_address(first),
+        out,
         a_pitch: means.pitch(),
-        out_pitch: out.pitch(),
-        m: (means.rows * shape.group_size()) as i32,
-        n: shape.head_dim as i32,
+        out_pitch,
+        m: (means.rows * group) as i32,
+        n: n as i32,
         k: hidden as i32,
-        group: shape.group_size() as i32,
+        group: group as i32,
         a_head: hidden as i32,
-        out_head: shape.head_dim as i32,
-        ..weight_args(Epilogue::Store, &[value])
+        out_head: out_head as i32,
+        ..ProductArgs::default()
     };
-    let out_bytes = means.rows * shape.num_attention_heads * shape.head_dim * 4;
-    let floor = Floor {
-        operations: 2.0 * (means.rows * shape.head_dim) as f64 * means.cols as f64,
-        bytes: (means.bytes() + value.planes.bytes() + out_bytes) as f64,
+    let floor = |n: usize, bytes: usize| Floor {
+        operations: 2.0 * (means.rows * n) as f64 * means.cols as f64,
+        bytes: (means.bytes() + bytes + means.rows * heads * n * 4) as f64,
     };
-    twin_product(device, Epilogue::Store, shape.num_key_value_heads, floor, &args)
+    let mut update = [ProductUpdate::default(); 2];
+    // What the update multiplies, freed once the product was asked for.
+    let mut inner = CudaMat::new(means.kind, Element::F32, 0);
+    if let Some(of_value) = value.update {
+        let head = pitch(of_value.rank);
+        inner.cols = heads * head;
+        inner.resize(device, means.rows)?;
+        let args = of_heads(heads, of_value.rank, inner.address(), inner.pitch(), head);
+        let args = with_weights(args, Epilogue::Store, &[Operand::of(&of_value.a)]);
+        let floor = floor(of_value.rank, of_value.a.bytes());
+        twin_product(device.as_ref(), Epilogue::Store, 1, floor, &args)?;
+        update[0] = update_args(inner.address(), inner.pitch(), head, of_value);
+    }
+    let (out, out_pitch) = (out.row_address(first), out.pitch());
+    let args = of_heads(shape.group_size(), shape.head_dim, out, out_pitch, shape.head_dim);
+    let args = ProductArgs { update, ..with_weights(args, Epilogue::Store, &[value]) };
+    let floor = floor(shape.head_dim, value.bytes());
+    twin_product(device.as_ref(), Epilogue::Store, shape.num_key_value_heads, floor, &args)
 }
 
-fn weight_args(epilogue: Epilogue, weights: &[Operand<'_>]) -> ProductArgs {
-    let mut args = ProductArgs { activation: epilogue.activation(), ..ProductArgs::default() };
-    for (i, Operand { planes, bias }) in weights.iter().enumerate() {
+/// What an update adds: `a`, the rows through its A, `head` elements apart where they are of heads, times its B.
+fn update_args(a: Address, a_pitch: i64, head: usize, update: &Update) -> ProductUpdate {
+    let Update { b, rank, .. } = update;
+    ProductUpdate {
+        a,
+        b: b.high.address(),
+        b_low: b.low(),
+        a_pitch,
+        b_pitch: b.pitch as i64,
+        b_low_plane: b.low_plane() as i64,
+        k: *rank as i32,
+        a_head: head as i32,
+    }
+}
+
+fn with_weights(args: ProductArgs, epilogue: Epilogue, weights: &[Operand<'_>]) -> ProductArgs {
+    let mut args = ProductArgs { activation: epilogue.activation(), ..args };
+    for (i, Operand { planes, bias, .. }) in weights.iter().enumerate() {
         (args.b[i], args.b_low[i], args.bias[i]) = (planes.high.address(), planes.low(), *bias);
         (args.b_pitch, args.b_low_plane) = (planes.pitch as i64, planes.low_plane() as i64);
     }
@@ -173,6 +243,7 @@ fn hopper_product(
     epilogue: Epilogue,
     a: &CudaMat,
     weights: &[Operand<'_>],
+    inner: &[Option<CudaMat>],
     out: &CudaMat,
 ) -> Result<()> {
     const CLUSTER: usize = 2;
@@ -196,16 +267,24 @@ fn hopper_product(
         activation: epilogue.activation(),
         ..HopperProductArgs::default()
     };
-    for (i, Operand { planes, bias }) in weights.iter().enumerate() {
-        args.b[i] = device.tensor_map(&Boxed {
+    let weight_map = |planes: &Planes, cols: usize| {
+        device.tensor_map(&Boxed {
             address: planes.high.address(),
             element: Element::Bf16,
-            rows: out.cols,
-            cols: a.cols,
+            rows: planes.rows,
+            cols,
             pitch: planes.pitch,
             box_rows: tile as u32 / 2,
-        })?;
+        })
+    };
+    for (i, (Operand { planes, update, bias }, inner)) in weights.iter().zip(inner).enumerate() {
+        args.b[i] = weight_map(planes, a.cols)?;
         args.bias[i] = *bias;
+        if let (Some(update), Some(inner)) = (update, inner) {
+            args.update_a[i] = device.tensor_map(&inner.in_boxes(128))?;
+            args.update_b[i] = weight_map(&update.b, update.rank)?;
+            args.update_k[i] = update.rank as i32;
+        }
     }
     let kernel = format!("product_sm90_{suffix}{}", epilogue.kernel(out.element));
     let shared_bytes = stages * (128 + tile) * 64 * 2 + 2 * 2 * 64 * 128 + 2 * stages * 8;

@@ -21,13 +21,14 @@ mod sim_work;
 mod transfer;
 mod weight;
 
-use crate::{Error, Result};
+use crate::{Error, Result, model::PairWeights};
 use device::Device;
 pub use device::Kernels;
 use layout::RopeCache;
 use mat::Element;
 use profile::Profiled;
 use std::sync::{Arc, Mutex, PoisonError};
+use weight::Matrices;
 
 /// What context rows are rounded to where they go into products. Their rounding is common to both branches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,7 @@ pub struct Cuda {
     /// Where the time of every kernel is taken.
     profile: Option<Arc<Profiled>>,
     ropes: RopeCache,
+    matrices: Matrices,
     failure: Mutex<Option<Error>>,
 }
 
@@ -78,8 +80,8 @@ impl Cuda {
             ContextPrecision::Bfloat16 => Element::Bf16,
             ContextPrecision::Float32 => Element::F32,
         };
-        let (ropes, failure) = Default::default();
-        Self { device, context, resident: false, profile: None, ropes, failure }
+        let (ropes, matrices, failure) = Default::default();
+        Self { device, context, resident: false, profile: None, ropes, matrices, failure }
     }
 
     /// Takes the time of every kernel from now on; a little slower.
@@ -98,6 +100,11 @@ impl Cuda {
     /// What decides about the bits of results: the kind of device, and what context rows are.
     pub fn numerics(&self) -> String {
         format!("{}, context rows in {}", self.device.architecture(), self.context.name())
+    }
+
+    /// Bytes of device memory that the layers of both models take at most.
+    pub fn layer_bytes(weights: &impl PairWeights) -> usize {
+        weight::layer_bytes(weights)
     }
 
     /// Free device memory and all of it, in bytes.

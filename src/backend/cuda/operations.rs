@@ -11,7 +11,7 @@ use super::{
     launch::{Epilogue, Operand, ROW_THREADS, head_values, per_row, per_warp, product},
     layout::{CudaLayout, LayoutRows},
     mat::{CudaMat, Element, pitch},
-    weight::{CudaWeight, Planes},
+    weight::{CudaWeight, Planes, Update},
 };
 use crate::{
     Result,
@@ -56,7 +56,7 @@ impl Cuda {
         self.attempt(|device| {
             let operands =
                 linears.iter().map(|linear| operand(device, linear)).collect::<Result<Vec<_>>>()?;
-            product(device.as_ref(), epilogue, a, &operands, out)
+            product(device, epilogue, a, &operands, out)
         });
     }
 
@@ -71,7 +71,9 @@ impl Cuda {
 }
 
 fn operand<'a>(device: &Arc<dyn Device>, linear: &'a Linear<CudaWeight<'_>>) -> Result<Operand<'a>> {
-    Ok(Operand { planes: linear.weight.planes(device)?, bias: vector(device, linear.bias.as_ref())? })
+    let Linear { weight, bias } = linear;
+    let (planes, update) = (weight.planes(device)?, weight.update(device)?);
+    Ok(Operand { planes, update, bias: vector(device, bias.as_ref())? })
 }
 
 /// The address of a vector; 0 where there is none.
@@ -150,13 +152,13 @@ impl Backend for Cuda {
     }
 
     fn weight<'w>(&self, tensor: Tensor<'w>) -> CudaWeight<'w> {
-        CudaWeight::new(tensor)
+        CudaWeight::new(tensor, &self.matrices)
     }
 
     fn fetch(&self, weight: &CudaWeight<'_>) {
         self.attempt(|device| match weight.tensor.rows {
             1 => weight.vector(device).map(|_| ()),
-            _ => weight.planes(device).map(|_| ()),
+            _ => weight.planes(device).and(weight.update(device)).map(|_| ()),
         });
     }
 
@@ -354,7 +356,8 @@ impl Backend for Cuda {
             let bytes = key.pt.weight.planes(device)?.bytes() + key.ft.weight.planes(device)?.bytes();
             let bytes = bytes + weight.bytes();
             per_row(device.as_ref(), "key_weight_difference", rows, ROW_THREADS, bytes, &args)?;
-            product(device.as_ref(), Epilogue::Store, normalized, &[Operand { planes: &weight, bias }], out)
+            let weight = Operand { bias, ..Operand::of(&weight) };
+            product(device, Epilogue::Store, normalized, &[weight], out)
         });
     }
 
@@ -431,9 +434,7 @@ impl Backend for Cuda {
         first: usize,
         out: &mut CudaMat,
     ) {
-        self.attempt(|device| {
-            head_values(device.as_ref(), means, operand(device, value)?, shape, first, out)
-        });
+        self.attempt(|device| head_values(device, means, operand(device, value)?, shape, first, out));
     }
 
     fn sums(&self, rows: usize, cols: usize) -> CudaSums {
@@ -513,14 +514,25 @@ fn key_side(
     norm: Option<&Norm<CudaWeight<'_>>>,
     key: &Linear<CudaWeight<'_>>,
 ) -> Result<KeyWeightSide> {
-    let planes = key.weight.planes(device)?;
-    Ok(KeyWeightSide {
+    let (planes, update) = (key.weight.planes(device)?, key.weight.update(device)?);
+    let side = KeyWeightSide {
         weight: planes.high.address(),
         low: planes.low(),
         bias: vector(device, key.bias.as_ref())?,
         factors: vector(device, norm.map(|norm| &norm.weight))?,
         norm_bias: vector(device, norm.and_then(|norm| norm.bias.as_ref()))?,
         offset: norm.map_or(0.0, |norm| norm.offset as f32),
-        unused: 0,
-    })
+        ..KeyWeightSide::default()
+    };
+    Ok(update.map_or(side, |Update { a, b, rank }| KeyWeightSide {
+        rank: *rank as i32,
+        b: b.high.address(),
+        b_low: b.low(),
+        a: a.high.address(),
+        a_low: a.low(),
+        b_pitch: b.pitch as i64,
+        b_low_plane: b.low_plane() as i64,
+        a_low_plane: a.low_plane() as i64,
+        ..side
+    }))
 }

@@ -1,5 +1,6 @@
-//! Weights on the device. A matrix is kept as bf16; what its elements have beyond that, in checkpoints of another type and under
-//! adapters, is kept as two more bf16 numbers each, for the products of twin rows.
+//! Weights on the device. A matrix is kept as bf16; what its elements have beyond that, in checkpoints of another type, is kept as two
+//! more bf16 numbers each, for products of rows in f32. What an adapter adds is kept beside the matrix, which is then the same as the
+//! other model's; where it does more than add, the result is kept as a matrix of its own.
 
 use super::{
     args::Address,
@@ -8,18 +9,35 @@ use super::{
 };
 use crate::{
     Result,
-    tensor::{Dtype, Tensor},
+    model::PairWeights,
+    tensor::{Addend, Dtype, Tensor, View},
+    twin::Branch,
 };
 use half::bf16;
 use rayon::prelude::*;
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+};
 
 /// A weight of the checkpoint, brought to the device when it is first used; clones are the same weight there.
 #[derive(Clone)]
 pub struct CudaWeight<'w> {
     pub tensor: Tensor<'w>,
+    /// What is in `planes`: all of `tensor`, or all but what an adapter adds.
+    matrix: Tensor<'w>,
     planes: Arc<OnceLock<Planes>>,
+    update: Option<Arc<OnceLock<Update>>>,
     vector: Arc<OnceLock<Buffer>>,
+}
+
+/// What an adapter adds to a weight `[rows, cols]`: `b · a`.
+pub struct Update {
+    /// `[rank, cols]`
+    pub a: Planes,
+    /// `[rows, rank]`
+    pub b: Planes,
+    pub rank: usize,
 }
 
 /// A matrix `[rows, cols]`: bf16 numbers, and what has to be added to them.
@@ -27,9 +45,47 @@ pub struct Planes {
     pub high: Buffer,
     /// Two numbers for each element, in two planes.
     low: Option<Buffer>,
-    rows: usize,
+    pub rows: usize,
     /// From one row to the next, in elements.
     pub pitch: usize,
+}
+
+/// Matrices on the device that more than one weight may be, by where they lie in their file.
+#[derive(Default)]
+pub struct Matrices(Mutex<HashMap<Place, Weak<OnceLock<Planes>>>>);
+
+/// What a matrix of a checkpoint is read from, and how.
+#[derive(PartialEq, Eq, Hash)]
+struct Place {
+    bytes: (usize, usize),
+    shape: (usize, usize),
+    rounded_to: Dtype,
+    view: Option<View>,
+}
+
+impl Place {
+    /// `None` where adapters have a part in it.
+    fn of(tensor: &Tensor<'_>) -> Option<Self> {
+        let Tensor { stored, rows, cols, rounded_to, view, update } = *tensor;
+        let bytes = (stored.bytes.as_ptr().addr(), stored.bytes.len());
+        update.is_none().then_some(Self { bytes, shape: (rows, cols), rounded_to, view })
+    }
+}
+
+impl Matrices {
+    /// Where the planes of a matrix are, or will be.
+    fn slot(&self, matrix: &Tensor<'_>) -> Arc<OnceLock<Planes>> {
+        let Some(place) = Place::of(matrix) else { return Arc::default() };
+        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.get(&place).and_then(Weak::upgrade) {
+            return slot;
+        }
+        // Those of weights that are gone; other bytes may come to lie in their place.
+        slots.retain(|_, slot| slot.strong_count() > 0);
+        let slot = Arc::default();
+        slots.insert(place, Arc::downgrade(&slot));
+        slot
+    }
 }
 
 impl Planes {
@@ -62,16 +118,91 @@ impl Planes {
     pub fn low(&self) -> Address {
         self.low.as_ref().map_or(0, Buffer::address)
     }
+
+    /// A matrix of f32 numbers, of which `read` gives rows.
+    fn split(
+        device: &Arc<dyn Device>,
+        rows: usize,
+        cols: usize,
+        read: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Self> {
+        let pitch = pitch(cols);
+        let mut planes: [Vec<u16>; 3] = std::array::from_fn(|_| vec![0; rows * pitch]);
+        let [high, middle, low] = &mut planes;
+        let exact = high
+            .par_chunks_exact_mut(pitch)
+            .zip(middle.par_chunks_exact_mut(pitch).zip(low.par_chunks_exact_mut(pitch)))
+            .enumerate()
+            .map_init(
+                || vec![0.0f32; cols],
+                |wide, (row, (high, (middle, low)))| {
+                    read(row, wide);
+                    let mut exact = true;
+                    for (col, value) in wide.iter().enumerate() {
+                        let mut rest = *value;
+                        for plane in [&mut *high, &mut *middle, &mut *low] {
+                            let part = bf16::from_f32(rest);
+                            plane[col] = part.to_bits();
+                            rest -= part.to_f32();
+                        }
+                        exact &= middle[col] == 0;
+                    }
+                    exact
+                },
+            )
+            .reduce(|| true, |a, b| a && b);
+        let target = Self::for_weight(device, rows, cols, !exact)?;
+        let [high, middle, low] = &planes;
+        target.high.fill(0, as_bytes(high))?;
+        if let Some(buffer) = &target.low {
+            buffer.fill(0, as_bytes(middle))?;
+            buffer.fill(target.low_plane() * 2, as_bytes(low))?;
+        }
+        Ok(target)
+    }
+
+    fn of_tensor(device: &Arc<dyn Device>, tensor: &Tensor<'_>) -> Result<Self> {
+        let Tensor { rows, cols, .. } = *tensor;
+        if let (Some(bytes), true) = (tensor.as_stored(Dtype::Bf16), pitch(cols) == cols) {
+            let planes = Self::for_weight(device, rows, cols, false)?;
+            planes.high.fill(0, bytes)?;
+            return Ok(planes);
+        }
+        Self::split(device, rows, cols, |row, wide| tensor.widen_run(row, 0..cols, wide))
+    }
+}
+
+impl Update {
+    fn of(device: &Arc<dyn Device>, tensor: &Tensor<'_>) -> Result<Self> {
+        let Tensor { rows, cols, .. } = *tensor;
+        let Addend { a, b, rank } = tensor.addend().expect("there is one where there is an update");
+        let matrix = |values: &[f32], rows, cols| {
+            Planes::split(device, rows, cols, |row, wide| wide.copy_from_slice(&values[row * cols..][..cols]))
+        };
+        Ok(Self { a: matrix(&a, rank, cols)?, b: matrix(&b, rows, rank)?, rank })
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.a.bytes() + self.b.bytes()
+    }
 }
 
 impl<'w> CudaWeight<'w> {
-    pub fn new(tensor: Tensor<'w>) -> Self {
-        Self { tensor, planes: Arc::default(), vector: Arc::default() }
+    pub fn new(tensor: Tensor<'w>, matrices: &Matrices) -> Self {
+        let matrix = without_addend(&tensor);
+        let update = tensor.addend_rank().map(|_| Arc::default());
+        Self { tensor, matrix, planes: matrices.slot(&matrix), update, vector: Arc::default() }
     }
 
-    /// As a matrix.
+    /// As a matrix, without its [`CudaWeight::update`].
     pub fn planes(&self, device: &Arc<dyn Device>) -> Result<&Planes> {
-        get_or_try(&self.planes, || upload(device, &self.tensor))
+        get_or_try(&self.planes, || Planes::of_tensor(device, &self.matrix))
+    }
+
+    /// What an adapter adds to the matrix.
+    pub fn update(&self, device: &Arc<dyn Device>) -> Result<Option<&Update>> {
+        let load = |slot| get_or_try(slot, || Update::of(device, &self.tensor));
+        self.update.as_deref().map(load).transpose()
     }
 
     /// All elements in f32, padded with zeros: norms and biases.
@@ -87,6 +218,32 @@ impl<'w> CudaWeight<'w> {
     }
 }
 
+/// The matrix that is kept of a tensor; what an adapter adds is kept beside it.
+fn without_addend<'w>(tensor: &Tensor<'w>) -> Tensor<'w> {
+    if tensor.addend_rank().is_some() { Tensor { update: None, ..*tensor } } else { *tensor }
+}
+
+/// Bytes of device memory that the layers of both models take at most.
+pub fn layer_bytes(weights: &impl PairWeights) -> usize {
+    let spec = weights.spec();
+    let mut places = HashSet::new();
+    let mut bytes_of = |branch: Branch, layer, tensor| {
+        let Some(tensor) = weights.layer_tensor(branch, layer, tensor) else { return 0 };
+        let matrix = without_addend(&tensor);
+        let is_new = Place::of(&matrix).is_none_or(|place| places.insert(place));
+        let planes = if matrix.as_stored(Dtype::Bf16).is_some() { 1 } else { 3 };
+        let elements = if is_new { planes * tensor.rows * pitch(tensor.cols) } else { 0 };
+        2 * (elements + 3 * tensor.addend_rank().unwrap_or(0) * (tensor.rows + tensor.cols))
+    };
+    let tensors = spec.ft.all_layer_tensors();
+    let both = tensors.flat_map(|(layer, tensor)| {
+        let branches: &[Branch] =
+            if weights.is_shared(layer, tensor) { &[Branch::Ft] } else { &[Branch::Pt, Branch::Ft] };
+        branches.iter().map(move |branch| (*branch, layer, tensor))
+    });
+    both.map(|(branch, layer, tensor)| bytes_of(branch, layer, tensor)).sum()
+}
+
 fn get_or_try<T>(cell: &OnceLock<T>, load: impl FnOnce() -> Result<T>) -> Result<&T> {
     if cell.get().is_none() {
         // Another thread may have been faster: then its value stays.
@@ -95,44 +252,51 @@ fn get_or_try<T>(cell: &OnceLock<T>, load: impl FnOnce() -> Result<T>) -> Result
     Ok(cell.get().expect("just set"))
 }
 
-fn upload(device: &Arc<dyn Device>, tensor: &Tensor<'_>) -> Result<Planes> {
-    let Tensor { rows, cols, .. } = *tensor;
-    let pitch = pitch(cols);
-    if let (Some(bytes), true) = (tensor.as_stored(Dtype::Bf16), pitch == cols) {
-        let planes = Planes::for_weight(device, rows, cols, false)?;
-        planes.high.fill(0, bytes)?;
-        return Ok(planes);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checkpoint::{Pair, Reading, Side},
+        tensor::{LowRank, Stored},
+        twin::Twin,
+    };
+    use std::path::Path;
+
+    #[test]
+    fn an_adapter_and_its_model_have_one_matrix() {
+        let bytes = vec![0; 12 * 4];
+        let base = Tensor::stored(Dtype::F32, 3, 4, &bytes);
+        let (a, b) = (Stored::new(Dtype::F32, 4, &bytes[..32]), Stored::new(Dtype::F32, 2, &bytes[..24]));
+        let update = LowRank { a, b, b_columns: (0, 1), scale: 1.0, row_scales: None, merged_to: None };
+        let sum = Tensor { update: Some(update), ..base };
+        let merged = LowRank { merged_to: Some(Dtype::Bf16), ..update };
+        let merged = Tensor { update: Some(merged), ..base };
+        let matrices = Matrices::default();
+        let weight = |tensor| CudaWeight::new(tensor, &matrices);
+        let planes = weight(base).planes;
+        assert!(Arc::ptr_eq(&planes, &weight(sum).planes));
+        for other in [merged, base.row_range(1..3), Tensor { rounded_to: Dtype::Bf16, ..base }] {
+            assert!(!Arc::ptr_eq(&planes, &weight(other).planes), "{other:?}");
+        }
+        assert!(weight(base).update.is_none() && weight(merged).update.is_none());
+        assert!(weight(sum).update.is_some());
     }
-    let mut planes: [Vec<u16>; 3] = std::array::from_fn(|_| vec![0; rows * pitch]);
-    let [high, middle, low] = &mut planes;
-    let exact = high
-        .par_chunks_exact_mut(pitch)
-        .zip(middle.par_chunks_exact_mut(pitch).zip(low.par_chunks_exact_mut(pitch)))
-        .enumerate()
-        .map_init(
-            || vec![0.0f32; cols],
-            |wide, (row, (high, (middle, low)))| {
-                tensor.widen_run(row, 0..cols, wide);
-                let mut exact = true;
-                for (col, value) in wide.iter().enumerate() {
-                    let mut rest = *value;
-                    for plane in [&mut *high, &mut *middle, &mut *low] {
-                        let part = bf16::from_f32(rest);
-                        plane[col] = part.to_bits();
-                        rest -= part.to_f32();
-                    }
-                    exact &= middle[col] == 0;
-                }
-                exact
-            },
-        )
-        .reduce(|| true, |a, b| a && b);
-    let target = Planes::for_weight(device, rows, cols, !exact)?;
-    let [high, middle, low] = &planes;
-    target.high.fill(0, as_bytes(high))?;
-    if let Some(buffer) = &target.low {
-        buffer.fill(0, as_bytes(middle))?;
-        buffer.fill(target.low_plane() * 2, as_bytes(low))?;
+
+    #[test]
+    fn a_model_and_its_adapter_take_the_memory_of_one_model() {
+        let bytes_of = |case: &str, adapter: bool| {
+            let case = Path::new("tests/golden").join(case);
+            let side = |adapter: bool| Side {
+                model: case.join("base"),
+                adapter: adapter.then(|| case.join("adapter")),
+            };
+            let sides = Twin::new(side(false), side(adapter));
+            layer_bytes(&Pair::open_sides(&sides, Reading::default()).unwrap()) as f64
+        };
+        // Small matrices beside which the adapter's rank is large.
+        let ratio = |case| bytes_of(case, true) / bytes_of(case, false);
+        assert!((1.01..1.5).contains(&ratio("lora_light")), "{}", ratio("lora_light"));
+        // Rows that are scaled are merged.
+        assert!(ratio("lora_dora") > 1.7, "{}", ratio("lora_dora"));
     }
-    Ok(target)
 }
