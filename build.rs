@@ -88,7 +88,11 @@ fn compile_for_gpus(kernels: &[PathBuf]) {
         (source.clone(), fatbin, report, child)
     };
     // Fatbins, and whether only Hopper has what is in them.
-    let mut table = String::from("static FATBINS: &[(&[u8], bool)] = &[\n");
+    // The driver reads them where they lie, so they lie as nvcc would lay them.
+    let mut table = String::from(
+        "#[repr(C, align(64))]\nstruct Aligned<const N: usize>([u8; N]);\n\
+         static FATBINS: &[(&[u8], bool)] = &[\n",
+    );
     let mut reports = String::new();
     // As many at a time as cargo allows this build.
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
@@ -101,7 +105,7 @@ fn compile_for_gpus(kernels: &[PathBuf]) {
                 eprintln!("{text}");
                 fail(&format!("nvcc does not compile {}", source.display()));
             }
-            table += &format!("    (include_bytes!({fatbin:?}), {}),\n", is_for_hopper(&source));
+            table += &format!("    (&Aligned(*include_bytes!({fatbin:?})).0, {}),\n", is_for_hopper(&source));
             reports += &text;
         }
     }

@@ -76,27 +76,50 @@ constexpr float LOG2E = 1.4426950408889634f;
 
 enum Epilogue { STORE, ADD, GATED, ACTIVATED };
 
-// What becomes of `v`, columns `col`, `col + 1` of the result, before it is stored or added: the first weight's rows `weight_row` and
-// the next gave `v`, the second's `up`. The second column may be beyond the last.
-template <Epilogue E, class Args>
-__device__ __forceinline__ float2 finish(const Args& args, int col, int weight_row, float2 v, float2 up) {
-    auto add_bias = [&](const float* bias, float2& to) {
-        if (bias) to = {to.x + bias[weight_row], col + 1 < args.n ? to.y + bias[weight_row + 1] : 0.0f};
-    };
-    add_bias(args.bias[0], v);
-    if (E == GATED) {
+// What a product does with its sums, as far as its arguments say: `ACTIVATION`, and whether there is a bias.
+template <Epilogue E, int ACTIVATION, bool BIAS>
+struct Finish {
+    // What becomes of `v`, two neighbours of a row, before it is stored or added: the first weight's row `weight_row` and the next gave `v`,
+    // the second's `up`. Results for Out in bf16 are as exact as that needs.
+    template <class Out, class Args>
+    __device__ __forceinline__ float2 operator()(const Args& args, int weight_row, float2 v, float2 up) const {
+        auto add_bias = [&](const float* bias, float2& to) {
+            if (BIAS && bias) to = {to.x + bias[weight_row], to.y + bias[weight_row + 1]};
+        };
+        constexpr bool quick = sizeof(Out) == 2;
+        add_bias(args.bias[0], v);
+        if (E != GATED && E != ACTIVATED) return v;
+        v = {activate<ACTIVATION, quick>(v.x), activate<ACTIVATION, quick>(v.y)};
+        if (E == ACTIVATED) return v;
         add_bias(args.bias[1], up);
-        return {activate(args.activation, v.x) * up.x, activate(args.activation, v.y) * up.y};
+        return {v.x * up.x, v.y * up.y};
     }
-    if (E == ACTIVATED) return {activate(args.activation, v.x), activate(args.activation, v.y)};
-    return v;
+};
+
+// Calls `body` with the Finish of a product, so that what its arguments say is not asked for every element.
+template <Epilogue E, class Args, class Body>
+__device__ __forceinline__ void with_finish(const Args& args, Body&& body) {
+    auto with_bias = [&](auto activation) {
+        constexpr int ACTIVATION = decltype(activation)::value;
+        if (args.bias[0] || args.bias[1])
+            body(Finish<E, ACTIVATION, true>());
+        else
+            body(Finish<E, ACTIVATION, false>());
+    };
+    if (E != GATED && E != ACTIVATED) return with_bias(Constant<SILU>());
+    switch (args.activation) {
+        case SILU: return with_bias(Constant<SILU>());
+        case GELU: return with_bias(Constant<GELU>());
+        default: return with_bias(Constant<GELU_TANH>());
+    }
 }
 
-// Stores or adds columns `col`, `col + 1` at the row `out`; see `finish`.
-template <Epilogue E, class Out>
-__device__ __forceinline__ void finish_pair(const ProductArgs& args, Out* out, int col, int weight_row, float2 v, float2 up) {
+// Stores or adds columns `col`, `col + 1`, of which the second may be beyond the last, at the row `out`.
+template <Epilogue E, class FinishPair, class Out>
+__device__ __forceinline__ void finish_pair(const FinishPair& finish, const ProductArgs& args, Out* out, int col, int weight_row, float2 v,
+                                            float2 up) {
     const bool both = col + 1 < args.n;
-    v = finish<E>(args, col, weight_row, v, up);
+    v = finish.template operator()<Out>(args, weight_row, v, up);
     if (E == ADD) v = {v.x + to_float(out[col]), both ? v.y + to_float(out[col + 1]) : 0.0f};
     store_pair(out + col, v, both);
 }

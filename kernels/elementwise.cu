@@ -94,6 +94,7 @@ __device__ void scatter_add(const RowsArgs& args) {
 }
 
 KERNEL(copy_f32_bf16, RowsArgs, THREADS, 1, copy<float, bf16>)
+KERNEL(copy_bf16_f32, RowsArgs, THREADS, 1, copy<bf16, float>)
 KERNEL(copy_bf16_bf16, RowsArgs, THREADS, 1, copy<bf16, bf16>)
 KERNEL(copy_f32_f32, RowsArgs, THREADS, 1, copy<float, float>)
 KERNEL(accumulate_bf16, RowsArgs, THREADS, 1, accumulate<bf16>)

@@ -46,27 +46,31 @@ __device__ __forceinline__ void barrier_arrive(Barrier* barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-// Arrives at the barrier that block `rank` of the cluster has at this place.
+// Arrives at the barrier that block `rank` of the cluster has at this place: says that products and copies no longer read something. Of what
+// was written before it says nothing to the other block, which would take a fence of the whole device.
 __device__ __forceinline__ void barrier_arrive(Barrier* barrier, uint32_t rank) {
     asm volatile(
         "{\n.reg .b32 remote;\n"
         "mapa.shared::cluster.u32 remote, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(shared_address(barrier)), "r"(rank)
+        "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(shared_address(barrier)), "r"(rank)
         : "memory");
 }
 
 // Waits until the phase of this parity is over; the one before the first counts as over, its parity being 1.
-#define BARRIER_WAIT(NAME, SCOPE)                                                                                       \
-    __device__ __forceinline__ void NAME(Barrier* barrier, uint32_t parity) {                                           \
-        asm volatile("{\n.reg .pred done;\n"                                                                            \
-                     "AGAIN_%=:\n"                                                                                      \
-                     "mbarrier.try_wait.parity.acquire." SCOPE ".shared::cta.b64 done, [%0], %1;\n"                     \
-                     "@!done bra AGAIN_%=;\n}" ::"r"(shared_address(barrier)), "r"(parity)                              \
-                     : "memory");                                                                                       \
-    }
-BARRIER_WAIT(barrier_wait, "cta")
-// The same where other blocks arrive.
-BARRIER_WAIT(cluster_barrier_wait, "cluster")
+__device__ __forceinline__ void barrier_wait(Barrier* barrier, uint32_t parity) {
+    asm volatile(
+        "{\n.reg .pred done;\n"
+        "AGAIN_%=:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra AGAIN_%=;\n}" ::"r"(shared_address(barrier)),
+        "r"(parity)
+        : "memory");
+}
+
+// Brings a matrix's description near, where copies look for it.
+__device__ __forceinline__ void tensor_prefetch(const TensorMap& map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
 
 // Copies the box whose first element is at (col, row) to shared memory, zeros where it leaves the matrix; `barrier` counts its bytes.
 __device__ __forceinline__ void tensor_load(void* to, const TensorMap& from, Barrier* barrier, int col, int row) {
@@ -190,17 +194,22 @@ PRODUCT_OF_ROWS(128, 64, "%64", "%65", "%66", "%67", "%68")
 PRODUCT_OF_ROWS(256, 128, "%128", "%129", "%130", "%131", "%132")
 #endif
 
+// Where a descriptor says that a tile is, from byte `byte` of it on. A block's number in its cluster stands above its shared address.
+__device__ __forceinline__ uint64_t descriptor_address(const void* tile, int byte) {
+    return ((shared_address(tile) + byte) & 0x3ffff) >> 4;
+}
+
 // Names a tile of rows of 64 bf16, 128 bytes, as a tensor copy lays it out (16-byte parts of a row in the order part ^ row % 8), from a
 // multiple of 1024 bytes on, for products; `k` columns, a multiple of 16, are left out.
 __device__ __forceinline__ uint64_t tile_descriptor(const void* tile, int k) {
-    const uint64_t start = (shared_address(tile) + k * 2) >> 4, eight_rows = 1024 >> 4, swizzle_128_bytes = 1;
+    const uint64_t start = descriptor_address(tile, k * 2), eight_rows = 1024 >> 4, swizzle_128_bytes = 1;
     return start | uint64_t(1) << 16 | eight_rows << 32 | swizzle_128_bytes << 62;
 }
 
 // Names rows `row` to `row` + 15, a multiple of 16, of such tiles beside each other, `tile_bytes` apart, as the transposed operand: products
 // go along rows, columns are those of the result.
 __device__ __forceinline__ uint64_t transposed_descriptor(const void* tile, int row, int tile_bytes) {
-    const uint64_t start = (shared_address(tile) + row * 128) >> 4, eight_rows = 1024 >> 4, swizzle_128_bytes = 1;
+    const uint64_t start = descriptor_address(tile, row * 128), eight_rows = 1024 >> 4, swizzle_128_bytes = 1;
     return start | uint64_t(tile_bytes >> 4) << 16 | eight_rows << 32 | swizzle_128_bytes << 62;
 }
 

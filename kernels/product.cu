@@ -77,21 +77,23 @@ __device__ void product(const ProductArgs& args) {
     copies_wait<0>();
 
     Out* out = static_cast<Out*>(args.out);
+    with_finish<E>(args, [&](auto finish) {
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+        for (int i = 0; i < 4; i++)
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int row = row0 + warp_m + i * 16 + half * 8 + lane / 4;
-            if (row >= args.m) continue;
+            for (int half = 0; half < 2; half++) {
+                const int row = row0 + warp_m + i * 16 + half * 8 + lane / 4;
+                if (row >= args.m) continue;
 #pragma unroll
-            for (int j = 0; j < (E == GATED ? 2 : 4); j++) {
-                const int col = col0 + (E == GATED ? warp_n / 2 : warp_n) + j * 8 + lane % 4 * 2;
-                if (col >= args.n) continue;
-                const float* v = &sums[i][j][half * 2];
-                const float* up = &sums[i][E == GATED ? j + 2 : j][half * 2];
-                finish_pair<E>(args, out + row * args.out_pitch, col, col, {v[0], v[1]}, {up[0], up[1]});
+                for (int j = 0; j < (E == GATED ? 2 : 4); j++) {
+                    const int col = col0 + (E == GATED ? warp_n / 2 : warp_n) + j * 8 + lane % 4 * 2;
+                    if (col >= args.n) continue;
+                    const float* v = &sums[i][j][half * 2];
+                    const float* up = &sums[i][E == GATED ? j + 2 : j][half * 2];
+                    finish_pair<E>(finish, args, out + row * args.out_pitch, col, col, {v[0], v[1]}, {up[0], up[1]});
+                }
             }
-        }
+    });
 }
 
 KERNEL(product_store_bf16, ProductArgs, THREADS, 1, product<STORE, bf16>)

@@ -79,7 +79,7 @@ __device__ __forceinline__ void bring_steps(const HopperProductArgs& args, Share
             for (int at = 0; at < k; at += STEP, count++) {
                 const int slot = count % STAGES;
                 Stage<TILE_N>& stage = shared.stages[slot];
-                cluster_barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
+                barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
                 barrier_expect(&shared.full[slot], sizeof(stage));
                 tensor_load(stage.a, a, &shared.full[slot], at, row);
                 tensor_load_multicast(stage.b[rank], b, &shared.full[slot], at, b_row, 3);
@@ -98,39 +98,42 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
                                            int col0, int& sent) {
     constexpr int BOX = 128 / sizeof(Out), BOXES = TILE_COLS<E, TILE_N> / BOX;
     const int consumer = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = thread % 32;
+    with_finish<E>(args, [&](auto finish) {
 #pragma unroll
-    for (int box = 0; box < BOXES; box++, sent++) {
-        unsigned char* buffer = shared.out[consumer][sent % 2];
-        if (thread == 0) stores_wait<1>();
-        named_barrier(1 + consumer, 128);
+        for (int box = 0; box < BOXES; box++, sent++) {
+            unsigned char* buffer = shared.out[consumer][sent % 2];
+            if (thread == 0) stores_wait<1>();
+            named_barrier(1 + consumer, 128);
 #pragma unroll
-        for (int j = 0; j < BOX / 8; j++)
+            for (int j = 0; j < BOX / 8; j++)
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int at = (box * (BOX / 8) + j) * 4 + half * 2, in_box = j * 8 + lane % 4 * 2;
-                const float *v = &sums[at], *up = &sums[E == GATED ? at + TILE_N / 4 : at];
-                const int col = col0 + box * BOX + in_box;
-                // What is beyond the last column is dropped on its way out.
-                const float2 done = col < args.n ? finish<E>(args, col, col, {v[0], v[1]}, {up[0], up[1]}) : float2{};
-                const int box_row = thread / 32 * 16 + half * 8 + lane / 4;
-                store2(reinterpret_cast<Out*>(buffer + swizzled(box_row, in_box * int(sizeof(Out)))), done);
+                for (int half = 0; half < 2; half++) {
+                    const int at = (box * (BOX / 8) + j) * 4 + half * 2, in_box = j * 8 + lane % 4 * 2;
+                    const float *v = &sums[at], *up = &sums[E == GATED ? at + TILE_N / 4 : at];
+                    // What is beyond the last column is dropped on its way out.
+                    const int weight_row = min(col0 + box * BOX + in_box, args.n - 1);
+                    const float2 done = finish.template operator()<Out>(args, weight_row, {v[0], v[1]}, {up[0], up[1]});
+                    const int box_row = thread / 32 * 16 + half * 8 + lane / 4;
+                    store2(reinterpret_cast<Out*>(buffer + swizzled(box_row, in_box * int(sizeof(Out)))), done);
+                }
+            async_fence();
+            named_barrier(1 + consumer, 128);
+            if (thread == 0) {
+                if (E == ADD)
+                    tensor_add(args.out, buffer, col0 + box * BOX, row);
+                else
+                    tensor_store(args.out, buffer, col0 + box * BOX, row);
+                stores_commit();
             }
-        async_fence();
-        named_barrier(1 + consumer, 128);
-        if (thread == 0) {
-            if (E == ADD)
-                tensor_add(args.out, buffer, col0 + box * BOX, row);
-            else
-                tensor_store(args.out, buffer, col0 + box * BOX, row);
-            stores_commit();
         }
-    }
+    });
 }
 
 template <Epilogue E, class Out, int TILE_N>
 __device__ __forceinline__ void multiply(const HopperProductArgs& args, Shared<TILE_N>& shared) {
     constexpr int COLS = TILE_COLS<E, TILE_N>, STAGES = Shared<TILE_N>::STAGES;
-    const int consumer = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, steps = steps_of(args);
+    // The same for all threads of a warp, so that descriptors are made once for it.
+    const int consumer = __shfl_sync(~0u, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128, steps = steps_of(args);
     // Both blocks bring what is in a slot, so both hear that it is free.
     auto release = [&](int slot) {
         if (thread < CLUSTER) barrier_arrive(&shared.empty[slot], thread);
@@ -170,6 +173,7 @@ __device__ __forceinline__ void product(const HopperProductArgs& args) {
             barrier_init(&shared.empty[slot], CONSUMERS * CLUSTER);
         }
         barriers_ready();
+        for (const TensorMap* map : {&args.a, &args.b[0], &args.b[E == GATED], &args.out}) tensor_prefetch(*map);
     }
     cluster_sync();
     if (threadIdx.x < 128) {

@@ -53,8 +53,8 @@ constexpr int SCORED = 64;
 template <class T>
 __device__ void key_score(const TwinAttendArgs& args) {
     float* q = reinterpret_cast<float*>(shared_memory());
-    const TwinRow row = args.rows[blockIdx.y];
-    const int first = blockIdx.x * SCORED, end = min(first + SCORED, row.tokens);
+    const TwinRow row = args.rows[blockIdx.x];
+    const int first = blockIdx.y * SCORED, end = min(first + SCORED, row.tokens);
     if (first >= end) return;
     const int width = args.heads * args.head_dim, lane = threadIdx.x % 32;
     for (int i = threadIdx.x; i < width; i += THREADS) q[i] = args.q[row.row * args.q_pitch + i];
@@ -92,8 +92,8 @@ KERNEL(key_score_f32, TwinAttendArgs, THREADS, 1, key_score<float>)
 // Grid: (heads, rows).
 __device__ void twin_softmax(const TwinAttendArgs& args) {
     float* scratch = reinterpret_cast<float*>(shared_memory());
-    const TwinRow row = args.rows[blockIdx.y];
-    float* scores = args.scores + row.scores_start * args.heads + int64_t(blockIdx.x) * row.tokens;
+    const TwinRow row = args.rows[blockIdx.x];
+    float* scores = args.scores + row.scores_start * args.heads + int64_t(blockIdx.y) * row.tokens;
     float largest = -INFINITY;
     for (int token = threadIdx.x; token < row.tokens; token += THREADS) largest = fmaxf(largest, scores[token]);
     largest = block_max<THREADS>(largest, scratch);
@@ -109,7 +109,7 @@ __device__ void twin_softmax(const TwinAttendArgs& args) {
         if (token < row.context_length) share += scores[token];
     }
     share = block_sum<THREADS>(share, scratch);
-    if (threadIdx.x == 0) args.context_share[int64_t(blockIdx.y) * args.heads + blockIdx.x] = share;
+    if (threadIdx.x == 0) args.context_share[int64_t(blockIdx.x) * args.heads + blockIdx.y] = share;
 }
 
 KERNEL(twin_softmax, TwinAttendArgs, THREADS, 1, twin_softmax)
@@ -144,9 +144,9 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
     constexpr bool WIDE = sizeof(T) == 4;
     constexpr int CHUNK = 16 / sizeof(T);
     MeanStage<T>* stages = reinterpret_cast<MeanStage<T>*>(shared_memory());
-    const TwinRow row = args.rows[blockIdx.y];
+    const TwinRow row = args.rows[blockIdx.x];
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    const int col0 = blockIdx.x * COLUMNS, head0 = blockIdx.z * HEADS;
+    const int col0 = blockIdx.y * COLUMNS, head0 = blockIdx.z * HEADS;
     const float* scores = args.scores + row.scores_start * args.heads;
     const T* normalized = static_cast<const T*>(args.normalized);
     const int32_t* path = args.path_rows + row.path;
@@ -204,7 +204,7 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
     for (int i = 0; i < 8; i++) {
         const int head = head0 + i / 4 * 16 + i % 4 / 2 * 8 + lane / 4;
         if (head >= args.heads) continue;
-        const float share = args.context_share[int64_t(blockIdx.y) * args.heads + head];
+        const float share = args.context_share[int64_t(blockIdx.x) * args.heads + head];
         float* mean = args.means + row.mean_row * args.mean_pitch + int64_t(head) * args.hidden;
         for (int half = 0; half < 2; half++) {
             const int col = col0 + warp * 16 + i % 2 * 8 + lane % 4 * 2 + half;

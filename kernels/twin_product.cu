@@ -1,6 +1,7 @@
 // Matrix products of rows in f32: out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ), a and out f32. Each element of `a` is taken as a sum of
 // three bf16 numbers, exactly; so are weights, unless one holds them all (checkpoints in bf16); of the products those that
-// matter in f32 are taken, summed in f32 (mma.sync). Both branches take the same path, so equal weights give equal bits.
+// matter in f32 are taken, summed in f32: in a step by mma.sync, which cuts bits off a sum that products are added to, the steps by additions
+// that round. Both branches take the same path, so equal weights give equal bits.
 //
 // store, add, gated, activated: as in product.cu, out f32. `store` also projects heads (ProductArgs::group).
 // Reference: `linear`, `linear_add`, `gated`, `activated`, `head_values` of backend/reference.
@@ -73,6 +74,7 @@ __device__ void twin_product(const ProductArgs& args) {
         if (step + STAGES - 1 < steps) load(step + STAGES - 1);
         copies_commit();
         const Stage& stage = stages[step % STAGES];
+        float in_step[2][4][4] = {};
 #pragma unroll
         for (int k = 0; k < STEP; k += 16) {
             uint32_t a[3][2][4], fb[2][4];
@@ -90,7 +92,7 @@ __device__ void twin_product(const ProductArgs& args) {
 #pragma unroll
                     for (int j = 0; j < 4; j++) {
                         const uint32_t b[2] = {fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]};
-                        mma_m16n8k16(sums[i][j], fa[i], b);
+                        mma_m16n8k16(in_step[i][j], fa[i], b);
                     }
             };
             auto load_b = [&](const bf16* tile) {
@@ -111,25 +113,33 @@ __device__ void twin_product(const ProductArgs& args) {
             multiply(a[1]);
             multiply(a[0]);
         }
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+#pragma unroll
+                for (int v = 0; v < 4; v++) sums[i][j][v] += in_step[i][j][v];
     }
     copies_wait<0>();
 
+    with_finish<E>(args, [&](auto finish) {
 #pragma unroll
-    for (int i = 0; i < 2; i++)
+        for (int i = 0; i < 2; i++)
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int row = row0 + warp_m + i * 16 + half * 8 + lane / 4;
-            if (row >= args.m) continue;
-            float* out = static_cast<float*>(args.out) + row / args.group * args.out_pitch + (heads0 + row % args.group) * args.out_head;
+            for (int half = 0; half < 2; half++) {
+                const int row = row0 + warp_m + i * 16 + half * 8 + lane / 4;
+                if (row >= args.m) continue;
+                float* out = static_cast<float*>(args.out) + row / args.group * args.out_pitch + (heads0 + row % args.group) * args.out_head;
 #pragma unroll
-            for (int j = 0; j < (E == GATED ? 2 : 4); j++) {
-                const int col = col0 + (E == GATED ? warp_n / 2 : warp_n) + j * 8 + lane % 4 * 2;
-                if (col >= args.n) continue;
-                const float* v = &sums[i][j][half * 2];
-                const float* up = &sums[i][E == GATED ? j + 2 : j][half * 2];
-                finish_pair<E>(args, out, col, blockIdx.z * args.n + col, {v[0], v[1]}, {up[0], up[1]});
+                for (int j = 0; j < (E == GATED ? 2 : 4); j++) {
+                    const int col = col0 + (E == GATED ? warp_n / 2 : warp_n) + j * 8 + lane % 4 * 2;
+                    if (col >= args.n) continue;
+                    const float* v = &sums[i][j][half * 2];
+                    const float* up = &sums[i][E == GATED ? j + 2 : j][half * 2];
+                    finish_pair<E>(finish, args, out, col, blockIdx.z * args.n + col, {v[0], v[1]}, {up[0], up[1]});
+                }
             }
-        }
+    });
 }
 
 KERNEL(twin_product_store, ProductArgs, THREADS, 1, twin_product<STORE>)

@@ -94,6 +94,18 @@ fn kernels_for_hopper_multiply_with_whole_warpgroups() {
     }
 }
 
+/// Blocks of a cluster tell each other in every step that a place is free: without fences of the whole device, which are for
+/// the beginning and the end.
+#[test]
+fn blocks_of_a_cluster_do_not_wait_for_memory_in_every_step() {
+    for (name, listing) in hopper_listings() {
+        for (fence, most) in [("MEMBAR.ALL.GPU", 2), ("CCTL.IVALL", 2)] {
+            let found = listing.matches(fence).count();
+            assert!(found <= most, "{name} has {found} of {fence}");
+        }
+    }
+}
+
 /// Attention waits twice in its loop: for scores, then for the values before. In between it makes weights of the scores.
 #[test]
 fn attention_on_hopper_makes_weights_while_it_multiplies() {

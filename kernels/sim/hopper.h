@@ -32,8 +32,9 @@ T* sim_in_block(T* at, unsigned rank) {
     return (T*)(sim::running.blocks[rank].shared() + offset);
 }
 
-inline uint32_t shared_address(const void* at) { return shared_offset(at, 1, 1); }
 inline uint32_t cluster_rank() { return sim::block().index.x % sim::running.cluster; }
+// With the block's number in its cluster above what is used of it within the block.
+inline uint32_t shared_address(const void* at) { return shared_offset(at, 1, 1) | cluster_rank() << 24; }
 inline void cluster_sync() {
     auto alive = [] {
         unsigned all = 0;
@@ -65,7 +66,6 @@ inline void barrier_arrive(Barrier* barrier, uint32_t rank) { sim_arrive(*sim_in
 inline void barrier_wait(Barrier* barrier, uint32_t parity) {
     while (barrier->phase == parity) sim::yield("barrier_wait");
 }
-inline void cluster_barrier_wait(Barrier* barrier, uint32_t parity) { barrier_wait(barrier, parity); }
 
 // What the host's TensorMap holds on the simulator.
 struct SimTensor {
@@ -106,6 +106,7 @@ inline void tensor_load_multicast(void* to, const TensorMap& from, Barrier* barr
         sim_barrier_check(there);
     }
 }
+inline void tensor_prefetch(const TensorMap&) {}
 inline void tensor_load(void* to, const TensorMap& from, Barrier* barrier, int col, int row) {
     tensor_load_multicast(to, from, barrier, col, row, (uint16_t)(1 << cluster_rank()));
 }
@@ -186,7 +187,7 @@ struct SimTiles {
     explicit SimTiles(uint64_t descriptor)
         : start((uint32_t)(descriptor & 0x3fff) << 4), tile_bytes((uint32_t)(descriptor >> 16 & 0x3fff) << 4),
           eight_rows((uint32_t)(descriptor >> 32 & 0x3fff) << 4) {
-        if (descriptor >> 49 != 1 << 13) sim::die("a descriptor names no tile with swizzled rows of 128 bytes");
+        if (descriptor >> 49 != 1 << 13 || descriptor & 0xc000c000) sim::die("a descriptor names no tile with swizzled rows of 128 bytes");
         if (start % 1024 > 96 || start % 32) sim::die("a descriptor's start is not one of its tile's first row");
     }
     float at(uint32_t tile, uint32_t row, uint32_t col) const {
@@ -213,13 +214,16 @@ inline void sim_multiply(const sim::Product& product) {
     const unsigned cols = sums.count * 2;
     const SimTiles b_tiles(product.b);
     const bool in_registers = product.rows[0];
+    const SimTiles a_tiles(in_registers ? product.b : product.a);
+    if (!in_registers && (a_tiles.tile_bytes != 16 || b_tiles.tile_bytes != 16))
+        sim::die("a descriptor of tiles along k tells a distance to others");
     for (int k = 0; k < 16; k++)
         for (unsigned col = 0; col < cols; col++)
             b[k][col] = in_registers ? b_tiles.at(col / 64, k, col % 64) : b_tiles.at(0, col, k);
     for (int row = 0; row < 64; row++)
         for (int k = 0; k < 16; k++) {
             const int thread = row / 16 * 32 + row % 8 * 4 + k % 8 / 2, part = row % 16 / 8 + k / 8 * 2;
-            a[row][k] = in_registers ? sim_bf16(product.rows[thread][part], k % 2) : SimTiles(product.a).at(0, row, k);
+            a[row][k] = in_registers ? sim_bf16(product.rows[thread][part], k % 2) : a_tiles.at(0, row, k);
         }
     for (int row = 0; row < 64; row++) {
         if (!product.add) std::fill_n(sums.values[row], cols, 0.0f);

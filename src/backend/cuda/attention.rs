@@ -163,13 +163,13 @@ pub fn twin_attend(
     let query_bytes = (heads * shape.head_dim * 4) as u32;
     run(
         &format!("key_score_{}", context.name()),
-        [(rows.most_tokens as u32).div_ceil(64), twin_rows, 1],
+        [twin_rows, (rows.most_tokens as u32).div_ceil(64), 1],
         query_bytes,
         key_bytes + differences + score_bytes,
     )?;
-    run("twin_softmax", [heads as u32, twin_rows, 1], SUM_BYTES, 2 * score_bytes)?;
+    run("twin_softmax", [twin_rows, heads as u32, 1], SUM_BYTES, 2 * score_bytes)?;
     let stage_bytes = 32 * (64 + 8) * context.size() as u32 + 32 * (32 + 4) * 4;
-    let grid = [(args.hidden as u32).div_ceil(64), twin_rows, (heads as u32).div_ceil(32)];
+    let grid = [twin_rows, (args.hidden as u32).div_ceil(64), (heads as u32).div_ceil(32)];
     let hidden = args.hidden as usize;
     let mean_bytes = rows.twin_count * heads * hidden * 4;
     let bytes = rows.all_tokens * hidden * context.size() + score_bytes + mean_bytes;

@@ -74,6 +74,9 @@ impl Boxed {
     }
 }
 
+/// Makes a part of some bytes, from this one on; several parts at a time.
+pub type Fill<'a> = dyn Fn(usize, &mut [u8]) + Sync + 'a;
+
 /// A device, or its simulator.
 pub trait Device: Send + Sync {
     /// For people: what it is.
@@ -114,6 +117,9 @@ pub trait Device: Send + Sync {
 
     /// Writes `bytes` to the device.
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()>;
+
+    /// Writes `bytes` bytes, which are made part by part, before it returns, where the device takes them from.
+    fn write(&self, to: Address, bytes: usize, fill: &Fill) -> Result<()>;
 
     /// Waits for everything asked for so far, then reads.
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()>;

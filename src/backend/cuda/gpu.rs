@@ -3,7 +3,7 @@
 
 use super::{
     args::{Address, TensorMap},
-    device::{Boxed, Device, Kernels, Launch, Mark},
+    device::{Boxed, Device, Fill, Kernels, Launch, Mark},
     mat::Element,
     transfer::{Stream, Streams, Transfer},
 };
@@ -16,6 +16,9 @@ use std::{
 };
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+
+/// Bytes of pageable memory that the driver copies before a copy of them returns ("API synchronization behavior").
+const STAGED_BY_DRIVER: usize = 64 << 10;
 
 /// The oldest GPUs that kernels are compiled for.
 const OLDEST: (i32, i32) = (8, 0);
@@ -203,9 +206,17 @@ impl Gpu {
         }
         let symbol = CString::new(format!("tuco_{kernel}")).expect("names of kernels hold no zero");
         // SAFETY: modules live as long as `self`.
-        let found =
-            |module: &sys::CUmodule| unsafe { result::module::get_function(*module, symbol.clone()) }.ok();
-        let function = self.modules.iter().find_map(found).ok_or_else(|| {
+        let in_module = |module| unsafe { result::module::get_function(module, symbol.clone()) };
+        let mut found = None;
+        for module in &self.modules {
+            match in_module(*module) {
+                Ok(function) => found = Some(function),
+                Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) => {}
+                // Such as that of a kernel before.
+                Err(error) => return Err(failed("find a kernel", error)),
+            }
+        }
+        let function = found.ok_or_else(|| {
             Error::new(ErrorKind::Device, format!("there is no kernel {kernel} in this program"))
         })?;
         use sys::CUfunction_attribute_enum as Attribute;
@@ -302,11 +313,11 @@ impl Streams for Gpu {
         unsafe { result::free_host(pinned.cast()) }.map_err(|error| failed("free memory of the host", error))
     }
 
-    unsafe fn copy(&self, to: Address, from: &[u8]) -> Result<()> {
+    unsafe fn copy(&self, stream: Stream, to: Address, from: &[u8]) -> Result<()> {
         self.enter()?;
         // SAFETY: the caller's.
-        unsafe { result::memcpy_htod_async(to, from, self.copies) }
-            .map_err(|error| failed("take weights", error))
+        unsafe { result::memcpy_htod_async(to, from, self.stream(stream)) }
+            .map_err(|error| failed("take data", error))
     }
 
     fn give_back(&self, address: Address) -> Result<()> {
@@ -352,6 +363,7 @@ impl Device for Gpu {
             Element::F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
             Element::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         };
+        self.enter()?;
         let mut map = TensorMap::default();
         // SAFETY: all arrays are as long as the two dimensions need; `TensorMap` has the size and the alignment of the driver's.
         unsafe {
@@ -401,10 +413,18 @@ impl Device for Gpu {
     }
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        if bytes.len() > STAGED_BY_DRIVER {
+            return self
+                .write(to, bytes.len(), &|at, part| part.copy_from_slice(&bytes[at..at + part.len()]));
+        }
         self.enter()?;
-        // SAFETY: callers write inside their buffers. The driver has read pageable memory when the call returns.
+        // SAFETY: callers write inside their buffers. The driver has read so few bytes when the call returns.
         unsafe { result::memcpy_htod_async(to, bytes, self.compute) }
             .map_err(|error| failed("take data", error))
+    }
+
+    fn write(&self, to: Address, bytes: usize, fill: &Fill) -> Result<()> {
+        lock(&self.weights).write(self, Stream::Compute, to, bytes, fill)
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
@@ -455,6 +475,7 @@ impl Device for Gpu {
     }
 
     fn between(&self, Mark(start): Mark, Mark(end): Mark) -> Result<f64> {
+        self.enter()?;
         self.synchronize()?;
         let marks = lock(&self.marks);
         // SAFETY: both were recorded in this context.

@@ -7,7 +7,7 @@ use super::{
         NormedKeyDifferenceArgs, RotateArgs, RowsArgs, TraceArgs, TwinAttendArgs,
     },
     attention,
-    device::{Buffer, Device},
+    device::{Buffer, Device, as_bytes},
     launch::{Epilogue, Operand, ROW_THREADS, head_values, per_row, per_warp, product},
     layout::{CudaLayout, LayoutRows},
     mat::{CudaMat, Element, pitch},
@@ -20,11 +20,10 @@ use crate::{
     },
     metrics::{PartsL1, RunningL1},
     model::Activation,
-    tensor::Tensor,
+    tensor::{Dtype, Tensor},
     twin::Twin,
 };
 use half::bf16;
-use rayon::prelude::*;
 use std::sync::{Arc, PoisonError};
 
 /// P and F in f64, `pitch` apart, and the norms after each layer: (‖P‖₁, ‖F‖₁) of every row, in f64.
@@ -34,6 +33,9 @@ pub struct CudaSums {
     f: Option<Buffer>,
     norms: Vec<Buffer>,
 }
+
+/// Rows of an embedding that are brought together.
+const EMBEDDED_ROWS: usize = 4096;
 
 impl Cuda {
     /// One of the kernels of `elementwise.cu`, which takes `bytes` from memory or there.
@@ -60,6 +62,27 @@ impl Cuda {
         });
     }
 
+    /// Rows of a table in bf16, which are widened on the device.
+    fn embed_bf16(&self, token_ids: &[u32], table: &[u8], out: &mut CudaMat) {
+        let row_bytes = out.cols * 2;
+        self.attempt(|device| {
+            let mut some = CudaMat::new(out.kind, Element::Bf16, out.cols);
+            for (index, token_ids) in token_ids.chunks(EMBEDDED_ROWS).enumerate() {
+                some.resize(device, token_ids.len())?;
+                device.write(some.address(), some.bytes(), &|from, part| {
+                    for_rows(from, part, row_bytes, |index, within, part| {
+                        let at = token_ids[index] as usize * row_bytes + within;
+                        part.copy_from_slice(&table[at..at + part.len()]);
+                    });
+                })?;
+                let args = RowsArgs { out: out.row_address(index * EMBEDDED_ROWS), ..rows_args(&some, out) };
+                let bytes = some.bytes() * 3;
+                per_row(device.as_ref(), "copy_bf16_f32", some.rows, ROW_THREADS, bytes, &args)?;
+            }
+            Ok(())
+        });
+    }
+
     /// `N` pairs of norms of each of `rows` rows.
     fn read_norms<const N: usize>(&self, norms: &Buffer, rows: usize) -> Vec<[RunningL1; N]> {
         let mut bytes = vec![0; rows * N * 16];
@@ -67,6 +90,23 @@ impl Cuda {
         let number = |at: usize| f64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let pair = |at: usize| RunningL1 { ptc: number(at), ftc: number(at + 8) };
         (0..rows).map(|row| std::array::from_fn(|i| pair((row * N + i) * 16))).collect()
+    }
+}
+
+/// Calls `each(row, byte in it, bytes)` for the rows of `row_bytes` bytes that have a share in `part`, which begins at byte `from`
+/// of all rows.
+fn for_rows(
+    mut from: usize,
+    mut part: &mut [u8],
+    row_bytes: usize,
+    mut each: impl FnMut(usize, usize, &mut [u8]),
+) {
+    while !part.is_empty() {
+        let within = from % row_bytes;
+        let (of_row, rest) = part.split_at_mut(part.len().min(row_bytes - within));
+        from += of_row.len();
+        each((from - 1) / row_bytes, within, of_row);
+        part = rest;
     }
 }
 
@@ -164,13 +204,18 @@ impl Backend for Cuda {
 
     fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut CudaMat) {
         // The rows are gathered on the host: the table never takes memory of the device.
-        let pitch = pitch(out.cols);
-        let mut rows = vec![0.0f32; token_ids.len() * pitch];
-        rows.par_chunks_exact_mut(pitch)
-            .zip(token_ids)
-            .for_each(|(row, id)| table.widen_run(*id as usize, 0..table.cols, row));
-        let bytes: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.attempt(|device| device.upload(out.address(), &bytes));
+        let row_bytes = out.row_bytes();
+        if let (Some(stored), true) = (table.as_stored(Dtype::Bf16), pitch(out.cols) == out.cols) {
+            return self.embed_bf16(token_ids, stored, out);
+        }
+        let fill = |from: usize, part: &mut [u8]| {
+            let mut row = vec![0.0f32; row_bytes / 4];
+            for_rows(from, part, row_bytes, |index, within, part| {
+                table.widen_run(token_ids[index] as usize, 0..table.cols, &mut row);
+                part.copy_from_slice(&as_bytes(&row)[within..within + part.len()]);
+            });
+        };
+        self.attempt(|device| device.write(out.address(), token_ids.len() * row_bytes, &fill));
     }
 
     fn norm(

@@ -2,7 +2,7 @@
 
 use super::{
     args::{Address, TensorMap},
-    device::{Boxed, Device, Floor, Kernels, Launch, Mark},
+    device::{Boxed, Device, Fill, Floor, Kernels, Launch, Mark},
 };
 use crate::{Result, backend::KernelTime};
 use std::{
@@ -92,6 +92,10 @@ impl Device for Profiled {
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
         self.device.upload(to, bytes)
+    }
+
+    fn write(&self, to: Address, bytes: usize, fill: &Fill) -> Result<()> {
+        self.device.write(to, bytes, fill)
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {

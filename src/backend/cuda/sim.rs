@@ -2,7 +2,7 @@
 
 use super::{
     args::{Address, TensorMap},
-    device::{Boxed, Device, Kernels, Launch, Mark},
+    device::{Boxed, Device, Fill, Kernels, Launch, Mark},
     sim_work::{Grid, Task, Work},
     transfer::{Stream, Streams, Transfer},
 };
@@ -93,6 +93,10 @@ impl Device for Sim {
         self.ask(Task::Write { to, bytes: bytes.to_vec() })
     }
 
+    fn write(&self, to: Address, bytes: usize, fill: &Fill) -> Result<()> {
+        lock(&self.weights).write(self, Stream::Compute, to, bytes, fill)
+    }
+
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
         lock(&self.work).finish(Stream::Compute)?;
         // SAFETY: callers read inside their buffers.
@@ -160,8 +164,8 @@ impl Streams for Sim {
         Ok(())
     }
 
-    unsafe fn copy(&self, to: Address, from: &[u8]) -> Result<()> {
-        lock(&self.work).ask(Stream::Copies, Task::Copy { to, from: from.as_ptr(), bytes: from.len() })
+    unsafe fn copy(&self, stream: Stream, to: Address, from: &[u8]) -> Result<()> {
+        lock(&self.work).ask(stream, Task::Copy { to, from: from.as_ptr(), bytes: from.len() })
     }
 
     fn give_back(&self, address: Address) -> Result<()> {

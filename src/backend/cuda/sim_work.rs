@@ -1,5 +1,5 @@
 //! What a simulated device was asked for and has not done yet. Like a GPU it need not do anything before somebody waits for
-//! it: kernels run as late as they may. So do copies of weights, but one of four is done at once, with those before it, as
+//! it: kernels run as late as they may. So do copies from pinned memory, but one of four is done at once, with those before it, as
 //! far as they need not wait: a wait that is missing on either side shows.
 
 use super::{args::Address, transfer::Stream};
@@ -112,7 +112,7 @@ impl Work {
         if is_copy {
             self.copies_asked += 1;
             if self.copies_asked.is_multiple_of(COPIES_A_TURN) {
-                return self.finish(Stream::Copies);
+                return self.finish(stream);
             }
         }
         Ok(())

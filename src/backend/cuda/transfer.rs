@@ -1,12 +1,12 @@
 //! Weights on their way to a device while it computes: a stream of copies from pinned memory, and memory that one layer's
-//! weights leave to another's.
+//! weights leave to another's. What else is large goes through the same pinned memory.
 
-use super::args::Address;
+use super::{args::Address, device::Fill};
 use crate::Result;
 use rayon::prelude::*;
 use std::collections::HashMap;
 
-/// Bytes that one thread copies at a time.
+/// Bytes that one thread writes at a time.
 const PART_BYTES: usize = 1 << 20;
 
 /// Work that is done in the order it is asked for, after the call that asks for it has returned.
@@ -47,11 +47,11 @@ pub trait Streams {
     /// `pinned` comes from [`Streams::pin`] of as many bytes, and no copy reads it any more.
     unsafe fn unpin(&self, pinned: *mut u8, bytes: usize) -> Result<()>;
 
-    /// Copies in the stream of copies.
+    /// Copies in this stream.
     ///
     /// # Safety
     /// `to` is memory of the device, and `from` pinned memory that stays as it is until the copy is done.
-    unsafe fn copy(&self, to: Address, from: &[u8]) -> Result<()>;
+    unsafe fn copy(&self, stream: Stream, to: Address, from: &[u8]) -> Result<()>;
 
     /// Memory of the device that nobody uses goes back.
     fn give_back(&self, address: Address) -> Result<()>;
@@ -59,7 +59,7 @@ pub trait Streams {
 
 /// Weights on their way to a device.
 pub struct Transfer<S: Streams> {
-    /// Made when the first weight comes.
+    /// Made when they are first needed.
     stages: Option<[Stage<S::Event>; 2]>,
     next: usize,
     /// Memory that weights have left, by size, each with what has to be done before it is written again.
@@ -99,27 +99,40 @@ impl<S: Streams> Transfer<S> {
         Ok(())
     }
 
-    /// Writes `bytes`, while kernels that were asked for before go on; those that are asked for afterwards wait.
+    /// Writes a weight, while kernels that were asked for before go on; those that are asked for afterwards wait.
     pub fn upload(&mut self, streams: &S, to: Address, bytes: &[u8]) -> Result<()> {
+        self.write(streams, Stream::Copies, to, bytes.len(), &|at, part| {
+            part.copy_from_slice(&bytes[at..at + part.len()]);
+        })
+    }
+
+    /// Writes in a stream; kernels that are asked for afterwards wait.
+    pub fn write(
+        &mut self,
+        streams: &S,
+        stream: Stream,
+        to: Address,
+        bytes: usize,
+        fill: &Fill,
+    ) -> Result<()> {
         let stages = match self.stages {
             Some(stages) => stages,
             None => *self.stages.insert([Stage::new(streams)?, Stage::new(streams)?]),
         };
-        for (index, part) in bytes.chunks(S::STAGE_BYTES).enumerate() {
+        for start in (0..bytes).step_by(S::STAGE_BYTES) {
             let Stage { bytes: staged, copied } = stages[self.next];
             self.next = (self.next + 1) % stages.len();
             streams.finish(copied)?;
             // SAFETY: pinned memory of as many bytes, which no copy reads any more.
-            let staged = unsafe { std::slice::from_raw_parts_mut(staged, part.len()) };
-            staged
-                .par_chunks_mut(PART_BYTES)
-                .zip(part.par_chunks(PART_BYTES))
-                .for_each(|(to, from)| to.copy_from_slice(from));
-            let to = to + (index * S::STAGE_BYTES) as Address;
+            let staged = unsafe { std::slice::from_raw_parts_mut(staged, S::STAGE_BYTES.min(bytes - start)) };
+            let parts = staged.par_chunks_mut(PART_BYTES).enumerate();
+            parts.for_each(|(index, part)| fill(start + index * PART_BYTES, part));
             // SAFETY: callers write inside their buffers; the pinned memory is left alone until the event.
-            unsafe { streams.copy(to, staged) }?;
-            streams.record(copied, Stream::Copies)?;
-            streams.wait(Stream::Compute, copied)?;
+            unsafe { streams.copy(stream, to + start as Address, staged) }?;
+            streams.record(copied, stream)?;
+            if stream != Stream::Compute {
+                streams.wait(Stream::Compute, copied)?;
+            }
         }
         Ok(())
     }
