@@ -110,8 +110,8 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
                 for (int half = 0; half < 2; half++) {
                     const int at = (box * (BOX / 8) + j) * 4 + half * 2, in_box = j * 8 + lane % 4 * 2;
                     const float *v = &sums[at], *up = &sums[E == GATED ? at + TILE_N / 4 : at];
-                    // What is beyond the last column is dropped on its way out.
-                    const int weight_row = min(col0 + box * BOX + in_box, args.n - 1);
+                    // What is beyond the last pair of columns is dropped on its way out.
+                    const int weight_row = min(col0 + box * BOX + in_box, (args.n - 1) / 2 * 2);
                     const float2 done = finish.template operator()<Out>(args, weight_row, {v[0], v[1]}, {up[0], up[1]});
                     const int box_row = thread / 32 * 16 + half * 8 + lane / 4;
                     store2(reinterpret_cast<Out*>(buffer + swizzled(box_row, in_box * int(sizeof(Out)))), done);
