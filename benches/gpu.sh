@@ -1,15 +1,26 @@
 #!/usr/bin/env bash
 # Proves the kernels on a GPU and measures them.
 #
-#   benches/gpu.sh build FOLDER        where Rust and nvcc are: puts the programs into FOLDER
-#   benches/gpu.sh run FOLDER [OUT]    where a GPU is, in the repository's folder: needs no Rust; PyTorch for ceilings and peers,
-#                                      compute-sanitizer where there is one. Figures also go to OUT (default: FOLDER/results)
+#   CUDA_HOME=$(.ci/nvcc) benches/gpu.sh build FOLDER   where Rust is: puts the programs into FOLDER, compressed (15 MB)
+#   benches/gpu.sh run STAGE FOLDER OUT                 where a GPU is, in the repository's folder: needs Python, but no Rust
 #
-# TUCO_GPU_SHAPES (default "llama-3-8b llama-2-7b") and TUCO_GPU_TOKENS (65536) choose what is timed. The programs of a run are those
-# of one commit, which FOLDER/commit names.
+# Stages, of at most 8 minutes each:
+#   tests      every test of tests/gpu.rs, in a process of its own
+#   bench      tuco bench with the shapes of real models; PyTorch for ceilings
+#   peers      PyTorch with the same prompts and as kernels; times tuco first, unless bench has done so in this run
+#   sanitize   every kernel under compute-sanitizer
+#   all        these, one after the other
+#
+# OUT gets report.md, to which each run adds, results.json, written anew after every bench, and the logs of tests and sanitizers: what was
+# measured stays, also if a run is killed. The exit code is 0 if all ran and all held.
+# TUCO_GPU_SHAPES (default "llama-3-8b llama-2-7b") and TUCO_GPU_TOKENS (49152) choose what is timed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-what=${1:?build or run} folder=${2:?the folder of the programs}
+
+usage() {
+    sed -n '2,/^set/{/^set/!p}' "$0" >&2
+    exit 2
+}
 
 build() {
     mkdir -p "$folder"
@@ -22,61 +33,229 @@ for line in map(json.loads, sys.stdin):
         print(line["executable"])')
     strip -o "$folder/tuco" target/release/tuco
     strip -o "$folder/gpu" "$tests"
+    gzip -9 -f "$folder/tuco" "$folder/gpu"
     git describe --always --dirty >"$folder/commit"
 }
 
 title() { printf '\n## %s\n\n' "$*"; }
 
-run() {
-    local out=${1:-$folder/results}
-    mkdir -p "$out"
-    exec > >(tee "$out/report.md") 2>&1
-    title "tuco $(cat "$folder/commit"), $(nvidia-smi --query-gpu=name,driver_version,clocks.max.sm --format=csv,noheader | head -1)"
-    export TUCO_DEVICE=cuda
-    failed=0
-
-    title Tests
-    # One at a time: each has the GPU for itself.
-    timeout 150 "$folder/gpu" --test-threads 1 || failed=1
-    if command -v compute-sanitizer >/dev/null; then
-        for tool in memcheck racecheck; do
-            title "compute-sanitizer $tool"
-            # Leaks are not looked for: the driver frees what the process leaves.
-            timeout 90 compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/gpu" every_kernel --test-threads 1 |
-                tail -5 || failed=1
-        done
+# Runs a command for so many seconds at most, and never beyond the stage's end. A second signal, as tuco only takes note of the first.
+limited() {
+    local seconds=$1 left=$((end - SECONDS))
+    shift
+    if ((left < 10)); then
+        echo "the stage's time is over" >&2
+        return 124
     fi
-
-    title Ceilings
-    python3 benches/peers.py ceilings | tee "$out/ceilings.json"
-    ceiling() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$out/ceilings.json" "$1"; }
-    limits=(--peak-tflops "$(ceiling peak_tflops)" --copy-rate "$(ceiling copy_rate)")
-    local tokens=${TUCO_GPU_TOKENS:-65536} repeat=(--repeat 5)
-    bench() {
-        local name=$1
-        shift
-        title "$name"
-        "$folder/tuco" bench "${limits[@]}" "${repeat[@]}" --output "$out/$name.json" "$@" || failed=1
-    }
-    for shape in ${TUCO_GPU_SHAPES:-llama-3-8b llama-2-7b}; do
-        bench "$shape-512" --shape "$shape" --tokens "$tokens" --lengths 512 --resident on --by-kernel
-    done
-    bench llama-3-8b-4096 --shape llama-3-8b --tokens "$tokens" --lengths 4096 --resident on --by-kernel --repeat 2
-    bench mixed --shape llama-3-8b --tokens "$tokens" --lengths 64,1200,210,350,96,520,160,40,820,280,130,450 --resident on
-    bench batch-1 --shape llama-3-8b --tokens 512 --lengths 512 --resident on
-    bench streamed --shape llama-3-8b --tokens "$tokens" --lengths 512 --resident off --repeat 2
-    bench portable --shape llama-3-8b --tokens "$tokens" --lengths 512 --resident on --kernels sm_80 --by-kernel --repeat 2
-    title Peers
-    for name in llama-3-8b-512 mixed; do
-        if [ -f "$out/$name.json" ]; then python3 benches/peers.py run "$out/$name.json" || failed=1; fi
-    done
-    # For attention alone.
-    python3 benches/peers.py run "$out/llama-3-8b-4096.json" --no-transformers || failed=1
-    exit "$failed"
+    timeout -k 5 $((seconds < left ? seconds : left)) "$@"
 }
 
-case $what in
-build) build ;;
-run) run "${3:-}" ;;
-*) sed -n '2,11p' "$0" && exit 2 ;;
+# Says how a command failed; what comes after it goes on.
+note() {
+    case $1 in
+    0) return ;;
+    124 | 137) printf '\n**Stopped**, its time was over.\n' ;;
+    *) printf '\n**Failed** with exit code %s.\n' "$1" ;;
+    esac
+    failed=1
+}
+
+attempt() {
+    local status=0
+    limited "$@" || status=$?
+    note "$status"
+}
+
+# Makes the JSON of a file a part of results.json.
+put() {
+    python3 - "$out/results.json" "$commit" "$gpu" "$@" <<'PYTHON' || failed=1
+import json, os, sys
+path, commit, gpu, name, part = sys.argv[1:]
+results = {}
+if os.path.exists(path):
+    with open(path) as file:
+        results = json.load(file)
+with open(part) as file:
+    results[name] = json.load(file) | {"commit": commit, "gpu": gpu}
+with open(path + ".new", "w") as file:
+    json.dump(results, file, indent=1)
+os.replace(path + ".new", path)
+PYTHON
+}
+
+# The tests that this GPU runs are those which are not ignored.
+list_tests() {
+    all=$(limited 60 "$work/gpu" --list) && ignored=$(limited 60 "$work/gpu" --list --ignored)
+}
+
+is_ignored() { grep -qxF "$1: test" <<<"$ignored"; }
+
+tests() {
+    title Tests
+    if ! list_tests; then
+        failed=1
+        return
+    fi
+    local name status start log=$work/test.log
+    while IFS= read -r name; do
+        name=${name%: test}
+        if is_ignored "$name"; then
+            echo "- ignored: $name"
+            continue
+        fi
+        start=$SECONDS status=0
+        limited 120 "$work/gpu" --exact "$name" --nocapture >"$log" 2>&1 </dev/null || status=$?
+        cat "$log" >>"$out/tests.log"
+        # The program is also content if it knows no such test.
+        if ((status == 0)) && grep -q '1 passed' "$log"; then
+            echo "- ok, $((SECONDS - start)) s: $name"
+        else
+            failed=1
+            printf -- '- **failed**, exit code %s, %s s: %s\n\n```\n' "$status" $((SECONDS - start)) "$name"
+            tail -n 30 "$log" | cut -c 1-200
+            printf '```\n\n'
+        fi
+        sed -n 's/^report: /  - /p' "$log"
+    done <<<"$all"
+}
+
+# Sets `limits`, once.
+ceilings() {
+    [ -z "${limits+set}" ] || return 0
+    limits=()
+    title Ceilings
+    local status=0 found
+    limited 90 python3 benches/peers.py ceilings >"$work/ceilings.json" || status=$?
+    note "$status"
+    if found=$(python3 -c 'import json, sys
+found = json.load(open(sys.argv[1]))
+print("--peak-tflops", found["peak_tflops"], "--copy-rate", found["copy_rate"])' "$work/ceilings.json" 2>/dev/null); then
+        echo "$found"
+        read -ra limits <<<"$found"
+        put ceilings "$work/ceilings.json"
+    else
+        echo "No ceilings: shares of floors are missing."
+    fi
+}
+
+# NAME REPEAT FLAGS…: times tuco, unless it was done.
+time_tuco() {
+    local name=$1 repeat=$2 file=$work/$1.json
+    shift 2
+    [ ! -f "$file" ] || return 0
+    title "$name"
+    attempt 120 "$work/tuco" bench "${limits[@]}" --repeat "$repeat" --output "$file" "$@"
+    if [ -f "$file" ]; then put "$name" "$file"; fi
+}
+
+time_512() { time_tuco "$1-512" 5 --shape "$1" --tokens "$tokens" --resident on --by-kernel; }
+
+time_mixed() {
+    local lengths=64,1200,210,350,96,520,160,40,820,280,130,450
+    time_tuco mixed 5 --shape llama-3-8b --tokens "$tokens" --lengths "$lengths" --resident on
+}
+
+bench() {
+    ceilings
+    local shape
+    for shape in ${TUCO_GPU_SHAPES:-llama-3-8b llama-2-7b}; do time_512 "$shape"; done
+    time_tuco batch-1 5 --shape llama-3-8b --tokens 512 --resident on --by-kernel
+    time_tuco llama-3-8b-4096 2 --shape llama-3-8b --tokens "$tokens" --lengths 4096 --resident on --by-kernel
+    time_mixed
+    time_tuco portable 2 --shape llama-3-8b --tokens "$tokens" --resident on --kernels sm_80 --by-kernel
+    time_tuco streamed 2 --shape llama-3-8b --tokens "$tokens" --resident off
+}
+
+peers() {
+    ceilings
+    time_512 llama-3-8b
+    time_mixed
+    local lengths
+    if [ ! -f "$work/llama-3-8b-512.json" ]; then
+        printf '\nNo peers without the time of tuco.\n'
+        return
+    fi
+    for lengths in 512 4096; do
+        title "Libraries' kernels, prompts of $lengths"
+        attempt 60 python3 benches/peers.py kernels "$work/llama-3-8b-512.json" --lengths "$lengths"
+    done
+    title "Peers, prompts of 512"
+    attempt 230 python3 benches/peers.py run "$work/llama-3-8b-512.json"
+    [ -f "$work/mixed.json" ] || return 0
+    title "Peers, mixed prompts"
+    attempt 120 python3 benches/peers.py run "$work/mixed.json" --peers packed,trimmed,hooks
+}
+
+sanitize() {
+    local tool log status name=every_kernel_agrees_with_the_reference_bfloat16_sm_90a
+    title Sanitizers
+    if ! command -v compute-sanitizer >/dev/null; then
+        echo "**Missing**: compute-sanitizer is neither in PATH nor in /usr/local/cuda/bin."
+        failed=1
+        return
+    fi
+    if ! list_tests; then
+        failed=1
+        return
+    fi
+    if is_ignored "$name"; then name=${name/sm_90a/sm_80}; fi
+    # racecheck does not follow bulk copies; leaks are not looked for, as the driver frees what the process leaves.
+    for tool in memcheck synccheck; do
+        title "$tool of $name"
+        log=$out/$tool.log status=0
+        limited 220 compute-sanitizer --tool "$tool" --error-exitcode 1 "$work/gpu" --exact "$name" --nocapture >"$log" 2>&1 || status=$?
+        if ((status == 0)) && ! grep -q '1 passed' "$log"; then status=1; fi
+        printf '```\n'
+        # The first findings, and the sum of all.
+        sed -n '/^=========/p' "$log" | sed -n '1,60p;61,${$p}'
+        printf '```\n'
+        note "$status"
+    done
+}
+
+run() {
+    local stages
+    case $stage in
+    tests | bench | peers | sanitize) stages=("$stage") ;;
+    all) stages=(tests bench peers sanitize) ;;
+    *) usage ;;
+    esac
+    mkdir -p "$out"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    for program in tuco gpu; do
+        gzip -dc "$folder/$program.gz" >"$work/$program"
+        chmod +x "$work/$program"
+    done
+    commit=$(cat "$folder/commit")
+    gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader) || gpu="no GPU that nvidia-smi shows"
+    gpu=${gpu%%$'\n'*}
+    tokens=${TUCO_GPU_TOKENS:-49152}
+    export TUCO_DEVICE=cuda TUCO_NEEDS_GPU=1 PYTHONUNBUFFERED=1 PATH=$PATH:/usr/local/cuda/bin
+    set +e
+    (
+        set -e
+        failed=0
+        printf '# tuco %s on %s\n' "$commit" "${gpu/,/, driver}"
+        for stage in "${stages[@]}"; do
+            end=$((SECONDS + 465))
+            "$stage"
+        done
+        exit "$failed"
+    ) 2>&1 | tee -a "$out/report.md"
+    exit "${PIPESTATUS[0]}"
+}
+
+case ${1:-} in
+build)
+    [ $# = 2 ] || usage
+    folder=$2
+    build
+    ;;
+run)
+    [ $# = 4 ] || usage
+    stage=$2 folder=$3 out=$4
+    run
+    ;;
+*) usage ;;
 esac

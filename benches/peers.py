@@ -3,20 +3,25 @@
 
     python benches/peers.py ceilings > ceilings.json
     tuco bench --shape llama-3-8b --peak-tflops … --copy-rate … -o bench.json
+    python benches/peers.py kernels bench.json
     python benches/peers.py run bench.json
 
-Ceilings: a product of 8192³ in bf16, a copy of 2 GiB (bytes read and written). Peers, all with random weights and without an lm_head:
-  hooks      two models of `transformers`, SDPA, padded batches of like lengths, a hook on each layer (transformers_peer.py)
-  compiled   the same, layers under torch.compile
+ceilings: a product of 8192³ in bf16, a copy of 1 GiB, bytes read and written counted.
+kernels: products and attention alone, as libraries do them, beside tuco's kernels if the bench was made with --by-kernel.
+run: peers, each in a process of its own, all with random weights and without an lm_head:
   packed     two full passes over packed tokens (varlen attention), compiled
   trimmed    tuco's algorithm in PyTorch: packed, of the pre-trained model the keys and one row a prompt, compiled
-  one pass   one model of `packed`
-Then products and attention alone, as libraries do them, beside tuco's kernels if the bench was made with --by-kernel.
-Needs torch; `hooks` and `compiled` need transformers. Median of --repeat runs after two to warm up.
+  hooks      two models of `transformers`, SDPA, padded batches of like lengths, a hook on each layer (transformers_peer.py)
+  compiled   the same, layers under torch.compile
+  one-pass   one model of `packed`
+Needs torch; `hooks` and `compiled` need transformers. Median of --repeat runs after one to warm up.
 """
 
 import argparse
+import functools
+import inspect
 import json
+import multiprocessing
 import pathlib
 import statistics
 import sys
@@ -26,6 +31,8 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+PEERS = ["packed", "trimmed", "hooks", "compiled", "one-pass"]
 
 
 class Clock:
@@ -38,16 +45,16 @@ class Clock:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
+    def once(self, work):
+        self.wait()
+        start = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - start
+
     def __call__(self, work):
-        seconds = []
-        for repetition in range(self.repeat + 2):
-            self.wait()
-            start = time.perf_counter()
-            work()
-            self.wait()
-            if repetition >= 2:
-                seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds)
+        work()
+        return statistics.median(self.once(work) for _ in range(self.repeat))
 
 
 def ceilings(clock, device, size=8192, copied=1 << 30):
@@ -57,6 +64,26 @@ def ceilings(clock, device, size=8192, copied=1 << 30):
     target = torch.empty_like(source)
     copy = clock(lambda: target.copy_(source))
     return {"peak_tflops": 2 * size**3 / product / 1e12, "copy_rate": 2 * copied / copy / 1e9}
+
+
+def causal_varlen(group):
+    """Causal attention of packed rows whose key heads are shared by `group` query heads each, as this version of torch asks
+    for it. Looks at the signature here, outside of what is compiled."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    known = inspect.signature(varlen_attn).parameters
+    # Up to 2.10, and after.
+    asked = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
+    repeats = 1 if "enable_gqa" in known else group
+    if "enable_gqa" in known:
+        asked["enable_gqa"] = True
+
+    def attend(q, k, v, packing):
+        if repeats > 1:
+            k, v = (part.repeat_interleave(repeats, dim=1) for part in (k, v))
+        return varlen_attn(q, k, v, packing.starts, packing.starts, packing.longest, packing.longest, **asked)
+
+    return attend
 
 
 class Packing:
@@ -81,6 +108,7 @@ class Model:
         d, self.h, self.k = config["hidden_size"], config["num_attention_heads"], config["num_key_value_heads"]
         self.dim = config.get("head_dim") or d // self.h
         self.eps, f = config.get("rms_norm_eps", 1e-6), config["intermediate_size"]
+        self.varlen = causal_varlen(self.h // self.k) if device.type == "cuda" else None
         self.activation = F.silu if config["model_type"] != "gemma" else lambda x: F.gelu(x, approximate="tanh")
 
         def weight(rows, cols):
@@ -121,12 +149,8 @@ class Model:
         return x + (self.activation(gate) * up) @ w["down"].T
 
     def attend(self, q, k, v, packing):
-        if q.is_cuda:
-            from torch.nn.attention.varlen import varlen_attn
-
-            k, v = (part.repeat_interleave(self.h // self.k, dim=1) for part in (k, v))
-            starts, longest = packing.starts, packing.longest
-            return varlen_attn(q, k, v, starts, starts, longest, longest, True)
+        if self.varlen:
+            return self.varlen(q, k, v, packing)
         parts = zip(*(part.split(packing.lengths) for part in (q, k, v)), strict=True)
         one = [
             F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in part), is_causal=True, enable_gqa=True)
@@ -161,8 +185,8 @@ def compiled(function, device):
     return torch.compile(function, dynamic=False) if device.type == "cuda" else function
 
 
-def packed_peers(config, lengths, device):
-    """Name → work, over packed tokens."""
+def packed_peer(name, config, lengths, device):
+    """Work over packed tokens."""
     packing = Packing(lengths, device)
     pt, ft = Model(config, device, 1), Model(config, device, 2)
     embedded = torch.randn(sum(lengths), config["hidden_size"], device=device, dtype=torch.bfloat16)
@@ -196,11 +220,11 @@ def packed_peers(config, lengths, device):
 
         return work
 
-    return {"packed": over_layers(two_passes), "trimmed": over_layers(trimmed), "one pass": over_layers(one_pass)}
+    return over_layers({"packed": two_passes, "trimmed": trimmed, "one-pass": one_pass}[name])
 
 
-def hook_peers(config, lengths, device, budget):
-    """Name → work, for models of `transformers`."""
+def hook_peer(config, lengths, device, budget, compiles):
+    """Work of models of `transformers`."""
     from transformers import AutoConfig, AutoModel
     from transformers_peer import Contributions
 
@@ -226,89 +250,136 @@ def hook_peers(config, lengths, device, budget):
                 tuned(input_ids=ids, attention_mask=None if min(batch) == batch[0] else mask)
                 contributions.norms()
 
-    def compile_layers():
+    if compiles:
         for model in pair:
             for layer in model.layers:
                 layer.compile()
+    return work
 
-    return work, compile_layers
+
+def workload(bench, given, tokens):
+    """The config of a bench's layers, and the lengths of prompts: the bench's, or those that are given, in turn."""
+    given, tokens, lengths = given or bench["lengths"], tokens or bench["tokens"], []
+    while sum(lengths) < tokens:
+        lengths.append(given[len(lengths) % len(given)])
+    return bench["config"] | {"num_hidden_layers": bench["layers"]}, lengths
+
+
+def row(*cells):
+    print("|", " | ".join(cells), "|", flush=True)
+
+
+def first_line(error):
+    return f"{type(error).__name__}: {error}".splitlines()[0][:120].replace("|", "/")
 
 
 def kernels(clock, config, lengths, device):
-    """Name → (seconds, operations) of a layer's products and its attention, as libraries do them."""
+    """A row for each of a layer's products and for its attention, as libraries do them. Whether all ran."""
     d, f, h = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
-    k, tokens = config["num_key_value_heads"], sum(lengths)
+    k, tokens, longest = config["num_key_value_heads"], sum(lengths), max(lengths)
     dim = config.get("head_dim") or d // h
-    found = {}
+
+    def random(*shape):
+        return torch.randn(shape, device=device, dtype=torch.bfloat16)
+
+    def product(rows, cols):
+        x, w = random(tokens, cols), random(rows, cols)
+        return (lambda: x @ w.T), 2.0 * tokens * rows * cols
+
+    def attention():
+        count = max(tokens // longest, 1)
+        q, kv = random(count, h, longest, dim), random(count, k, longest, dim)
+        work = functools.partial(F.scaled_dot_product_attention, q, kv, kv, is_causal=True, enable_gqa=True)
+        return work, 2.0 * count * h * dim * longest * (longest + 1)
+
     shapes = {"q": (h * dim, d), "k": (k * dim, d), "o": (d, h * dim), "gate, up": (2 * f, d), "down": (d, f)}
-    for name, (rows, cols) in shapes.items():
-        x = torch.randn(tokens, cols, device=device, dtype=torch.bfloat16)
-        w = torch.randn(rows, cols, device=device, dtype=torch.bfloat16)
-        found[f"product {name} [{rows}, {cols}]"] = clock(lambda x=x, w=w: x @ w.T), 2.0 * tokens * rows * cols
-    longest = max(lengths)
-    shape = (max(tokens // longest, 1), h, longest, dim)
-    q = torch.randn(shape, device=device, dtype=torch.bfloat16)
-    kv = torch.randn(shape[0], k, *shape[2:], device=device, dtype=torch.bfloat16)
-    attention = lambda: F.scaled_dot_product_attention(q, kv, kv, is_causal=True, enable_gqa=True)  # noqa: E731
-    found[f"SDPA, {longest} tokens"] = clock(attention), 2.0 * shape[0] * h * dim * longest * (longest + 1)
-    return found
-
-
-def run(options, clock, device):
-    bench = json.loads(options.bench.read_text())
-    lengths = []
-    while sum(lengths) < options.tokens if options.tokens else sum(lengths) < bench["tokens"]:
-        lengths.append(bench["lengths"][len(lengths) % len(bench["lengths"])])
-    config = bench["config"] | {"num_hidden_layers": bench["layers"]}
-    tuco = next(timing for timing in bench["timings"] if timing["name"] == "score")["tokens_per_second"]
-    print(f"{bench['shape']}, {bench['layers']} layers, {sum(lengths)} tokens in {len(lengths)} prompts; torch {torch.__version__}")
-    print("\n| peer | tokens/s | tuco / peer |\n|---|---:|---:|", flush=True)
-    print(f"| tuco score ({bench['device']}) | {tuco:.0f} | |", flush=True)
-
-    def show(name, work):
+    found = {f"product {name} {[*shape]}": functools.partial(product, *shape) for name, shape in shapes.items()}
+    row("library's kernel", "ms", "TFLOP/s")
+    row("---", "---:", "---:")
+    all_ran = True
+    for name, prepare in (found | {f"SDPA, {longest} tokens": attention}).items():
         try:
-            rate = sum(lengths) / clock(work)
-        except Exception as error:  # noqa: BLE001  (a peer that does not run is told, the others go on)
-            print(f"| {name} | does not run: {str(error).splitlines()[0][:80]} | |", flush=True)
-            return
-        print(f"| {name} | {rate:.0f} | {tuco / rate:.2f} |", flush=True)
+            work, operations = prepare()
+            seconds = clock(work)
+        except Exception as error:  # noqa: BLE001  (one that does not run is told, the others go on)
+            row(name, f"does not run: {first_line(error)}", "")
+            all_ran = False
+            continue
+        row(name, f"{seconds * 1e3:.3f}", f"{operations / seconds / 1e12:.1f}")
+    return all_ran
 
-    peers = packed_peers(config, lengths, device)
-    for name, work in peers.items():
-        show(name, work)
-    del peers, work
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    if not options.no_transformers:
-        work, compile_layers = hook_peers(dict(config), lengths, device, options.batch_tokens)
-        show("hooks", work)
-        compile_layers()
-        show("compiled", work)
-        del work, compile_layers
-    print("\n| library's kernel | ms | TFLOP/s |\n|---|---:|---:|")
-    for name, (seconds, operations) in kernels(clock, config, lengths, device).items():
-        print(f"| {name} | {seconds * 1e3:.3f} | {operations / seconds / 1e12:.1f} |")
+
+def peer(name, tuco, clock, config, lengths, device, budget):
+    """The row of one peer; ends the process with 1 if it does not run."""
+    try:
+        if name in ("hooks", "compiled"):
+            work = hook_peer(config, lengths, device, budget, name == "compiled")
+        else:
+            work = packed_peer(name, config, lengths, device)
+        rate = sum(lengths) / clock(work)
+    except Exception as error:  # noqa: BLE001  (as above)
+        row(name, f"does not run: {first_line(error)}", "")
+        sys.exit(1)
+    row(name, f"{rate:.0f}", f"{tuco / rate:.2f}")
+
+
+def run(names, limit, bench, *arguments):
+    """A row for each peer. What one leaves in memory, breaks or does not finish does not touch the others. Whether all ran."""
+    tuco = next(timing for timing in bench["timings"] if timing["name"] == "score")["tokens_per_second"]
+    row("peer", "tokens/s", "tuco / peer")
+    row("---", "---:", "---:")
+    row(f"tuco score ({bench['device']})", f"{tuco:.0f}", "")
+    all_ran = True
+    for name in names:
+        process = multiprocessing.get_context("spawn").Process(target=peer, args=(name, tuco, *arguments), daemon=True)
+        process.start()
+        process.join(limit)
+        if process.is_alive():
+            row(name, f"stopped after {limit} s", "")
+        elif process.exitcode not in (0, 1):
+            row(name, f"does not run: exit code {process.exitcode}", "")
+        all_ran &= process.exitcode == 0
+        process.kill()
+        process.join()
+    return all_ran
+
+
+def names_of_peers(text):
+    found = text.split(",")
+    if unknown := set(found) - {*PEERS}:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: expected some of {','.join(PEERS)}")
+    return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["ceilings", "run"])
+    parser.add_argument("what", choices=["ceilings", "kernels", "run"])
     parser.add_argument("bench", nargs="?", type=pathlib.Path, help="what tuco bench --output wrote")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=int, help="default: 10, for peers 3")
     parser.add_argument("--tokens", type=int, help="another number of tokens than the bench's")
+    parser.add_argument("--lengths", type=lambda text: [int(n) for n in text.split(",")], help="other lengths than the bench's")
+    parser.add_argument("--peers", type=names_of_peers, default=PEERS, help=f"default: {','.join(PEERS)}")
+    parser.add_argument("--limit", type=int, default=90, help="seconds that a peer may take, with all that it prepares")
     parser.add_argument("--batch-tokens", type=int, default=16384, help="padded tokens in a batch of transformers")
-    parser.add_argument("--no-transformers", action="store_true")
     options = parser.parse_args()
     device = torch.device(options.device)
-    clock = Clock(device, options.repeat)
+    clock = Clock(device, options.repeat or (3 if options.what == "run" else 10))
     if options.what == "ceilings":
         small = {} if device.type == "cuda" else {"size": 1024, "copied": 1 << 26}
         print(json.dumps(ceilings(clock, device, **small)))
-    elif options.bench is None:
-        parser.error("run needs the file that tuco bench --output wrote")
+        return
+    if options.bench is None:
+        parser.error(f"{options.what} needs the file that tuco bench --output wrote")
+    bench = json.loads(options.bench.read_text())
+    config, lengths = workload(bench, options.lengths, options.tokens)
+    work = f"{bench['shape']}, {bench['layers']} layers, {sum(lengths)} tokens in {len(lengths)} prompts"
+    print(f"{work}; torch {torch.__version__}\n", flush=True)
+    if options.what == "kernels":
+        all_ran = kernels(clock, config, lengths, device)
     else:
-        run(options, clock, device)
+        all_ran = run(options.peers, options.limit, bench, clock, config, lengths, device, options.batch_tokens)
+    sys.exit(not all_ran)
 
 
 if __name__ == "__main__":

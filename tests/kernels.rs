@@ -5,7 +5,7 @@ mod bits;
 #[path = "common/kernel_cases.rs"]
 mod kernel_cases;
 
-use kernel_cases::{BF16_TOLERANCE, F32_TOLERANCE, Weights, compare};
+use kernel_cases::{BF16_TOLERANCE, CASES, F32_TOLERANCE, Weights, compare};
 use tuco::backend::{
     Backend,
     cuda::{ContextPrecision, Cuda, Kernels},
@@ -14,18 +14,15 @@ use tuco::backend::{
 #[test]
 fn kernels_of_bf16_rows_agree_with_the_reference() {
     for kernels in [Kernels::Sm80, Kernels::Sm90a] {
-        for weights in [Weights::Bf16, Weights::Adapted] {
-            compare(|| Cuda::simulated(ContextPrecision::Bfloat16, kernels), BF16_TOLERANCE, weights);
-        }
+        let cuda = || Cuda::simulated(ContextPrecision::Bfloat16, kernels);
+        compare(cuda, CASES, &[Weights::Bf16, Weights::Adapted], BF16_TOLERANCE);
     }
 }
 
 #[test]
 fn kernels_of_f32_rows_agree_with_the_reference() {
-    for weights in [Weights::Bf16, Weights::Wide, Weights::Adapted] {
-        let cuda = || Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80);
-        compare(cuda, F32_TOLERANCE, weights);
-    }
+    let cuda = || Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80);
+    compare(cuda, CASES, &[Weights::Bf16, Weights::Wide, Weights::Adapted], F32_TOLERANCE);
 }
 
 #[test]

@@ -258,7 +258,7 @@ fn sequences(lengths: &[usize], dim: usize) -> (Vec<Sequence>, usize, usize) {
 
 /// What is computed.
 #[derive(Debug, Clone, Copy)]
-enum Case {
+pub enum Case {
     Products { rows: usize, d: usize, f: usize },
     Rows { rows: usize, d: usize },
     Heads { lengths: &'static [usize], shape: AttentionShape, d: usize },
@@ -288,20 +288,32 @@ fn results<B: Backend>(backend: &B, case: Case, weights: Weights) -> Vec<(&'stat
     bench.results
 }
 
-/// Holds every result of every case to `‖out − ref‖ ≤ tolerance · ‖ref‖`; `backend` makes a new backend.
-pub fn compare<B: Backend>(backend: impl Fn() -> B, tolerance: f64, weights: Weights) {
-    for case in CASES {
-        let found = results(&backend(), *case, weights);
-        let expected = results(&Reference, *case, weights);
+/// Holds every result of `cases` with every kind of weights to `‖out − ref‖ ≤ tolerance · ‖ref‖`, once all errors were printed and the
+/// largest was reported; `backend` makes a new backend.
+pub fn compare<B: Backend>(backend: impl Fn() -> B, cases: &[Case], kinds: &[Weights], tolerance: f64) {
+    let (mut largest, mut beyond) = ((0.0, String::new()), Vec::new());
+    for (weights, case) in kinds.iter().flat_map(|weights| cases.iter().map(move |case| (*weights, *case))) {
+        let found = results(&backend(), case, weights);
+        let expected = results(&Reference, case, weights);
         for ((name, found), (_, expected)) in found.iter().zip(&expected) {
             assert_eq!(found.len(), expected.len(), "{name}");
             let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
             let error = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b));
             let size = norm(&mut expected.iter().copied());
-            println!("{name:26} {:8.1e}  {case:?}", error / size);
-            assert!(error <= tolerance * size, "{name} of {case:?}: {:.1e}", error / size);
+            let line = format!("{:8.1e}  {name}, {weights:?} weights, {case:?}", error / size);
+            println!("{line}");
+            if error / size > largest.0 {
+                largest = (error / size, line.clone());
+            }
+            // NaN is not within it.
+            let within = error <= tolerance * size;
+            if !within {
+                beyond.push(line);
+            }
         }
     }
+    println!("report: {}", largest.1);
+    assert!(beyond.is_empty(), "beyond {tolerance:.1e}:\n{}", beyond.join("\n"));
 }
 
 /// Operands and results in bf16 are rounded, each by at most 2⁻⁹ of itself.
@@ -319,7 +331,7 @@ const fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape
     }
 }
 
-const CASES: &[Case] = &[
+pub const CASES: &[Case] = &[
     Case::Products { rows: 1, d: 30, f: 41 },
     Case::Products { rows: 19, d: 64, f: 200 },
     Case::Products { rows: 111, d: 99, f: 131 },
