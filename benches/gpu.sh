@@ -163,6 +163,7 @@ bench() {
     time_tuco llama-3-8b-4096 2 --shape llama-3-8b --tokens "$tokens" --lengths 4096 --resident on --by-kernel
     time_mixed
     time_tuco portable 2 --shape llama-3-8b --tokens "$tokens" --resident on --kernels sm_80 --by-kernel
+    time_tuco adapter 3 --shape llama-3-8b --adapter-rank 16 --tokens "$tokens" --resident on --by-kernel
     time_tuco streamed 2 --shape llama-3-8b --tokens "$tokens" --resident off
 }
 

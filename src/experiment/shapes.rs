@@ -3,7 +3,7 @@
 use crate::{
     Error, Result,
     model::{LayerTensor, ModelSpec, PairWeights, parse_config},
-    tensor::{Dtype, Tensor},
+    tensor::{Dtype, LowRank, Stored, Tensor},
     twin::{Branch, Twin},
 };
 use half::bf16;
@@ -87,9 +87,11 @@ pub fn shape(name: &str) -> Result<(Value, ModelSpec)> {
     parse(config)
 }
 
-/// Random weights in bf16, other ones in both models.
+/// Random weights in bf16: other ones in both models, or those of one and an adapter's.
 pub struct RandomPair {
     spec: ModelSpec,
+    /// Of the adapter, on all matrices.
+    rank: Option<usize>,
     /// About as large as keep the size of what they multiply.
     matrices: Vec<u8>,
     /// Around 1.
@@ -97,8 +99,11 @@ pub struct RandomPair {
 }
 
 impl RandomPair {
-    pub fn new(spec: ModelSpec) -> Self {
+    /// Two models, or one and an adapter of this rank.
+    pub fn new(spec: ModelSpec, rank: Option<usize>) -> Self {
         let sizes = spec.all_layer_tensors().map(|(layer, tensor)| tensor.elements(&spec, layer));
+        let widest = spec.hidden_size.max(spec.intermediate_size).max(spec.query_width());
+        let sizes = sizes.chain(rank.map(|rank| rank * widest));
         let largest = sizes.max().unwrap_or(0).max(VOCABULARY * spec.hidden_size);
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let mut random = |len: usize, middle: f32, spread: f32| {
@@ -113,6 +118,7 @@ impl RandomPair {
             matrices: random(largest + OFFSETS, 0.0, spread),
             vectors: random(spec.hidden_size.max(spec.intermediate_size) + OFFSETS, 1.0, 0.1),
             spec,
+            rank,
         }
     }
 
@@ -120,6 +126,11 @@ impl RandomPair {
         let first = seed.wrapping_mul(40_503) % OFFSETS;
         let numbers = if is_vector { &self.vectors } else { &self.matrices };
         Tensor::stored(Dtype::Bf16, rows, cols, &numbers[2 * first..2 * (first + rows * cols)])
+    }
+
+    /// One of the two matrices of an adapter.
+    fn factor(&self, seed: usize, rows: usize, cols: usize) -> Stored<'_> {
+        self.tensor(seed, false, rows, cols).stored
     }
 }
 
@@ -135,12 +146,23 @@ impl PairWeights for RandomPair {
     fn layer_tensor(&self, branch: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
         let (rows, cols) = tensor.shape(&self.spec, layer)?;
         let place = self.spec.layer_tensors(layer).position(|other| other == tensor)?;
-        let seed = 1 + 2 * (layer * self.spec.layer_tensors(layer).count() + place) + branch as usize;
-        Some(self.tensor(seed, tensor.is_vector(), rows, cols))
+        let seed = 1 + 4 * (layer * self.spec.layer_tensors(layer).count() + place);
+        let of_model = |branch| self.tensor(seed + branch as usize, tensor.is_vector(), rows, cols);
+        let Some(rank) = self.rank else { return Some(of_model(branch)) };
+        let base = of_model(Branch::Pt);
+        let update = (branch == Branch::Ft && !tensor.is_vector()).then(|| LowRank {
+            a: self.factor(seed + 2, rank, cols),
+            b: self.factor(seed + 3, rows, rank),
+            b_columns: (0, 1),
+            scale: 1.0,
+            row_scales: None,
+            merged_to: None,
+        });
+        Some(Tensor { update, ..base })
     }
 
     fn is_shared(&self, layer: usize, tensor: LayerTensor) -> bool {
-        tensor.shape(&self.spec, layer).is_none()
+        tensor.shape(&self.spec, layer).is_none() || self.rank.is_some() && tensor.is_vector()
     }
 }
 

@@ -28,6 +28,9 @@ pub struct BenchOptions {
     /// Only that many of its layers
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub layers: Option<usize>,
+    /// The tuned model is the base and an adapter (LoRA) of this rank on all matrices of its layers, instead of other weights
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub adapter_rank: Option<usize>,
     /// Tokens of all prompts together
     #[arg(long, value_name = "N", default_value = "32768", value_parser = parse_count)]
     pub tokens: usize,
@@ -78,7 +81,7 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
         operations: options.peak_tflops.map(|peak| peak * 1e12),
         bytes: options.copy_rate.map(|rate| rate * 1e9),
     };
-    let pair = RandomPair::new(spec);
+    let pair = RandomPair::new(spec, options.adapter_rank);
     let prompts = bench::prompts(options.tokens, &options.lengths, VOCABULARY);
     let tokens: usize = prompts.iter().map(Vec::len).sum();
     let pool = thread_pool(&options.machine)?;
@@ -86,8 +89,9 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
     let timings =
         pool.install(|| computer.run(Timings { pair: &pair, prompts: &prompts, repeat: options.repeat }))?;
     let device = computer.describe();
+    let adapter = options.adapter_rank.map_or(String::new(), |rank| format!(", an adapter of rank {rank}"));
     let mut text = format!(
-        "{}, {} layers: {tokens} tokens in {} prompts; {device}\n\n{}",
+        "{}, {} layers{adapter}: {tokens} tokens in {} prompts; {device}\n\n{}",
         options.shape,
         pair.spec().ft.num_hidden_layers,
         prompts.len(),
@@ -107,6 +111,7 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
         let mut summary = bench::summary(tokens, &timings, &kernels, ceilings);
         summary["shape"] = json!(options.shape);
         summary["config"] = config;
+        summary["adapter_rank"] = json!(options.adapter_rank);
         summary["layers"] = json!(pair.spec().ft.num_hidden_layers);
         summary["lengths"] = json!(options.lengths);
         summary["device"] = json!(device);

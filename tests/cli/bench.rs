@@ -13,13 +13,13 @@ fn a_shape_is_timed_and_its_figures_are_written() {
     let (config, output) = (folder.write("config.json", CONFIG), folder.path("out.json"));
     let text = run(tuco()
         .args(["bench", "--device", "cpu", "--tokens", "50", "--lengths", "20,7", "--repeat", "2"])
-        .args(["--layers", "2", "--peak-tflops", "1", "--copy-rate", "10", "--shape"])
+        .args(["--layers", "2", "--adapter-rank", "3", "--peak-tflops", "1", "--copy-rate", "10", "--shape"])
         .arg(&config)
         .arg("--output")
         .arg(&output))
     .expect(0, &[])
     .stdout;
-    assert!(text.contains("2 layers: 54 tokens in 4 prompts"), "{text}");
+    assert!(text.contains("2 layers, an adapter of rank 3: 54 tokens in 4 prompts"), "{text}");
     assert!(text.contains("| score |") && text.contains("| one forward pass |"), "{text}");
     let summary: Value = serde_json::from_slice(&fs::read(output).unwrap()).unwrap();
     assert_eq!(summary["timings"][0]["seconds"].as_array().unwrap().len(), 2);
@@ -60,6 +60,7 @@ fn what_cannot_be_timed_is_refused() {
     refused(&["--shape", shape, "--layers", "4"], &["--layers is 4", "1 to 3"]);
     refused(&["--shape", shape, "--copy-rate", "0"], &["--copy-rate", "above 0"]);
     refused(&["--shape", shape, "--tokens", "0"], &["--tokens"]);
+    refused(&["--shape", shape, "--adapter-rank", "0"], &["--adapter-rank"]);
     let broken = folder.write("broken.json", r#"{"model_type": "llama"}"#);
     run(tuco().args(["bench", "--shape"]).arg(&broken)).expect(42, &["broken.json", "hidden_size"]);
 }
