@@ -30,7 +30,7 @@ fn kernel_files() -> Vec<PathBuf> {
 
 fn compile_for_the_simulator(kernels: &[PathBuf]) {
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").opt_level(2).define("TUCO_SIM", None).include("kernels");
+    build.cpp(true).std("c++17").opt_level(3).define("TUCO_SIM", None).include("kernels");
     build
         .flag("-xc++")
         .flag("-Wno-unknown-pragmas")

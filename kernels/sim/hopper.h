@@ -19,7 +19,7 @@ static_assert(sizeof(Barrier) == 8);
 
 // Moves on when all have arrived and all bytes are there.
 inline void sim_barrier_check(Barrier& barrier) {
-    sim::running.progress++;
+    sim::running().progress++;
     if (barrier.pending || barrier.bytes) return;
     barrier.phase ^= 1;
     barrier.pending = barrier.arrivals;
@@ -29,20 +29,21 @@ inline void sim_barrier_check(Barrier& barrier) {
 template <class T>
 T* sim_in_block(T* at, unsigned rank) {
     const uint32_t offset = shared_offset(at, sizeof(T), alignof(T) > 8 ? alignof(T) : 8);
-    return (T*)(sim::running.blocks[rank].shared() + offset);
+    return (T*)(sim::running().blocks[rank].shared() + offset);
 }
 
-inline uint32_t cluster_rank() { return sim::block().index.x % sim::running.cluster; }
+inline uint32_t cluster_rank() { return sim::block().index.x % sim::running().cluster; }
 // With the block's number in its cluster above what is used of it within the block.
 inline uint32_t shared_address(const void* at) { return shared_offset(at, 1, 1) | cluster_rank() << 24; }
 inline void cluster_sync() {
     auto alive = [] {
         unsigned all = 0;
-        for (unsigned i = 0; i < sim::running.cluster; i++) all += sim::running.blocks[i].live;
+        for (unsigned i = 0; i < sim::running().cluster; i++) all += sim::running().blocks[i].live;
         return all;
     };
-    sim::wait(sim::running.cluster_barrier, alive, "cluster_sync");
+    sim::wait(sim::running().cluster_barrier, alive, "cluster_sync");
 }
+inline void cluster_meet() { cluster_sync(); }
 inline void barrier_init(Barrier* barrier, uint32_t arrivals) {
     shared_offset(barrier, 8, 8);
     *barrier = {0, (uint16_t)arrivals, (uint16_t)arrivals, 0};
@@ -65,6 +66,12 @@ inline void barrier_arrive(Barrier* barrier) {
 inline void barrier_arrive(Barrier* barrier, uint32_t rank) { sim_arrive(*sim_in_block(barrier, rank)); }
 inline void barrier_wait(Barrier* barrier, uint32_t parity) {
     while (barrier->phase == parity) sim::yield("barrier_wait");
+}
+
+inline float2 cluster_load(const float2* at, uint32_t rank) {
+    if (rank >= sim::running().cluster) sim::die("a read is from a block that the cluster does not have");
+    if (!sim::running().blocks[rank].live) sim::die("a read is from a block that has ended");
+    return *sim_in_block(at, rank);
 }
 
 // What the host's TensorMap holds on the simulator.
@@ -95,8 +102,8 @@ void sim_box(const TensorMap& map, const void* shared, int col, int row, Each ea
 inline void tensor_load_multicast(void* to, const TensorMap& from, Barrier* barrier, int col, int row, uint16_t blocks) {
     for (unsigned rank = 0; rank < 16; rank++) {
         if (!(blocks >> rank & 1)) continue;
-        if (rank >= sim::running.cluster) sim::die("a copy goes to a block that the cluster does not have");
-        unsigned char* shared = sim::running.blocks[rank].shared();
+        if (rank >= sim::running().cluster) sim::die("a copy goes to a block that the cluster does not have");
+        unsigned char* shared = sim::running().blocks[rank].shared();
         sim_box(from, to, col, row, [&](uint32_t offset, const void* at, uint64_t bytes) {
             if (at) memcpy(shared + offset, at, bytes);
             else memset(shared + offset, 0, bytes);
@@ -159,7 +166,7 @@ inline void named_arrive(uint32_t id, uint32_t threads) {
         barrier.arrived = 0;
         barrier.generation++;
     }
-    sim::running.progress++;
+    sim::running().progress++;
 }
 template <int>
 void registers_down() {}
@@ -171,11 +178,14 @@ void registers_up() {}
 inline void products_start() { sim::warpgroup().started = true; }
 inline void products_commit() {
     auto& group = sim::warpgroup();
+    sim::wait(group.barrier, [] { return 128u; }, "products_commit");
     if (sim::self().index % 128 == 0) {
         group.committed.push_back(std::move(group.open));
         group.open.clear();
     }
     sim::wait(group.barrier, [] { return 128u; }, "products_commit");
+    if (sim::self().products != group.committed.back().size()) sim::die("threads of a warpgroup make different numbers of products");
+    sim::self().products = 0;
 }
 
 inline void compute_now(float) {}
@@ -251,19 +261,20 @@ void products_wait() {
 
 template <size_t REGISTERS>
 void sim_product(float (&d)[REGISTERS], const uint32_t* rows, uint64_t a, uint64_t b, bool add) {
+    static_assert(REGISTERS % 4 == 0 && REGISTERS <= 128, "a product has 8 to 256 columns, a multiple of 8");
     auto& group = sim::warpgroup();
-    const unsigned thread = sim::self().index % 128;
-    if (thread == 0) {
+    const unsigned thread = sim::self().index % 128, number = sim::self().products++;
+    // The first thread that comes to a product makes it known; they meet when it is committed.
+    if (number == group.open.size()) {
         if (!group.started) sim::die("products begin without products_start");
-        auto is_same = [&](const sim::Sums& sums) { return sums.registers[0] == d; };
+        auto is_same = [&](const sim::Sums& sums) { return sums.registers[thread] == d; };
         auto found = std::find_if(group.sums.begin(), group.sums.end(), is_same);
         if (found == group.sums.end()) found = group.sums.emplace(found);
         found->count = REGISTERS;
         found->products++;
         group.open.push_back({a, b, {}, add, &*found});
     }
-    sim::wait(group.barrier, [] { return 128u; }, "wgmma");
-    sim::Product& product = group.open.back();
+    sim::Product& product = group.open[number];
     if (product.a != a || product.b != b || product.add != add) sim::die("threads of a warpgroup multiply different tiles");
     product.rows[thread] = rows;
     sim::Sums& sums = *product.sums;
@@ -275,7 +286,6 @@ void sim_product(float (&d)[REGISTERS], const uint32_t* rows, uint64_t a, uint64
         });
     }
     if (sums.registers[thread] != d) sim::die("threads of a warpgroup add to different sums");
-    sim::wait(group.barrier, [] { return 128u; }, "wgmma");
 }
 template <size_t REGISTERS>
 void wgmma(float (&d)[REGISTERS], uint64_t a, uint64_t b, bool add) {

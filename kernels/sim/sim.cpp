@@ -15,7 +15,11 @@ asm(".text\n.globl sim_switch\nsim_switch:\n"
 
 namespace sim {
 
-thread_local Running running;
+__thread Running* of_thread = nullptr;
+void make_running() {
+    static thread_local Running made;
+    of_thread = &made;
+}
 
 // A device's memory: allocations by address, between guards.
 struct Device {
@@ -31,10 +35,10 @@ static std::vector<Entry>& kernels() {
 void add_kernel(const Entry& entry) { kernels().push_back(entry); }
 
 void die(const char* what) {
-    const uint3 none{}, at = running.fiber ? running.fiber->block->index : none;
-    fprintf(stderr, "simulator: %s: %s (block %u,%u,%u thread %d)\n", running.kernel, what, at.x, at.y, at.z,
-            running.fiber ? (int)running.fiber->index : -1);
-    for (auto& block : running.blocks)
+    const uint3 none{}, at = running().fiber ? running().fiber->block->index : none;
+    fprintf(stderr, "simulator: %s: %s (block %u,%u,%u thread %d)\n", running().kernel, what, at.x, at.y, at.z,
+            running().fiber ? (int)running().fiber->index : -1);
+    for (auto& block : running().blocks)
         for (auto& fiber : block.fibers)
             if (fiber.index < block.threads && !fiber.done && fiber.index % 32 == 0)
                 fprintf(stderr, "  block %u,%u,%u thread %u waits at %s\n", block.index.x, block.index.y,
@@ -42,14 +46,17 @@ void die(const char* what) {
     abort();
 }
 
-void yield(const char* at) {
+void yield(const char* at, const unsigned* generation) {
     Fiber& fiber = self();
     fiber.waits_at = at;
-    sim_switch(&fiber.stack_pointer, running.scheduler);
+    fiber.generation = generation;
+    if (generation) fiber.seen = *generation;
+    fiber.ended = running().ended;
+    sim_switch(&fiber.stack_pointer, running().scheduler);
 }
 
 static void enter() {
-    running.body();
+    running().body();
     Fiber& fiber = self();
     for (auto& group : fiber.copy_groups)
         if (!group.empty()) die("a thread ends with copies in flight");
@@ -57,10 +64,11 @@ static void enter() {
     if (!fiber.open_stores.empty() || !fiber.store_groups.empty()) die("a thread ends with stores that still read shared memory");
     if (!warpgroup().open.empty() || !warpgroup().committed.empty()) die("a warpgroup ends with products in flight");
     fiber.done = true;
+    running().ended++;
     fiber.block->live--;
     warp().live &= ~(1u << lane());
-    running.progress++;
-    sim_switch(&fiber.stack_pointer, running.scheduler);
+    running().progress++;
+    sim_switch(&fiber.stack_pointer, running().scheduler);
     abort();
 }
 
@@ -79,6 +87,8 @@ static void start(Block& block, const Grid& grid, uint3 index) {
         fiber.block = &block;
         fiber.index = i;
         fiber.done = false;
+        fiber.products = 0;
+        fiber.generation = nullptr;
         fiber.copy_groups.clear();
         fiber.open_copies.clear();
         fiber.open_stores.clear();
@@ -93,7 +103,7 @@ static void start(Block& block, const Grid& grid, uint3 index) {
 }
 
 static void check_guards() {
-    for (auto& [data, bytes] : running.device->allocations)
+    for (auto& [data, bytes] : running().device->allocations)
         for (size_t i = 0; i < GUARD; i++)
             if (data[bytes + i] != GUARD_BYTE || data[-1 - (ptrdiff_t)i] != GUARD_BYTE)
                 die("something was written outside an allocation");
@@ -102,46 +112,49 @@ static void check_guards() {
 void run(const char* kernel, const Grid& grid, unsigned cluster, std::function<void()> body) {
     static const char* order = getenv("TUCO_SIM_ORDER");
     const bool reversed = order && strcmp(order, "reversed") == 0;
-    running.kernel = kernel;
-    running.grid = grid;
-    running.cluster = cluster;
-    running.body = std::move(body);
+    running().kernel = kernel;
+    running().grid = grid;
+    running().cluster = cluster;
+    running().body = std::move(body);
     if (grid.shared_bytes > SHARED_BYTES) die("more shared memory than a block has");
     if (grid.blocks[0] % cluster) die("the grid is not made of whole clusters");
-    while (running.blocks.size() < cluster) running.blocks.emplace_back();
+    while (running().blocks.size() < cluster) running().blocks.emplace_back();
     const unsigned total = grid.blocks[0] * grid.blocks[1] * grid.blocks[2];
+    std::vector<Fiber*> fibers(cluster * grid.threads);
     for (unsigned n = 0; n < total; n += cluster) {
         const unsigned first = reversed ? total - cluster - n : n;
-        running.cluster_barrier = Barrier{};
+        running().cluster_barrier = Barrier{};
         for (unsigned i = 0; i < cluster; i++) {
             const unsigned b = first + i;
-            start(running.blocks[i], grid,
+            start(running().blocks[i], grid,
                   {b % grid.blocks[0], b / grid.blocks[0] % grid.blocks[1], b / (grid.blocks[0] * grid.blocks[1])});
         }
+        for (unsigned i = 0; i < fibers.size(); i++)
+            fibers[i] = &running().blocks[i / grid.threads].fibers[i % grid.threads];
+        if (reversed) std::reverse(fibers.begin(), fibers.end());
         for (bool alive = true; alive;) {
-            const uint64_t before = running.progress;
+            const uint64_t before = running().progress;
             alive = false;
-            for (unsigned i = 0; i < cluster * grid.threads; i++) {
-                const unsigned at = reversed ? cluster * grid.threads - 1 - i : i;
-                Fiber& fiber = running.blocks[at / grid.threads].fibers[at % grid.threads];
-                if (fiber.done) continue;
+            for (Fiber* fiber : fibers) {
+                if (fiber->done) continue;
                 alive = true;
-                running.fiber = &fiber;
-                sim_switch(&running.scheduler, fiber.stack_pointer);
+                if (fiber->generation && *fiber->generation == fiber->seen && fiber->ended == running().ended) continue;
+                running().fiber = fiber;
+                sim_switch(&running().scheduler, fiber->stack_pointer);
             }
-            if (alive && running.progress == before) {
-                running.fiber = nullptr;
+            if (alive && running().progress == before) {
+                running().fiber = nullptr;
                 die("every thread waits");
             }
         }
     }
-    running.fiber = nullptr;
+    running().fiber = nullptr;
     check_guards();
 }
 
 void check_global(const void* from, size_t bytes) {
     const unsigned char* start = (const unsigned char*)from;
-    const auto& all = running.device->allocations;
+    const auto& all = running().device->allocations;
     auto after = all.upper_bound(start);
     if (after == all.begin()) die("a copy reads outside an allocation");
     const auto& [data, size] = *--after;
@@ -179,7 +192,7 @@ int sim_launch(sim::Device* device, const char* name, const sim::Grid* grid, con
     for (auto& entry : sim::kernels()) {
         if (strcmp(entry.name, name)) continue;
         if (entry.argument_bytes != bytes || entry.threads != grid->threads) return 2;
-        sim::running.device = device;
+        sim::running().device = device;
         entry.launch(*grid, args);
         return 0;
     }

@@ -74,7 +74,12 @@ struct Fiber {
     Block* block = nullptr;
     unsigned index = 0;
     bool done = false;
+    // Of a warpgroup that are not committed.
+    unsigned products = 0;
     const char* waits_at = "";
+    // What it waits for, as it was when it began to wait: see `yield`.
+    const unsigned* generation = nullptr;
+    unsigned seen = 0, ended = 0;
     std::vector<Copy> open_copies;
     std::deque<std::vector<Copy>> copy_groups;
     std::vector<std::function<void()>> open_stores;
@@ -133,18 +138,27 @@ struct Running {
     Fiber* fiber = nullptr;
     void* scheduler = nullptr;
     uint64_t progress = 0;
+    // Threads that have ended.
+    unsigned ended = 0;
     std::function<void()> body;
 };
 
-extern thread_local Running running;
+// This host thread's. A plain pointer: what it points to is made once, and is looked up at every step of a thread of the kernel.
+extern __thread Running* of_thread;
+void make_running();
+inline Running& running() {
+    if (!of_thread) make_running();
+    return *of_thread;
+}
 
 [[noreturn]] void die(const char* what);
-void yield(const char* at);
+// Lets other threads run; this one goes on when `generation`, if there is one, is no longer as it is, or when threads have ended.
+void yield(const char* at, const unsigned* generation = nullptr);
 void run(const char* kernel, const Grid& grid, unsigned cluster, std::function<void()> body);
 // Dies unless `bytes` from `from` on lie inside one device allocation.
 void check_global(const void* from, size_t bytes);
 
-inline Fiber& self() { return *running.fiber; }
+inline Fiber& self() { return *running().fiber; }
 inline Block& block() { return *self().block; }
 inline Warp& warp() { return block().warps[self().index / 32]; }
 inline Warpgroup& warpgroup() { return block().warpgroups[self().index / 128]; }
@@ -158,10 +172,10 @@ void wait(Barrier& barrier, Needed needed, const char* at) {
         if (barrier.arrived >= needed()) {
             barrier.arrived = 0;
             barrier.generation++;
-            running.progress++;
+            running().progress++;
             return;
         }
-        yield(at);
+        yield(at, &barrier.generation);
     }
 }
 
@@ -185,10 +199,10 @@ Out collective(unsigned mask, const In& in, Work work, const char* at) {
             for (int i = 0; i < 32; i++) memcpy(w.out[i], &outs[i], sizeof(Out));
             w.barrier.arrived = 0;
             w.barrier.generation++;
-            running.progress++;
+            running().progress++;
             break;
         }
-        yield(at);
+        yield(at, &w.barrier.generation);
     }
     Out out;
     memcpy(&out, w.out[lane()], sizeof out);
@@ -209,7 +223,7 @@ struct Registered {
 
 #define threadIdx (uint3{sim::self().index, 0, 0})
 #define blockIdx (sim::block().index)
-#define gridDim (uint3{sim::running.grid.blocks[0], sim::running.grid.blocks[1], sim::running.grid.blocks[2]})
+#define gridDim (uint3{sim::running().grid.blocks[0], sim::running().grid.blocks[1], sim::running().grid.blocks[2]})
 
 inline unsigned char* shared_memory() { return sim::block().shared(); }
 
