@@ -160,6 +160,7 @@ bench() {
     local shape
     for shape in ${TUCO_GPU_SHAPES:-llama-3-8b llama-2-7b}; do time_512 "$shape"; done
     time_tuco batch-1 5 --shape llama-3-8b --tokens 512 --resident on --by-kernel
+    time_tuco batch-32 5 --shape llama-3-8b --tokens 2048 --lengths 64 --resident on --by-kernel
     time_tuco llama-3-8b-4096 2 --shape llama-3-8b --tokens "$tokens" --lengths 4096 --resident on --by-kernel
     time_mixed
     time_tuco portable 2 --shape llama-3-8b --tokens "$tokens" --resident on --kernels sm_80 --by-kernel

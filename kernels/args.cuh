@@ -115,9 +115,8 @@ __device__ __forceinline__ void with_finish(const Args& args, Body&& body) {
 }
 
 // Stores or adds columns `col`, `col + 1`, of which the second may be beyond the last, at the row `out`.
-template <Epilogue E, class FinishPair, class Out>
-__device__ __forceinline__ void finish_pair(const FinishPair& finish, const ProductArgs& args, Out* out, int col, int weight_row, float2 v,
-                                            float2 up) {
+template <Epilogue E, class FinishPair, class Args, class Out>
+__device__ __forceinline__ void finish_pair(const FinishPair& finish, const Args& args, Out* out, int col, int weight_row, float2 v, float2 up) {
     const bool both = col + 1 < args.n;
     v = finish.template operator()<Out>(args, weight_row, v, up);
     if (E == ADD) v = {v.x + to_float(out[col]), both ? v.y + to_float(out[col + 1]) : 0.0f};

@@ -3,6 +3,7 @@
 //
 // copy: out = a · accumulate: out += a · add: out = a + b · scale: out = factor · out · gather: out[i] = a[rows[i]]
 // · scatter: out[rows[i]] = a[i] · scatter_add: out[rows[i]] += factors[i] · a[i] · blend: out = (1 − factor) a + factor out
+// · split: rows as sums of three bf16 numbers, for twin_product_sm90.cu
 #include "device.cuh"
 
 constexpr int THREADS = 256;
@@ -17,6 +18,16 @@ struct RowsArgs {
     int64_t a_pitch, b_pitch, out_pitch;
     int32_t cols;
     float factor;
+};
+
+// The heads of a row of `a`, `a_head` elements apart, become rows: of each `group` heads three planes, one below the other. A block takes
+// some columns of one. Rows that are whole are one head.
+struct SplitArgs {
+    const float* a;
+    bf16* out;
+    int64_t a_pitch, out_pitch;
+    int32_t cols;
+    int32_t heads, group, a_head;
 };
 
 template <class T>
@@ -93,6 +104,27 @@ __device__ void scatter_add(const RowsArgs& args) {
     for_columns(args, [&](int col) { store4(out + col, plus(load4(out + col), times(factor, load4(a + col)))); });
 }
 
+__device__ void split(const SplitArgs& args) {
+    const int row = blockIdx.x / args.heads, head = blockIdx.x % args.heads;
+    const int col = (blockIdx.y * THREADS + threadIdx.x) * 4;
+    if (col >= args.cols) return;
+    const float* a = args.a + row * args.a_pitch + head * args.a_head + col;
+    float4 v;
+    if (args.a_head % 4 == 0)
+        v = load4(a);
+    else
+        v = {a[0], col + 1 < args.cols ? a[1] : 0.0f, col + 2 < args.cols ? a[2] : 0.0f, col + 3 < args.cols ? a[3] : 0.0f};
+    const int64_t rows_of_group = gridDim.x / args.heads * args.group;
+    const int64_t out_row = head / args.group * 3 * rows_of_group + row * args.group + head % args.group;
+    bf16* out = args.out + out_row * args.out_pitch + col;
+    float2 first = {v.x, v.y}, second = {v.z, v.w};
+#pragma unroll
+    for (int plane = 0; plane < 3; plane++) {
+        const uint32_t low = take_bf16(first), high = take_bf16(second);
+        *reinterpret_cast<Bf16x4*>(out + plane * rows_of_group * args.out_pitch) = Bf16x4{low, high};
+    }
+}
+
 KERNEL(copy_f32_bf16, RowsArgs, THREADS, 1, copy<float, bf16>)
 KERNEL(copy_bf16_f32, RowsArgs, THREADS, 1, copy<bf16, float>)
 KERNEL(copy_bf16_bf16, RowsArgs, THREADS, 1, copy<bf16, bf16>)
@@ -109,3 +141,4 @@ KERNEL(scatter_f32, RowsArgs, THREADS, 1, scatter<float>)
 KERNEL(blend_bf16, RowsArgs, THREADS, 1, blend<bf16>)
 KERNEL(blend_f32, RowsArgs, THREADS, 1, blend<float>)
 KERNEL(scatter_add_f32, RowsArgs, THREADS, 1, scatter_add)
+KERNEL(split_f32, SplitArgs, THREADS, 1, split)

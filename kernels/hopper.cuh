@@ -29,6 +29,9 @@ __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
+// All threads of a cluster; of what they wrote it says nothing.
+__device__ __forceinline__ void cluster_meet() { asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory"); }
+
 __device__ __forceinline__ void barrier_init(Barrier* barrier, uint32_t arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
@@ -70,6 +73,19 @@ __device__ __forceinline__ void barrier_wait(Barrier* barrier, uint32_t parity) 
 // Brings a matrix's description near, where copies look for it.
 __device__ __forceinline__ void tensor_prefetch(const TensorMap& map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// Reads what the block `rank` of the cluster has at this place.
+__device__ __forceinline__ float2 cluster_load(const float2* at, uint32_t rank) {
+    float2 found;
+    asm volatile(
+        "{\n.reg .b32 remote;\n"
+        "mapa.shared::cluster.u32 remote, %2, %3;\n"
+        "ld.shared::cluster.v2.f32 {%0, %1}, [remote];\n}"
+        : "=f"(found.x), "=f"(found.y)
+        : "r"(shared_address(at)), "r"(rank)
+        : "memory");
+    return found;
 }
 
 // Copies the box whose first element is at (col, row) to shared memory, zeros where it leaves the matrix; `barrier` counts its bytes.
@@ -152,15 +168,17 @@ __device__ __forceinline__ void compute_now(float value) {
 }
 
 // The registers of a product's sums as operands of the instruction.
-#define SUMS_8(I) "+f"(d[I]), "+f"(d[I + 1]), "+f"(d[I + 2]), "+f"(d[I + 3]), "+f"(d[I + 4]), "+f"(d[I + 5]), "+f"(d[I + 6]), "+f"(d[I + 7])
-#define SUMS_32(I) SUMS_8(I), SUMS_8(I + 8), SUMS_8(I + 16), SUMS_8(I + 24)
+#define SUMS_4(I) "+f"(d[I]), "+f"(d[I + 1]), "+f"(d[I + 2]), "+f"(d[I + 3])
+#define SUMS_16(I) SUMS_4(I), SUMS_4(I + 4), SUMS_4(I + 8), SUMS_4(I + 12)
+#define SUMS_32(I) SUMS_16(I), SUMS_16(I + 16)
+#define SUMS_48(I) SUMS_32(I), SUMS_16(I + 32)
 #define SUMS_64(I) SUMS_32(I), SUMS_32(I + 32)
 #define SUMS_128(I) SUMS_64(I), SUMS_64(I + 64)
-#define NAMES_32 \
-    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define NAMES_64 \
-    NAMES_32     \
-    ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define NAMES_4 "%0,%1,%2,%3"
+#define NAMES_16 NAMES_4 ",%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define NAMES_32 NAMES_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define NAMES_48 NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define NAMES_64 NAMES_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define NAMES_128 \
     NAMES_64      \
     ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95," \
@@ -176,7 +194,10 @@ __device__ __forceinline__ void compute_now(float value) {
                      : SUMS_##REGISTERS(0)                                                                              \
                      : "l"(a), "l"(b), "r"(int(add)));                                                                  \
     }
+PRODUCT_OF_TILES(8, 4, "%4", "%5", "%6")
+PRODUCT_OF_TILES(32, 16, "%16", "%17", "%18")
 PRODUCT_OF_TILES(64, 32, "%32", "%33", "%34")
+PRODUCT_OF_TILES(96, 48, "%48", "%49", "%50")
 PRODUCT_OF_TILES(128, 64, "%64", "%65", "%66")
 PRODUCT_OF_TILES(256, 128, "%128", "%129", "%130")
 

@@ -38,6 +38,13 @@ fn cuda_on_the_simulator_agrees_with_transformers() {
     check(&Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80), 1e-3);
 }
 
+#[cfg(feature = "sim")]
+#[test]
+fn cuda_for_hopper_on_the_simulator_agrees_with_transformers() {
+    use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
+    check(&Cuda::simulated(ContextPrecision::Float32, Kernels::Sm90a), 1e-3);
+}
+
 /// With context rows in bf16, whose rounding averages out over hundreds of dimensions only, in both paths for GPUs.
 #[cfg(feature = "sim")]
 #[test]
@@ -182,7 +189,9 @@ fn reference_generates_as_transformers() {
 fn cuda_on_the_simulator_generates_as_transformers() {
     use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
     let chosen = |name: &str| ["llama_gqa_tied_bf16", "qwen3_moe"].contains(&name);
-    check_generation(&Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80), chosen, 1e-5);
+    for kernels in [Kernels::Sm80, Kernels::Sm90a] {
+        check_generation(&Cuda::simulated(ContextPrecision::Float32, kernels), chosen, 1e-5);
+    }
 }
 
 /// A few families of those that the other backends go through: the simulator is slow.

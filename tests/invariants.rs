@@ -414,11 +414,11 @@ mod on_the_simulator {
     use super::*;
     use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
 
-    /// Rows in f32 take the same kernels on every GPU.
-    const WAYS: [(ContextPrecision, Kernels); 3] = [
+    const WAYS: [(ContextPrecision, Kernels); 4] = [
         (ContextPrecision::Bfloat16, Kernels::Sm80),
         (ContextPrecision::Bfloat16, Kernels::Sm90a),
         (ContextPrecision::Float32, Kernels::Sm80),
+        (ContextPrecision::Float32, Kernels::Sm90a),
     ];
 
     #[test]

@@ -19,10 +19,19 @@ fn kernels_of_bf16_rows_agree_with_the_reference() {
     }
 }
 
+fn compare_f32_rows(kernels: Kernels) {
+    let cuda = || Cuda::simulated(ContextPrecision::Float32, kernels);
+    compare(cuda, CASES, &[Weights::Bf16, Weights::Wide, Weights::Adapted], F32_TOLERANCE);
+}
+
 #[test]
 fn kernels_of_f32_rows_agree_with_the_reference() {
-    let cuda = || Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80);
-    compare(cuda, CASES, &[Weights::Bf16, Weights::Wide, Weights::Adapted], F32_TOLERANCE);
+    compare_f32_rows(Kernels::Sm80);
+}
+
+#[test]
+fn kernels_of_f32_rows_for_hopper_agree_with_the_reference() {
+    compare_f32_rows(Kernels::Sm90a);
 }
 
 #[test]
@@ -32,15 +41,34 @@ fn attention_has_the_same_bits_wherever_a_prompt_lies_and_whatever_is_beside_it(
     }
 }
 
-#[test]
-fn products_have_the_same_bits_whatever_their_tiles() {
-    let cuda = Cuda::simulated(ContextPrecision::Bfloat16, Kernels::Sm90a).profiled();
-    bits::check_products(&cuda, 300, 100, 200);
+/// Holds products to the same bits whatever their tiles, and to have run with these.
+fn check_tiles(context: ContextPrecision, few: &[usize], cols: usize, tiles: &[String], epilogues: &[&str]) {
+    let cuda = Cuda::simulated(context, Kernels::Sm90a).profiled();
+    bits::check_products(&cuda, 300, few, cols);
     let run: Vec<String> = cuda.kernel_times().unwrap().into_iter().map(|time| time.kernel).collect();
-    for epilogue in ["store_bf16", "add", "activated", "gated"] {
-        for tiles in ["", "narrow_"] {
-            let kernel = format!("product_sm90_{tiles}{epilogue}");
+    for tiles in tiles {
+        for epilogue in epilogues {
+            let kernel = format!("{tiles}{epilogue}");
             assert!(run.contains(&kernel), "{kernel} is not among {run:?}");
         }
     }
+}
+
+#[test]
+fn products_have_the_same_bits_whatever_their_tiles() {
+    let tiles = ["product_sm90_", "product_sm90_narrow_"].map(String::from);
+    check_tiles(
+        ContextPrecision::Bfloat16,
+        &[100],
+        200,
+        &tiles,
+        &["store_bf16", "add", "activated", "gated"],
+    );
+}
+
+#[test]
+fn products_of_f32_rows_have_the_same_bits_whatever_their_tiles() {
+    let tiles = ["8", "32", "64", "128", "whole"].map(|tile| format!("twin_product_sm90_{tile}_"));
+    let few = [1, 20, 50, 100];
+    check_tiles(ContextPrecision::Float32, &few, 100, &tiles, &["store", "add", "activated", "gated"]);
 }

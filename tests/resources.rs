@@ -80,7 +80,7 @@ fn hopper_listings() -> Vec<(String, String)> {
         let of = |kernel: &str| (kernel.lines().next().unwrap().to_string(), kernel.to_string());
         kernels.extend(listing.split("Function : ").skip(1).map(of));
     }
-    assert_eq!(kernels.len(), 15, "kernels for Hopper");
+    assert_eq!(kernels.len(), 35, "kernels for Hopper");
     kernels
 }
 

@@ -88,7 +88,7 @@ pub fn check_attention<B: Backend>(backend: &B) {
 
 /// Holds products to the same bits for the first `few` of `many` rows and for them alone, of which a backend may make other tiles. Gated ones
 /// have half of the columns.
-pub fn check_products<B: Backend>(backend: &B, many: usize, few: usize, cols: usize) {
+pub fn check_products<B: Backend>(backend: &B, many: usize, few: &[usize], cols: usize) {
     const INNER: usize = 264;
     let weight = |rows: usize, seed: usize| {
         let values = (0..rows * INNER).map(|at| number(at / INNER, at % INNER, seed));
@@ -110,8 +110,11 @@ pub fn check_products<B: Backend>(backend: &B, many: usize, few: usize, cols: us
         backend.check().unwrap();
         found.into()
     };
-    for (of_many, of_few) in results(many).iter().zip(results(few)) {
-        assert!(of_few == of_many[..of_few.len()], "{few} of {many} rows");
-        assert!(of_few.iter().any(|value| *value != 0.0));
+    let of_many = results(many);
+    for few in few {
+        for (of_many, of_few) in of_many.iter().zip(results(*few)) {
+            assert!(of_few == of_many[..of_few.len()], "{few} of {many} rows");
+            assert!(of_few.iter().any(|value| *value != 0.0));
+        }
     }
 }

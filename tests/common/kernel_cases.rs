@@ -335,7 +335,7 @@ pub const CASES: &[Case] = &[
     Case::Products { rows: 1, d: 30, f: 41 },
     Case::Products { rows: 19, d: 64, f: 200 },
     Case::Products { rows: 111, d: 99, f: 131 },
-    Case::Products { rows: 150, d: 264, f: 72 },
+    Case::Products { rows: 300, d: 264, f: 40 },
     Case::Products { rows: 300, d: 72, f: 520 },
     Case::Products { rows: 300, d: 72, f: 400 },
     Case::Rows { rows: 1, d: 6 },

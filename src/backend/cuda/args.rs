@@ -87,6 +87,29 @@ args! {
         update_k: [i32; 2],
         unused: [i32; 6],
     }
+    /// `twin_product_sm90.cu`
+    HopperTwinProductArgs {
+        a: TensorMap,
+        b: [TensorMap; 2],
+        b_low: [TensorMap; 2],
+        update_a: [TensorMap; 2],
+        update_b: [TensorMap; 2],
+        update_b_low: [TensorMap; 2],
+        bias: [Address; 2],
+        out: Address,
+        out_pitch: i64,
+        m: i32,
+        n: i32,
+        k: i32,
+        activation: i32,
+        planes: [i32; 2],
+        update_planes: [i32; 2],
+        update_k: [i32; 2],
+        weight_rows: i32,
+        group: i32,
+        out_head: i32,
+        unused: [i32; 11],
+    }
     /// `norm.cu`
     NormArgs {
         x: Address,
@@ -140,6 +163,17 @@ args! {
         out_pitch: i64,
         cols: i32,
         factor: f32,
+    }
+    /// `elementwise.cu`
+    SplitArgs {
+        a: Address,
+        out: Address,
+        a_pitch: i64,
+        out_pitch: i64,
+        cols: i32,
+        heads: i32,
+        group: i32,
+        a_head: i32,
     }
     /// `rotate.cu`
     RotateArgs {
@@ -297,10 +331,12 @@ mod tests {
             ProductUpdate,
             ProductArgs,
             HopperProductArgs,
+            HopperTwinProductArgs,
             NormArgs,
             NormHeadsArgs,
             NormedKeyDifferenceArgs,
             RowsArgs,
+            SplitArgs,
             RotateArgs
         );
         check!(AttentionTile, AttentionArgs, HopperAttentionArgs, TwinRow, TwinAttendArgs);

@@ -91,6 +91,9 @@ pub trait Device: Send + Sync {
     /// How many blocks of a kernel that fills a multiprocessor run at a time.
     fn multiprocessors(&self) -> u32;
 
+    /// Of the cache that all multiprocessors share.
+    fn cache_bytes(&self) -> usize;
+
     /// What kernels for Hopper need to copy boxes of a matrix.
     fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap>;
 

@@ -32,6 +32,7 @@ pub struct Gpu {
     capability: (i32, i32),
     kernels: Kernels,
     multiprocessors: u32,
+    cache_bytes: usize,
     device: sys::CUdevice,
     context: sys::CUcontext,
     compute: sys::CUstream,
@@ -137,6 +138,7 @@ impl Gpu {
             )));
         }
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+        let cache_bytes = attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize;
         // SAFETY: a device of this driver; `drop` releases the context.
         let context = unsafe { result::primary_ctx::retain(device) }
             .and_then(|context| unsafe { result::ctx::set_current(context) }.map(|()| context))
@@ -169,6 +171,7 @@ impl Gpu {
             capability,
             kernels,
             multiprocessors,
+            cache_bytes,
             device,
             context,
             compute,
@@ -351,6 +354,10 @@ impl Device for Gpu {
 
     fn multiprocessors(&self) -> u32 {
         self.multiprocessors
+    }
+
+    fn cache_bytes(&self) -> usize {
+        self.cache_bytes
     }
 
     fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap> {

@@ -4,6 +4,7 @@ use super::{
     args::{Address, Args, HopperProductArgs, ProductArgs, ProductUpdate},
     device::{Boxed, Device, Floor, Kernels, Launch},
     mat::{CudaMat, Element, pitch},
+    twin_product::{TwinProduct, hopper_head_values},
     weight::{Planes, Update},
 };
 use crate::{Result, backend::AttentionShape, model::Activation};
@@ -25,7 +26,7 @@ pub enum Epilogue {
 
 impl Epilogue {
     /// As in the names of kernels.
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Epilogue::Store => "store",
             Epilogue::Add => "add",
@@ -43,7 +44,7 @@ impl Epilogue {
     }
 
     /// The number of its activation in the kernels (`device.cuh`).
-    fn activation(self) -> i32 {
+    pub fn activation(self) -> i32 {
         match self {
             Epilogue::Gated(Activation::Silu) | Epilogue::Activated(Activation::Silu) => 0,
             Epilogue::Gated(Activation::Gelu) | Epilogue::Activated(Activation::Gelu) => 1,
@@ -67,12 +68,12 @@ impl<'a> Operand<'a> {
         Self { planes, update: None, bias: 0 }
     }
 
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.planes.bytes() + self.update.map_or(0, Update::bytes)
     }
 
     /// The rank of its update.
-    fn rank(&self) -> usize {
+    pub fn rank(&self) -> usize {
         self.update.map_or(0, |update| update.rank)
     }
 }
@@ -133,10 +134,16 @@ pub fn product(
     };
     let inner = weights.iter().map(|weight| weight.update.map(through).transpose());
     let inner = inner.collect::<Result<Vec<_>>>()?;
-    let device = device.as_ref();
-    if a.element == Element::Bf16 && device.kernels() == Kernels::Sm90a {
-        return hopper_product(device, epilogue, a, weights, &inner, out);
+    if device.kernels() == Kernels::Sm90a {
+        return match a.element {
+            Element::Bf16 => hopper_product(device.as_ref(), epilogue, a, weights, &inner, out),
+            Element::F32 => {
+                let inner = &inner;
+                TwinProduct { epilogue, a, weights, inner, out, first: 0, heads: 1, group: 1 }.run(device)
+            }
+        };
     }
+    let device = device.as_ref();
     let mut update = [ProductUpdate::default(); 2];
     for ((args, inner), weight) in update.iter_mut().zip(&inner).zip(weights) {
         if let (Some(inner), Some(update)) = (inner, weight.update) {
@@ -173,6 +180,9 @@ pub fn head_values(
     first: usize,
     out: &CudaMat,
 ) -> Result<()> {
+    if device.kernels() == Kernels::Sm90a {
+        return hopper_head_values(device, means, value, shape, first, out);
+    }
     let heads = shape.num_attention_heads;
     let hidden = means.cols / heads;
     // Of `group` heads that share a weight `[n, hidden]`.

@@ -19,6 +19,7 @@ mod sim;
 #[cfg(feature = "sim")]
 mod sim_work;
 mod transfer;
+mod twin_product;
 mod weight;
 
 use crate::{Error, Result, model::PairWeights};

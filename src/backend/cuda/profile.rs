@@ -66,6 +66,10 @@ impl Device for Profiled {
         self.device.multiprocessors()
     }
 
+    fn cache_bytes(&self) -> usize {
+        self.device.cache_bytes()
+    }
+
     fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap> {
         self.device.tensor_map(matrix)
     }

@@ -55,6 +55,11 @@ impl Device for Sim {
         4
     }
 
+    fn cache_bytes(&self) -> usize {
+        // Little, so that hundreds of rows are more than it holds.
+        448 << 10
+    }
+
     fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap> {
         // SimTensor of kernels/sim/hopper.h.
         let Boxed { address, element, rows, cols, box_rows, .. } = *matrix;

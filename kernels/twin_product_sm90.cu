@@ -1,0 +1,257 @@
+// The products of twin_product.cu for Hopper: out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ), a and out f32, f32 sums (wgmma). Each element of `a`
+// is a sum of three bf16 numbers, which `split_f32` (elementwise.cu) has put into three planes; so are weights, unless one plane holds them
+// all. With few rows the time is that of reading the weights, with many operations bind.
+//
+// The weights' rows are the 64 rows of an instruction, those of `a` its 8 to 128 columns. A block makes a tile of 128 rows of weights
+// (gated: 64 of each) and ROWS of `a`. A step is 64 columns of one plane of the weights and of those planes of `a` that it is multiplied
+// with. Two warpgroups have 64 rows of the weights each (gated: the gate's and the up's), one warp brings the steps (TMA).
+//
+// A step has sums of its own, since tensor cores cut bits off where they add to a large one; they are added up in f32. The sum of an element is
+// that of four parts of k, each over its steps in order, updates last: whatever m and the tiles are. The four blocks of a cluster have a part
+// each, so that few tiles fill the GPU too; or one block has all. Sums meet in shared memory, where each block of a cluster finishes a share of
+// the tile's columns. Grid: (blocks, groups of heads).
+#include "args.cuh"
+#include "hopper.cuh"
+
+struct HopperTwinProductArgs {
+    // Boxes of 64 columns: of the planes of `a`, one below the other, ROWS rows; of the weights' first planes 64, the gate's first; of their
+    // other two, one below the other, the same.
+    TensorMap a, b[2], b_low[2];
+    // What updates add for each weight (ProductUpdate), over their own k.
+    TensorMap update_a[2], update_b[2], update_b_low[2];
+    const float* bias[2];
+    float* out;
+    int64_t out_pitch;
+    int32_t m, n, k;
+    int32_t activation;
+    // 1 or 3, of each weight and of its update.
+    int32_t planes[2], update_planes[2];
+    int32_t update_k[2];
+    // `group` heads of a row are rows of the product that go with the same `n` of `weight_rows` rows of the weights, those of block y; their
+    // results lie `out_head` apart.
+    int32_t weight_rows, group, out_head;
+    int32_t unused[11];
+};
+
+constexpr int STEP = 64, PARTS = 4;
+constexpr int CONSUMERS = 2, WEIGHT_ROWS = 64, TILE = CONSUMERS * WEIGHT_ROWS, THREADS = 128 * CONSUMERS + 32;
+
+template <int ROWS>
+struct Stage {
+    bf16 a[3][ROWS * STEP];
+    bf16 b[CONSUMERS][WEIGHT_ROWS * STEP];
+};
+
+template <int ROWS>
+struct Shared {
+    // Those of 8 and 32 rows leave room for a second block, which reads while one begins or ends.
+    static constexpr int STAGES = ROWS == 128 ? 3 : ROWS == 96 || ROWS == 32 ? 4 : 5;
+    // From one row of sums to the next: neither what a warp puts there nor what it takes meets in a bank.
+    static constexpr int PITCH = TILE + 4;
+    union {
+        Stage<ROWS> stages[STAGES];
+        // The tile's, in the end.
+        float sums[ROWS * PITCH];
+    };
+    Barrier full[STAGES], empty[STAGES];
+};
+
+// The first row of a block's tile and its first column of the result. Tiles of the same weights follow each other.
+struct Place {
+    int row, col;
+
+    __device__ __forceinline__ Place(const HopperTwinProductArgs& args, int cluster, int tile_rows, int tile_cols) {
+        const int tile = blockIdx.x / cluster, rows = (args.m + tile_rows - 1) / tile_rows;
+        row = tile % rows * tile_rows;
+        col = tile / rows * tile_cols;
+    }
+};
+
+// The steps of one of the parts, one after the other: some of the product's own, then every fourth of the updates'. A step is 64 columns
+// from `at` on, of plane `plane` of the weights, or of update `update` where that is not negative.
+template <Epilogue E>
+struct Steps {
+    const HopperTwinProductArgs& args;
+    int update = -1, plane, at, end, planes;
+    // Of those of updates, the next; of both, and of the first.
+    int next_update, updates, first_updates;
+
+    __device__ __forceinline__ Steps(const HopperTwinProductArgs& args, int part) : args(args), next_update(part) {
+        const int all = steps_over<STEP>(args.k);
+        planes = E == GATED ? max(args.planes[0], args.planes[1]) : args.planes[0];
+        first_updates = steps_over<STEP>(args.update_k[0]) * args.update_planes[0];
+        updates = first_updates + (E == GATED ? steps_over<STEP>(args.update_k[1]) * args.update_planes[1] : 0);
+        at = all * part / PARTS * STEP;
+        end = all * (part + 1) / PARTS * STEP;
+        plane = planes - 1;
+        if (at == end) go_to_update();
+    }
+    __device__ __forceinline__ bool left() const { return at < end; }
+    __device__ __forceinline__ void next() {
+        if (update >= 0 || (plane == 0 && at + STEP == end)) {
+            go_to_update();
+        } else if (plane) {
+            plane--;
+        } else {
+            plane = planes - 1;
+            at += STEP;
+        }
+    }
+    __device__ __forceinline__ void go_to_update() {
+        update = E == GATED && next_update >= first_updates;
+        at = end;
+        if (next_update >= updates) return;
+        const int number = next_update - (update ? first_updates : 0), of_update = args.update_planes[update];
+        plane = of_update - 1 - number % of_update;
+        at = number / of_update * STEP;
+        end = at + STEP;
+        next_update += PARTS;
+    }
+};
+
+template <Epilogue E, int ROWS>
+__device__ __forceinline__ void bring_step(const HopperTwinProductArgs& args, Stage<ROWS>& stage, Barrier* full, const Place& place,
+                                           const Steps<E>& step) {
+    const bool own = step.update < 0;
+    const TensorMap& a = own ? args.a : args.update_a[step.update];
+    const int a_planes = 3 - step.plane;
+    barrier_expect(full, a_planes * int(sizeof(stage.a[0])) + int(sizeof(stage.b)));
+    for (int plane = 0; plane < a_planes; plane++)
+        tensor_load(stage.a[plane], a, full, step.at, (blockIdx.y * 3 + plane) * args.m + place.row);
+    for (int consumer = 0; consumer < CONSUMERS; consumer++) {
+        const int which = E == GATED ? consumer : 0, planes = own ? args.planes[which] : args.update_planes[which];
+        // A weight that does not have this plane, or whose update this is not, gives rows beyond its last: zeros.
+        const bool has = step.plane < planes && (own || step.update == which), low = has && step.plane;
+        const TensorMap& high_map = own ? args.b[which] : args.update_b[step.update];
+        const TensorMap& low_map = own ? args.b_low[which] : args.update_b_low[step.update];
+        const int in_plane = blockIdx.y * args.n + place.col + (E == GATED ? 0 : consumer * WEIGHT_ROWS);
+        const int row = has ? (low ? (step.plane - 1) * args.weight_rows : 0) + in_plane : args.weight_rows;
+        tensor_load(stage.b[consumer], low ? low_map : high_map, full, step.at, row);
+    }
+}
+
+template <Epilogue E, int ROWS, int CLUSTER>
+__device__ __forceinline__ void bring_steps(const HopperTwinProductArgs& args, Shared<ROWS>& shared, const Place& place) {
+    constexpr int STAGES = Shared<ROWS>::STAGES;
+    int count = 0;
+    for (int turn = 0; turn < PARTS / CLUSTER; turn++) {
+        for (Steps<E> step(args, turn * CLUSTER + cluster_rank()); step.left(); step.next(), count++) {
+            const int slot = count % STAGES;
+            barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
+            bring_step<E>(args, shared.stages[slot], &shared.full[slot], place, step);
+        }
+    }
+}
+
+// The sums of a step whose weights go with PLANES planes of `a`, the smallest products first.
+template <int PLANES, int ROWS>
+__device__ __forceinline__ void multiply_step(float (&sums)[ROWS / 2], const bf16* weights, const Stage<ROWS>& stage) {
+    products_start();
+#pragma unroll
+    for (int plane = PLANES - 1; plane >= 0; plane--)
+#pragma unroll
+        for (int k = 0; k < STEP; k += 16)
+            wgmma(sums, tile_descriptor(weights, k), tile_descriptor(stage.a[plane], k), plane < PLANES - 1 || k);
+    products_commit();
+}
+
+// Leaves the block's sums in its shared memory.
+template <Epilogue E, int ROWS, int CLUSTER>
+__device__ __forceinline__ void multiply(const HopperTwinProductArgs& args, Shared<ROWS>& shared) {
+    constexpr int STAGES = Shared<ROWS>::STAGES;
+    // `consumer` and `slot` are seen to be the same for all threads of a warp, so that descriptors are made once for it.
+    const int consumer = __shfl_sync(~0u, threadIdx.x / 128, 0), thread = threadIdx.x % 128, lane = thread % 32;
+    int count = 0;
+    float totals[ROWS / 2] = {};
+#pragma unroll 1
+    for (int turn = 0; turn < PARTS / CLUSTER; turn++) {
+        float of_part[ROWS / 2] = {};
+        for (Steps<E> step(args, turn * CLUSTER + cluster_rank()); step.left(); step.next(), count++) {
+            const int slot = __shfl_sync(~0u, count % STAGES, 0);
+            const Stage<ROWS>& stage = shared.stages[slot];
+            float sums[ROWS / 2];
+            barrier_wait(&shared.full[slot], count / STAGES % 2);
+            if (step.plane == 0)
+                multiply_step<3>(sums, stage.b[consumer], stage);
+            else if (step.plane == 1)
+                multiply_step<2>(sums, stage.b[consumer], stage);
+            else
+                multiply_step<1>(sums, stage.b[consumer], stage);
+            products_wait<0>();
+            if (thread == 0) barrier_arrive(&shared.empty[slot]);
+#pragma unroll
+            for (int i = 0; i < ROWS / 2; i++) of_part[i] += sums[i];
+        }
+#pragma unroll
+        for (int i = 0; i < ROWS / 2; i++) totals[i] += of_part[i];
+    }
+    // The other warpgroup has read its last step too.
+    named_barrier(1, 128 * CONSUMERS);
+#pragma unroll
+    for (int i = 0; i < ROWS / 2; i++) {
+        const int row = i / 4 * 8 + lane % 4 * 2 + i % 2, col = thread / 32 * 16 + lane / 4 + i % 4 / 2 * 8;
+        shared.sums[row * Shared<ROWS>::PITCH + consumer * WEIGHT_ROWS + col] = totals[i];
+    }
+}
+
+// Adds the sums of the cluster's blocks in the order of their parts, for this block's share of the columns.
+template <Epilogue E, int ROWS, int CLUSTER>
+__device__ __forceinline__ void finish_share(const HopperTwinProductArgs& args, const Shared<ROWS>& shared, const Place& place) {
+    constexpr int SHARE = (E == GATED ? WEIGHT_ROWS : TILE) / CLUSTER, THREADS_OF_ROW = SHARE / 2;
+    const int in_tile = int(cluster_rank()) * SHARE + threadIdx.x % THREADS_OF_ROW * 2, col = place.col + in_tile;
+    if (col >= args.n) return;
+    auto sum_of = [&](int row, int in_tile) {
+        const float2* at = reinterpret_cast<const float2*>(&shared.sums[row * Shared<ROWS>::PITCH + in_tile]);
+        float2 sum = {};
+#pragma unroll
+        for (int rank = 0; rank < CLUSTER; rank++) {
+            const float2 part = cluster_load(at, rank);
+            sum = {sum.x + part.x, sum.y + part.y};
+        }
+        return sum;
+    };
+    with_finish<E>(args, [&](auto finish) {
+        for (int row = threadIdx.x / THREADS_OF_ROW; row < min(ROWS, args.m - place.row); row += 128 * CONSUMERS / THREADS_OF_ROW) {
+            const float2 v = sum_of(row, in_tile), up = E == GATED ? sum_of(row, WEIGHT_ROWS + in_tile) : float2{};
+            const int at = place.row + row, head = blockIdx.y * args.group + at % args.group;
+            float* out = args.out + at / args.group * args.out_pitch + head * args.out_head;
+            finish_pair<E>(finish, args, out, col, blockIdx.y * args.n + col, v, up);
+        }
+    });
+}
+
+template <Epilogue E, int ROWS, int CLUSTER>
+__device__ __forceinline__ void twin_product(const HopperTwinProductArgs& args) {
+    Shared<ROWS>& shared = *reinterpret_cast<Shared<ROWS>*>(shared_memory());
+    if (threadIdx.x == 0) {
+        for (int slot = 0; slot < Shared<ROWS>::STAGES; slot++) {
+            barrier_init(&shared.full[slot], 1);
+            barrier_init(&shared.empty[slot], CONSUMERS);
+        }
+        barriers_ready();
+        for (const TensorMap* map : {&args.a, &args.b[0], &args.b[E == GATED]}) tensor_prefetch(*map);
+    }
+    __syncthreads();
+    const Place place(args, CLUSTER, ROWS, E == GATED ? WEIGHT_ROWS : TILE);
+    const bool multiplies = threadIdx.x < 128 * CONSUMERS;
+    if (multiplies)
+        multiply<E, ROWS, CLUSTER>(args, shared);
+    else if (threadIdx.x % 32 == 0)
+        bring_steps<E, ROWS, CLUSTER>(args, shared, place);
+    cluster_sync();
+    if (multiplies) finish_share<E, ROWS, CLUSTER>(args, shared, place);
+    // Other blocks may still read this one's sums.
+    cluster_meet();
+}
+
+#define TWIN_PRODUCT(NAME, E)                                                                                            \
+    CLUSTER_KERNEL(twin_product_sm90_8_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 8, PARTS>)         \
+    CLUSTER_KERNEL(twin_product_sm90_32_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 32, PARTS>)       \
+    CLUSTER_KERNEL(twin_product_sm90_64_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 64, PARTS>)       \
+    CLUSTER_KERNEL(twin_product_sm90_128_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 128, PARTS>)     \
+    CLUSTER_KERNEL(twin_product_sm90_whole_##NAME, HopperTwinProductArgs, THREADS, 1, twin_product<E, 96, 1>)
+
+TWIN_PRODUCT(store, STORE)
+TWIN_PRODUCT(add, ADD)
+TWIN_PRODUCT(gated, GATED)
+TWIN_PRODUCT(activated, ACTIVATED)

@@ -1,0 +1,213 @@
+//! Products of rows in f32 on Hopper: `twin_product_sm90.cu`.
+
+use super::{
+    args::{Args, HopperTwinProductArgs, SplitArgs, TensorMap},
+    device::{Boxed, Device, Floor, Launch},
+    launch::{Epilogue, Operand, ROW_THREADS},
+    mat::{CudaMat, Element, pitch},
+    weight::{Planes, Update},
+};
+use crate::{Result, backend::AttentionShape};
+use std::{ops::Range, sync::Arc};
+
+/// Rows of weights of a tile, which come in boxes of half as many.
+const WEIGHT_ROWS: usize = 128;
+/// Columns of a step: 128 bytes.
+const STEP: usize = 64;
+/// How the work is divided among blocks.
+struct Tile {
+    name: &'static str,
+    rows: usize,
+    /// Steps in flight.
+    stages: usize,
+    /// Blocks that share the steps.
+    cluster: usize,
+}
+
+const TILES: [Tile; 5] = [
+    Tile { name: "8", rows: 8, stages: 5, cluster: 4 },
+    Tile { name: "32", rows: 32, stages: 4, cluster: 4 },
+    Tile { name: "64", rows: 64, stages: 5, cluster: 4 },
+    Tile { name: "128", rows: 128, stages: 3, cluster: 4 },
+    Tile { name: "whole", rows: 96, stages: 4, cluster: 1 },
+];
+
+impl Tile {
+    /// What takes least time for so many rows, tiles of weights and steps.
+    fn choose(device: &dyn Device, rows: usize, weight_tiles: usize, steps: usize) -> &'static Self {
+        /// What a step takes at least, and what a block takes to begin and to end, both in rows.
+        const MEMORY: usize = 72;
+        const ENDS: usize = 512;
+        let time = |tile: &&Self| {
+            let blocks = tile.blocks(rows, weight_tiles);
+            let turns = blocks.div_ceil(device.multiprocessors() as usize);
+            turns * (steps.div_ceil(tile.cluster) * tile.rows.max(MEMORY) + ENDS)
+        };
+        TILES.iter().min_by_key(time).expect("there are some")
+    }
+
+    fn blocks(&self, rows: usize, weight_tiles: usize) -> usize {
+        rows.div_ceil(self.rows) * weight_tiles * self.cluster
+    }
+}
+
+/// `out = epilogue(a · Wᵀ + b)`
+pub struct TwinProduct<'a> {
+    pub epilogue: Epilogue,
+    pub a: &'a CudaMat,
+    /// Gated products have two, the gate first.
+    pub weights: &'a [Operand<'a>],
+    /// What their updates multiply.
+    pub inner: &'a [Option<CudaMat>],
+    pub out: &'a CudaMat,
+    /// Where the result's rows begin in it.
+    pub first: usize,
+    /// Heads that lie behind each other in a row of each matrix, each a row of the product; 1 where rows are whole.
+    pub heads: usize,
+    /// So many of them, one behind the other, go with the same rows of the weights.
+    pub group: usize,
+}
+
+/// [`head_values`](super::launch::head_values)
+pub fn hopper_head_values(
+    device: &Arc<dyn Device>,
+    means: &CudaMat,
+    value: Operand<'_>,
+    shape: &AttentionShape,
+    first: usize,
+    out: &CudaMat,
+) -> Result<()> {
+    let heads = shape.num_attention_heads;
+    let product = |group, weights: &[Operand<'_>], inner: &[Option<CudaMat>], first, out: &CudaMat| {
+        let epilogue = Epilogue::Store;
+        TwinProduct { epilogue, a: means, weights, inner, out, first, heads, group }.run(device)
+    };
+    let through = |update: &Update| -> Result<CudaMat> {
+        let mut inner = CudaMat::new(means.kind, Element::F32, heads * pitch(update.rank));
+        inner.resize(device, means.rows)?;
+        product(heads, &[Operand::of(&update.a)], &[None], 0, &inner)?;
+        Ok(inner)
+    };
+    let inner = value.update.map(through).transpose()?;
+    product(shape.group_size(), &[value], &[inner], first, out)
+}
+
+impl TwinProduct<'_> {
+    pub fn run(&self, device: &Arc<dyn Device>) -> Result<()> {
+        // As many go through all weights together as the cache has room for when they are split.
+        let in_cache = device.cache_bytes() / (3 * self.a.row_bytes() / 2);
+        let together = (in_cache / 128).max(1) * 128;
+        for first in (0..self.a.rows).step_by(together) {
+            let rows = first..self.a.rows.min(first + together);
+            let a = self.split(device, self.a, self.a.cols / self.heads, &rows)?;
+            let inner_of = |(weight, inner): (&Operand<'_>, &Option<CudaMat>)| {
+                inner.as_ref().map(|inner| self.split(device, inner, weight.rank(), &rows)).transpose()
+            };
+            let inner = self.weights.iter().zip(self.inner).map(inner_of).collect::<Result<Vec<_>>>()?;
+            self.multiply(device.as_ref(), &a, &inner, &rows)?;
+        }
+        Ok(())
+    }
+
+    /// Some rows, or `cols` of each of their heads, as sums of three bf16 numbers: three planes, one below the other, of each group's heads.
+    fn split(
+        &self,
+        device: &Arc<dyn Device>,
+        mat: &CudaMat,
+        cols: usize,
+        rows: &Range<usize>,
+    ) -> Result<CudaMat> {
+        /// Columns of a block.
+        const COLS: usize = ROW_THREADS as usize * 4;
+        let mut planes = CudaMat::new(mat.kind, Element::Bf16, cols);
+        planes.resize(device, 3 * rows.len() * self.heads)?;
+        let args = SplitArgs {
+            a: mat.row_address(rows.start),
+            out: planes.address(),
+            a_pitch: mat.pitch(),
+            out_pitch: planes.pitch(),
+            cols: cols as i32,
+            heads: self.heads as i32,
+            group: self.group as i32,
+            a_head: (mat.cols / self.heads) as i32,
+        };
+        let launch = Launch {
+            grid: [(rows.len() * self.heads) as u32, cols.div_ceil(COLS) as u32, 1],
+            threads: ROW_THREADS,
+            shared_bytes: 0,
+            floor: Floor::of_bytes(rows.len() * mat.row_bytes() + planes.bytes()),
+        };
+        device.launch("split_f32", launch, args.as_bytes())?;
+        Ok(planes)
+    }
+
+    /// The product of split rows.
+    fn multiply(
+        &self,
+        device: &dyn Device,
+        a: &CudaMat,
+        inner: &[Option<CudaMat>],
+        rows: &Range<usize>,
+    ) -> Result<()> {
+        let Self { epilogue, weights, out, heads, group, .. } = *self;
+        let (groups, weight_rows) = (heads / group, weights[0].planes.rows);
+        let (m, n) = (rows.len() * group, weight_rows / groups);
+        let weight_tiles = (weights.len() * n).div_ceil(WEIGHT_ROWS);
+        let tile = Tile::choose(device, m, weight_tiles * groups, a.cols.div_ceil(STEP));
+        let mut args = HopperTwinProductArgs {
+            a: device.tensor_map(&a.in_boxes(tile.rows as u32))?,
+            out: out.row_address(self.first + rows.start),
+            out_pitch: out.pitch(),
+            m: m as i32,
+            n: n as i32,
+            k: a.cols as i32,
+            activation: epilogue.activation(),
+            weight_rows: weight_rows as i32,
+            group: group as i32,
+            out_head: (out.cols / heads) as i32,
+            ..HopperTwinProductArgs::default()
+        };
+        for (i, (Operand { planes, update, bias }, inner)) in weights.iter().zip(inner).enumerate() {
+            (args.b[i], args.b_low[i], args.planes[i]) = weight_maps(device, planes, a.cols)?;
+            args.bias[i] = *bias;
+            if let (Some(update), Some(inner)) = (update, inner) {
+                args.update_a[i] = device.tensor_map(&inner.in_boxes(tile.rows as u32))?;
+                (args.update_b[i], args.update_b_low[i], args.update_planes[i]) =
+                    weight_maps(device, &update.b, update.rank)?;
+                args.update_k[i] = update.rank as i32;
+            }
+        }
+        let stage_bytes = (3 * tile.rows + WEIGHT_ROWS) * STEP * 2;
+        let weight_bytes: usize = weights.iter().map(Operand::bytes).sum();
+        let columns: usize = weights.iter().map(|weight| a.cols + weight.rank()).sum();
+        let times = if epilogue == Epilogue::Add { 2 } else { 1 };
+        let launch = Launch {
+            grid: [tile.blocks(m, weight_tiles) as u32, groups as u32, 1],
+            threads: 288,
+            shared_bytes: (tile.stages * (stage_bytes + 2 * 8)) as u32,
+            floor: Floor {
+                operations: 2.0 * (m * groups * columns) as f64 * n as f64,
+                bytes: (a.bytes() + weight_bytes + times * m * groups * n * 4) as f64,
+            },
+        };
+        let kernel = format!("twin_product_sm90_{}_{}", tile.name, epilogue.name());
+        device.launch(&kernel, launch, args.as_bytes())
+    }
+}
+
+/// Of a weight with `cols` columns: its first plane, the other two where it has them, and how many that are.
+fn weight_maps(device: &dyn Device, planes: &Planes, cols: usize) -> Result<(TensorMap, TensorMap, i32)> {
+    let high = Boxed {
+        address: planes.high.address(),
+        element: Element::Bf16,
+        rows: planes.rows,
+        cols,
+        pitch: planes.pitch,
+        box_rows: WEIGHT_ROWS as u32 / 2,
+    };
+    let low = match planes.low() {
+        0 => return Ok((device.tensor_map(&high)?, TensorMap::default(), 1)),
+        address => Boxed { address, rows: 2 * planes.rows, ..high },
+    };
+    Ok((device.tensor_map(&high)?, device.tensor_map(&low)?, 3))
+}
