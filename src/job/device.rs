@@ -353,4 +353,28 @@ mod tests {
         }
         assert_eq!("cuda:1,0,1".parse::<Device>(), Err("device 1 is named twice".into()));
     }
+
+    #[cfg(any(feature = "cuda", feature = "sim"))]
+    #[test]
+    fn a_model_and_its_adapter_take_the_memory_of_one_model() {
+        use crate::{
+            checkpoint::{Pair, Reading, Side},
+            twin::Twin,
+        };
+        use std::path::Path;
+        let bytes_of = |case: &str, adapter: bool| {
+            let case = Path::new("tests/golden").join(case);
+            let side = |adapter: bool| Side {
+                model: case.join("base"),
+                adapter: adapter.then(|| case.join("adapter")),
+            };
+            let sides = Twin::new(side(false), side(adapter));
+            Cuda::layer_bytes(&Pair::open_sides(&sides, Reading::default()).unwrap()) as f64
+        };
+        // Small matrices beside which the adapter's rank is large.
+        let ratio = |case| bytes_of(case, true) / bytes_of(case, false);
+        assert!((1.01..1.5).contains(&ratio("lora_light")), "{}", ratio("lora_light"));
+        // Rows that are scaled are merged.
+        assert!(ratio("lora_dora") > 1.7, "{}", ratio("lora_dora"));
+    }
 }

@@ -255,12 +255,7 @@ fn get_or_try<T>(cell: &OnceLock<T>, load: impl FnOnce() -> Result<T>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        checkpoint::{Pair, Reading, Side},
-        tensor::{LowRank, Stored},
-        twin::Twin,
-    };
-    use std::path::Path;
+    use crate::tensor::{LowRank, Stored};
 
     #[test]
     fn an_adapter_and_its_model_have_one_matrix() {
@@ -280,23 +275,5 @@ mod tests {
         }
         assert!(weight(base).update.is_none() && weight(merged).update.is_none());
         assert!(weight(sum).update.is_some());
-    }
-
-    #[test]
-    fn a_model_and_its_adapter_take_the_memory_of_one_model() {
-        let bytes_of = |case: &str, adapter: bool| {
-            let case = Path::new("tests/golden").join(case);
-            let side = |adapter: bool| Side {
-                model: case.join("base"),
-                adapter: adapter.then(|| case.join("adapter")),
-            };
-            let sides = Twin::new(side(false), side(adapter));
-            layer_bytes(&Pair::open_sides(&sides, Reading::default()).unwrap()) as f64
-        };
-        // Small matrices beside which the adapter's rank is large.
-        let ratio = |case| bytes_of(case, true) / bytes_of(case, false);
-        assert!((1.01..1.5).contains(&ratio("lora_light")), "{}", ratio("lora_light"));
-        // Rows that are scaled are merged.
-        assert!(ratio("lora_dora") > 1.7, "{}", ratio("lora_dora"));
     }
 }
