@@ -7,19 +7,20 @@
 mod args;
 mod attention;
 mod device;
+mod embed;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod launch;
 mod layout;
 mod mat;
 mod operations;
+mod product;
 mod profile;
 #[cfg(feature = "sim")]
 mod sim;
 #[cfg(feature = "sim")]
 mod sim_work;
 mod transfer;
-mod twin_product;
 mod weight;
 
 use crate::{Error, Result, model::PairWeights};

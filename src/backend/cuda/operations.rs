@@ -1,4 +1,4 @@
-//! The operations of a layer: where things lie, for `launch.rs` to run kernels on.
+//! The operations of a layer: where things lie, for kernels to be run on.
 
 use super::{
     Cuda,
@@ -7,10 +7,12 @@ use super::{
         NormedKeyDifferenceArgs, RotateArgs, RowsArgs, TraceArgs, TwinAttendArgs,
     },
     attention,
-    device::{Buffer, Device, as_bytes},
-    launch::{Epilogue, Operand, ROW_THREADS, head_values, per_row, per_warp, product},
+    device::{Buffer, Device},
+    embed::embed,
+    launch::{ROW_THREADS, per_row, per_warp, rows_args},
     layout::{CudaLayout, LayoutRows},
     mat::{CudaMat, Element, pitch},
+    product::{Epilogue, Operand, head_values, product},
     weight::{CudaWeight, Planes, Update},
 };
 use crate::{
@@ -20,7 +22,7 @@ use crate::{
     },
     metrics::{PartsL1, RunningL1},
     model::Activation,
-    tensor::{Dtype, Tensor},
+    tensor::Tensor,
     twin::Twin,
 };
 use half::bf16;
@@ -33,9 +35,6 @@ pub struct CudaSums {
     f: Option<Buffer>,
     norms: Vec<Buffer>,
 }
-
-/// Rows of an embedding that are brought together.
-const EMBEDDED_ROWS: usize = 4096;
 
 impl Cuda {
     /// One of the kernels of `elementwise.cu`, which takes `bytes` from memory or there.
@@ -62,27 +61,6 @@ impl Cuda {
         });
     }
 
-    /// Rows of a table in bf16, which are widened on the device.
-    fn embed_bf16(&self, token_ids: &[u32], table: &[u8], out: &mut CudaMat) {
-        let row_bytes = out.cols * 2;
-        self.attempt(|device| {
-            let mut some = CudaMat::new(out.kind, Element::Bf16, out.cols);
-            for (index, token_ids) in token_ids.chunks(EMBEDDED_ROWS).enumerate() {
-                some.resize(device, token_ids.len())?;
-                device.write(some.address(), some.bytes(), &|from, part| {
-                    for_rows(from, part, row_bytes, |index, within, part| {
-                        let at = token_ids[index] as usize * row_bytes + within;
-                        part.copy_from_slice(&table[at..at + part.len()]);
-                    });
-                })?;
-                let args = RowsArgs { out: out.row_address(index * EMBEDDED_ROWS), ..rows_args(&some, out) };
-                let bytes = some.bytes() * 3;
-                per_row(device.as_ref(), "copy_bf16_f32", some.rows, ROW_THREADS, bytes, &args)?;
-            }
-            Ok(())
-        });
-    }
-
     /// `N` pairs of norms of each of `rows` rows.
     fn read_norms<const N: usize>(&self, norms: &Buffer, rows: usize) -> Vec<[RunningL1; N]> {
         let mut bytes = vec![0; rows * N * 16];
@@ -90,23 +68,6 @@ impl Cuda {
         let number = |at: usize| f64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let pair = |at: usize| RunningL1 { ptc: number(at), ftc: number(at + 8) };
         (0..rows).map(|row| std::array::from_fn(|i| pair((row * N + i) * 16))).collect()
-    }
-}
-
-/// Calls `each(row, byte in it, bytes)` for the rows of `row_bytes` bytes that have a share in `part`, which begins at byte `from`
-/// of all rows.
-fn for_rows(
-    mut from: usize,
-    mut part: &mut [u8],
-    row_bytes: usize,
-    mut each: impl FnMut(usize, usize, &mut [u8]),
-) {
-    while !part.is_empty() {
-        let within = from % row_bytes;
-        let (of_row, rest) = part.split_at_mut(part.len().min(row_bytes - within));
-        from += of_row.len();
-        each((from - 1) / row_bytes, within, of_row);
-        part = rest;
     }
 }
 
@@ -119,19 +80,6 @@ fn operand<'a>(device: &Arc<dyn Device>, linear: &'a Linear<CudaWeight<'_>>) -> 
 /// The address of a vector; 0 where there is none.
 fn vector(device: &Arc<dyn Device>, weight: Option<&CudaWeight<'_>>) -> Result<Address> {
     weight.map_or(Ok(0), |weight| weight.vector(device))
-}
-
-/// `a` and `out` of a kernel of `elementwise.cu`.
-fn rows_args(a: &CudaMat, out: &CudaMat) -> RowsArgs {
-    assert_eq!(a.cols, out.cols, "columns of an operation on rows");
-    RowsArgs {
-        a: a.address(),
-        out: out.address(),
-        a_pitch: a.pitch(),
-        out_pitch: out.pitch(),
-        cols: out.cols as i32,
-        ..RowsArgs::default()
-    }
 }
 
 impl Backend for Cuda {
@@ -203,19 +151,7 @@ impl Backend for Cuda {
     }
 
     fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut CudaMat) {
-        // The rows are gathered on the host: the table never takes memory of the device.
-        let row_bytes = out.row_bytes();
-        if let (Some(stored), true) = (table.as_stored(Dtype::Bf16), pitch(out.cols) == out.cols) {
-            return self.embed_bf16(token_ids, stored, out);
-        }
-        let fill = |from: usize, part: &mut [u8]| {
-            let mut row = vec![0.0f32; row_bytes / 4];
-            for_rows(from, part, row_bytes, |index, within, part| {
-                table.widen_run(token_ids[index] as usize, 0..table.cols, &mut row);
-                part.copy_from_slice(&as_bytes(&row)[within..within + part.len()]);
-            });
-        };
-        self.attempt(|device| device.write(out.address(), token_ids.len() * row_bytes, &fill));
+        self.attempt(|device| embed(device, token_ids, table, out));
     }
 
     fn norm(

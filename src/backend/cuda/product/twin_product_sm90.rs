@@ -1,13 +1,19 @@
 //! Products of rows in f32 on Hopper: `twin_product_sm90.cu`.
 
-use super::{
-    args::{Args, HopperTwinProductArgs, SplitArgs, TensorMap},
-    device::{Boxed, Device, Floor, Launch},
-    launch::{Epilogue, Operand, ROW_THREADS},
-    mat::{CudaMat, Element, pitch},
-    weight::{Planes, Update},
+use super::{Epilogue, Operand};
+use crate::{
+    Result,
+    backend::{
+        AttentionShape,
+        cuda::{
+            args::{Args, HopperTwinProductArgs, SplitArgs, TensorMap},
+            device::{Boxed, Device, Floor, Launch},
+            launch::ROW_THREADS,
+            mat::{CudaMat, Element, pitch},
+            weight::{Planes, Update},
+        },
+    },
 };
-use crate::{Result, backend::AttentionShape};
 use std::{ops::Range, sync::Arc};
 
 /// Rows of weights of a tile, which come in boxes of half as many.
@@ -68,8 +74,8 @@ pub struct TwinProduct<'a> {
     pub group: usize,
 }
 
-/// [`head_values`](super::launch::head_values)
-pub fn hopper_head_values(
+/// [`head_values`](super::head_values)
+pub fn head_values(
     device: &Arc<dyn Device>,
     means: &CudaMat,
     value: Operand<'_>,

@@ -1,0 +1,72 @@
+//! Products of rows in bf16 on Hopper: `product_sm90.cu`.
+
+use super::{Epilogue, Operand, floor};
+use crate::{
+    Result,
+    backend::cuda::{
+        args::{Args, HopperProductArgs},
+        device::{Boxed, Device, Launch},
+        mat::{CudaMat, Element},
+        weight::Planes,
+    },
+};
+
+/// [`product`](super::product), by tiles of 128 × 256, or of half as many columns, gated ones of half as many again, by pairs of blocks that stay.
+pub fn product(
+    device: &dyn Device,
+    epilogue: Epilogue,
+    a: &CudaMat,
+    weights: &[Operand<'_>],
+    inner: &[Option<CudaMat>],
+    out: &CudaMat,
+) -> Result<()> {
+    const CLUSTER: usize = 2;
+    /// How long a tile of 128 columns takes, one of 256 taking 1.
+    const NARROW_TIME: f64 = 0.58;
+    if a.rows == 0 {
+        return Ok(());
+    }
+    let columns = if matches!(epilogue, Epilogue::Gated(_)) { 2 } else { 1 };
+    let clusters = |tile: usize| a.rows.div_ceil(128 * CLUSTER) * (columns * out.cols).div_ceil(tile);
+    let at_once = device.multiprocessors() as usize / CLUSTER;
+    let turns = |tile| clusters(tile).div_ceil(at_once) as f64;
+    let (tile, stages, suffix) =
+        if turns(128) * NARROW_TIME < turns(256) { (128, 6, "narrow_") } else { (256, 4, "") };
+    let mut args = HopperProductArgs {
+        a: device.tensor_map(&a.in_boxes(128))?,
+        out: device.tensor_map(&out.in_boxes(64))?,
+        m: a.rows as i32,
+        n: out.cols as i32,
+        k: a.cols as i32,
+        activation: epilogue.activation(),
+        ..HopperProductArgs::default()
+    };
+    let weight_map = |planes: &Planes, cols: usize| {
+        device.tensor_map(&Boxed {
+            address: planes.high.address(),
+            element: Element::Bf16,
+            rows: planes.rows,
+            cols,
+            pitch: planes.pitch,
+            box_rows: tile as u32 / 2,
+        })
+    };
+    for (i, (Operand { planes, update, bias }, inner)) in weights.iter().zip(inner).enumerate() {
+        args.b[i] = weight_map(planes, a.cols)?;
+        args.bias[i] = *bias;
+        if let (Some(update), Some(inner)) = (update, inner) {
+            args.update_a[i] = device.tensor_map(&inner.in_boxes(128))?;
+            args.update_b[i] = weight_map(&update.b, update.rank)?;
+            args.update_k[i] = update.rank as i32;
+        }
+    }
+    let kernel = format!("product_sm90_{suffix}{}", epilogue.kernel(out.element));
+    let shared_bytes = stages * (128 + tile) * 64 * 2 + 2 * 2 * 64 * 128 + 2 * stages * 8;
+    let launch = Launch {
+        grid: [(clusters(tile).min(at_once) * CLUSTER) as u32, 1, 1],
+        threads: 384,
+        shared_bytes: shared_bytes as u32,
+        floor: floor(epilogue, a, weights, out),
+    };
+    device.launch(&kernel, launch, args.as_bytes())
+}
