@@ -28,15 +28,6 @@ def rows() -> list[dict]:
         return [json.loads(line) for line in lines]
 
 
-@pytest.fixture
-def many_prompts(tmp_path, rows) -> Path:
-    """A file with so many prompts, 800, that a run of single ones is stopped in its middle also on a busy machine."""
-    path = tmp_path / "many.jsonl"
-    again = ({**row, "id": f"{turn}-{row['id']}"} for turn in range(5) for row in rows)
-    path.write_text("".join(json.dumps(row) + "\n" for row in again))
-    return path
-
-
 @pytest.fixture(scope="session")
 def command_line():
     """Runs `tuco` and returns the rows it prints."""

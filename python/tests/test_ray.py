@@ -120,7 +120,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(cluster, command_line, prompt
     assert output.read_bytes() == whole
 
 
-def test_when_a_shard_fails_the_others_stop_and_go_on_later(cluster, many_prompts, tmp_path):
+def test_when_a_shard_fails_the_others_stop_and_go_on_later(cluster, prompts, tmp_path):
     path = tmp_path / "out/shard-00000-of-00001.jsonl"
 
     def fail() -> None:
@@ -129,14 +129,14 @@ def test_when_a_shard_fails_the_others_stop_and_go_on_later(cluster, many_prompt
         raise tuco.MismatchError("no pair")
 
     tasks = tuco.ray._Tasks(1, 1, 0, max_retries=2, overwrite=False, progress=None, ray_remote_args={})
-    words = ["score", str(many_prompts), *tuco.ray._flags({**PAIR, "output": tmp_path / "out", "device": "cpu", "shard": "0/1"})]
+    words = ["score", str(prompts), *tuco.ray._flags({**PAIR, "output": tmp_path / "out", "device": "cpu", "shard": "0/1"})]
     shard = tasks._remote(tuco.ray._run, num_cpus=1).remote([*words, "--batch-size=1"])
     with pytest.raises(tuco.MismatchError, match="no pair"):
         tuco.ray._wait([shard, tasks._remote(fail, num_cpus=1).remote()], lambda: None)
     rows = path.read_bytes()
-    assert not writers(path) and rows.endswith(b"\n") and 5 <= rows.count(b"\n") < complete_rows(many_prompts)
+    assert not writers(path) and rows.endswith(b"\n") and 5 <= rows.count(b"\n") < complete_rows(prompts)
     tuco.ray._run(words)
-    assert path.read_bytes().startswith(rows) and complete_rows(path) == complete_rows(many_prompts)
+    assert path.read_bytes().startswith(rows) and complete_rows(path) == complete_rows(prompts)
 
 
 def test_completions_and_tables(cluster, command_line, prompts, tmp_path):
