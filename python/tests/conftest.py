@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 import tuco
+
+# Shells have what they start in the background ignore Ctrl-C, and so would everything that tests start; some stop runs by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = REPOSITORY / "models/demo"
