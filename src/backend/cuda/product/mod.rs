@@ -7,12 +7,11 @@ mod twin_product_sm90;
 use super::{
     args::Address,
     device::{Device, Floor, Kernels},
-    mat::{CudaMat, Element},
+    mat::{CudaMat, Element, pitch},
     weight::{Planes, Update},
 };
 use crate::{Result, backend::AttentionShape, model::Activation};
 use std::sync::Arc;
-use twin_product_sm90::TwinProduct;
 
 /// What a product does with its sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +76,67 @@ impl<'a> Operand<'a> {
     }
 }
 
+/// `out = epilogue(a · Wᵀ + b)`
+struct Product<'a> {
+    epilogue: Epilogue,
+    a: &'a CudaMat,
+    /// Gated products have two, the gate first.
+    weights: &'a [Operand<'a>],
+    /// The rows through the A of their updates, which the B are multiplied with.
+    inner: Vec<Option<CudaMat>>,
+    out: &'a CudaMat,
+    /// Where the result's rows begin in it.
+    first: usize,
+    /// Heads that lie behind each other in a row of each matrix, each a row of the product; 1 where rows are whole.
+    heads: usize,
+    /// So many of them, one behind the other, go with the same rows of the weights.
+    group: usize,
+}
+
+impl Product<'_> {
+    fn run(mut self, device: &Arc<dyn Device>) -> Result<()> {
+        let through =
+            |weight: &Operand<'_>| weight.update.map(|update| self.through(device, update)).transpose();
+        self.inner = self.weights.iter().map(through).collect::<Result<_>>()?;
+        match (device.kernels(), self.a.element) {
+            (Kernels::Sm80, _) => portable::run(device.as_ref(), &self),
+            (Kernels::Sm90a, Element::Bf16) => product_sm90::run(device.as_ref(), &self),
+            (Kernels::Sm90a, Element::F32) => twin_product_sm90::run(device, &self),
+        }
+    }
+
+    /// The rows through an adapter's A, which all heads have in common.
+    fn through(&self, device: &Arc<dyn Device>, update: &Update) -> Result<CudaMat> {
+        let Self { a, heads, .. } = *self;
+        // Heads behind each other begin at whole 16 bytes.
+        let cols = if heads == 1 { update.rank } else { heads * pitch(update.rank) };
+        let mut inner = CudaMat::new(a.kind, a.element, cols);
+        inner.resize(device, a.rows)?;
+        let weights = &[Operand::of(&update.a)];
+        let (epilogue, out) = (Epilogue::Store, &inner);
+        Product { epilogue, a, weights, inner: Vec::new(), out, first: 0, heads, group: heads }
+            .run(device)?;
+        Ok(inner)
+    }
+
+    /// Columns of the result, or of each of its heads.
+    fn cols(&self) -> usize {
+        self.weights[0].planes.rows * self.group / self.heads
+    }
+
+    /// For so many rows: operands read once, the result written, or added to.
+    fn floor(&self, rows: usize) -> Floor {
+        let Self { epilogue, a, weights, out, heads, .. } = self;
+        let weight_bytes: usize = weights.iter().map(Operand::bytes).sum();
+        let inner: usize = weights.iter().map(|weight| a.cols / heads + weight.rank()).sum();
+        let times = if *epilogue == Epilogue::Add { 2 } else { 1 };
+        Floor {
+            operations: 2.0 * (rows * heads * inner) as f64 * self.cols() as f64,
+            bytes: (rows * (a.row_bytes() + times * out.row_bytes()) + weight_bytes) as f64,
+        }
+    }
+}
+
 /// `out = epilogue(a · Wᵀ + b)`, of rows in bf16 or in f32; gated products take two weights, the gate first.
 pub fn product(
     device: &Arc<dyn Device>,
@@ -85,25 +145,7 @@ pub fn product(
     weights: &[Operand<'_>],
     out: &CudaMat,
 ) -> Result<()> {
-    // What updates multiply: the rows through the adapter's A.
-    let through = |update: &Update| {
-        let mut rows = CudaMat::new(a.kind, a.element, update.rank);
-        rows.resize(device, a.rows)?;
-        product(device, Epilogue::Store, a, &[Operand::of(&update.a)], &rows)?;
-        Ok(rows)
-    };
-    let inner = weights.iter().map(|weight| weight.update.map(through).transpose());
-    let inner = inner.collect::<Result<Vec<_>>>()?;
-    match (device.kernels(), a.element) {
-        (Kernels::Sm80, _) => portable::product(device.as_ref(), epilogue, a, weights, &inner, out),
-        (Kernels::Sm90a, Element::Bf16) => {
-            product_sm90::product(device.as_ref(), epilogue, a, weights, &inner, out)
-        }
-        (Kernels::Sm90a, Element::F32) => {
-            let inner = &inner;
-            TwinProduct { epilogue, a, weights, inner, out, first: 0, heads: 1, group: 1 }.run(device)
-        }
-    }
+    Product { epilogue, a, weights, inner: Vec::new(), out, first: 0, heads: 1, group: 1 }.run(device)
 }
 
 /// Projects each head's mean `means[rows, H·D]` with the rows of the value weight of its key-value head, into the rows
@@ -116,19 +158,7 @@ pub fn head_values(
     first: usize,
     out: &CudaMat,
 ) -> Result<()> {
-    match device.kernels() {
-        Kernels::Sm80 => portable::head_values(device, means, value, shape, first, out),
-        Kernels::Sm90a => twin_product_sm90::head_values(device, means, value, shape, first, out),
-    }
-}
-
-/// Of a product: operands read once, the result written, or added to.
-fn floor(epilogue: Epilogue, a: &CudaMat, weights: &[Operand<'_>], out: &CudaMat) -> Floor {
-    let weight_bytes: usize = weights.iter().map(Operand::bytes).sum();
-    let inner: usize = weights.iter().map(|weight| a.cols + weight.rank()).sum();
-    let times = if epilogue == Epilogue::Add { 2 } else { 1 };
-    Floor {
-        operations: 2.0 * (a.rows * inner) as f64 * out.cols as f64,
-        bytes: (a.bytes() + weight_bytes + times * out.bytes()) as f64,
-    }
+    let (heads, group, weights) = (shape.num_attention_heads, shape.group_size(), &[value]);
+    Product { epilogue: Epilogue::Store, a: means, weights, inner: Vec::new(), out, first, heads, group }
+        .run(device)
 }

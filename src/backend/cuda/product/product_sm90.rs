@@ -1,25 +1,19 @@
 //! Products of rows in bf16 on Hopper: `product_sm90.cu`.
 
-use super::{Epilogue, Operand, floor};
+use super::{Epilogue, Operand, Product};
 use crate::{
     Result,
     backend::cuda::{
         args::{Args, HopperProductArgs},
         device::{Boxed, Device, Launch},
-        mat::{CudaMat, Element},
+        mat::Element,
         weight::Planes,
     },
 };
 
-/// [`product`](super::product), by tiles of 128 × 256, or of half as many columns, gated ones of half as many again, by pairs of blocks that stay.
-pub fn product(
-    device: &dyn Device,
-    epilogue: Epilogue,
-    a: &CudaMat,
-    weights: &[Operand<'_>],
-    inner: &[Option<CudaMat>],
-    out: &CudaMat,
-) -> Result<()> {
+/// [`Product::run`] of whole rows, by tiles of 128 × 256, or of half as many columns, gated ones of half as many again, by pairs of blocks that stay.
+pub fn run(device: &dyn Device, product: &Product<'_>) -> Result<()> {
+    let Product { epilogue, a, weights, inner, out, .. } = product;
     const CLUSTER: usize = 2;
     /// How long a tile of 128 columns takes, one of 256 taking 1.
     const NARROW_TIME: f64 = 0.58;
@@ -66,7 +60,7 @@ pub fn product(
         grid: [(clusters(tile).min(at_once) * CLUSTER) as u32, 1, 1],
         threads: 384,
         shared_bytes: shared_bytes as u32,
-        floor: floor(epilogue, a, weights, out),
+        floor: product.floor(a.rows),
     };
     device.launch(&kernel, launch, args.as_bytes())
 }

@@ -1,17 +1,14 @@
 //! Products of rows in f32 on Hopper: `twin_product_sm90.cu`.
 
-use super::{Epilogue, Operand};
+use super::{Operand, Product};
 use crate::{
     Result,
-    backend::{
-        AttentionShape,
-        cuda::{
-            args::{Args, HopperTwinProductArgs, SplitArgs, TensorMap},
-            device::{Boxed, Device, Floor, Launch},
-            launch::ROW_THREADS,
-            mat::{CudaMat, Element, pitch},
-            weight::{Planes, Update},
-        },
+    backend::cuda::{
+        args::{Args, HopperTwinProductArgs, SplitArgs, TensorMap},
+        device::{Boxed, Device, Floor, Launch},
+        launch::ROW_THREADS,
+        mat::{CudaMat, Element},
+        weight::Planes,
     },
 };
 use std::{ops::Range, sync::Arc};
@@ -57,64 +54,24 @@ impl Tile {
     }
 }
 
-/// `out = epilogue(a · Wᵀ + b)`
-pub struct TwinProduct<'a> {
-    pub epilogue: Epilogue,
-    pub a: &'a CudaMat,
-    /// Gated products have two, the gate first.
-    pub weights: &'a [Operand<'a>],
-    /// What their updates multiply.
-    pub inner: &'a [Option<CudaMat>],
-    pub out: &'a CudaMat,
-    /// Where the result's rows begin in it.
-    pub first: usize,
-    /// Heads that lie behind each other in a row of each matrix, each a row of the product; 1 where rows are whole.
-    pub heads: usize,
-    /// So many of them, one behind the other, go with the same rows of the weights.
-    pub group: usize,
-}
-
-/// [`head_values`](super::head_values)
-pub fn head_values(
-    device: &Arc<dyn Device>,
-    means: &CudaMat,
-    value: Operand<'_>,
-    shape: &AttentionShape,
-    first: usize,
-    out: &CudaMat,
-) -> Result<()> {
-    let heads = shape.num_attention_heads;
-    let product = |group, weights: &[Operand<'_>], inner: &[Option<CudaMat>], first, out: &CudaMat| {
-        let epilogue = Epilogue::Store;
-        TwinProduct { epilogue, a: means, weights, inner, out, first, heads, group }.run(device)
-    };
-    let through = |update: &Update| -> Result<CudaMat> {
-        let mut inner = CudaMat::new(means.kind, Element::F32, heads * pitch(update.rank));
-        inner.resize(device, means.rows)?;
-        product(heads, &[Operand::of(&update.a)], &[None], 0, &inner)?;
-        Ok(inner)
-    };
-    let inner = value.update.map(through).transpose()?;
-    product(shape.group_size(), &[value], &[inner], first, out)
-}
-
-impl TwinProduct<'_> {
-    pub fn run(&self, device: &Arc<dyn Device>) -> Result<()> {
-        // As many go through all weights together as the cache has room for when they are split.
-        let in_cache = device.cache_bytes() / (3 * self.a.row_bytes() / 2);
-        let together = (in_cache / 128).max(1) * 128;
-        for first in (0..self.a.rows).step_by(together) {
-            let rows = first..self.a.rows.min(first + together);
-            let a = self.split(device, self.a, self.a.cols / self.heads, &rows)?;
-            let inner_of = |(weight, inner): (&Operand<'_>, &Option<CudaMat>)| {
-                inner.as_ref().map(|inner| self.split(device, inner, weight.rank(), &rows)).transpose()
-            };
-            let inner = self.weights.iter().zip(self.inner).map(inner_of).collect::<Result<Vec<_>>>()?;
-            self.multiply(device.as_ref(), &a, &inner, &rows)?;
-        }
-        Ok(())
+/// [`Product::run`]
+pub fn run(device: &Arc<dyn Device>, product: &Product<'_>) -> Result<()> {
+    // As many go through all weights together as the cache has room for when they are split.
+    let in_cache = device.cache_bytes() / (3 * product.a.row_bytes() / 2);
+    let together = (in_cache / 128).max(1) * 128;
+    for first in (0..product.a.rows).step_by(together) {
+        let rows = first..product.a.rows.min(first + together);
+        let a = product.split(device, product.a, product.a.cols / product.heads, &rows)?;
+        let inner_of = |(weight, inner): (&Operand<'_>, &Option<CudaMat>)| {
+            inner.as_ref().map(|inner| product.split(device, inner, weight.rank(), &rows)).transpose()
+        };
+        let inner = product.weights.iter().zip(&product.inner).map(inner_of).collect::<Result<Vec<_>>>()?;
+        product.multiply(device.as_ref(), &a, &inner, &rows)?;
     }
+    Ok(())
+}
 
+impl Product<'_> {
     /// Some rows, or `cols` of each of their heads, as sums of three bf16 numbers: three planes, one below the other, of each group's heads.
     fn split(
         &self,
@@ -156,8 +113,8 @@ impl TwinProduct<'_> {
         rows: &Range<usize>,
     ) -> Result<()> {
         let Self { epilogue, weights, out, heads, group, .. } = *self;
-        let (groups, weight_rows) = (heads / group, weights[0].planes.rows);
-        let (m, n) = (rows.len() * group, weight_rows / groups);
+        let groups = heads / group;
+        let (m, n) = (rows.len() * group, self.cols());
         let weight_tiles = (weights.len() * n).div_ceil(WEIGHT_ROWS);
         let tile = Tile::choose(device, m, weight_tiles * groups, a.cols.div_ceil(STEP));
         let mut args = HopperTwinProductArgs {
@@ -168,7 +125,7 @@ impl TwinProduct<'_> {
             n: n as i32,
             k: a.cols as i32,
             activation: epilogue.activation(),
-            weight_rows: weight_rows as i32,
+            weight_rows: weights[0].planes.rows as i32,
             group: group as i32,
             out_head: (out.cols / heads) as i32,
             ..HopperTwinProductArgs::default()
@@ -184,17 +141,11 @@ impl TwinProduct<'_> {
             }
         }
         let stage_bytes = (3 * tile.rows + WEIGHT_ROWS) * STEP * 2;
-        let weight_bytes: usize = weights.iter().map(Operand::bytes).sum();
-        let columns: usize = weights.iter().map(|weight| a.cols + weight.rank()).sum();
-        let times = if epilogue == Epilogue::Add { 2 } else { 1 };
         let launch = Launch {
             grid: [tile.blocks(m, weight_tiles) as u32, groups as u32, 1],
             threads: 288,
             shared_bytes: (tile.stages * (stage_bytes + 2 * 8)) as u32,
-            floor: Floor {
-                operations: 2.0 * (m * groups * columns) as f64 * n as f64,
-                bytes: (a.bytes() + weight_bytes + times * m * groups * n * 4) as f64,
-            },
+            floor: self.floor(rows.len()),
         };
         let kernel = format!("twin_product_sm90_{}_{}", tile.name, epilogue.name());
         device.launch(&kernel, launch, args.as_bytes())
