@@ -214,7 +214,7 @@ __device__ void attention_f32(const AttentionArgs& args) {
             __syncthreads();
             const int token = start + lane;
             float score = 0.0f;
-            for (int i = 0; i < dim; i++) score += query[i] * keys[lane * pitch + i];
+            for (int i = 0; i < dim; i++) score = fmaf(query[i], keys[lane * pitch + i], score);
             score *= args.scale;
             if (args.softcap != 0.0f) score = args.softcap * tanhf(score / args.softcap);
             if (token > row || (args.window && token + args.window <= row)) score = -INFINITY;
@@ -228,7 +228,7 @@ __device__ void attention_f32(const AttentionArgs& args) {
                 const float share = __shfl_sync(~0u, p, from);
 #pragma unroll
                 for (int n = 0; n < MOST_DIMS / 32; n++)
-                    if (n * 32 + lane < dim) out[n] += share * values[from * pitch + n * 32 + lane];
+                    if (n * 32 + lane < dim) out[n] = fmaf(share, values[from * pitch + n * 32 + lane], out[n]);
             }
         }
         if (!there) continue;

@@ -51,6 +51,24 @@ __device__ __forceinline__ void store4(bf16* to, float4 v) {
     *reinterpret_cast<Bf16x4*>(to) = Bf16x4{pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)};
 }
 
+// Eight neighbours, 16 bytes aligned.
+__device__ __forceinline__ void load8(float (&v)[8], const float* from) {
+    const float4 low = load4(from), high = load4(from + 4);
+    v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w, v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+}
+__device__ __forceinline__ void load8(float (&v)[8], const bf16* from) {
+    const uint4 pairs = *reinterpret_cast<const uint4*>(from);
+    v[0] = low_float(pairs.x), v[1] = high_float(pairs.x), v[2] = low_float(pairs.y), v[3] = high_float(pairs.y);
+    v[4] = low_float(pairs.z), v[5] = high_float(pairs.z), v[6] = low_float(pairs.w), v[7] = high_float(pairs.w);
+}
+__device__ __forceinline__ void store8(float* to, const float (&v)[8]) {
+    store4(to, {v[0], v[1], v[2], v[3]});
+    store4(to + 4, {v[4], v[5], v[6], v[7]});
+}
+__device__ __forceinline__ void store8(bf16* to, const float (&v)[8]) {
+    *reinterpret_cast<uint4*>(to) = uint4{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
+}
+
 __device__ __forceinline__ void store2(float* to, float2 v) { *reinterpret_cast<float2*>(to) = v; }
 __device__ __forceinline__ void store2(bf16* to, float2 v) { *reinterpret_cast<uint32_t*>(to) = pack_bf16(v.x, v.y); }
 

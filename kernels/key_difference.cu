@@ -22,7 +22,17 @@ struct KeyWeightSide {
     int64_t b_pitch, b_low_plane, a_low_plane;
 };
 
-// An element of a matrix that may be more than bf16.
+// Eight neighbours of a matrix that may be more than bf16.
+__device__ __forceinline__ void elements(double (&v)[8], const bf16* high, const bf16* low, int64_t low_plane, int64_t at) {
+    float part[8];
+    load8(part, high + at);
+    for (int i = 0; i < 8; i++) v[i] = part[i];
+    if (!low) return;
+    float rest[8];
+    load8(part, low + at);
+    load8(rest, low + low_plane + at);
+    for (int i = 0; i < 8; i++) v[i] += double(part[i]) + double(rest[i]);
+}
 __device__ __forceinline__ double element(const bf16* high, const bf16* low, int64_t low_plane, int64_t at) {
     double value = to_float(high[at]);
     if (low) value += double(to_float(low[at])) + double(to_float(low[low_plane + at]));
@@ -45,21 +55,32 @@ __device__ void key_weight_difference(const KeyWeightArgs& args) {
     double* scratch = reinterpret_cast<double*>(shared_memory());
     const int64_t row = blockIdx.x;
     double bias = 0.0;
-    for (int col = threadIdx.x; col < args.cols; col += THREADS) {
+    for (int col = threadIdx.x * 8; col < args.cols; col += THREADS * 8) {
         const int64_t at = row * args.pitch + col;
-        double scaled[2];
+        double scaled[2][8];
         for (int i = 0; i < 2; i++) {
             const KeyWeightSide& side = args.side[i];
-            double weight = element(side.weight, side.low, args.low_plane, at);
-            for (int k = 0; k < side.rank; k++)
-                weight += element(side.b, side.b_low, side.b_low_plane, row * side.b_pitch + k) *
-                          element(side.a, side.a_low, side.a_low_plane, k * args.pitch + col);
-            scaled[i] = weight * (side.factors ? double(side.factors[col]) + double(side.offset) : 1.0);
-            if (side.norm_bias) bias += (i == 0 ? 1.0 : -1.0) * weight * double(side.norm_bias[col]);
+            elements(scaled[i], side.weight, side.low, args.low_plane, at);
+            for (int k = 0; k < side.rank; k++) {
+                const double b = element(side.b, side.b_low, side.b_low_plane, row * side.b_pitch + k);
+                double a[8];
+                elements(a, side.a, side.a_low, side.a_low_plane, k * args.pitch + col);
+                for (int d = 0; d < 8; d++) scaled[i][d] += b * a[d];
+            }
+            for (int d = 0; d < 8 && side.norm_bias && col + d < args.cols; d++)
+                bias += (i == 0 ? 1.0 : -1.0) * scaled[i][d] * double(side.norm_bias[col + d]);
+            if (!side.factors) continue;
+            float factors[8];
+            load8(factors, side.factors + col);
+            for (int d = 0; d < 8; d++) scaled[i][d] *= double(factors[d]) + double(side.offset);
         }
-        float2 rest = {float(scaled[0] - scaled[1]), 0.0f};
-        args.weight[at] = {uint16_t(take_bf16(rest))};
-        for (int plane = 0; args.low && plane < 2; plane++) args.low[plane * args.low_plane + at] = {uint16_t(take_bf16(rest))};
+        float2 rest[4];
+        for (int d = 0; d < 4; d++) rest[d] = {float(scaled[0][d * 2] - scaled[1][d * 2]), float(scaled[0][d * 2 + 1] - scaled[1][d * 2 + 1])};
+        auto take = [&](bf16* to) {
+            *reinterpret_cast<uint4*>(to) = uint4{take_bf16(rest[0]), take_bf16(rest[1]), take_bf16(rest[2]), take_bf16(rest[3])};
+        };
+        take(args.weight + at);
+        for (int plane = 0; args.low && plane < 2; plane++) take(args.low + plane * args.low_plane + at);
     }
     if (!args.bias) return;
     bias = block_sum<THREADS>(bias, scratch);

@@ -3,7 +3,7 @@
 // Reference: `rotate` of backend/reference.
 #include "device.cuh"
 
-constexpr int THREADS = 128;
+constexpr int THREADS = 64;
 
 struct RotateArgs {
     void* x;
@@ -21,6 +21,26 @@ __device__ void rotate(const RotateArgs& args) {
     const int64_t row = blockIdx.x;
     const float2* table = args.tables[args.sequence[row]] + int64_t(args.position[row]) * args.half;
     T* x = static_cast<T*>(args.x) + row * args.pitch;
+    // Eights of dimensions, where they are aligned.
+    if (args.half % 8 == 0 && args.head_dim % 8 == 0) {
+        const int chunks = args.half / 8;
+        for (int i = threadIdx.x; i < args.heads * chunks; i += THREADS) {
+            T* first = x + i / chunks * args.head_dim + i % chunks * 8;
+            const float* turns = reinterpret_cast<const float*>(table + i % chunks * 8);
+            float a[8], b[8], turned_a[8], turned_b[8];
+            load8(a, first);
+            load8(b, first + args.half);
+#pragma unroll
+            for (int d = 0; d < 8; d += 2) {
+                const float4 two = load4(turns + d * 2);
+                turned_a[d] = a[d] * two.x - b[d] * two.y, turned_b[d] = b[d] * two.x + a[d] * two.y;
+                turned_a[d + 1] = a[d + 1] * two.z - b[d + 1] * two.w, turned_b[d + 1] = b[d + 1] * two.z + a[d + 1] * two.w;
+            }
+            store8(first, turned_a);
+            store8(first + args.half, turned_b);
+        }
+        return;
+    }
     for (int i = threadIdx.x; i < args.heads * args.half; i += THREADS) {
         const float2 turn = table[i % args.half];
         T* first = x + i / args.half * args.head_dim + i % args.half;

@@ -2,13 +2,14 @@
 // of the norm) and the twin rows up to the row itself. Values are projected afterwards (`head_values`).
 // Reference: `twin_attend` of backend/reference. Three kernels:
 //   key_score     scores[row, head, token] = q · (k + difference), scaled and capped, −∞ where unseen; f32
-//   twin_softmax  softmax of them in place; how much of it falls on the context
-//   twin_mean     the means; p as a sum of three bf16, sums f32 (mma.sync)
+//   twin_softmax  softmax of them in place; of the context's tokens as a sum of three bf16; how much of it falls on the context
+//   twin_mean     the means; sums f32 (mma.sync)
 // Context rows are bf16, or f32 (then taken as sums of two bf16).
 // Bytes bind: keys, and normalized rows, are read once a branch. Every sum is over the tokens of one sequence in their order.
 #include "device.cuh"
 
-constexpr int THREADS = 128;
+// Tokens of the context that are averaged at a time.
+constexpr int STEP = 32;
 
 struct TwinRow {
     // In matrices of twin rows, and in those of this pack's means.
@@ -18,7 +19,7 @@ struct TwinRow {
     int32_t twin_start;
     // Tokens that it may see, itself the last of them.
     int32_t tokens;
-    // Where its scores start, in tokens of one head.
+    // Where its scores start, in tokens of one head, whose number is rounded up to steps.
     int64_t scores_start;
 };
 
@@ -35,8 +36,11 @@ struct TwinAttendArgs {
     const float* twin_normed;
     const TwinRow* rows;
     const int32_t* path_rows;
-    // [heads, tokens] of every row, one after the other.
+    // [heads, tokens] of every row, one after the other, tokens rounded up to steps.
     float* scores;
+    // p of the context's tokens in three planes, [heads, tokens] of every row in each; zeros for other tokens.
+    bf16* weights;
+    int64_t weight_plane;
     // [rows, heads]: what of a row's attention falls on the context.
     float* context_share;
     float* means;
@@ -47,79 +51,136 @@ struct TwinAttendArgs {
     float norm_offset, scale, softcap;
 };
 
-constexpr int SCORED = 64;
+__device__ __forceinline__ int64_t score_pitch(const TwinRow& row) { return (row.tokens + STEP - 1) / STEP * STEP; }
 
-// Grid: (tokens / 64, rows). A warp takes one token at a time.
+// Eight dimensions of a head of `head_dim`, of which `count` are there; the others are 0.
+template <class T>
+__device__ __forceinline__ void load_dims(float (&v)[8], const T* from, int count, int head_dim) {
+    // Heads begin at multiples of 16 bytes.
+    if (head_dim % 8 == 0 && count) {
+        load8(v, from);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = i < count ? to_float(from[i]) : 0.0f;
+}
+
+constexpr int SCORE_THREADS = 128, SCORED = 128, TOGETHER = 4;
+
+// Grid: (rows, tokens / 128, key heads). Each of the `lanes` that share four tokens has eight dimensions of their keys.
 template <class T>
 __device__ void key_score(const TwinAttendArgs& args) {
     float* q = reinterpret_cast<float*>(shared_memory());
     const TwinRow row = args.rows[blockIdx.x];
-    const int first = blockIdx.y * SCORED, end = min(first + SCORED, row.tokens);
+    const int first = blockIdx.y * SCORED, end = min(first + SCORED, row.tokens), kv = blockIdx.z;
     if (first >= end) return;
-    const int width = args.heads * args.head_dim, lane = threadIdx.x % 32;
-    for (int i = threadIdx.x; i < width; i += THREADS) q[i] = args.q[row.row * args.q_pitch + i];
+    int lanes = TOGETHER;
+    while (lanes * 8 < args.head_dim) lanes *= 2;
+    const int lane = threadIdx.x % lanes, col = kv * args.head_dim + lane * 8;
+    const int dims = min(max(args.head_dim - lane * 8, 0), 8);
+    // Of every head first the first four dimensions of all lanes, then the others: no two lanes read the same bank.
+    for (int i = threadIdx.x; i < args.group * lanes * 8; i += SCORE_THREADS) {
+        const int head = i / (lanes * 8), dim = i % (lanes * 4) / 4 * 8 + i % (lanes * 8) / (lanes * 4) * 4 + i % 4;
+        q[i] = dim < args.head_dim ? args.q[row.row * args.q_pitch + (kv * args.group + head) * args.head_dim + dim] : 0.0f;
+    }
     __syncthreads();
     const T *keys = static_cast<const T*>(args.keys), *difference = static_cast<const T*>(args.difference);
-    float* scores = args.scores + row.scores_start * args.heads;
+    const int64_t pitch = score_pitch(row);
+    float* scores = args.scores + row.scores_start * args.heads + kv * args.group * pitch;
     const int first_seen = args.window ? max(row.tokens - args.window, 0) : 0;
-    for (int token = first + threadIdx.x / 32; token < end; token += THREADS / 32) {
-        for (int kv = 0; kv < args.heads / args.group; kv++) {
-            for (int head = kv * args.group; head < (kv + 1) * args.group; head++) {
-                float sum = 0.0f;
-                for (int i = lane; i < args.head_dim; i += 32) {
-                    const int col = kv * args.head_dim + i;
-                    float key;
-                    if (token < row.context_length) {
-                        const int64_t at = args.path_rows[row.path + token];
-                        key = to_float(keys[at * args.key_pitch + col]);
-                        if (difference) key += to_float(difference[at * args.difference_pitch + col]);
-                    } else {
-                        key = args.twin_keys[(row.twin_start + token - row.context_length) * args.twin_key_pitch + col];
-                    }
-                    sum += q[head * args.head_dim + i] * key;
-                }
-                float score = warp_sum(sum) * args.scale;
-                if (args.softcap != 0.0f) score = args.softcap * tanhf(score / args.softcap);
-                if (lane == 0) scores[int64_t(head) * row.tokens + token] = token < first_seen ? -INFINITY : score;
+    const bool second_half = lane & lanes / 2, odd_quarter = lane & lanes / 4;
+    for (int from = first; from < end; from += SCORE_THREADS / lanes * TOGETHER) {
+        const int token = from + threadIdx.x / lanes * TOGETHER;
+        float key[TOGETHER][8];
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            if (token + i < row.context_length) {
+                const int64_t at = args.path_rows[row.path + token + i];
+                load_dims(key[i], keys + at * args.key_pitch + col, dims, args.head_dim);
+                if (!difference) continue;
+                float added[8];
+                load_dims(added, difference + at * args.difference_pitch + col, dims, args.head_dim);
+                for (int d = 0; d < 8; d++) key[i][d] += added[d];
+            } else {
+                const int64_t own = row.twin_start + token + i - row.context_length;
+                load_dims(key[i], args.twin_keys + own * args.twin_key_pitch + col, token + i < row.tokens ? dims : 0, args.head_dim);
             }
+        }
+        for (int head = 0; head < args.group; head++) {
+            const float4 low = load4(q + (head * 2 * lanes + lane) * 4), high = load4(q + ((head * 2 + 1) * lanes + lane) * 4);
+            float sum[TOGETHER];
+#pragma unroll
+            for (int i = 0; i < TOGETHER; i++) {
+                const float* k = key[i];
+                const float half = fmaf(low.w, k[3], fmaf(low.z, k[2], fmaf(low.y, k[1], low.x * k[0])));
+                sum[i] = fmaf(high.w, k[7], fmaf(high.z, k[6], fmaf(high.y, k[5], fmaf(high.x, k[4], half))));
+            }
+            // Half of the lanes go on with two of the tokens, a quarter with one of them.
+            float mine = second_half ? sum[2] : sum[0], next = second_half ? sum[3] : sum[1];
+            mine += __shfl_xor_sync(~0u, second_half ? sum[0] : sum[2], lanes / 2);
+            next += __shfl_xor_sync(~0u, second_half ? sum[1] : sum[3], lanes / 2);
+            const float given = odd_quarter ? mine : next;
+            mine = (odd_quarter ? next : mine) + __shfl_xor_sync(~0u, given, lanes / 4);
+            for (int bits = lanes / 8; bits; bits /= 2) mine += __shfl_xor_sync(~0u, mine, bits);
+            const int of = token + second_half * 2 + odd_quarter;
+            if (lane % (lanes / 4) != 0 || of >= end) continue;
+            float score = mine * args.scale;
+            if (args.softcap != 0.0f) score = args.softcap * tanhf(score / args.softcap);
+            scores[head * pitch + of] = of < first_seen ? -INFINITY : score;
         }
     }
 }
 
-KERNEL(key_score_bf16, TwinAttendArgs, THREADS, 1, key_score<bf16>)
-KERNEL(key_score_f32, TwinAttendArgs, THREADS, 1, key_score<float>)
+KERNEL(key_score_bf16, TwinAttendArgs, SCORE_THREADS, 1, key_score<bf16>)
+KERNEL(key_score_f32, TwinAttendArgs, SCORE_THREADS, 1, key_score<float>)
 
-// Grid: (heads, rows).
+constexpr int SOFTMAX_THREADS = 128;
+
+// Grid: (rows, heads).
 __device__ void twin_softmax(const TwinAttendArgs& args) {
     float* scratch = reinterpret_cast<float*>(shared_memory());
     const TwinRow row = args.rows[blockIdx.x];
-    float* scores = args.scores + row.scores_start * args.heads + int64_t(blockIdx.y) * row.tokens;
+    const int64_t pitch = score_pitch(row), start = row.scores_start * args.heads + blockIdx.y * pitch;
+    float* scores = args.scores + start;
     float largest = -INFINITY;
-    for (int token = threadIdx.x; token < row.tokens; token += THREADS) largest = fmaxf(largest, scores[token]);
-    largest = block_max<THREADS>(largest, scratch);
+    for (int token = threadIdx.x; token < row.tokens; token += SOFTMAX_THREADS) largest = fmaxf(largest, scores[token]);
+    largest = block_max<SOFTMAX_THREADS>(largest, scratch);
     float sum = 0.0f;
-    for (int token = threadIdx.x; token < row.tokens; token += THREADS) {
+    for (int token = threadIdx.x; token < row.tokens; token += SOFTMAX_THREADS) {
         scores[token] = expf(scores[token] - largest);
         sum += scores[token];
     }
-    sum = block_sum<THREADS>(sum, scratch);
+    sum = block_sum<SOFTMAX_THREADS>(sum, scratch);
     float share = 0.0f;
-    for (int token = threadIdx.x; token < row.tokens; token += THREADS) {
-        scores[token] /= sum;
-        if (token < row.context_length) share += scores[token];
+    for (int token = threadIdx.x * 2; token < pitch; token += SOFTMAX_THREADS * 2) {
+        float p[2];
+        for (int i = 0; i < 2; i++) {
+            p[i] = token + i < row.tokens ? scores[token + i] / sum : 0.0f;
+            if (token + i < row.context_length) {
+                share += p[i];
+            } else {
+                scores[token + i] = p[i];
+                p[i] = 0.0f;
+            }
+        }
+        float2 rest = {p[0], p[1]};
+        for (int plane = 0; plane < 3; plane++)
+            *reinterpret_cast<uint32_t*>(args.weights + plane * args.weight_plane + start + token) = take_bf16(rest);
     }
-    share = block_sum<THREADS>(share, scratch);
+    share = block_sum<SOFTMAX_THREADS>(share, scratch);
     if (threadIdx.x == 0) args.context_share[int64_t(blockIdx.x) * args.heads + blockIdx.y] = share;
 }
 
-KERNEL(twin_softmax, TwinAttendArgs, THREADS, 1, twin_softmax)
+KERNEL(twin_softmax, TwinAttendArgs, SOFTMAX_THREADS, 1, twin_softmax)
 
-constexpr int HEADS = 32, COLUMNS = 64, STEP = 32, N_PITCH = COLUMNS + 8, P_PITCH = STEP + 4;
+constexpr int MEAN_THREADS = 256, HEADS = 32, COLUMNS = 256, MEAN_STAGES = 3;
+// ldmatrix reads eight rows from different banks.
+constexpr int N_PITCH = COLUMNS + 8, P_PITCH = STEP + 8;
 
 template <class T>
 struct MeanStage {
     T n[STEP * N_PITCH];
-    float p[HEADS * P_PITCH];
+    bf16 p[3][HEADS * P_PITCH];
 };
 
 // Fragments of 16 tokens `n` and 16 columns, as of two products: what is bf16, and what has to be added.
@@ -138,88 +199,109 @@ __device__ __forceinline__ void load_columns(const float* n, uint32_t (&high)[4]
     }
 }
 
-// Grid: (columns / 64, rows, heads / 32). A warp takes 16 columns of 32 heads.
+// Grid: (rows, columns / 256, heads / 32). A warp takes 32 columns of 32 heads. Every step has a sum of its own, as tensor cores cut off what a
+// sum does not hold.
 template <class T>
 __device__ void twin_mean(const TwinAttendArgs& args) {
     constexpr bool WIDE = sizeof(T) == 4;
-    constexpr int CHUNK = 16 / sizeof(T);
+    constexpr int CHUNK = 16 / sizeof(T), CHUNKS = COLUMNS / CHUNK, TURNS = STEP * CHUNKS / MEAN_THREADS;
     MeanStage<T>* stages = reinterpret_cast<MeanStage<T>*>(shared_memory());
     const TwinRow row = args.rows[blockIdx.x];
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int col0 = blockIdx.y * COLUMNS, head0 = blockIdx.z * HEADS;
-    const float* scores = args.scores + row.scores_start * args.heads;
+    const int64_t pitch = score_pitch(row);
+    const bf16* weights = args.weights + row.scores_start * args.heads;
     const T* normalized = static_cast<const T*>(args.normalized);
     const int32_t* path = args.path_rows + row.path;
-
-    auto load = [&](int step) {
-        MeanStage<T>& stage = stages[step % 2];
-        for (int chunk = thread; chunk < STEP * COLUMNS / CHUNK; chunk += THREADS) {
-            const int t = chunk / (COLUMNS / CHUNK), i = chunk % (COLUMNS / CHUNK) * CHUNK, token = step * STEP + t;
-            const bool there = token < row.context_length && col0 + i < args.hidden;
-            copy_async_16(&stage.n[t * N_PITCH + i], normalized + (there ? path[token] * args.normalized_pitch + col0 + i : 0), there ? 16 : 0);
-        }
-        for (int at = thread; at < HEADS * STEP; at += THREADS) {
-            const int head = head0 + at / STEP, token = step * STEP + at % STEP;
-            const bool there = head < args.heads && token < row.context_length;
-            copy_async_4(&stage.p[at / STEP * P_PITCH + at % STEP], scores + (there ? int64_t(head) * row.tokens + token : 0), there ? 4 : 0);
-        }
-    };
     const int steps = (row.context_length + STEP - 1) / STEP;
     const int first_seen = args.window ? max(row.tokens - args.window, 0) : 0;
     const int first_step = min(first_seen / STEP, steps);
-    if (first_step < steps) load(first_step);
-    copies_commit();
-    float sums[2][2][4] = {};
-    for (int step = first_step; step < steps; step++) {
-        if (step + 1 < steps) load(step + 1);
+
+    // Context rows of this thread's chunks of the step that is brought next.
+    int32_t from[TURNS];
+    auto look_up = [&](int step) {
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            const int token = step * STEP + thread / CHUNKS + turn * (MEAN_THREADS / CHUNKS);
+            from[turn] = token < row.context_length ? path[token] : -1;
+        }
+    };
+    auto bring = [&](int step) {
+        MeanStage<T>& stage = stages[step % MEAN_STAGES];
+        const int col = thread % CHUNKS * CHUNK;
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            const bool there = from[turn] >= 0 && col0 + col < args.hidden;
+            T* to = &stage.n[(thread / CHUNKS + turn * (MEAN_THREADS / CHUNKS)) * N_PITCH + col];
+            copy_async_16(to, normalized + (there ? from[turn] * args.normalized_pitch + col0 + col : 0), there ? 16 : 0);
+        }
+        for (int chunk = thread; chunk < 3 * HEADS * STEP / 8; chunk += MEAN_THREADS) {
+            const int plane = chunk / (HEADS * STEP / 8), head = chunk / (STEP / 8) % HEADS, token = chunk % (STEP / 8) * 8;
+            const bool there = head0 + head < args.heads;
+            const int64_t at = plane * args.weight_plane + (head0 + head) * pitch + step * STEP + token;
+            copy_async_16(&stage.p[plane][head * P_PITCH + token], weights + (there ? at : 0), there ? 16 : 0);
+        }
+        look_up(step + 1);
+    };
+    look_up(first_step);
+    for (int step = first_step; step < first_step + MEAN_STAGES - 1; step++) {
+        if (step < steps) bring(step);
         copies_commit();
-        copies_wait<1>();
+    }
+    float sums[2][4][4] = {};
+    for (int step = first_step; step < steps; step++) {
+        copies_wait<MEAN_STAGES - 2>();
         __syncthreads();
-        const MeanStage<T>& stage = stages[step % 2];
+        if (step + MEAN_STAGES - 1 < steps) bring(step + MEAN_STAGES - 1);
+        copies_commit();
+        const MeanStage<T>& stage = stages[step % MEAN_STAGES];
+        float of_step[2][4][4] = {};
 #pragma unroll
         for (int t = 0; t < STEP; t += 16) {
-            uint32_t fn[4], fn_low[4];
-            load_columns(&stage.n[t * N_PITCH + warp * 16], fn, fn_low);
+            uint32_t n[2][4], n_low[2][4];
+            for (int pair = 0; pair < 2; pair++) load_columns(&stage.n[t * N_PITCH + warp * 32 + pair * 16], n[pair], n_low[pair]);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 uint32_t p[3][4];
+                for (int plane = 0; plane < 3; plane++) ldmatrix_x4(p[plane], &stage.p[plane][(i * 16 + lane % 16) * P_PITCH + t + lane / 16 * 8]);
 #pragma unroll
-                for (int part = 0; part < 4; part++) {
-                    const int head = i * 16 + part % 2 * 8 + lane / 4, token = t + part / 2 * 8 + lane % 4 * 2;
-                    float2 rest = *reinterpret_cast<const float2*>(&stage.p[head * P_PITCH + token]);
-                    for (int term = 0; term < 3; term++) p[term][part] = take_bf16(rest);
-                }
-#pragma unroll
-                for (int j = 0; j < 2; j++) {
-                    if (WIDE) mma_m16n8k16(sums[i][j], p[1], {fn_low[j * 2], fn_low[j * 2 + 1]});
-                    if (WIDE) mma_m16n8k16(sums[i][j], p[0], {fn_low[j * 2], fn_low[j * 2 + 1]});
-                    for (int term = 2; term >= 0; term--) mma_m16n8k16(sums[i][j], p[term], {fn[j * 2], fn[j * 2 + 1]});
+                for (int j = 0; j < 4; j++) {
+                    const uint32_t *high = &n[j / 2][j % 2 * 2], *low = &n_low[j / 2][j % 2 * 2];
+                    if (WIDE) mma_m16n8k16(of_step[i][j], p[1], {low[0], low[1]});
+                    if (WIDE) mma_m16n8k16(of_step[i][j], p[0], {low[0], low[1]});
+                    for (int plane = 2; plane >= 0; plane--) mma_m16n8k16(of_step[i][j], p[plane], {high[0], high[1]});
                 }
             }
         }
-        __syncthreads();
+        for (int i = 0; i < 32; i++) sums[i / 16][i / 4 % 4][i % 4] += of_step[i / 16][i / 4 % 4][i % 4];
     }
     copies_wait<0>();
 
-    for (int i = 0; i < 8; i++) {
-        const int head = head0 + i / 4 * 16 + i % 4 / 2 * 8 + lane / 4;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int head = head0 + i * 8 + lane / 4;
         if (head >= args.heads) continue;
         const float share = args.context_share[int64_t(blockIdx.x) * args.heads + head];
+        const float* scores = args.scores + row.scores_start * args.heads + head * pitch;
         float* mean = args.means + row.mean_row * args.mean_pitch + int64_t(head) * args.hidden;
-        for (int half = 0; half < 2; half++) {
-            const int col = col0 + warp * 16 + i % 2 * 8 + lane % 4 * 2 + half;
-            if (col >= args.hidden) continue;
-            float value = sums[i / 4][i % 2][i % 4 / 2 * 2 + half];
-            if (args.norm_weight) value *= args.norm_weight[col] + args.norm_offset;
-            if (args.norm_bias) value += share * args.norm_bias[col];
-            for (int token = max(row.context_length, first_seen); token < row.tokens; token++) {
-                const int64_t own = row.twin_start + token - row.context_length;
-                value += scores[int64_t(head) * row.tokens + token] * args.twin_normed[own * args.twin_normed_pitch + col];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int col = col0 + warp * 32 + j * 8 + lane % 4 * 2;
+            float value[2] = {};
+            for (int half = 0; half < 2 && col + half < args.hidden; half++) {
+                float v = sums[i / 2][j][i % 2 * 2 + half];
+                if (args.norm_weight) v *= args.norm_weight[col + half] + args.norm_offset;
+                if (args.norm_bias) v += share * args.norm_bias[col + half];
+                for (int token = max(row.context_length, first_seen); token < row.tokens; token++) {
+                    const int64_t own = row.twin_start + token - row.context_length;
+                    v += scores[token] * args.twin_normed[own * args.twin_normed_pitch + col + half];
+                }
+                value[half] = v;
             }
-            mean[col] = value;
+            if (col < args.hidden) store_pair(mean + col, {value[0], value[1]}, col + 1 < args.hidden);
         }
     }
 }
 
-KERNEL(twin_mean_bf16, TwinAttendArgs, THREADS, 1, twin_mean<bf16>)
-KERNEL(twin_mean_f32, TwinAttendArgs, THREADS, 1, twin_mean<float>)
+KERNEL(twin_mean_bf16, TwinAttendArgs, MEAN_THREADS, 1, twin_mean<bf16>)
+KERNEL(twin_mean_f32, TwinAttendArgs, MEAN_THREADS, 1, twin_mean<float>)

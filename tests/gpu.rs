@@ -53,10 +53,10 @@ fn rows_have_the_same_bits_whatever_is_beside_them(way: Way) {
 
 fn equal_weights_give_exactly_zero(way: Way) {
     let cuda = open(way);
-    let ids = prompts(&[1, 2, 33, 300]);
     for case in PAIRS {
         let model = Path::new("tests/golden").join(case).join("tuned");
         let pair = Pair::open(&model, &model, None).unwrap();
+        let ids = prompts(&pair, &[1, 2, 33, 300]);
         for score in Engine::new(&cuda, &Unshared(&pair)).score(&slices(&ids), &unobserved).unwrap() {
             assert!(score.running.iter().all(|l1| l1.ftc == 0.0 && l1.ptc > 0.0), "{case}: {score:?}");
         }
@@ -65,10 +65,10 @@ fn equal_weights_give_exactly_zero(way: Way) {
 
 fn batch_order_and_residence_change_no_bit(way: Way) {
     let (streamed, resident) = (open(way), open(way).with_resident_weights(true));
-    let ids = prompts(&[70, 1, 140, 2, 9, 64]);
     for case in PAIRS {
         let dir = Path::new("tests/golden").join(case);
         let pair = Pair::open(&dir.join("base"), &dir.join("tuned"), None).unwrap();
+        let ids = prompts(&pair, &[70, 1, 140, 2, 9, 64]);
         let alone = ids.iter().map(|ids| Engine::new(&streamed, &pair).score(&[ids], &unobserved));
         let alone: Vec<Score> = alone.map(|scores| scores.unwrap().remove(0)).collect();
         let engine = Engine::new(&resident, &pair).with_limits(PackLimits { tokens: 200, sequences: 3 });
@@ -81,8 +81,10 @@ fn batch_order_and_residence_change_no_bit(way: Way) {
     }
 }
 
-fn prompts(lengths: &[usize]) -> Vec<Vec<u32>> {
-    lengths.iter().map(|len| (0..*len).map(|i| (i * 17 + i * i + len) as u32 % 50).collect()).collect()
+/// Of these lengths, where the pair has as many positions.
+fn prompts(pair: &Pair, lengths: &[usize]) -> Vec<Vec<u32>> {
+    let longest = pair.spec().ft.context_length;
+    lengths.iter().map(|len| (0..*len.min(&longest)).map(|i| (i * 17 + i * i + len) as u32 % 50).collect()).collect()
 }
 
 fn slices(prompts: &[Vec<u32>]) -> Vec<&[u32]> {

@@ -274,6 +274,8 @@ args! {
         rows: Address,
         path_rows: Address,
         scores: Address,
+        weights: Address,
+        weight_plane: i64,
         context_share: Address,
         means: Address,
         q_pitch: i64,

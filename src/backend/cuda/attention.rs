@@ -136,13 +136,17 @@ pub fn twin_attend(
     args: TwinAttendArgs,
 ) -> Result<()> {
     let heads = shape.num_attention_heads;
-    let scores = Buffer::new(device, rows.all_tokens * heads * 4)?;
+    let scores = Buffer::new(device, rows.score_tokens * heads * 4)?;
+    let weight_plane = rows.score_tokens * heads;
+    let weights = Buffer::new(device, 3 * weight_plane * 2)?;
     let context_share = Buffer::new(device, rows.twin_count * heads * 4)?;
     let ShapeNumbers { window, scale, softcap } = shape.into();
     let args = TwinAttendArgs {
         rows: rows.twin_rows.address(),
         path_rows: rows.path_rows.address(),
         scores: scores.address(),
+        weights: weights.address(),
+        weight_plane: weight_plane as i64,
         context_share: context_share.address(),
         heads: heads as i32,
         group: shape.group_size() as i32,
@@ -153,25 +157,28 @@ pub fn twin_attend(
         ..args
     };
     let twin_rows = rows.twin_count as u32;
-    let run = |kernel: &str, grid, shared_bytes, bytes| {
-        let launch = Launch { grid, threads: 128, shared_bytes, floor: Floor::of_bytes(bytes) };
+    let run = |kernel: &str, grid, threads, shared_bytes, bytes| {
+        let launch = Launch { grid, threads, shared_bytes, floor: Floor::of_bytes(bytes) };
         launch_tiles(device.as_ref(), kernel, launch, &args)
     };
     let score_bytes = rows.all_tokens * heads * 4;
     let key_bytes = rows.all_tokens * shape.num_key_value_heads * shape.head_dim * context.size();
     let differences = if args.difference == 0 { 0 } else { key_bytes };
-    let query_bytes = (heads * shape.head_dim * 4) as u32;
+    // As many lanes for a key as it has eights of dimensions.
+    let lanes = shape.head_dim.div_ceil(8).next_power_of_two().max(4);
     run(
         &format!("key_score_{}", context.name()),
-        [twin_rows, (rows.most_tokens as u32).div_ceil(64), 1],
-        query_bytes,
+        [twin_rows, (rows.most_tokens as u32).div_ceil(128), shape.num_key_value_heads as u32],
+        128,
+        (shape.group_size() * lanes * 8 * 4) as u32,
         key_bytes + differences + score_bytes,
     )?;
-    run("twin_softmax", [twin_rows, heads as u32, 1], SUM_BYTES, 2 * score_bytes)?;
-    let stage_bytes = 32 * (64 + 8) * context.size() as u32 + 32 * (32 + 4) * 4;
-    let grid = [twin_rows, (args.hidden as u32).div_ceil(64), (heads as u32).div_ceil(32)];
+    let weight_bytes = rows.all_tokens * heads * 3 * 2;
+    run("twin_softmax", [twin_rows, heads as u32, 1], 128, SUM_BYTES, score_bytes + weight_bytes)?;
+    let stage_bytes = 32 * (256 + 8) * context.size() as u32 + 3 * 32 * (32 + 8) * 2;
+    let grid = [twin_rows, (args.hidden as u32).div_ceil(256), (heads as u32).div_ceil(32)];
     let hidden = args.hidden as usize;
     let mean_bytes = rows.twin_count * heads * hidden * 4;
-    let bytes = rows.all_tokens * hidden * context.size() + score_bytes + mean_bytes;
-    run(&format!("twin_mean_{}", context.name()), grid, 2 * stage_bytes, bytes)
+    let bytes = rows.all_tokens * hidden * context.size() + weight_bytes + mean_bytes;
+    run(&format!("twin_mean_{}", context.name()), grid, 256, 3 * stage_bytes, bytes)
 }

@@ -15,6 +15,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+/// Tokens that `twin_attend.cu` averages at a time.
+const TOKEN_STEP: usize = 32;
+
 /// Sequences as the device knows them; without buffers after a failure.
 pub struct CudaLayout {
     pub rows: Option<LayoutRows>,
@@ -34,9 +37,10 @@ pub struct LayoutRows {
     pub context_pairs: f64,
     pub twin_rows: Buffer,
     pub twin_count: usize,
-    /// The most tokens that a twin row may see, and those of all together.
+    /// The most tokens that a twin row may see, those of all together, and these with every row's rounded up to [`TOKEN_STEP`].
     pub most_tokens: usize,
     pub all_tokens: usize,
+    pub score_tokens: usize,
 }
 
 /// Queries of sequences in pieces, those that see most first, so that they do not end last.
@@ -113,7 +117,7 @@ impl LayoutRows {
             }
         }
         let (mut paths, mut path_rows, mut twin_rows) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut all_tokens, mut most_tokens, mut context_pairs) = (0, 0, 0.0);
+        let (mut all_tokens, mut score_tokens, mut most_tokens, mut context_pairs) = (0, 0, 0, 0.0);
         let first = sequences.first().map_or(0, |sequence| sequence.twin.start);
         for sequence in sequences {
             let path = path_rows.len() as i32;
@@ -131,9 +135,10 @@ impl LayoutRows {
                     context_length: position as i32,
                     twin_start: rows.start as i32,
                     tokens: tokens as i32,
-                    scores_start: all_tokens as i64,
+                    scores_start: score_tokens as i64,
                 });
                 all_tokens += tokens;
+                score_tokens += tokens.next_multiple_of(TOKEN_STEP);
                 most_tokens = most_tokens.max(tokens);
             }
         }
@@ -149,6 +154,7 @@ impl LayoutRows {
             twin_count: twin_rows.len(),
             most_tokens,
             all_tokens,
+            score_tokens,
         })
     }
 

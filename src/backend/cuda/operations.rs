@@ -291,7 +291,7 @@ impl Backend for Cuda {
                 unused: 0,
             };
             let kernel = format!("rotate_{}", x.element.name());
-            per_row(device.as_ref(), &kernel, x.rows, 128, 2 * x.bytes(), &args)
+            per_row(device.as_ref(), &kernel, x.rows, 64, 2 * x.bytes(), &args)
         });
     }
 
