@@ -21,6 +21,7 @@ use tuco::{
     },
     checkpoint::Pair,
     engine::{Engine, PackLimits, Score, unobserved},
+    model::PairWeights,
     tensor::{Dtype, Tensor},
 };
 use unshared::Unshared;
