@@ -21,15 +21,26 @@ __device__ void contribution(const ContributionArgs& args) {
     double* scratch = reinterpret_cast<double*>(shared_memory());
     const int64_t row = blockIdx.x, start = row * args.pitch;
     double p_norm = 0.0, f_norm = 0.0;
-    for (int col = threadIdx.x; col < args.cols; col += THREADS) {
+    for (int col = threadIdx.x * 4; col < args.cols; col += THREADS * 4) {
         const int64_t at = start + col;
-        const float tuned = args.f_ft[at], base = args.f_pt ? args.f_pt[at] : tuned;
-        const double p = args.p[at] + double(base), f = args.f[at] + (double(tuned) - double(base));
-        args.p[at] = p;
-        args.f[at] = f;
-        args.x[at] += tuned;
-        p_norm += fabs(p);
-        f_norm += fabs(f);
+        const float4 tuned = load4(args.f_ft + at), base = args.f_pt ? load4(args.f_pt + at) : tuned, x = load4(args.x + at);
+        const float of_ft[4] = {tuned.x, tuned.y, tuned.z, tuned.w}, of_pt[4] = {base.x, base.y, base.z, base.w};
+        double2 p[2], f[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            p[i] = reinterpret_cast<const double2*>(args.p + at)[i], f[i] = reinterpret_cast<const double2*>(args.f + at)[i];
+            p[i] = {p[i].x + double(of_pt[i * 2]), p[i].y + double(of_pt[i * 2 + 1])};
+            f[i].x += double(of_ft[i * 2]) - double(of_pt[i * 2]);
+            f[i].y += double(of_ft[i * 2 + 1]) - double(of_pt[i * 2 + 1]);
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            reinterpret_cast<double2*>(args.p + at)[i] = p[i];
+            reinterpret_cast<double2*>(args.f + at)[i] = f[i];
+            if (col + i * 2 < args.cols) p_norm += fabs(p[i].x), f_norm += fabs(f[i].x);
+            if (col + i * 2 + 1 < args.cols) p_norm += fabs(p[i].y), f_norm += fabs(f[i].y);
+        }
+        store4(args.x + at, {x.x + tuned.x, x.y + tuned.y, x.z + tuned.z, x.w + tuned.w});
     }
     p_norm = block_sum<THREADS>(p_norm, scratch);
     f_norm = block_sum<THREADS>(f_norm, scratch);

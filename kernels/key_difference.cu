@@ -58,6 +58,7 @@ __device__ void key_weight_difference(const KeyWeightArgs& args) {
     for (int col = threadIdx.x * 8; col < args.cols; col += THREADS * 8) {
         const int64_t at = row * args.pitch + col;
         double scaled[2][8];
+#pragma unroll
         for (int i = 0; i < 2; i++) {
             const KeyWeightSide& side = args.side[i];
             elements(scaled[i], side.weight, side.low, args.low_plane, at);

@@ -48,31 +48,47 @@ struct TwinAttendArgs {
     int32_t heads, group, head_dim, hidden;
     // Tokens that a token sees up to itself; 0: all.
     int32_t window;
+    // Of 32 tokens, for each row.
+    int32_t score_blocks, unused;
     float norm_offset, scale, softcap;
 };
 
 __device__ __forceinline__ int64_t score_pitch(const TwinRow& row) { return (row.tokens + STEP - 1) / STEP * STEP; }
 
-// Eight dimensions of a head of `head_dim`, of which `count` are there; the others are 0.
-template <class T>
-__device__ __forceinline__ void load_dims(float (&v)[8], const T* from, int count, int head_dim) {
-    // Heads begin at multiples of 16 bytes.
-    if (head_dim % 8 == 0 && count) {
-        load8(v, from);
-        return;
-    }
+constexpr int SCORE_THREADS = 128, SCORED = 32, TOGETHER = 4;
+
+// Eight dimensions of a head: as they lie in memory where heads begin at multiples of 16 bytes, else one by one.
+template <class T, bool ALIGNED>
+struct Dims {
+    float values[8];
+    __device__ __forceinline__ void load(const T* from, int count) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) v[i] = i < count ? to_float(from[i]) : 0.0f;
-}
+        for (int i = 0; i < 8; i++) values[i] = i < count ? to_float(from[i]) : 0.0f;
+    }
+    __device__ __forceinline__ void add_to(float (&sum)[8]) const {
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum[i] += values[i];
+    }
+};
+template <>
+struct Dims<bf16, true> {
+    uint4 pairs;
+    __device__ __forceinline__ void load(const bf16* from, int count) { pairs = count ? *reinterpret_cast<const uint4*>(from) : uint4{0, 0, 0, 0}; }
+    __device__ __forceinline__ void add_to(float (&sum)[8]) const {
+        const uint32_t all[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum[i * 2] += low_float(all[i]), sum[i * 2 + 1] += high_float(all[i]);
+    }
+};
 
-constexpr int SCORE_THREADS = 128, SCORED = 128, TOGETHER = 4;
-
-// Grid: (rows, tokens / 128, key heads). Each of the `lanes` that share four tokens has eight dimensions of their keys.
-template <class T>
-__device__ void key_score(const TwinAttendArgs& args) {
+// Grid: key heads, then 32 tokens, then rows. Each of the `lanes` that share four tokens has eight dimensions of their keys. All of a thread's
+// loads are under way before the first is used.
+template <class T, bool ALIGNED>
+__device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
     float* q = reinterpret_cast<float*>(shared_memory());
-    const TwinRow row = args.rows[blockIdx.x];
-    const int first = blockIdx.y * SCORED, end = min(first + SCORED, row.tokens), kv = blockIdx.z;
+    const int kv_heads = args.heads / args.group, kv = blockIdx.x % kv_heads;
+    const TwinRow row = args.rows[blockIdx.x / kv_heads / args.score_blocks];
+    const int first = blockIdx.x / kv_heads % args.score_blocks * SCORED, end = min(first + SCORED, row.tokens);
     if (first >= end) return;
     int lanes = TOGETHER;
     while (lanes * 8 < args.head_dim) lanes *= 2;
@@ -91,20 +107,25 @@ __device__ void key_score(const TwinAttendArgs& args) {
     const bool second_half = lane & lanes / 2, odd_quarter = lane & lanes / 4;
     for (int from = first; from < end; from += SCORE_THREADS / lanes * TOGETHER) {
         const int token = from + threadIdx.x / lanes * TOGETHER;
-        float key[TOGETHER][8];
+        int at[TOGETHER];
+        Dims<T, ALIGNED> loaded[TOGETHER], added[TOGETHER];
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) at[i] = token + i < row.context_length ? args.path_rows[row.path + token + i] : -1;
 #pragma unroll
         for (int i = 0; i < TOGETHER; i++) {
-            if (token + i < row.context_length) {
-                const int64_t at = args.path_rows[row.path + token + i];
-                load_dims(key[i], keys + at * args.key_pitch + col, dims, args.head_dim);
-                if (!difference) continue;
-                float added[8];
-                load_dims(added, difference + at * args.difference_pitch + col, dims, args.head_dim);
-                for (int d = 0; d < 8; d++) key[i][d] += added[d];
-            } else {
-                const int64_t own = row.twin_start + token + i - row.context_length;
-                load_dims(key[i], args.twin_keys + own * args.twin_key_pitch + col, token + i < row.tokens ? dims : 0, args.head_dim);
-            }
+            loaded[i].load(keys + int64_t(max(at[i], 0)) * args.key_pitch + col, at[i] < 0 ? 0 : dims);
+            added[i].load(difference + int64_t(max(at[i], 0)) * args.difference_pitch + col, at[i] < 0 || !difference ? 0 : dims);
+        }
+        float key[TOGETHER][8] = {};
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            loaded[i].add_to(key[i]);
+            added[i].add_to(key[i]);
+            const int own = token + i - row.context_length;
+            if (own < 0 || token + i >= end) continue;
+            Dims<float, false> of_twin;
+            of_twin.load(args.twin_keys + (row.twin_start + own) * args.twin_key_pitch + col, dims);
+            of_twin.add_to(key[i]);
         }
         for (int head = 0; head < args.group; head++) {
             const float4 low = load4(q + (head * 2 * lanes + lane) * 4), high = load4(q + ((head * 2 + 1) * lanes + lane) * 4);
@@ -131,8 +152,15 @@ __device__ void key_score(const TwinAttendArgs& args) {
     }
 }
 
-KERNEL(key_score_bf16, TwinAttendArgs, SCORE_THREADS, 1, key_score<bf16>)
-KERNEL(key_score_f32, TwinAttendArgs, SCORE_THREADS, 1, key_score<float>)
+__device__ void key_score_bf16(const TwinAttendArgs& args) {
+    if (args.head_dim % 8 == 0)
+        key_score<bf16, true>(args);
+    else
+        key_score<bf16, false>(args);
+}
+
+KERNEL(key_score_bf16, TwinAttendArgs, SCORE_THREADS, 1, key_score_bf16)
+KERNEL(key_score_f32, TwinAttendArgs, SCORE_THREADS, 1, key_score<float, false>)
 
 constexpr int SOFTMAX_THREADS = 128;
 
@@ -199,16 +227,17 @@ __device__ __forceinline__ void load_columns(const float* n, uint32_t (&high)[4]
     }
 }
 
-// Grid: (rows, columns / 256, heads / 32). A warp takes 32 columns of 32 heads. Every step has a sum of its own, as tensor cores cut off what a
+// Grid: (columns / 256, then rows; heads / 32): blocks at work together read whole rows. A warp takes 32 columns of 32 heads. Every step has a sum of its own, as tensor cores cut off what a
 // sum does not hold.
 template <class T>
 __device__ void twin_mean(const TwinAttendArgs& args) {
     constexpr bool WIDE = sizeof(T) == 4;
     constexpr int CHUNK = 16 / sizeof(T), CHUNKS = COLUMNS / CHUNK, TURNS = STEP * CHUNKS / MEAN_THREADS;
     MeanStage<T>* stages = reinterpret_cast<MeanStage<T>*>(shared_memory());
-    const TwinRow row = args.rows[blockIdx.x];
+    const int column_blocks = (args.hidden + COLUMNS - 1) / COLUMNS, index = blockIdx.x / column_blocks;
+    const TwinRow row = args.rows[index];
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    const int col0 = blockIdx.y * COLUMNS, head0 = blockIdx.z * HEADS;
+    const int col0 = blockIdx.x % column_blocks * COLUMNS, head0 = blockIdx.y * HEADS;
     const int64_t pitch = score_pitch(row);
     const bf16* weights = args.weights + row.scores_start * args.heads;
     const T* normalized = static_cast<const T*>(args.normalized);
@@ -260,18 +289,21 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
         for (int t = 0; t < STEP; t += 16) {
             uint32_t n[2][4], n_low[2][4];
             for (int pair = 0; pair < 2; pair++) load_columns(&stage.n[t * N_PITCH + warp * 32 + pair * 16], n[pair], n_low[pair]);
+            uint32_t p[3][2][4];
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                uint32_t p[3][4];
-                for (int plane = 0; plane < 3; plane++) ldmatrix_x4(p[plane], &stage.p[plane][(i * 16 + lane % 16) * P_PITCH + t + lane / 16 * 8]);
+            for (int i = 0; i < 6; i++) ldmatrix_x4(p[i / 2][i % 2], &stage.p[i / 2][(i % 2 * 16 + lane % 16) * P_PITCH + t + lane / 16 * 8]);
+            // The smallest parts first; sums take turns, so that none waits for itself.
+            auto multiply = [&](const uint32_t(&planes)[2][4], const uint32_t(&columns)[2][4]) {
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    const uint32_t *high = &n[j / 2][j % 2 * 2], *low = &n_low[j / 2][j % 2 * 2];
-                    if (WIDE) mma_m16n8k16(of_step[i][j], p[1], {low[0], low[1]});
-                    if (WIDE) mma_m16n8k16(of_step[i][j], p[0], {low[0], low[1]});
-                    for (int plane = 2; plane >= 0; plane--) mma_m16n8k16(of_step[i][j], p[plane], {high[0], high[1]});
-                }
+                for (int i = 0; i < 8; i++) mma_m16n8k16(of_step[i / 4][i % 4], planes[i / 4], {columns[i % 4 / 2][i % 2 * 2], columns[i % 4 / 2][i % 2 * 2 + 1]});
+            };
+            if (WIDE) {
+                multiply(p[1], n_low);
+                multiply(p[0], n_low);
             }
+            multiply(p[2], n);
+            multiply(p[1], n);
+            multiply(p[0], n);
         }
         for (int i = 0; i < 32; i++) sums[i / 16][i / 4 % 4][i % 4] += of_step[i / 16][i / 4 % 4][i % 4];
     }
@@ -281,7 +313,7 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
     for (int i = 0; i < 4; i++) {
         const int head = head0 + i * 8 + lane / 4;
         if (head >= args.heads) continue;
-        const float share = args.context_share[int64_t(blockIdx.x) * args.heads + head];
+        const float share = args.context_share[int64_t(index) * args.heads + head];
         const float* scores = args.scores + row.scores_start * args.heads + head * pitch;
         float* mean = args.means + row.mean_row * args.mean_pitch + int64_t(head) * args.hidden;
 #pragma unroll
@@ -303,5 +335,5 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
     }
 }
 
-KERNEL(twin_mean_bf16, TwinAttendArgs, MEAN_THREADS, 1, twin_mean<bf16>)
+KERNEL(twin_mean_bf16, TwinAttendArgs, MEAN_THREADS, 2, twin_mean<bf16>)
 KERNEL(twin_mean_f32, TwinAttendArgs, MEAN_THREADS, 1, twin_mean<float>)

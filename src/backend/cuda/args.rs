@@ -290,6 +290,8 @@ args! {
         head_dim: i32,
         hidden: i32,
         window: i32,
+        score_blocks: i32,
+        unused: i32,
         norm_offset: f32,
         scale: f32,
         softcap: f32,

@@ -152,6 +152,7 @@ pub fn twin_attend(
         group: shape.group_size() as i32,
         head_dim: shape.head_dim as i32,
         window,
+        score_blocks: rows.most_tokens.div_ceil(32) as i32,
         scale,
         softcap,
         ..args
@@ -168,7 +169,7 @@ pub fn twin_attend(
     let lanes = shape.head_dim.div_ceil(8).next_power_of_two().max(4);
     run(
         &format!("key_score_{}", context.name()),
-        [twin_rows, (rows.most_tokens as u32).div_ceil(128), shape.num_key_value_heads as u32],
+        [twin_rows * args.score_blocks as u32 * shape.num_key_value_heads as u32, 1, 1],
         128,
         (shape.group_size() * lanes * 8 * 4) as u32,
         key_bytes + differences + score_bytes,
@@ -176,7 +177,7 @@ pub fn twin_attend(
     let weight_bytes = rows.all_tokens * heads * 3 * 2;
     run("twin_softmax", [twin_rows, heads as u32, 1], 128, SUM_BYTES, score_bytes + weight_bytes)?;
     let stage_bytes = 32 * (256 + 8) * context.size() as u32 + 3 * 32 * (32 + 8) * 2;
-    let grid = [twin_rows, (args.hidden as u32).div_ceil(256), (heads as u32).div_ceil(32)];
+    let grid = [twin_rows * (args.hidden as u32).div_ceil(256), (heads as u32).div_ceil(32), 1];
     let hidden = args.hidden as usize;
     let mean_bytes = rows.twin_count * heads * hidden * 4;
     let bytes = rows.all_tokens * hidden * context.size() + weight_bytes + mean_bytes;
