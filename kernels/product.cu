@@ -143,7 +143,11 @@ __device__ void product(const ProductArgs& args) {
                 const float *v = &sums[i][in_b][half * 2], *up = &sums[i][E == GATED ? in_b + 2 : in_b][half * 2];
                 float2 done = finish.template operator()<Out>(args, col, {v[0], v[1]}, {up[0], up[1]});
                 if (E == ADD) done = {done.x + before[half][j].x, done.y + before[half][j].y};
-                store_pair(at, done, col + 1 < args.n);
+                // Pitches and columns are even, so pairs are aligned.
+                if (col + 1 < args.n)
+                    store2(at, done);
+                else
+                    store(at, done.x);
             });
         }
     });
