@@ -84,11 +84,12 @@ fn twin_product(
     floor: Floor,
     args: &ProductArgs,
 ) -> Result<()> {
-    const STAGES: u32 = 3;
-    let kernel = format!("twin_product_{}", epilogue.name());
+    let wide = args.b_low.into_iter().chain(args.update.map(|update| update.b_low)).any(|low| low != 0);
+    let (prefix, stages, planes) = if wide { ("wide_", 3, 3) } else { ("", 5, 1) };
+    let kernel = format!("twin_product_{prefix}{}", epilogue.name());
     let cols: u32 = if matches!(epilogue, Epilogue::Gated(_)) { 32 } else { 64 };
     let grid = [(args.n as u32).div_ceil(cols), (args.m as u32).div_ceil(64), groups as u32];
-    let stage_bytes = 64 * (32 + 4) * 4 + 3 * 64 * (32 + 8) * 2;
-    let launch = Launch { grid, threads: 128, shared_bytes: STAGES * stage_bytes, floor };
+    let stage_bytes = 64 * (32 + 4) * 4 + planes * 64 * (32 + 8) * 2;
+    let launch = Launch { grid, threads: 128, shared_bytes: stages * stage_bytes, floor };
     launch_tiles(device, &kernel, launch, args)
 }
