@@ -20,7 +20,8 @@ struct Stage {
     static constexpr int IN_FLIGHT = WIDE ? 3 : 5;
     float a[TILE_M * A_PITCH];
     // The last two of weights that are more than bf16.
-    bf16 b[WIDE ? 3 : 1][TILE_N * B_PITCH];
+    static constexpr int MIDDLE = WIDE ? 1 : 0, LOW = WIDE ? 2 : 0;
+    bf16 b[1 + LOW][TILE_N * B_PITCH];
 };
 
 template <Epilogue E, bool WIDE>
@@ -65,7 +66,7 @@ __device__ void twin_product(const ProductArgs& args) {
                 copy_async_16(&stage.b[0][to], next_b[i], 16);
                 if (WIDE && has_low(own))
                     for (int plane = 0; plane < 2; plane++)
-                        copy_async_16(&stage.b[WIDE * (plane + 1)][to],
+                        copy_async_16(&stage.b[plane ? stage.LOW : stage.MIDDLE][to],
                                       own_low ? own_low + plane * own.b_low_plane + (next_b[i] - own_b) : next_b[i], own_low ? 16 : 0);
             }
             next_b[i] += STEP;
@@ -97,7 +98,7 @@ __device__ void twin_product(const ProductArgs& args) {
             copy_async_16(&stage.b[0][to], bytes ? static_cast<const void*>(b + at) : none, bytes);
             if (WIDE && has_low(from))
                 for (int plane = 0; plane < 2; plane++)
-                    copy_async_16(&stage.b[WIDE * (plane + 1)][to],
+                    copy_async_16(&stage.b[plane ? stage.LOW : stage.MIDDLE][to],
                                   low && bytes ? static_cast<const void*>(low + plane * from.b_low_plane + at) : none, low ? bytes : 0);
         }
     };
@@ -147,9 +148,9 @@ __device__ void twin_product(const ProductArgs& args) {
             };
             // The smallest first.
             if (low) {
-                load_b(stage.b[WIDE * 2]);
+                load_b(stage.b[stage.LOW]);
                 multiply(a[0]);
-                load_b(stage.b[WIDE * 1]);
+                load_b(stage.b[stage.MIDDLE]);
                 multiply(a[1]);
                 multiply(a[0]);
             }
