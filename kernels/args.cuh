@@ -66,6 +66,14 @@ __device__ __forceinline__ Operands operands_of(const ProductArgs& args, int ste
             u.a_pitch, u.b_pitch, u.b_low_plane, u.a_head, u.k, (step - (second ? first : own)) * STEP};
 }
 
+// The tile of number `at`, of `rows` × `cols` tiles, in an order in which BAND rows of them go through all columns together.
+template <int BAND>
+__device__ __forceinline__ void place_in_bands(int at, int rows, int cols, int& row, int& col) {
+    const int band = at / (BAND * cols), in_band = at % (BAND * cols), height = min(BAND, rows - band * BAND);
+    row = band * BAND + in_band % height;
+    col = in_band / height;
+}
+
 // `queries` queries of one sequence, at positions from `first_query` on, in rows from `row` on. The rows of keys and values at
 // positions 0 and up are path_rows[path] and up.
 struct AttentionTile {

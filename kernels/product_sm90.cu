@@ -56,9 +56,8 @@ struct Tiles {
     __device__ __forceinline__ void next() { at += step; }
     // The first row of the block's tile, and its number among the columns.
     __device__ __forceinline__ void place(int& row, int& col) const {
-        const int band = at / (BAND * cols), in_band = at % (BAND * cols), height = min(BAND, rows - band * BAND);
-        row = ((band * BAND + in_band % height) * CLUSTER + int(cluster_rank())) * TILE_M;
-        col = in_band / height;
+        place_in_bands<BAND>(at, rows, cols, row, col);
+        row = (row * CLUSTER + int(cluster_rank())) * TILE_M;
     }
 };
 

@@ -6,59 +6,108 @@
 // store, add, gated, activated: as in product.cu, out f32. `store` also projects heads (ProductArgs::group).
 // Reference: `linear`, `linear_add`, `gated`, `activated`, `head_values` of backend/reference.
 //
-// A block makes a tile of 64 rows and 64 columns (gated: 32 of each weight), 4 warps of 32 × 32, over k in steps of 32, three in flight, those of updates last.
-// Grid: (columns, rows, groups of heads). Few rows: the time is that of reading the weights.
+// A block makes a tile of 64 rows and 64 columns (gated: 32 of each weight), a warp 16 rows of it, so that rows are split once a tile; over k in
+// steps of 32, several in flight, those of updates last. Grid: (columns, rows, groups of heads). Few rows: the time is that of reading the weights.
+// `wide_*` take weights, or updates, that are more than bf16.
 #include "args.cuh"
 
-constexpr int TILE_M = 64, TILE_N = 64, STEP = 32, STAGES = 3;
+constexpr int TILE_M = 64, TILE_N = 64, STEP = 32;
 constexpr int A_PITCH = STEP + 4, B_PITCH = STEP + 8;
 constexpr int THREADS = 128;
 
+template <bool WIDE>
 struct Stage {
+    static constexpr int IN_FLIGHT = WIDE ? 3 : 5;
     float a[TILE_M * A_PITCH];
     // The last two of weights that are more than bf16.
-    bf16 b[3][TILE_N * B_PITCH];
+    static constexpr int MIDDLE = WIDE ? 1 : 0, LOW = WIDE ? 2 : 0;
+    bf16 b[1 + LOW][TILE_N * B_PITCH];
 };
 
-template <Epilogue E>
+template <Epilogue E, bool WIDE>
 __device__ void twin_product(const ProductArgs& args) {
-    Stage* stages = reinterpret_cast<Stage*>(shared_memory());
-    constexpr int COLS = E == GATED ? TILE_N / 2 : TILE_N;
+    constexpr int STAGES = Stage<WIDE>::IN_FLIGHT, COLS = E == GATED ? TILE_N / 2 : TILE_N;
+    Stage<WIDE>* stages = reinterpret_cast<Stage<WIDE>*>(shared_memory());
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int row0 = blockIdx.y * TILE_M, col0 = blockIdx.x * COLS, heads0 = blockIdx.z * args.group;
 
+    // A thread copies the same chunk of some rows. Rows and columns beyond the last are not copied, and nothing of them is stored.
+    constexpr int A_CHUNKS = STEP / 4, A_ROWS = THREADS / A_CHUNKS, A_COPIES = TILE_M / A_ROWS;
+    constexpr int B_CHUNKS = STEP / 8, B_ROWS = THREADS / B_CHUNKS, B_COPIES = TILE_N / B_ROWS;
+    const int first_a = thread / A_CHUNKS, k_a = thread % A_CHUNKS * 4, first_b = thread / B_CHUNKS, k_b = thread % B_CHUNKS * 8;
+    const bool is_up = E == GATED && first_b % 32 / 16;
+    auto row_of = [&](const Operands& from, int row) {
+        return static_cast<const float*>(from.a) + row / args.group * from.a_pitch + int64_t(heads0 + row % args.group) * from.a_head;
+    };
+    auto col_of = [&](int i) { return col0 + (E == GATED ? first_b / 32 * 16 + first_b % 16 + i * (B_ROWS / 2) : first_b + i * B_ROWS); };
+    auto place_in_b = [&](const Operands& from, int i) { return (int64_t(blockIdx.z) * args.n + col_of(i)) * from.b_pitch + k_b; };
     auto has_low = [](const Operands& from) { return from.b0_low || from.b1_low; };
-    auto load = [&](int step) {
-        Stage& stage = stages[step % STAGES];
-        const Operands from = operands_of<STEP>(args, step);
-        const float* rows = static_cast<const float*>(from.a);
-        auto row_of = [&](int row) { return rows + row / args.group * from.a_pitch + int64_t(heads0 + row % args.group) * from.a_head; };
+
+    // For whole steps over the weights' own k, which are almost all, addresses only move on.
+    const Operands own = operands_of<STEP>(args, 0);
+    const int whole_steps = args.a_head % 4 == 0 ? args.k / STEP : 0;
+    const float* next_a[A_COPIES];
+    const bf16 *next_b[B_COPIES], *own_b = is_up ? own.b1 : own.b0, *own_low = is_up ? own.b1_low : own.b0_low;
+#pragma unroll
+    for (int i = 0; i < A_COPIES; i++) next_a[i] = row_of(own, min(row0 + first_a + i * A_ROWS, args.m - 1)) + k_a;
+#pragma unroll
+    for (int i = 0; i < B_COPIES; i++) next_b[i] = own_b + place_in_b(own, i);
+    auto load_whole = [&](Stage<WIDE>& stage) {
+#pragma unroll
+        for (int i = 0; i < A_COPIES; i++) {
+            const int r = first_a + i * A_ROWS;
+            if (row0 + r < args.m) copy_async_16(&stage.a[r * A_PITCH + k_a], next_a[i], 16);
+            next_a[i] += STEP;
+        }
+#pragma unroll
+        for (int i = 0; i < B_COPIES; i++) {
+            const int to = (first_b + i * B_ROWS) * B_PITCH + k_b;
+            if (col_of(i) < args.n) {
+                copy_async_16(&stage.b[0][to], next_b[i], 16);
+                if (WIDE && has_low(own))
+                    for (int plane = 0; plane < 2; plane++)
+                        copy_async_16(&stage.b[plane ? stage.LOW : stage.MIDDLE][to],
+                                      own_low ? own_low + plane * own.b_low_plane + (next_b[i] - own_b) : next_b[i], own_low ? 16 : 0);
+            }
+            next_b[i] += STEP;
+        }
+    };
+    auto load_part = [&](Stage<WIDE>& stage, const Operands& from) {
+        const float* none = static_cast<const float*>(from.a);
         if (from.a_head % 4 == 0) {
-            for (int chunk = thread; chunk < TILE_M * STEP / 4; chunk += THREADS) {
-                const int r = chunk / (STEP / 4), k = chunk % (STEP / 4) * 4, at = from.at + k;
+#pragma unroll 1
+            for (int i = 0; i < A_COPIES; i++) {
+                const int r = first_a + i * A_ROWS, at = from.at + k_a;
                 const int bytes = row0 + r < args.m ? min(max(from.k - at, 0), 4) * 4 : 0;
-                copy_async_16(&stage.a[r * A_PITCH + k], bytes ? row_of(row0 + r) + at : rows, bytes);
+                copy_async_16(&stage.a[r * A_PITCH + k_a], bytes ? row_of(from, row0 + r) + at : none, bytes);
             }
         } else {
+#pragma unroll 1
             for (int i = thread; i < TILE_M * STEP; i += THREADS) {
                 const int r = i / STEP, k = i % STEP, at = from.at + k;
                 const int bytes = row0 + r < args.m && at < from.k ? 4 : 0;
-                copy_async_4(&stage.a[r * A_PITCH + k], bytes ? row_of(row0 + r) + at : rows, bytes);
+                copy_async_4(&stage.a[r * A_PITCH + k], bytes ? row_of(from, row0 + r) + at : none, bytes);
             }
         }
-        for (int chunk = thread; chunk < TILE_N * STEP / 8; chunk += THREADS) {
-            const int r = chunk / (STEP / 8), k = chunk % (STEP / 8) * 8, at = from.at + k;
-            const bool second = E == GATED && r % 32 / 16;
-            const bf16 *b = second ? from.b1 : from.b0, *low = second ? from.b1_low : from.b0_low;
-            const int col = col0 + (E == GATED ? r / 32 * 16 + r % 16 : r);
-            const int bytes = b && col < args.n ? min(max(from.k - at, 0), 8) * 2 : 0;
-            const int64_t in_b = bytes ? (int64_t(blockIdx.z) * args.n + col) * from.b_pitch + at : 0;
-            copy_async_16(&stage.b[0][r * B_PITCH + k], bytes ? static_cast<const void*>(b + in_b) : rows, bytes);
-            if (!has_low(from)) continue;
-            for (int plane = 0; plane < 2; plane++)
-                copy_async_16(&stage.b[plane + 1][r * B_PITCH + k],
-                              low && bytes ? static_cast<const void*>(low + plane * from.b_low_plane + in_b) : rows, low ? bytes : 0);
+        const bf16 *b = is_up ? from.b1 : from.b0, *low = is_up ? from.b1_low : from.b0_low;
+#pragma unroll 1
+        for (int i = 0; i < B_COPIES; i++) {
+            const int to = (first_b + i * B_ROWS) * B_PITCH + k_b;
+            const int bytes = b && col_of(i) < args.n ? min(max(from.k - from.at - k_b, 0), 8) * 2 : 0;
+            const int64_t at = bytes ? place_in_b(from, i) + from.at : 0;
+            copy_async_16(&stage.b[0][to], bytes ? static_cast<const void*>(b + at) : none, bytes);
+            if (WIDE && has_low(from))
+                for (int plane = 0; plane < 2; plane++)
+                    copy_async_16(&stage.b[plane ? stage.LOW : stage.MIDDLE][to],
+                                  low && bytes ? static_cast<const void*>(low + plane * from.b_low_plane + at) : none, low ? bytes : 0);
         }
+    };
+    auto load = [&](int step) {
+        Stage<WIDE>& stage = stages[step % STAGES];
+        if (step < whole_steps)
+            load_whole(stage);
+        else
+            load_part(stage, operands_of<STEP>(args, step));
     };
 
     const int steps = product_steps<STEP>(args);
@@ -66,45 +115,42 @@ __device__ void twin_product(const ProductArgs& args) {
         if (step < steps) load(step);
         copies_commit();
     }
-    const int warp_m = warp / 2 * 32, warp_n = warp % 2 * 32;
-    float sums[2][4][4] = {};
+    const int warp_m = warp * 16;
+    float sums[8][4] = {};
     for (int step = 0; step < steps; step++) {
         copies_wait<STAGES - 2>();
         __syncthreads();
         if (step + STAGES - 1 < steps) load(step + STAGES - 1);
         copies_commit();
-        const Stage& stage = stages[step % STAGES];
-        float in_step[2][4][4] = {};
+        if (row0 + warp_m >= args.m) continue;
+        const Stage<WIDE>& stage = stages[step % STAGES];
+        const bool low = WIDE && has_low(operands_of<STEP>(args, step));
+        float in_step[8][4] = {};
 #pragma unroll
         for (int k = 0; k < STEP; k += 16) {
-            uint32_t a[3][2][4], fb[2][4];
+            uint32_t a[3][4], fb[4][4];
 #pragma unroll
-            for (int i = 0; i < 2; i++)
+            for (int part = 0; part < 4; part++) {
+                const int row = warp_m + part % 2 * 8 + lane / 4, col = k + part / 2 * 8 + lane % 4 * 2;
+                float2 rest = *reinterpret_cast<const float2*>(&stage.a[row * A_PITCH + col]);
+                for (int term = 0; term < 3; term++) a[term][part] = take_bf16(rest);
+            }
+            auto multiply = [&](const uint32_t (&fa)[4]) {
 #pragma unroll
-                for (int part = 0; part < 4; part++) {
-                    const int row = warp_m + i * 16 + part % 2 * 8 + lane / 4, col = k + part / 2 * 8 + lane % 4 * 2;
-                    float2 rest = *reinterpret_cast<const float2*>(&stage.a[row * A_PITCH + col]);
-                    for (int term = 0; term < 3; term++) a[term][i][part] = take_bf16(rest);
+                for (int j = 0; j < 8; j++) {
+                    const uint32_t b[2] = {fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]};
+                    mma_m16n8k16(in_step[j], fa, b);
                 }
-            auto multiply = [&](const uint32_t (&fa)[2][4]) {
-#pragma unroll
-                for (int i = 0; i < 2; i++)
-#pragma unroll
-                    for (int j = 0; j < 4; j++) {
-                        const uint32_t b[2] = {fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]};
-                        mma_m16n8k16(in_step[i][j], fa[i], b);
-                    }
             };
             auto load_b = [&](const bf16* tile) {
 #pragma unroll
-                for (int j = 0; j < 2; j++)
-                    ldmatrix_x4(fb[j], &tile[(warp_n + j * 16 + lane / 16 * 8 + lane % 8) * B_PITCH + k + lane / 8 % 2 * 8]);
+                for (int j = 0; j < 4; j++) ldmatrix_x4(fb[j], &tile[(j * 16 + lane / 16 * 8 + lane % 8) * B_PITCH + k + lane / 8 % 2 * 8]);
             };
             // The smallest first.
-            if (has_low(operands_of<STEP>(args, step))) {
-                load_b(stage.b[2]);
+            if (low) {
+                load_b(stage.b[stage.LOW]);
                 multiply(a[0]);
-                load_b(stage.b[1]);
+                load_b(stage.b[stage.MIDDLE]);
                 multiply(a[1]);
                 multiply(a[0]);
             }
@@ -114,35 +160,34 @@ __device__ void twin_product(const ProductArgs& args) {
             multiply(a[0]);
         }
 #pragma unroll
-        for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 8; j++)
 #pragma unroll
-            for (int j = 0; j < 4; j++)
-#pragma unroll
-                for (int v = 0; v < 4; v++) sums[i][j][v] += in_step[i][j][v];
+            for (int v = 0; v < 4; v++) sums[j][v] += in_step[j][v];
     }
     copies_wait<0>();
 
     with_finish<E>(args, [&](auto finish) {
 #pragma unroll
-        for (int i = 0; i < 2; i++)
+        for (int half = 0; half < 2; half++) {
+            const int row = row0 + warp_m + half * 8 + lane / 4;
+            if (row >= args.m) continue;
+            float* out = static_cast<float*>(args.out) + row / args.group * args.out_pitch + (heads0 + row % args.group) * args.out_head;
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int row = row0 + warp_m + i * 16 + half * 8 + lane / 4;
-                if (row >= args.m) continue;
-                float* out = static_cast<float*>(args.out) + row / args.group * args.out_pitch + (heads0 + row % args.group) * args.out_head;
-#pragma unroll
-                for (int j = 0; j < (E == GATED ? 2 : 4); j++) {
-                    const int col = col0 + (E == GATED ? warp_n / 2 : warp_n) + j * 8 + lane % 4 * 2;
-                    if (col >= args.n) continue;
-                    const float* v = &sums[i][j][half * 2];
-                    const float* up = &sums[i][E == GATED ? j + 2 : j][half * 2];
-                    finish_pair<E>(finish, args, out, col, blockIdx.z * args.n + col, {v[0], v[1]}, {up[0], up[1]});
-                }
+            for (int j = 0; j < (E == GATED ? 4 : 8); j++) {
+                const int col = col0 + j * 8 + lane % 4 * 2, in_b = E == GATED ? j / 2 * 4 + j % 2 : j;
+                if (col >= args.n) continue;
+                const float *v = &sums[in_b][half * 2], *up = &sums[E == GATED ? in_b + 2 : in_b][half * 2];
+                finish_pair<E>(finish, args, out, col, blockIdx.z * args.n + col, {v[0], v[1]}, {up[0], up[1]});
             }
+        }
     });
 }
 
-KERNEL(twin_product_store, ProductArgs, THREADS, 1, twin_product<STORE>)
-KERNEL(twin_product_add, ProductArgs, THREADS, 1, twin_product<ADD>)
-KERNEL(twin_product_gated, ProductArgs, THREADS, 1, twin_product<GATED>)
-KERNEL(twin_product_activated, ProductArgs, THREADS, 1, twin_product<ACTIVATED>)
+#define PRODUCT(NAME, E)                                                                  \
+    KERNEL(twin_product_##NAME, ProductArgs, THREADS, 2, twin_product<E, false>)          \
+    KERNEL(twin_product_wide_##NAME, ProductArgs, THREADS, 2, twin_product<E, true>)
+
+PRODUCT(store, STORE)
+PRODUCT(add, ADD)
+PRODUCT(gated, GATED)
+PRODUCT(activated, ACTIVATED)

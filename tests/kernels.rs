@@ -42,8 +42,14 @@ fn attention_has_the_same_bits_wherever_a_prompt_lies_and_whatever_is_beside_it(
 }
 
 /// Holds products to the same bits whatever their tiles, and to have run with these.
-fn check_tiles(context: ContextPrecision, few: &[usize], cols: usize, tiles: &[String], epilogues: &[&str]) {
-    let cuda = Cuda::simulated(context, Kernels::Sm90a).profiled();
+fn check_tiles(
+    (context, kernels): (ContextPrecision, Kernels),
+    few: &[usize],
+    cols: usize,
+    tiles: &[String],
+    epilogues: &[&str],
+) {
+    let cuda = Cuda::simulated(context, kernels).profiled();
     bits::check_products(&cuda, 300, few, cols);
     let run: Vec<String> = cuda.kernel_times().unwrap().into_iter().map(|time| time.kernel).collect();
     for tiles in tiles {
@@ -56,19 +62,22 @@ fn check_tiles(context: ContextPrecision, few: &[usize], cols: usize, tiles: &[S
 
 #[test]
 fn products_have_the_same_bits_whatever_their_tiles() {
-    let tiles = ["product_sm90_", "product_sm90_narrow_"].map(String::from);
-    check_tiles(
-        ContextPrecision::Bfloat16,
-        &[100],
-        200,
-        &tiles,
-        &["store_bf16", "add", "activated", "gated"],
-    );
+    for (kernels, name) in [(Kernels::Sm80, "product_"), (Kernels::Sm90a, "product_sm90_")] {
+        let tiles = ["", "narrow_"].map(|narrow| format!("{name}{narrow}"));
+        let way = (ContextPrecision::Bfloat16, kernels);
+        check_tiles(way, &[100], 200, &tiles, &["store_bf16", "add", "activated", "gated"]);
+    }
 }
 
 #[test]
 fn products_of_f32_rows_have_the_same_bits_whatever_their_tiles() {
     let tiles = ["8", "32", "64", "128", "whole"].map(|tile| format!("twin_product_sm90_{tile}_"));
     let few = [1, 20, 50, 100];
-    check_tiles(ContextPrecision::Float32, &few, 100, &tiles, &["store", "add", "activated", "gated"]);
+    check_tiles(
+        (ContextPrecision::Float32, Kernels::Sm90a),
+        &few,
+        100,
+        &tiles,
+        &["store", "add", "activated", "gated"],
+    );
 }

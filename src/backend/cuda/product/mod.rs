@@ -137,6 +137,14 @@ impl Product<'_> {
     }
 }
 
+/// Columns of tiles of rows in bf16, 256 or 128: those by which places that make one at a time make all `tiles` of so many columns earlier.
+fn tile_columns(places: usize, tiles: impl Fn(usize) -> usize) -> usize {
+    /// How long a tile of 128 columns takes, one of 256 taking 1.
+    const NARROW_TIME: f64 = 0.58;
+    let turns = |columns| tiles(columns).div_ceil(places) as f64;
+    if turns(128) * NARROW_TIME < turns(256) { 128 } else { 256 }
+}
+
 /// `out = epilogue(a · Wᵀ + b)`, of rows in bf16 or in f32; gated products take two weights, the gate first.
 pub fn product(
     device: &Arc<dyn Device>,

@@ -1,6 +1,6 @@
 //! Products of rows in bf16 and in f32 on every GPU: `product.cu`, `twin_product.cu`.
 
-use super::{Epilogue, Operand, Product};
+use super::{Epilogue, Operand, Product, tile_columns};
 use crate::{
     Result,
     backend::cuda::{
@@ -53,7 +53,7 @@ pub fn run(device: &dyn Device, product: &Product<'_>) -> Result<()> {
     }
 }
 
-/// `product.cu`: tiles of 128 × 128, gated ones of 64 columns.
+/// `product.cu`: tiles of 128 × 256, or of half as many columns, gated ones of half as many again.
 fn bf16_product(
     device: &dyn Device,
     epilogue: Epilogue,
@@ -61,12 +61,18 @@ fn bf16_product(
     floor: Floor,
     args: &ProductArgs,
 ) -> Result<()> {
-    const STAGES: u32 = 3;
-    let kernel = format!("product_{}", epilogue.kernel(out));
-    let cols: u32 = if matches!(epilogue, Epilogue::Gated(_)) { 64 } else { 128 };
-    let grid = [(args.n as u32).div_ceil(cols), (args.m as u32).div_ceil(128), 1];
-    let stage_bytes = 2 * 128 * (32 + 8) * 2;
-    let launch = Launch { grid, threads: 256, shared_bytes: STAGES * stage_bytes, floor };
+    let weights = if matches!(epilogue, Epilogue::Gated(_)) { 2 } else { 1 };
+    let (rows, cols) = (args.m as usize, weights * args.n as usize);
+    let tiles = |columns| rows.div_ceil(128) * cols.div_ceil(columns);
+    let columns = tile_columns(device.multiprocessors() as usize, tiles);
+    let (suffix, stages) = if columns == 128 { ("narrow_", 3) } else { ("", 4) };
+    let kernel = format!("product_{suffix}{}", epilogue.kernel(out));
+    let launch = Launch {
+        grid: [tiles(columns) as u32, 1, 1],
+        threads: columns as u32,
+        shared_bytes: stages * (128 + columns as u32) * 32 * 2,
+        floor,
+    };
     launch_tiles(device, &kernel, launch, args)
 }
 
@@ -78,11 +84,12 @@ fn twin_product(
     floor: Floor,
     args: &ProductArgs,
 ) -> Result<()> {
-    const STAGES: u32 = 3;
-    let kernel = format!("twin_product_{}", epilogue.name());
+    let wide = args.b_low.into_iter().chain(args.update.map(|update| update.b_low)).any(|low| low != 0);
+    let (prefix, stages, planes) = if wide { ("wide_", 3, 3) } else { ("", 5, 1) };
+    let kernel = format!("twin_product_{prefix}{}", epilogue.name());
     let cols: u32 = if matches!(epilogue, Epilogue::Gated(_)) { 32 } else { 64 };
     let grid = [(args.n as u32).div_ceil(cols), (args.m as u32).div_ceil(64), groups as u32];
-    let stage_bytes = 64 * (32 + 4) * 4 + 3 * 64 * (32 + 8) * 2;
-    let launch = Launch { grid, threads: 128, shared_bytes: STAGES * stage_bytes, floor };
+    let stage_bytes = 64 * (32 + 4) * 4 + planes * 64 * (32 + 8) * 2;
+    let launch = Launch { grid, threads: 128, shared_bytes: stages * stage_bytes, floor };
     launch_tiles(device, &kernel, launch, args)
 }

@@ -1,6 +1,6 @@
 //! Products of rows in bf16 on Hopper: `product_sm90.cu`.
 
-use super::{Epilogue, Operand, Product};
+use super::{Epilogue, Operand, Product, tile_columns};
 use crate::{
     Result,
     backend::cuda::{
@@ -15,17 +15,14 @@ use crate::{
 pub fn run(device: &dyn Device, product: &Product<'_>) -> Result<()> {
     let Product { epilogue, a, weights, inner, out, .. } = product;
     const CLUSTER: usize = 2;
-    /// How long a tile of 128 columns takes, one of 256 taking 1.
-    const NARROW_TIME: f64 = 0.58;
     if a.rows == 0 {
         return Ok(());
     }
     let columns = if matches!(epilogue, Epilogue::Gated(_)) { 2 } else { 1 };
     let clusters = |tile: usize| a.rows.div_ceil(128 * CLUSTER) * (columns * out.cols).div_ceil(tile);
     let at_once = device.multiprocessors() as usize / CLUSTER;
-    let turns = |tile| clusters(tile).div_ceil(at_once) as f64;
-    let (tile, stages, suffix) =
-        if turns(128) * NARROW_TIME < turns(256) { (128, 6, "narrow_") } else { (256, 4, "") };
+    let tile = tile_columns(at_once, clusters);
+    let (stages, suffix) = if tile == 128 { (6, "narrow_") } else { (4, "") };
     let mut args = HopperProductArgs {
         a: device.tensor_map(&a.in_boxes(128))?,
         out: device.tensor_map(&out.in_boxes(64))?,
