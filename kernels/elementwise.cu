@@ -75,10 +75,10 @@ __device__ void scale(const RowsArgs& args) {
     for_columns(args, [&](int col) { store4(out + col, times(args.factor, load4(out + col))); });
 }
 
-template <class T>
+template <class In, class Out>
 __device__ void gather(const RowsArgs& args) {
-    const T* a = row_of<T>(args.a, args.a_pitch, args.rows[blockIdx.x]);
-    T* out = row_of<T>(args.out, args.out_pitch, blockIdx.x);
+    const In* a = row_of<In>(args.a, args.a_pitch, args.rows[blockIdx.x]);
+    Out* out = row_of<Out>(args.out, args.out_pitch, blockIdx.x);
     for_columns(args, [&](int col) { store4(out + col, load4(a + col)); });
 }
 
@@ -134,10 +134,11 @@ KERNEL(accumulate_f32, RowsArgs, THREADS, 1, accumulate<float>)
 KERNEL(add_f32, RowsArgs, THREADS, 1, add)
 KERNEL(scale_bf16, RowsArgs, THREADS, 1, scale<bf16>)
 KERNEL(scale_f32, RowsArgs, THREADS, 1, scale<float>)
-KERNEL(gather_bf16, RowsArgs, THREADS, 1, gather<bf16>)
-KERNEL(gather_f32, RowsArgs, THREADS, 1, gather<float>)
-KERNEL(scatter_bf16, RowsArgs, THREADS, 1, scatter<bf16>)
-KERNEL(scatter_f32, RowsArgs, THREADS, 1, scatter<float>)
+KERNEL(gather_bf16_bf16, RowsArgs, THREADS, 1, gather<bf16, bf16>)
+KERNEL(gather_bf16_f32, RowsArgs, THREADS, 1, gather<bf16, float>)
+KERNEL(gather_f32_f32, RowsArgs, THREADS, 1, gather<float, float>)
+KERNEL(scatter_bf16_bf16, RowsArgs, THREADS, 1, scatter<bf16>)
+KERNEL(scatter_f32_f32, RowsArgs, THREADS, 1, scatter<float>)
 KERNEL(blend_bf16, RowsArgs, THREADS, 1, blend<bf16>)
 KERNEL(blend_f32, RowsArgs, THREADS, 1, blend<float>)
 KERNEL(scatter_add_f32, RowsArgs, THREADS, 1, scatter_add)

@@ -85,7 +85,10 @@ fn batch_order_and_residence_change_no_bit(way: Way) {
 /// Of these lengths, where the pair has as many positions.
 fn prompts(pair: &Pair, lengths: &[usize]) -> Vec<Vec<u32>> {
     let longest = pair.spec().ft.context_length;
-    lengths.iter().map(|len| (0..*len.min(&longest)).map(|i| (i * 17 + i * i + len) as u32 % 50).collect()).collect()
+    lengths
+        .iter()
+        .map(|len| (0..*len.min(&longest)).map(|i| (i * 17 + i * i + len) as u32 % 50).collect())
+        .collect()
 }
 
 fn slices(prompts: &[Vec<u32>]) -> Vec<&[u32]> {
@@ -137,7 +140,7 @@ fn rows_embedded_behind_kernels_arrive() {
     (0..16).for_each(|_| cuda.linear(&a, &linear, &mut product));
     for ((table, ids), rows) in embedded.iter().zip(&mut found) {
         let (dtype, bytes) = &tables[*table];
-        cuda.embed(ids, &Tensor::stored(*dtype, 7, COLS, bytes), rows);
+        cuda.embed(ids, &cuda.table(Tensor::stored(*dtype, 7, COLS, bytes)), rows);
     }
     let returned = start.elapsed();
     let found = found.each_ref().map(|rows| cuda.read(rows));

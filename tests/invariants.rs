@@ -288,7 +288,7 @@ fn the_stream_of_a_score_is_the_tuned_model_s_own_pass() {
 fn sums<B: Backend>(backend: &B, layers: &[([f32; 2], [f32; 2])]) -> Vec<RunningL1> {
     let row = |values: &[f32; 2]| {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let table = Tensor::stored(Dtype::F32, 1, 2, &bytes);
+        let table = backend.table(Tensor::stored(Dtype::F32, 1, 2, &bytes));
         let mut mat = backend.zeros(Rows::Twin, Role::Stream, 1, 2);
         backend.embed(&[0], &table, &mut mat);
         mat
@@ -447,10 +447,32 @@ mod on_the_simulator {
     }
 
     #[test]
+    fn logits_of_parts_are_those_of_the_reference_in_cuda_s_kernels() {
+        let pair = Pair::open(&golden("qwen3", "base"), &golden("qwen3", "tuned"), None).unwrap();
+        let trace = Engine::new(&Reference, &pair).trace(&[&[1, 2, 3]], &unobserved).unwrap().remove(0);
+        let expected = Engine::new(&Reference, &pair).logits_of_parts(&trace.split).unwrap();
+        for (precision, kernels) in WAYS {
+            let cuda = Cuda::simulated(precision, kernels);
+            let found = Engine::new(&cuda, &pair).logits_of_parts(&trace.split).unwrap();
+            let tolerance = if precision == ContextPrecision::Float32 { 1e-5 } else { 1e-2 };
+            for (found, expected) in [(&found.embedding, &expected.embedding), (&found.ft, &expected.ft)] {
+                let largest = expected.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+                let error = found.iter().zip(expected).fold(0.0, |a: f64, (f, e)| a.max((f - e).abs()));
+                assert!(error < tolerance * largest, "{precision:?}: {error} of {largest}");
+            }
+        }
+    }
+
+    #[test]
     fn batch_order_and_resident_weights_change_no_bit_in_cuda_s_kernels() {
-        for case in
-            ["llama_gqa_tied_bf16", "gemma2_wide_heads", "gemma3_layer_types", "phi3_longrope", "qwen3_moe"]
-        {
+        for case in [
+            "llama_gqa_tied_bf16",
+            "gemma2_wide_heads",
+            "gemma3_layer_types",
+            "phi3_longrope",
+            "qwen3_moe",
+            "gpt2",
+        ] {
             let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
             let ids = prompts(50, &[70, 1, 40, 2, 9]);
             for (precision, kernels) in WAYS {

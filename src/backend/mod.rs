@@ -187,6 +187,8 @@ pub trait Backend: Sync {
     type Mat: Send + Sync;
     /// A weight tensor as the backend holds it; clones are the same in memory.
     type Weight<'w>: Clone + Send + Sync;
+    /// A table of embeddings as the backend holds it.
+    type Table<'w>: Send + Sync;
     /// Where the rows of some sequences lie, as the backend needs to know it.
     type Layout: Send + Sync;
     /// The running sums P and F of the twin rows, `[R, D]` each, and their norms after every layer so far.
@@ -246,8 +248,11 @@ pub trait Backend: Sync {
     /// Begins to bring a weight to where products read it, while what was asked for before goes on.
     fn fetch(&self, _weight: &Self::Weight<'_>) {}
 
-    /// `out[i] = table[token_ids[i]]`: `[V, D]` → `[len, D]`. The table is a checkpoint's own: of its rows few are needed.
-    fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut Self::Mat);
+    /// Takes a table from a checkpoint. Of its rows few are needed at a time, so that a backend may leave it where it is.
+    fn table<'w>(&self, tensor: Tensor<'w>) -> Self::Table<'w>;
+
+    /// `out[i] = table[token_ids[i]]`: `[V, D]` → `[len, D]`, a [stream](Role::Stream).
+    fn embed(&self, token_ids: &[u32], table: &Self::Table<'_>, out: &mut Self::Mat);
 
     /// A [`Norm`], row by row: `normalized` is what it is before weight and bias, kept where asked for, and `normed` with
     /// them: `[rows, D]` → `[rows, D]`.

@@ -104,9 +104,11 @@ impl<'w, B: Backend> Head<'w, B> {
             }
         }
         let rows: Vec<u32> = (0..N as u32).collect();
-        let table = Tensor::stored(Dtype::F32, N, hidden.len(), &bytes);
-        let mut normed = backend.zeros(Rows::Context, Role::Operand, N, hidden.len());
-        backend.embed(&rows, &table, &mut normed);
+        let table = backend.table(Tensor::stored(Dtype::F32, N, hidden.len(), &bytes));
+        let mat = |role| backend.zeros(Rows::Context, role, N, hidden.len());
+        let (mut stream, mut normed) = (mat(Role::Stream), mat(Role::Operand));
+        backend.embed(&rows, &table, &mut stream);
+        backend.copy(&stream, &mut normed);
         let mut logits = backend.zeros(Rows::Context, Role::Stream, N, self.table.rows);
         backend.linear(&normed, &self.unembedding, &mut logits);
         let logits = backend.read(&logits);

@@ -82,6 +82,8 @@ pub struct Engine<'a, B: Backend, W> {
     weights: &'a W,
     limits: PackLimits,
     prefix_sharing: bool,
+    embedding: B::Table<'a>,
+    position_embedding: Option<B::Table<'a>>,
     /// Layers of backends that keep weights.
     kept: Vec<OnceLock<Layer<'a, B>>>,
 }
@@ -90,7 +92,9 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
     pub fn new(backend: &'a B, weights: &'a W) -> Self {
         let limits = PackLimits::for_model(weights.spec().ft, backend.pack_room());
         let kept = (0..weights.spec().ft.num_hidden_layers).map(|_| OnceLock::new()).collect();
-        Self { backend, weights, limits, prefix_sharing: true, kept }
+        let embedding = backend.table(weights.embedding());
+        let position_embedding = weights.position_embedding().map(|table| backend.table(table));
+        Self { backend, weights, limits, prefix_sharing: true, embedding, position_embedding, kept }
     }
 
     /// Sets how much is computed at once. Results do not depend on it.
@@ -129,19 +133,20 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
     fn embed(&self, kind: Rows, token_ids: &[u32], positions: &[u32]) -> B::Mat {
         let Self { backend, weights, .. } = self;
         let spec = weights.spec().ft;
-        let look_up = |ids: &[u32], table: &Tensor<'_>| {
+        let look_up = |ids: &[u32], table: &B::Table<'_>| {
             let mut rows = backend.zeros(kind, Role::Stream, ids.len(), spec.hidden_size);
             backend.embed(ids, table, &mut rows);
-            weights.let_go(table);
             rows
         };
-        let mut rows = look_up(token_ids, &weights.embedding());
+        let mut rows = look_up(token_ids, &self.embedding);
+        weights.let_go(&weights.embedding());
         if spec.embedding_multiplier != 1.0 {
             backend.scale(&mut rows, spec.embedding_multiplier);
         }
-        if let Some(table) = weights.position_embedding() {
-            backend.accumulate(&look_up(positions, &table), &mut rows);
+        if let Some(table) = &self.position_embedding {
+            backend.accumulate(&look_up(positions, table), &mut rows);
         }
+        weights.position_embedding().iter().for_each(|table| weights.let_go(table));
         rows
     }
 

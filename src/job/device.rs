@@ -331,7 +331,7 @@ fn fitted(cuda: Cuda, machine: &MachineOptions, pair: &impl PairWeights) -> Resu
         Resident::On => true,
         Resident::Off => false,
         // A fifth of the memory is left for rows.
-        Resident::Auto => Cuda::layer_bytes(pair) <= cuda.memory()?.0 / 5 * 4,
+        Resident::Auto => Cuda::resident_bytes(pair) <= cuda.memory()?.0 / 5 * 4,
     };
     Ok(cuda.with_resident_weights(resident))
 }
@@ -356,6 +356,16 @@ mod tests {
 
     #[cfg(any(feature = "cuda", feature = "sim"))]
     #[test]
+    fn weights_that_stay_are_layers_and_the_embedding() {
+        use crate::experiment::shapes::{RandomPair, VOCABULARY, shape};
+        let (_, spec) = shape("smollm2-135m").unwrap();
+        let elements = spec.all_layer_tensors().map(|(layer, tensor)| tensor.elements(&spec, layer));
+        let elements = 2 * elements.sum::<usize>() + VOCABULARY * spec.hidden_size;
+        assert_eq!(Cuda::resident_bytes(&RandomPair::new(spec, None)), 2 * elements);
+    }
+
+    #[cfg(any(feature = "cuda", feature = "sim"))]
+    #[test]
     fn a_model_and_its_adapter_take_the_memory_of_one_model() {
         use crate::{
             checkpoint::{Pair, Reading, Side},
@@ -369,7 +379,7 @@ mod tests {
                 adapter: adapter.then(|| case.join("adapter")),
             };
             let sides = Twin::new(side(false), side(adapter));
-            Cuda::layer_bytes(&Pair::open_sides(&sides, Reading::default()).unwrap()) as f64
+            Cuda::resident_bytes(&Pair::open_sides(&sides, Reading::default()).unwrap()) as f64
         };
         // Small matrices beside which the adapter's rank is large.
         let ratio = |case| bytes_of(case, true) / bytes_of(case, false);

@@ -20,7 +20,8 @@ fn rows<B: Backend>(backend: &B, tokens: &[Option<usize>], cols: usize, seed: us
     let bytes: Vec<u8> = tokens.iter().flat_map(row).flat_map(f32::to_le_bytes).collect();
     let mut stream = backend.zeros(Rows::Context, Role::Stream, tokens.len(), cols);
     let ids: Vec<u32> = (0..tokens.len() as u32).collect();
-    backend.embed(&ids, &Tensor::stored(Dtype::F32, tokens.len(), cols, &bytes), &mut stream);
+    let table = backend.table(Tensor::stored(Dtype::F32, tokens.len(), cols, &bytes));
+    backend.embed(&ids, &table, &mut stream);
     let mut mat = backend.zeros(Rows::Context, Role::Operand, tokens.len(), cols);
     backend.copy(&stream, &mut mat);
     mat

@@ -51,7 +51,8 @@ impl<B: Backend> Bench<'_, B> {
         let bytes = self.numbers.bytes(rows * cols, true);
         let mut mat = self.backend.zeros(kind, Role::Stream, rows, cols);
         let ids: Vec<u32> = (0..rows as u32).collect();
-        self.backend.embed(&ids, &Tensor::stored(Dtype::F32, rows, cols, &bytes), &mut mat);
+        let table = self.backend.table(Tensor::stored(Dtype::F32, rows, cols, &bytes));
+        self.backend.embed(&ids, &table, &mut mat);
         if role == Role::Stream {
             return mat;
         }

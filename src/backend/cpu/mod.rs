@@ -120,6 +120,7 @@ impl Cpu {
 impl Backend for Cpu {
     type Mat = CpuMat;
     type Weight<'w> = Weight<'w>;
+    type Table<'w> = Tensor<'w>;
     type Layout = Vec<Sequence>;
     type Sums = sums::Sums;
 
@@ -151,6 +152,10 @@ impl Backend for Cpu {
 
     fn weight_for_few_rows<'w>(&self, tensor: Tensor<'w>) -> Weight<'w> {
         Weight::for_few_rows(tensor)
+    }
+
+    fn table<'w>(&self, tensor: Tensor<'w>) -> Tensor<'w> {
+        tensor
     }
 
     fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut CpuMat) {

@@ -1,26 +1,64 @@
-//! Rows of the embedding on their way to the device. They are gathered on the host: the table never takes memory there.
+//! Rows of the embedding on their way to where layers add to them. Where weights stay on the device, the table does too; otherwise its rows
+//! are gathered on the host, since a large vocabulary's table takes much memory and few of its rows are needed.
 
 use super::{
     args::RowsArgs,
-    device::{Device, as_bytes},
+    device::{Buffer, Device, as_bytes},
     launch::{ROW_THREADS, per_row, rows_args},
     mat::{CudaMat, Element, pitch},
+    weight::{CudaWeight, bf16_rows},
 };
-use crate::{
-    Result,
-    tensor::{Dtype, Tensor},
-};
+use crate::{Result, tensor::Tensor};
 use std::sync::Arc;
 
 /// Rows in bf16 that are brought together.
 const TOGETHER: usize = 4096;
 
+/// A table of embeddings.
+pub struct CudaTable<'w> {
+    pub tensor: Tensor<'w>,
+    /// The same on the device, brought there with the first rows that are asked for; `None`: it stays on the host.
+    pub kept: Option<CudaWeight<'w>>,
+}
+
 /// `out[i] = table[token_ids[i]]`
-pub fn embed(device: &Arc<dyn Device>, token_ids: &[u32], table: &Tensor<'_>, out: &CudaMat) -> Result<()> {
-    let row_bytes = out.row_bytes();
-    if let (Some(stored), true) = (table.as_stored(Dtype::Bf16), pitch(out.cols) == out.cols) {
-        return embed_bf16(device, token_ids, stored, out);
+pub fn embed(
+    device: &Arc<dyn Device>,
+    token_ids: &[u32],
+    table: &CudaTable<'_>,
+    out: &CudaMat,
+) -> Result<()> {
+    let CudaTable { tensor, kept } = table;
+    assert_eq!((out.element, out.cols), (Element::F32, tensor.cols), "a stream of the table's rows");
+    assert!(token_ids.iter().all(|id| (*id as usize) < tensor.rows), "ids of the table's rows");
+    match (kept, bf16_rows(tensor)) {
+        (Some(kept), _) => look_up(device, token_ids, kept, out),
+        (None, Some(stored)) => bring_bf16(device, token_ids, stored, out),
+        (None, None) => bring(device, token_ids, tensor, out),
     }
+}
+
+/// Of a table on the device.
+fn look_up(device: &Arc<dyn Device>, token_ids: &[u32], table: &CudaWeight<'_>, out: &CudaMat) -> Result<()> {
+    let (element, a) = table.rows(device)?;
+    let rows = Buffer::of(device, &token_ids.iter().map(|id| *id as i32).collect::<Vec<_>>())?;
+    let args = RowsArgs {
+        a,
+        rows: rows.address(),
+        out: out.address(),
+        a_pitch: pitch(out.cols) as i64,
+        out_pitch: out.pitch(),
+        cols: out.cols as i32,
+        ..RowsArgs::default()
+    };
+    let kernel = format!("gather_{}_f32", element.name());
+    let bytes = token_ids.len() * (pitch(out.cols) * element.size() + out.row_bytes());
+    per_row(device.as_ref(), &kernel, token_ids.len(), ROW_THREADS, bytes, &args)
+}
+
+/// Of a table on the host, whose rows are widened there.
+fn bring(device: &Arc<dyn Device>, token_ids: &[u32], table: &Tensor<'_>, out: &CudaMat) -> Result<()> {
+    let row_bytes = out.row_bytes();
     device.write(out.address(), token_ids.len() * row_bytes, &|from, part| {
         let mut row = vec![0.0f32; row_bytes / 4];
         for_rows(from, part, row_bytes, |index, within, part| {
@@ -30,8 +68,8 @@ pub fn embed(device: &Arc<dyn Device>, token_ids: &[u32], table: &Tensor<'_>, ou
     })
 }
 
-/// Of a table in bf16, whose rows are widened on the device.
-fn embed_bf16(device: &Arc<dyn Device>, token_ids: &[u32], table: &[u8], out: &CudaMat) -> Result<()> {
+/// Of a table in bf16 on the host, whose rows are widened on the device.
+fn bring_bf16(device: &Arc<dyn Device>, token_ids: &[u32], table: &[u8], out: &CudaMat) -> Result<()> {
     let row_bytes = out.cols * 2;
     let mut some = CudaMat::new(out.kind, Element::Bf16, out.cols);
     for (index, token_ids) in token_ids.chunks(TOGETHER).enumerate() {

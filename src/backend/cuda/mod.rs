@@ -104,9 +104,9 @@ impl Cuda {
         format!("{}, context rows in {}", self.device.architecture(), self.context.name())
     }
 
-    /// Bytes of device memory that the layers of both models take at most.
-    pub fn layer_bytes(weights: &impl PairWeights) -> usize {
-        weight::layer_bytes(weights)
+    /// Bytes of device memory that weights take at most where they stay: the layers of both models and the embeddings.
+    pub fn resident_bytes(weights: &impl PairWeights) -> usize {
+        weight::resident_bytes(weights)
     }
 
     /// Free device memory and all of it, in bytes.

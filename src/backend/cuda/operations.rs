@@ -8,7 +8,7 @@ use super::{
     },
     attention,
     device::{Buffer, Device},
-    embed::embed,
+    embed::{CudaTable, embed},
     launch::{ROW_THREADS, per_row, per_warp, rows_args},
     layout::{CudaLayout, LayoutRows},
     mat::{CudaMat, Element, pitch},
@@ -47,7 +47,7 @@ impl Cuda {
         self.attempt(|device| {
             let numbers = Buffer::of(device, &rows.iter().map(|row| *row as i32).collect::<Vec<_>>())?;
             let args = RowsArgs { rows: numbers.address(), ..rows_args(a, out) };
-            let kernel = format!("{kernel}_{}", a.element.name());
+            let kernel = format!("{kernel}_{}_{}", a.element.name(), out.element.name());
             let bytes = rows.len() * (a.row_bytes() + out.row_bytes());
             per_row(device.as_ref(), &kernel, rows.len(), ROW_THREADS, bytes, &args)
         });
@@ -79,12 +79,13 @@ fn operand<'a>(device: &Arc<dyn Device>, linear: &'a Linear<CudaWeight<'_>>) -> 
 
 /// The address of a vector; 0 where there is none.
 fn vector(device: &Arc<dyn Device>, weight: Option<&CudaWeight<'_>>) -> Result<Address> {
-    weight.map_or(Ok(0), |weight| weight.vector(device))
+    weight.map_or(Ok(0), |weight| weight.wide(device))
 }
 
 impl Backend for Cuda {
     type Mat = CudaMat;
     type Weight<'w> = CudaWeight<'w>;
+    type Table<'w> = CudaTable<'w>;
     type Layout = CudaLayout;
     type Sums = CudaSums;
 
@@ -145,12 +146,16 @@ impl Backend for Cuda {
 
     fn fetch(&self, weight: &CudaWeight<'_>) {
         self.attempt(|device| match weight.tensor.rows {
-            1 => weight.vector(device).map(|_| ()),
+            1 => weight.wide(device).map(|_| ()),
             _ => weight.planes(device).and(weight.update(device)).map(|_| ()),
         });
     }
 
-    fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut CudaMat) {
+    fn table<'w>(&self, tensor: Tensor<'w>) -> CudaTable<'w> {
+        CudaTable { tensor, kept: self.resident.then(|| self.weight(tensor)) }
+    }
+
+    fn embed(&self, token_ids: &[u32], table: &CudaTable<'_>, out: &mut CudaMat) {
         self.attempt(|device| embed(device, token_ids, table, out));
     }
 
@@ -166,7 +171,7 @@ impl Backend for Cuda {
                 x: x.address(),
                 normalized: normalized.as_ref().map_or(0, |mat| mat.address()),
                 normed: normed.address(),
-                weight: norm.weight.vector(device)?,
+                weight: norm.weight.wide(device)?,
                 bias: vector(device, norm.bias.as_ref())?,
                 x_pitch: x.pitch(),
                 normalized_pitch: normalized.as_ref().map_or(0, |mat| mat.pitch()),
@@ -188,7 +193,7 @@ impl Backend for Cuda {
             let parts = x.cols / cols;
             let args = NormHeadsArgs {
                 x: x.address(),
-                weight: norm.weight.vector(device)?,
+                weight: norm.weight.wide(device)?,
                 pitch: x.pitch(),
                 cols: cols as i32,
                 parts: parts as i32,
@@ -354,7 +359,7 @@ impl Backend for Cuda {
             let args = NormedKeyDifferenceArgs {
                 keys: keys.address(),
                 difference: difference.address(),
-                weight: [norm.pt.weight.vector(device)?, norm.ft.weight.vector(device)?],
+                weight: [norm.pt.weight.wide(device)?, norm.ft.weight.wide(device)?],
                 key_pitch: keys.pitch(),
                 difference_pitch: difference.pitch(),
                 offset: [norm.pt.offset as f32, norm.ft.offset as f32],

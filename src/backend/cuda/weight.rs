@@ -5,7 +5,7 @@
 use super::{
     args::Address,
     device::{Buffer, Device, as_bytes},
-    mat::pitch,
+    mat::{Element, pitch},
 };
 use crate::{
     Result,
@@ -20,6 +20,9 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
+/// Rows that are widened on the host at once.
+const WIDENED_ROWS: usize = 1024;
+
 /// A weight of the checkpoint, brought to the device when it is first used; clones are the same weight there.
 #[derive(Clone)]
 pub struct CudaWeight<'w> {
@@ -28,7 +31,7 @@ pub struct CudaWeight<'w> {
     matrix: Tensor<'w>,
     planes: Arc<OnceLock<Planes>>,
     update: Option<Arc<OnceLock<Update>>>,
-    vector: Arc<OnceLock<Buffer>>,
+    wide: Arc<OnceLock<Buffer>>,
 }
 
 /// What an adapter adds to a weight `[rows, cols]`: `b · a`.
@@ -163,7 +166,7 @@ impl Planes {
 
     fn of_tensor(device: &Arc<dyn Device>, tensor: &Tensor<'_>) -> Result<Self> {
         let Tensor { rows, cols, .. } = *tensor;
-        if let (Some(bytes), true) = (tensor.as_stored(Dtype::Bf16), pitch(cols) == cols) {
+        if let Some(bytes) = bf16_rows(tensor) {
             let planes = Self::for_weight(device, rows, cols, false)?;
             planes.high.fill(0, bytes)?;
             return Ok(planes);
@@ -191,7 +194,7 @@ impl<'w> CudaWeight<'w> {
     pub fn new(tensor: Tensor<'w>, matrices: &Matrices) -> Self {
         let matrix = without_addend(&tensor);
         let update = tensor.addend_rank().map(|_| Arc::default());
-        Self { tensor, matrix, planes: matrices.slot(&matrix), update, vector: Arc::default() }
+        Self { tensor, matrix, planes: matrices.slot(&matrix), update, wide: Arc::default() }
     }
 
     /// As a matrix, without its [`CudaWeight::update`].
@@ -205,17 +208,42 @@ impl<'w> CudaWeight<'w> {
         self.update.as_deref().map(load).transpose()
     }
 
-    /// All elements in f32, padded with zeros: norms and biases.
-    pub fn vector(&self, device: &Arc<dyn Device>) -> Result<Address> {
-        let load = || {
-            let mut values = self.tensor.to_f32();
-            values.resize(pitch(values.len()), 0.0);
-            let buffer = Buffer::for_weight(device, size_of_val(values.as_slice()))?;
-            buffer.fill(0, as_bytes(&values))?;
-            Ok(buffer)
-        };
-        Ok(get_or_try(&self.vector, load)?.address())
+    /// All elements in f32, each row padded with zeros: norms and biases.
+    pub fn wide(&self, device: &Arc<dyn Device>) -> Result<Address> {
+        Ok(get_or_try(&self.wide, || wide(device, &self.tensor))?.address())
     }
+
+    /// Rows of a table, with an adapter's part: as they are stored where that is bf16, otherwise in f32.
+    pub fn rows(&self, device: &Arc<dyn Device>) -> Result<(Element, Address)> {
+        Ok(match bf16_rows(&self.tensor) {
+            Some(_) => (Element::Bf16, self.planes(device)?.high.address()),
+            None => (Element::F32, self.wide(device)?),
+        })
+    }
+}
+
+/// The bytes of a matrix in bf16 that lies in its file as on the device.
+pub fn bf16_rows<'w>(tensor: &Tensor<'w>) -> Option<&'w [u8]> {
+    tensor.as_stored(Dtype::Bf16).filter(|_| pitch(tensor.cols) == tensor.cols)
+}
+
+/// Bytes of a table on the device: [`CudaWeight::rows`].
+fn table_bytes(table: &Tensor<'_>) -> usize {
+    let element = if bf16_rows(table).is_some() { Element::Bf16 } else { Element::F32 };
+    table.rows * pitch(table.cols) * element.size()
+}
+
+/// All elements in f32, each row padded with zeros.
+fn wide(device: &Arc<dyn Device>, tensor: &Tensor<'_>) -> Result<Buffer> {
+    let Tensor { rows, cols, .. } = *tensor;
+    let buffer = Buffer::for_weight(device, rows * pitch(cols) * 4)?;
+    for first in (0..rows).step_by(WIDENED_ROWS) {
+        let mut values = vec![0.0f32; WIDENED_ROWS.min(rows - first) * pitch(cols)];
+        let widened = values.par_chunks_exact_mut(pitch(cols)).enumerate();
+        widened.for_each(|(row, out)| tensor.widen_run(first + row, 0..cols, &mut out[..cols]));
+        buffer.fill(first * pitch(cols) * 4, as_bytes(&values))?;
+    }
+    Ok(buffer)
 }
 
 /// The matrix that is kept of a tensor; what an adapter adds is kept beside it.
@@ -223,8 +251,8 @@ fn without_addend<'w>(tensor: &Tensor<'w>) -> Tensor<'w> {
     if tensor.addend_rank().is_some() { Tensor { update: None, ..*tensor } } else { *tensor }
 }
 
-/// Bytes of device memory that the layers of both models take at most.
-pub fn layer_bytes(weights: &impl PairWeights) -> usize {
+/// Bytes of device memory that the layers of both models and the embeddings take at most.
+pub fn resident_bytes(weights: &impl PairWeights) -> usize {
     let spec = weights.spec();
     let mut places = HashSet::new();
     let mut bytes_of = |branch: Branch, layer, tensor| {
@@ -241,7 +269,9 @@ pub fn layer_bytes(weights: &impl PairWeights) -> usize {
             if weights.is_shared(layer, tensor) { &[Branch::Ft] } else { &[Branch::Pt, Branch::Ft] };
         branches.iter().map(move |branch| (*branch, layer, tensor))
     });
-    both.map(|(branch, layer, tensor)| bytes_of(branch, layer, tensor)).sum()
+    let layers: usize = both.map(|(branch, layer, tensor)| bytes_of(branch, layer, tensor)).sum();
+    let tables = [weights.embedding()].into_iter().chain(weights.position_embedding());
+    layers + tables.map(|table| table_bytes(&table)).sum::<usize>()
 }
 
 fn get_or_try<T>(cell: &OnceLock<T>, load: impl FnOnce() -> Result<T>) -> Result<&T> {

@@ -15,6 +15,7 @@ pub struct Reference;
 impl Backend for Reference {
     type Mat = Mat<f64>;
     type Weight<'w> = Mat<f64>;
+    type Table<'w> = Tensor<'w>;
     type Layout = Vec<Sequence>;
     type Sums = Sums;
 
@@ -38,6 +39,10 @@ impl Backend for Reference {
         let mut mat = Mat::zeros(tensor.rows, tensor.cols);
         tensor.widen_into_f64(mat.data_mut());
         mat
+    }
+
+    fn table<'w>(&self, tensor: Tensor<'w>) -> Tensor<'w> {
+        tensor
     }
 
     fn embed(&self, token_ids: &[u32], table: &Tensor<'_>, out: &mut Mat<f64>) {
