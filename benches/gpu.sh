@@ -24,15 +24,13 @@ usage() {
 
 build() {
     mkdir -p "$folder"
-    cargo build --release --locked --features cuda
-    local tests
-    tests=$(cargo test --release --locked --features cuda --test gpu --no-run --message-format=json |
+    # cargo makes tuco for its tests: so both come of one build.
+    cargo test --release --locked --features cuda --test gpu --no-run --message-format=json |
         python3 -c 'import json, sys
 for line in map(json.loads, sys.stdin):
-    if line.get("executable") and line["target"]["name"] == "gpu":
-        print(line["executable"])')
-    strip -o "$folder/tuco" target/release/tuco
-    strip -o "$folder/gpu" "$tests"
+    if line.get("executable") and line["target"]["name"] in ("tuco", "gpu"):
+        print(line["target"]["name"], line["executable"])' |
+        while read -r name program; do strip -o "$folder/$name" "$program"; done
     gzip -9 -f "$folder/tuco" "$folder/gpu"
     git describe --always --dirty >"$folder/commit"
 }

@@ -48,14 +48,14 @@ struct TwinAttendArgs {
     int32_t heads, group, head_dim, hidden;
     // Tokens that a token sees up to itself; 0: all.
     int32_t window;
-    // Of 32 tokens, for each row.
+    // Blocks of key_score for each row.
     int32_t score_blocks, unused;
     float norm_offset, scale, softcap;
 };
 
 __device__ __forceinline__ int64_t score_pitch(const TwinRow& row) { return (row.tokens + STEP - 1) / STEP * STEP; }
 
-constexpr int SCORE_THREADS = 128, SCORED = 32, TOGETHER = 4;
+constexpr int SCORE_THREADS = 128, TOGETHER = 4;
 
 // Eight dimensions of a head: as they lie in memory where heads begin at multiples of 16 bytes, else one by one.
 template <class T, bool ALIGNED>
@@ -81,74 +81,71 @@ struct Dims<bf16, true> {
     }
 };
 
-// Grid: key heads, then 32 tokens, then rows. Each of the `lanes` that share four tokens has eight dimensions of their keys. All of a thread's
-// loads are under way before the first is used.
+// Grid: key heads, then blocks of tokens, then rows. Each of the `lanes` that share four tokens has eight dimensions of their keys. All of a
+// thread's loads are under way before the first is used.
 template <class T, bool ALIGNED>
 __device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
     float* q = reinterpret_cast<float*>(shared_memory());
     const int kv_heads = args.heads / args.group, kv = blockIdx.x % kv_heads;
     const TwinRow row = args.rows[blockIdx.x / kv_heads / args.score_blocks];
-    const int first = blockIdx.x / kv_heads % args.score_blocks * SCORED, end = min(first + SCORED, row.tokens);
-    if (first >= end) return;
     int lanes = TOGETHER;
     while (lanes * 8 < args.head_dim) lanes *= 2;
-    const int lane = threadIdx.x % lanes, col = kv * args.head_dim + lane * 8;
+    const int first = blockIdx.x / kv_heads % args.score_blocks * (SCORE_THREADS / lanes * TOGETHER);
+    if (first >= row.tokens) return;
+    const int token = first + threadIdx.x / lanes * TOGETHER, lane = threadIdx.x % lanes, col = kv * args.head_dim + lane * 8;
     const int dims = min(max(args.head_dim - lane * 8, 0), 8);
+    const T *keys = static_cast<const T*>(args.keys), *difference = static_cast<const T*>(args.difference);
+    int at[TOGETHER];
+    Dims<T, ALIGNED> loaded[TOGETHER], added[TOGETHER];
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++) at[i] = token + i < row.context_length ? args.path_rows[row.path + token + i] : -1;
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++) {
+        loaded[i].load(keys + int64_t(max(at[i], 0)) * args.key_pitch + col, at[i] < 0 ? 0 : dims);
+        added[i].load(difference + int64_t(max(at[i], 0)) * args.difference_pitch + col, at[i] < 0 || !difference ? 0 : dims);
+    }
     // Of every head first the first four dimensions of all lanes, then the others: no two lanes read the same bank.
     for (int i = threadIdx.x; i < args.group * lanes * 8; i += SCORE_THREADS) {
         const int head = i / (lanes * 8), dim = i % (lanes * 4) / 4 * 8 + i % (lanes * 8) / (lanes * 4) * 4 + i % 4;
         q[i] = dim < args.head_dim ? args.q[row.row * args.q_pitch + (kv * args.group + head) * args.head_dim + dim] : 0.0f;
     }
     __syncthreads();
-    const T *keys = static_cast<const T*>(args.keys), *difference = static_cast<const T*>(args.difference);
+    float key[TOGETHER][8] = {};
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++) {
+        loaded[i].add_to(key[i]);
+        added[i].add_to(key[i]);
+        const int own = token + i - row.context_length;
+        if (own < 0 || token + i >= row.tokens) continue;
+        Dims<float, false> of_twin;
+        of_twin.load(args.twin_keys + (row.twin_start + own) * args.twin_key_pitch + col, dims);
+        of_twin.add_to(key[i]);
+    }
     const int64_t pitch = score_pitch(row);
     float* scores = args.scores + row.scores_start * args.heads + kv * args.group * pitch;
     const int first_seen = args.window ? max(row.tokens - args.window, 0) : 0;
     const bool second_half = lane & lanes / 2, odd_quarter = lane & lanes / 4;
-    for (int from = first; from < end; from += SCORE_THREADS / lanes * TOGETHER) {
-        const int token = from + threadIdx.x / lanes * TOGETHER;
-        int at[TOGETHER];
-        Dims<T, ALIGNED> loaded[TOGETHER], added[TOGETHER];
-#pragma unroll
-        for (int i = 0; i < TOGETHER; i++) at[i] = token + i < row.context_length ? args.path_rows[row.path + token + i] : -1;
+    for (int head = 0; head < args.group; head++) {
+        const float4 low = load4(q + (head * 2 * lanes + lane) * 4), high = load4(q + ((head * 2 + 1) * lanes + lane) * 4);
+        float sum[TOGETHER];
 #pragma unroll
         for (int i = 0; i < TOGETHER; i++) {
-            loaded[i].load(keys + int64_t(max(at[i], 0)) * args.key_pitch + col, at[i] < 0 ? 0 : dims);
-            added[i].load(difference + int64_t(max(at[i], 0)) * args.difference_pitch + col, at[i] < 0 || !difference ? 0 : dims);
+            const float* k = key[i];
+            const float half = fmaf(low.w, k[3], fmaf(low.z, k[2], fmaf(low.y, k[1], low.x * k[0])));
+            sum[i] = fmaf(high.w, k[7], fmaf(high.z, k[6], fmaf(high.y, k[5], fmaf(high.x, k[4], half))));
         }
-        float key[TOGETHER][8] = {};
-#pragma unroll
-        for (int i = 0; i < TOGETHER; i++) {
-            loaded[i].add_to(key[i]);
-            added[i].add_to(key[i]);
-            const int own = token + i - row.context_length;
-            if (own < 0 || token + i >= end) continue;
-            Dims<float, false> of_twin;
-            of_twin.load(args.twin_keys + (row.twin_start + own) * args.twin_key_pitch + col, dims);
-            of_twin.add_to(key[i]);
-        }
-        for (int head = 0; head < args.group; head++) {
-            const float4 low = load4(q + (head * 2 * lanes + lane) * 4), high = load4(q + ((head * 2 + 1) * lanes + lane) * 4);
-            float sum[TOGETHER];
-#pragma unroll
-            for (int i = 0; i < TOGETHER; i++) {
-                const float* k = key[i];
-                const float half = fmaf(low.w, k[3], fmaf(low.z, k[2], fmaf(low.y, k[1], low.x * k[0])));
-                sum[i] = fmaf(high.w, k[7], fmaf(high.z, k[6], fmaf(high.y, k[5], fmaf(high.x, k[4], half))));
-            }
-            // Half of the lanes go on with two of the tokens, a quarter with one of them.
-            float mine = second_half ? sum[2] : sum[0], next = second_half ? sum[3] : sum[1];
-            mine += __shfl_xor_sync(~0u, second_half ? sum[0] : sum[2], lanes / 2);
-            next += __shfl_xor_sync(~0u, second_half ? sum[1] : sum[3], lanes / 2);
-            const float given = odd_quarter ? mine : next;
-            mine = (odd_quarter ? next : mine) + __shfl_xor_sync(~0u, given, lanes / 4);
-            for (int bits = lanes / 8; bits; bits /= 2) mine += __shfl_xor_sync(~0u, mine, bits);
-            const int of = token + second_half * 2 + odd_quarter;
-            if (lane % (lanes / 4) != 0 || of >= end) continue;
-            float score = mine * args.scale;
-            if (args.softcap != 0.0f) score = args.softcap * tanhf(score / args.softcap);
-            scores[head * pitch + of] = of < first_seen ? -INFINITY : score;
-        }
+        // Half of the lanes go on with two of the tokens, a quarter with one of them.
+        float mine = second_half ? sum[2] : sum[0], next = second_half ? sum[3] : sum[1];
+        mine += __shfl_xor_sync(~0u, second_half ? sum[0] : sum[2], lanes / 2);
+        next += __shfl_xor_sync(~0u, second_half ? sum[1] : sum[3], lanes / 2);
+        const float given = odd_quarter ? mine : next;
+        mine = (odd_quarter ? next : mine) + __shfl_xor_sync(~0u, given, lanes / 4);
+        for (int bits = lanes / 8; bits; bits /= 2) mine += __shfl_xor_sync(~0u, mine, bits);
+        const int of = token + second_half * 2 + odd_quarter;
+        if (lane % (lanes / 4) != 0 || of >= row.tokens) continue;
+        float score = mine * args.scale;
+        if (args.softcap != 0.0f) score = args.softcap * tanhf(score / args.softcap);
+        scores[head * pitch + of] = of < first_seen ? -INFINITY : score;
     }
 }
 
@@ -159,7 +156,7 @@ __device__ void key_score_bf16(const TwinAttendArgs& args) {
         key_score<bf16, false>(args);
 }
 
-KERNEL(key_score_bf16, TwinAttendArgs, SCORE_THREADS, 1, key_score_bf16)
+KERNEL(key_score_bf16, TwinAttendArgs, SCORE_THREADS, 5, key_score_bf16)
 KERNEL(key_score_f32, TwinAttendArgs, SCORE_THREADS, 1, key_score<float, false>)
 
 constexpr int SOFTMAX_THREADS = 128;
@@ -246,44 +243,60 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
     const int first_seen = args.window ? max(row.tokens - args.window, 0) : 0;
     const int first_step = min(first_seen / STEP, steps);
 
-    // Context rows of this thread's chunks of the step that is brought next.
+    // What this thread brings of a step: chunks of some rows, whose places are looked up a step before, and of some heads' p.
+    const int col = thread % CHUNKS * CHUNK, t = thread / CHUNKS;
+    const bool has_col = col0 + col < args.hidden;
+    const T* n_from = normalized + (has_col ? col0 + col : 0);
     int32_t from[TURNS];
     auto look_up = [&](int step) {
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {
-            const int token = step * STEP + thread / CHUNKS + turn * (MEAN_THREADS / CHUNKS);
+            const int token = step * STEP + t + turn * (MEAN_THREADS / CHUNKS);
             from[turn] = token < row.context_length ? path[token] : -1;
         }
     };
-    auto bring = [&](int step) {
-        MeanStage<T>& stage = stages[step % MEAN_STAGES];
-        const int col = thread % CHUNKS * CHUNK;
+    constexpr int P_CHUNKS = 3 * HEADS * STEP / 8, P_TURNS = (P_CHUNKS + MEAN_THREADS - 1) / MEAN_THREADS;
+    const bf16* p_from[P_TURNS];
+    int p_to[P_TURNS], p_step[P_TURNS];
+#pragma unroll
+    for (int turn = 0; turn < P_TURNS; turn++) {
+        const int chunk = thread + turn * MEAN_THREADS, head = chunk / (STEP / 8) % HEADS, token = chunk % (STEP / 8) * 8;
+        const int plane = chunk / (HEADS * STEP / 8);
+        const bool there = chunk < P_CHUNKS && head0 + head < args.heads;
+        p_from[turn] = weights + (there ? plane * args.weight_plane + (head0 + head) * pitch + first_step * STEP + token : 0);
+        p_to[turn] = (plane * HEADS + head) * P_PITCH + token;
+        p_step[turn] = there ? STEP : 0;
+    }
+    auto bring = [&](int step, MeanStage<T>& stage) {
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {
-            const bool there = from[turn] >= 0 && col0 + col < args.hidden;
-            T* to = &stage.n[(thread / CHUNKS + turn * (MEAN_THREADS / CHUNKS)) * N_PITCH + col];
-            copy_async_16(to, normalized + (there ? from[turn] * args.normalized_pitch + col0 + col : 0), there ? 16 : 0);
+            const bool there = from[turn] >= 0 && has_col;
+            copy_async_16(&stage.n[(t + turn * (MEAN_THREADS / CHUNKS)) * N_PITCH + col],
+                          n_from + (there ? from[turn] * args.normalized_pitch : 0), there ? 16 : 0);
         }
-        for (int chunk = thread; chunk < 3 * HEADS * STEP / 8; chunk += MEAN_THREADS) {
-            const int plane = chunk / (HEADS * STEP / 8), head = chunk / (STEP / 8) % HEADS, token = chunk % (STEP / 8) * 8;
-            const bool there = head0 + head < args.heads;
-            const int64_t at = plane * args.weight_plane + (head0 + head) * pitch + step * STEP + token;
-            copy_async_16(&stage.p[plane][head * P_PITCH + token], weights + (there ? at : 0), there ? 16 : 0);
+#pragma unroll
+        for (int turn = 0; turn < P_TURNS; turn++) {
+            if (thread + turn * MEAN_THREADS < P_CHUNKS) copy_async_16(&stage.p[0][p_to[turn]], p_from[turn], p_step[turn] ? 16 : 0);
+            p_from[turn] += p_step[turn];
         }
         look_up(step + 1);
     };
     look_up(first_step);
-    for (int step = first_step; step < first_step + MEAN_STAGES - 1; step++) {
-        if (step < steps) bring(step);
+    for (int i = 0; i < MEAN_STAGES - 1; i++) {
+        if (first_step + i < steps) bring(first_step + i, stages[i]);
         copies_commit();
     }
+    int slot = 0, next_slot = MEAN_STAGES - 1;
+    auto follow = [](int& slot) { slot = slot == MEAN_STAGES - 1 ? 0 : slot + 1; };
     float sums[2][4][4] = {};
     for (int step = first_step; step < steps; step++) {
         copies_wait<MEAN_STAGES - 2>();
         __syncthreads();
-        if (step + MEAN_STAGES - 1 < steps) bring(step + MEAN_STAGES - 1);
+        if (step + MEAN_STAGES - 1 < steps) bring(step + MEAN_STAGES - 1, stages[next_slot]);
         copies_commit();
-        const MeanStage<T>& stage = stages[step % MEAN_STAGES];
+        const MeanStage<T>& stage = stages[slot];
+        follow(slot);
+        follow(next_slot);
         float of_step[2][4][4] = {};
 #pragma unroll
         for (int t = 0; t < STEP; t += 16) {
@@ -305,6 +318,7 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
             multiply(p[1], n);
             multiply(p[0], n);
         }
+#pragma unroll
         for (int i = 0; i < 32; i++) sums[i / 16][i / 4 % 4][i % 4] += of_step[i / 16][i / 4 % 4][i % 4];
     }
     copies_wait<0>();

@@ -7,9 +7,9 @@
 // with. Two warpgroups have 64 rows of the weights each (gated: the gate's and the up's), one warp brings the steps (TMA).
 //
 // A step has sums of its own, since tensor cores cut bits off where they add to a large one; they are added up in f32. The sum of an element is
-// that of four parts of k, each over its steps in order, updates last: whatever m and the tiles are. The four blocks of a cluster have a part
-// each, so that few tiles fill the GPU too; or one block has all. Sums meet in shared memory, where each block of a cluster finishes a share of
-// the tile's columns. Grid: (blocks, groups of heads).
+// (p0 + p1) + (p2 + p3) of four parts of k, each over its steps in order, updates last: whatever m and the tiles are. The four blocks of a
+// cluster have a part each, so that few tiles fill the GPU too; or two have two, or one has all. Sums meet in shared memory, where each block
+// of a cluster finishes a share of the tile's columns. Grid: (blocks, groups of heads).
 #include "args.cuh"
 #include "hopper.cuh"
 
@@ -130,12 +130,18 @@ __device__ __forceinline__ void bring_step(const HopperTwinProductArgs& args, St
     }
 }
 
+// The part of k that a block of a cluster takes after `turn` others.
+template <int CLUSTER>
+__device__ __forceinline__ int part_of(int turn) {
+    return int(cluster_rank()) * (PARTS / CLUSTER) + turn;
+}
+
 template <Epilogue E, int ROWS, int CLUSTER>
 __device__ __forceinline__ void bring_steps(const HopperTwinProductArgs& args, Shared<ROWS>& shared, const Place& place) {
     constexpr int STAGES = Shared<ROWS>::STAGES;
     int count = 0;
     for (int turn = 0; turn < PARTS / CLUSTER; turn++) {
-        for (Steps<E> step(args, turn * CLUSTER + cluster_rank()); step.left(); step.next(), count++) {
+        for (Steps<E> step(args, part_of<CLUSTER>(turn)); step.left(); step.next(), count++) {
             const int slot = count % STAGES;
             barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
             bring_step<E>(args, shared.stages[slot], &shared.full[slot], place, step);
@@ -162,11 +168,11 @@ __device__ __forceinline__ void multiply(const HopperTwinProductArgs& args, Shar
     // `consumer` and `slot` are seen to be the same for all threads of a warp, so that descriptors are made once for it.
     const int consumer = __shfl_sync(~0u, threadIdx.x / 128, 0), thread = threadIdx.x % 128, lane = thread % 32;
     int count = 0;
-    float totals[ROWS / 2] = {};
+    float totals[ROWS / 2] = {}, of_first_half[ROWS / 2] = {};
 #pragma unroll 1
     for (int turn = 0; turn < PARTS / CLUSTER; turn++) {
         float of_part[ROWS / 2] = {};
-        for (Steps<E> step(args, turn * CLUSTER + cluster_rank()); step.left(); step.next(), count++) {
+        for (Steps<E> step(args, part_of<CLUSTER>(turn)); step.left(); step.next(), count++) {
             const int slot = __shfl_sync(~0u, count % STAGES, 0);
             const Stage<ROWS>& stage = shared.stages[slot];
             float sums[ROWS / 2];
@@ -184,17 +190,21 @@ __device__ __forceinline__ void multiply(const HopperTwinProductArgs& args, Shar
         }
 #pragma unroll
         for (int i = 0; i < ROWS / 2; i++) totals[i] += of_part[i];
+        if (CLUSTER == 1 && turn == PARTS / 2 - 1) {
+#pragma unroll
+            for (int i = 0; i < ROWS / 2; i++) of_first_half[i] = totals[i], totals[i] = 0.0f;
+        }
     }
     // The other warpgroup has read its last step too.
     named_barrier(1, 128 * CONSUMERS);
 #pragma unroll
     for (int i = 0; i < ROWS / 2; i++) {
         const int row = i / 4 * 8 + lane % 4 * 2 + i % 2, col = thread / 32 * 16 + lane / 4 + i % 4 / 2 * 8;
-        shared.sums[row * Shared<ROWS>::PITCH + consumer * WEIGHT_ROWS + col] = totals[i];
+        shared.sums[row * Shared<ROWS>::PITCH + consumer * WEIGHT_ROWS + col] = of_first_half[i] + totals[i];
     }
 }
 
-// Adds the sums of the cluster's blocks in the order of their parts, for this block's share of the columns.
+// Adds the sums of the cluster's blocks, for this block's share of the columns.
 template <Epilogue E, int ROWS, int CLUSTER>
 __device__ __forceinline__ void finish_share(const HopperTwinProductArgs& args, const Shared<ROWS>& shared, const Place& place) {
     constexpr int SHARE = (E == GATED ? WEIGHT_ROWS : TILE) / CLUSTER, THREADS_OF_ROW = SHARE / 2;
@@ -204,9 +214,9 @@ __device__ __forceinline__ void finish_share(const HopperTwinProductArgs& args, 
         const float2* at = reinterpret_cast<const float2*>(&shared.sums[row * Shared<ROWS>::PITCH + in_tile]);
         float2 sum = {};
 #pragma unroll
-        for (int rank = 0; rank < CLUSTER; rank++) {
-            const float2 part = cluster_load(at, rank);
-            sum = {sum.x + part.x, sum.y + part.y};
+        for (int rank = 0; rank < CLUSTER; rank += 2) {
+            const float2 one = cluster_load(at, rank), next = CLUSTER > 1 ? cluster_load(at, rank + 1) : float2{};
+            sum = {sum.x + (one.x + next.x), sum.y + (one.y + next.y)};
         }
         return sum;
     };
@@ -249,6 +259,7 @@ __device__ __forceinline__ void twin_product(const HopperTwinProductArgs& args) 
     CLUSTER_KERNEL(twin_product_sm90_32_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 32, PARTS>)       \
     CLUSTER_KERNEL(twin_product_sm90_64_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 64, PARTS>)       \
     CLUSTER_KERNEL(twin_product_sm90_128_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 128, PARTS>)     \
+    CLUSTER_KERNEL(twin_product_sm90_halves_##NAME, HopperTwinProductArgs, THREADS, 2, twin_product<E, 96, 2>)           \
     CLUSTER_KERNEL(twin_product_sm90_whole_##NAME, HopperTwinProductArgs, THREADS, 1, twin_product<E, 96, 1>)
 
 TWIN_PRODUCT(store, STORE)

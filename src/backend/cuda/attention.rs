@@ -140,6 +140,8 @@ pub fn twin_attend(
     let weight_plane = rows.score_tokens * heads;
     let weights = Buffer::new(device, 3 * weight_plane * 2)?;
     let context_share = Buffer::new(device, rows.twin_count * heads * 4)?;
+    // As many lanes for a key as it has eights of dimensions.
+    let lanes = shape.head_dim.div_ceil(8).next_power_of_two().max(4);
     let ShapeNumbers { window, scale, softcap } = shape.into();
     let args = TwinAttendArgs {
         rows: rows.twin_rows.address(),
@@ -152,7 +154,8 @@ pub fn twin_attend(
         group: shape.group_size() as i32,
         head_dim: shape.head_dim as i32,
         window,
-        score_blocks: rows.most_tokens.div_ceil(32) as i32,
+        // 128 threads, of whom `lanes` share four tokens.
+        score_blocks: rows.most_tokens.div_ceil(128 / lanes * 4) as i32,
         scale,
         softcap,
         ..args
@@ -165,8 +168,6 @@ pub fn twin_attend(
     let score_bytes = rows.all_tokens * heads * 4;
     let key_bytes = rows.all_tokens * shape.num_key_value_heads * shape.head_dim * context.size();
     let differences = if args.difference == 0 { 0 } else { key_bytes };
-    // As many lanes for a key as it has eights of dimensions.
-    let lanes = shape.head_dim.div_ceil(8).next_power_of_two().max(4);
     run(
         &format!("key_score_{}", context.name()),
         [twin_rows * args.score_blocks as u32 * shape.num_key_value_heads as u32, 1, 1],

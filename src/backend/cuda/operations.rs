@@ -79,7 +79,7 @@ fn operand<'a>(device: &Arc<dyn Device>, linear: &'a Linear<CudaWeight<'_>>) -> 
 
 /// The address of a vector; 0 where there is none.
 fn vector(device: &Arc<dyn Device>, weight: Option<&CudaWeight<'_>>) -> Result<Address> {
-    weight.map_or(Ok(0), |weight| weight.wide(device))
+    weight.map_or(Ok(0), |weight| weight.vector(device))
 }
 
 impl Backend for Cuda {
@@ -146,7 +146,7 @@ impl Backend for Cuda {
 
     fn fetch(&self, weight: &CudaWeight<'_>) {
         self.attempt(|device| match weight.tensor.rows {
-            1 => weight.wide(device).map(|_| ()),
+            1 => weight.vector(device).map(|_| ()),
             _ => weight.planes(device).and(weight.update(device)).map(|_| ()),
         });
     }
@@ -171,7 +171,7 @@ impl Backend for Cuda {
                 x: x.address(),
                 normalized: normalized.as_ref().map_or(0, |mat| mat.address()),
                 normed: normed.address(),
-                weight: norm.weight.wide(device)?,
+                weight: norm.weight.vector(device)?,
                 bias: vector(device, norm.bias.as_ref())?,
                 x_pitch: x.pitch(),
                 normalized_pitch: normalized.as_ref().map_or(0, |mat| mat.pitch()),
@@ -193,7 +193,7 @@ impl Backend for Cuda {
             let parts = x.cols / cols;
             let args = NormHeadsArgs {
                 x: x.address(),
-                weight: norm.weight.wide(device)?,
+                weight: norm.weight.vector(device)?,
                 pitch: x.pitch(),
                 cols: cols as i32,
                 parts: parts as i32,
@@ -359,7 +359,7 @@ impl Backend for Cuda {
             let args = NormedKeyDifferenceArgs {
                 keys: keys.address(),
                 difference: difference.address(),
-                weight: [norm.pt.weight.wide(device)?, norm.ft.weight.wide(device)?],
+                weight: [norm.pt.weight.vector(device)?, norm.ft.weight.vector(device)?],
                 key_pitch: keys.pitch(),
                 difference_pitch: difference.pitch(),
                 offset: [norm.pt.offset as f32, norm.ft.offset as f32],

@@ -31,6 +31,7 @@ pub struct CudaWeight<'w> {
     matrix: Tensor<'w>,
     planes: Arc<OnceLock<Planes>>,
     update: Option<Arc<OnceLock<Update>>>,
+    /// In f32: of a vector, or of a table.
     wide: Arc<OnceLock<Buffer>>,
 }
 
@@ -208,16 +209,23 @@ impl<'w> CudaWeight<'w> {
         self.update.as_deref().map(load).transpose()
     }
 
-    /// All elements in f32, each row padded with zeros: norms and biases.
-    pub fn wide(&self, device: &Arc<dyn Device>) -> Result<Address> {
-        Ok(get_or_try(&self.wide, || wide(device, &self.tensor))?.address())
+    /// A vector's elements in f32, padded with zeros: norms and biases, which are columns of some files.
+    pub fn vector(&self, device: &Arc<dyn Device>) -> Result<Address> {
+        let load = || {
+            let mut values = self.tensor.to_f32();
+            values.resize(pitch(values.len()), 0.0);
+            let buffer = Buffer::for_weight(device, size_of_val(values.as_slice()))?;
+            buffer.fill(0, as_bytes(&values))?;
+            Ok(buffer)
+        };
+        Ok(get_or_try(&self.wide, load)?.address())
     }
 
     /// Rows of a table, with an adapter's part: as they are stored where that is bf16, otherwise in f32.
     pub fn rows(&self, device: &Arc<dyn Device>) -> Result<(Element, Address)> {
         Ok(match bf16_rows(&self.tensor) {
             Some(_) => (Element::Bf16, self.planes(device)?.high.address()),
-            None => (Element::F32, self.wide(device)?),
+            None => (Element::F32, get_or_try(&self.wide, || wide(device, &self.tensor))?.address()),
         })
     }
 }
@@ -233,7 +241,7 @@ fn table_bytes(table: &Tensor<'_>) -> usize {
     table.rows * pitch(table.cols) * element.size()
 }
 
-/// All elements in f32, each row padded with zeros.
+/// A table's elements in f32, each row padded with zeros.
 fn wide(device: &Arc<dyn Device>, tensor: &Tensor<'_>) -> Result<Buffer> {
     let Tensor { rows, cols, .. } = *tensor;
     let buffer = Buffer::for_weight(device, rows * pitch(cols) * 4)?;
