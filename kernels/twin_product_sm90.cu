@@ -7,7 +7,7 @@
 // with. Two warpgroups have 64 rows of the weights each (gated: the gate's and the up's), one warp brings the steps (TMA).
 //
 // A step has sums of its own, since tensor cores cut bits off where they add to a large one; they are added up in f32. The sum of an element is
-// (p0 + p1) + (p2 + p3) of four parts of k, each over its steps in order, updates last: whatever m and the tiles are. The four blocks of a
+// ((p0 + p1) + p2) + p3 of four parts of k, each over its steps in order, updates last: whatever m and the tiles are. The four blocks of a
 // cluster have a part each, so that few tiles fill the GPU too; or two have two, or one has all. Sums meet in shared memory, where each block
 // of a cluster finishes a share of the tile's columns. Grid: (blocks, groups of heads).
 #include "args.cuh"
@@ -50,8 +50,8 @@ struct Shared {
     static constexpr int PITCH = TILE + 4;
     union {
         Stage<ROWS> stages[STAGES];
-        // The tile's, in the end.
-        float sums[ROWS * PITCH];
+        // The tile's, in the end; of two parts.
+        float sums[2][ROWS * PITCH];
     };
     Barrier full[STAGES], empty[STAGES];
 };
@@ -168,10 +168,12 @@ __device__ __forceinline__ void multiply(const HopperTwinProductArgs& args, Shar
     // `consumer` and `slot` are seen to be the same for all threads of a warp, so that descriptors are made once for it.
     const int consumer = __shfl_sync(~0u, threadIdx.x / 128, 0), thread = threadIdx.x % 128, lane = thread % 32;
     int count = 0;
-    float totals[ROWS / 2] = {}, of_first_half[ROWS / 2] = {};
+    // Of the parts before the last, and of that.
+    float totals[ROWS / 2] = {}, of_part[ROWS / 2] = {};
 #pragma unroll 1
     for (int turn = 0; turn < PARTS / CLUSTER; turn++) {
-        float of_part[ROWS / 2] = {};
+#pragma unroll
+        for (int i = 0; i < ROWS / 2; i++) totals[i] += of_part[i], of_part[i] = 0.0f;
         for (Steps<E> step(args, part_of<CLUSTER>(turn)); step.left(); step.next(), count++) {
             const int slot = __shfl_sync(~0u, count % STAGES, 0);
             const Stage<ROWS>& stage = shared.stages[slot];
@@ -188,19 +190,17 @@ __device__ __forceinline__ void multiply(const HopperTwinProductArgs& args, Shar
 #pragma unroll
             for (int i = 0; i < ROWS / 2; i++) of_part[i] += sums[i];
         }
-#pragma unroll
-        for (int i = 0; i < ROWS / 2; i++) totals[i] += of_part[i];
-        if (CLUSTER == 1 && turn == PARTS / 2 - 1) {
-#pragma unroll
-            for (int i = 0; i < ROWS / 2; i++) of_first_half[i] = totals[i], totals[i] = 0.0f;
-        }
     }
     // The other warpgroup has read its last step too.
     named_barrier(1, 128 * CONSUMERS);
+    // The second of two blocks leaves its parts apart, as they are added to the first's one by one.
+    const bool apart = CLUSTER == 2 && cluster_rank();
 #pragma unroll
     for (int i = 0; i < ROWS / 2; i++) {
         const int row = i / 4 * 8 + lane % 4 * 2 + i % 2, col = thread / 32 * 16 + lane / 4 + i % 4 / 2 * 8;
-        shared.sums[row * Shared<ROWS>::PITCH + consumer * WEIGHT_ROWS + col] = of_first_half[i] + totals[i];
+        float* to = &shared.sums[0][row * Shared<ROWS>::PITCH + consumer * WEIGHT_ROWS + col];
+        *to = apart ? totals[i] : totals[i] + of_part[i];
+        if (apart) to[ROWS * Shared<ROWS>::PITCH] = of_part[i];
     }
 }
 
@@ -211,13 +211,15 @@ __device__ __forceinline__ void finish_share(const HopperTwinProductArgs& args, 
     const int in_tile = int(cluster_rank()) * SHARE + threadIdx.x % THREADS_OF_ROW * 2, col = place.col + in_tile;
     if (col >= args.n) return;
     auto sum_of = [&](int row, int in_tile) {
-        const float2* at = reinterpret_cast<const float2*>(&shared.sums[row * Shared<ROWS>::PITCH + in_tile]);
+        const float* at = &shared.sums[0][row * Shared<ROWS>::PITCH + in_tile];
         float2 sum = {};
+        auto add = [&](const float* at, int rank) {
+            const float2 part = cluster_load(reinterpret_cast<const float2*>(at), rank);
+            sum = {sum.x + part.x, sum.y + part.y};
+        };
 #pragma unroll
-        for (int rank = 0; rank < CLUSTER; rank += 2) {
-            const float2 one = cluster_load(at, rank), next = CLUSTER > 1 ? cluster_load(at, rank + 1) : float2{};
-            sum = {sum.x + (one.x + next.x), sum.y + (one.y + next.y)};
-        }
+        for (int rank = 0; rank < CLUSTER; rank++) add(at, rank);
+        if (CLUSTER == 2) add(at + ROWS * Shared<ROWS>::PITCH, 1);
         return sum;
     };
     with_finish<E>(args, [&](auto finish) {

@@ -123,7 +123,7 @@ fn products_have_the_same_bits_whatever_their_tiles() {
 
 #[test]
 fn products_of_f32_rows_have_the_same_bits_whatever_their_tiles() {
-    let tiles = ["8", "32", "64", "128", "whole"].map(|tile| format!("twin_product_sm90_{tile}_"));
+    let tiles = ["8", "32", "64", "128", "halves", "whole"].map(|tile| format!("twin_product_sm90_{tile}_"));
     let few = [1, 20, 50, 100];
     check_tiles(
         (ContextPrecision::Float32, Kernels::Sm90a),
