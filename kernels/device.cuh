@@ -9,7 +9,11 @@
 #else
 #include <cstdint>
 #define KERNEL(NAME, ARGS, THREADS, BLOCKS, ...) \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) tuco_##NAME(const __grid_constant__ ARGS args) { __VA_ARGS__(args); }
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) tuco_##NAME(const __grid_constant__ ARGS args) { \
+        next_kernel_may_start();                                                                                   \
+        previous_kernel_wait();                                                                                    \
+        __VA_ARGS__(args);                                                                                         \
+    }
 extern __shared__ __align__(1024) unsigned char tuco_shared[];
 __device__ __forceinline__ unsigned char* shared_memory() { return tuco_shared; }
 #endif

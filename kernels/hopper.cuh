@@ -11,10 +11,13 @@ struct alignas(64) TensorMap {
 #ifdef TUCO_SIM
 #include "sim/hopper.h"
 #else
-// A kernel of clusters of CLUSTER blocks that follow each other in x.
+// A kernel of clusters of CLUSTER blocks that follow each other in x. It calls previous_kernel_wait() once it is set up.
 #define CLUSTER_KERNEL(NAME, ARGS, THREADS, CLUSTER, ...)                                                        \
     extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)                     \
-        tuco_##NAME(const __grid_constant__ ARGS args) { __VA_ARGS__(args); }
+        tuco_##NAME(const __grid_constant__ ARGS args) {                                                         \
+        next_kernel_may_start();                                                                                 \
+        __VA_ARGS__(args);                                                                                       \
+    }
 
 using Barrier = uint64_t;
 

@@ -174,6 +174,7 @@ __device__ __forceinline__ void product(const HopperProductArgs& args) {
         barriers_ready();
         for (const TensorMap* map : {&args.a, &args.b[0], &args.b[E == GATED], &args.out}) tensor_prefetch(*map);
     }
+    previous_kernel_wait();
     cluster_sync();
     if (threadIdx.x < 128) {
         registers_down<40>();

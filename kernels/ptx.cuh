@@ -73,4 +73,17 @@ __device__ __forceinline__ void copies_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+// On Hopper blocks of a kernel may start before the kernel before it in its stream has ended. Every thread of every kernel waits for that end,
+// and so for all kernels before, ere it touches memory.
+__device__ __forceinline__ void next_kernel_may_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ __forceinline__ void previous_kernel_wait() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 #endif

@@ -88,11 +88,12 @@ __device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
     float* q = reinterpret_cast<float*>(shared_memory());
     const int kv_heads = args.heads / args.group, kv = blockIdx.x % kv_heads;
     const TwinRow row = args.rows[blockIdx.x / kv_heads / args.score_blocks];
-    int lanes = TOGETHER;
-    while (lanes * 8 < args.head_dim) lanes *= 2;
-    const int first = blockIdx.x / kv_heads % args.score_blocks * (SCORE_THREADS / lanes * TOGETHER);
+    // A power of two.
+    int lane_bits = 2;
+    while ((8 << lane_bits) < args.head_dim) lane_bits++;
+    const int lanes = 1 << lane_bits, first = blockIdx.x / kv_heads % args.score_blocks * (SCORE_THREADS * TOGETHER >> lane_bits);
     if (first >= row.tokens) return;
-    const int token = first + threadIdx.x / lanes * TOGETHER, lane = threadIdx.x % lanes, col = kv * args.head_dim + lane * 8;
+    const int token = first + (threadIdx.x >> lane_bits) * TOGETHER, lane = threadIdx.x & (lanes - 1), col = kv * args.head_dim + lane * 8;
     const int dims = min(max(args.head_dim - lane * 8, 0), 8);
     const T *keys = static_cast<const T*>(args.keys), *difference = static_cast<const T*>(args.difference);
     int at[TOGETHER];
@@ -105,8 +106,8 @@ __device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
         added[i].load(difference + int64_t(max(at[i], 0)) * args.difference_pitch + col, at[i] < 0 || !difference ? 0 : dims);
     }
     // Of every head first the first four dimensions of all lanes, then the others: no two lanes read the same bank.
-    for (int i = threadIdx.x; i < args.group * lanes * 8; i += SCORE_THREADS) {
-        const int head = i / (lanes * 8), dim = i % (lanes * 4) / 4 * 8 + i % (lanes * 8) / (lanes * 4) * 4 + i % 4;
+    for (int i = threadIdx.x; i < args.group << (lane_bits + 3); i += SCORE_THREADS) {
+        const int head = i >> (lane_bits + 3), dim = (i >> 2 & (lanes - 1)) * 8 + (i >> (lane_bits + 2) & 1) * 4 + i % 4;
         q[i] = dim < args.head_dim ? args.q[row.row * args.q_pitch + (kv * args.group + head) * args.head_dim + dim] : 0.0f;
     }
     __syncthreads();
@@ -142,7 +143,7 @@ __device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
         mine = (odd_quarter ? next : mine) + __shfl_xor_sync(~0u, given, lanes / 4);
         for (int bits = lanes / 8; bits; bits /= 2) mine += __shfl_xor_sync(~0u, mine, bits);
         const int of = token + second_half * 2 + odd_quarter;
-        if (lane % (lanes / 4) != 0 || of >= row.tokens) continue;
+        if ((lane & (lanes / 4 - 1)) != 0 || of >= row.tokens) continue;
         float score = mine * args.scale;
         if (args.softcap != 0.0f) score = args.softcap * tanhf(score / args.softcap);
         scores[head * pitch + of] = of < first_seen ? -INFINITY : score;
@@ -323,28 +324,47 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
     }
     copies_wait<0>();
 
+    // All loads of a loop are under way before the first is used; what is beyond the last is loaded again, and not stored.
+    int heads[4], cols[4][2];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const int head = head0 + i * 8 + lane / 4;
-        if (head >= args.heads) continue;
-        const float share = args.context_share[int64_t(index) * args.heads + head];
-        const float* scores = args.scores + row.scores_start * args.heads + head * pitch;
-        float* mean = args.means + row.mean_row * args.mean_pitch + int64_t(head) * args.hidden;
+        heads[i] = min(head0 + i * 8 + lane / 4, args.heads - 1);
+        for (int half = 0; half < 2; half++) cols[i][half] = min(col0 + warp * 32 + i * 8 + lane % 4 * 2 + half, args.hidden - 1);
+    }
+    float scale[4][2], bias[4][2] = {}, share[4] = {};
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        scale[j / 2][j % 2] = args.norm_weight ? args.norm_weight[cols[j / 2][j % 2]] + args.norm_offset : 1.0f;
+        if (args.norm_bias) bias[j / 2][j % 2] = args.norm_bias[cols[j / 2][j % 2]];
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (args.norm_bias) share[i] = args.context_share[int64_t(index) * args.heads + heads[i]];
+#pragma unroll
+    for (int at = 0; at < 32; at++) {
+        float& sum = sums[at / 16][at / 4 % 4][at % 4];
+        sum = sum * scale[at / 4 % 4][at % 2] + share[at / 16 * 2 + at % 4 / 2] * bias[at / 4 % 4][at % 2];
+    }
+    const float* scores = args.scores + row.scores_start * args.heads;
+    for (int token = max(row.context_length, first_seen); token < row.tokens; token++) {
+        const float* own = args.twin_normed + (row.twin_start + token - row.context_length) * args.twin_normed_pitch;
+        float p[4], n[4][2];
+#pragma unroll
+        for (int i = 0; i < 4; i++) p[i] = scores[heads[i] * pitch + token];
+#pragma unroll
+        for (int j = 0; j < 8; j++) n[j / 2][j % 2] = own[cols[j / 2][j % 2]];
+#pragma unroll
+        for (int at = 0; at < 32; at++) sums[at / 16][at / 4 % 4][at % 4] += p[at / 16 * 2 + at % 4 / 2] * n[at / 4 % 4][at % 2];
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        if (head0 + i * 8 + lane / 4 >= args.heads) continue;
+        float* mean = args.means + row.mean_row * args.mean_pitch + int64_t(heads[i]) * args.hidden;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             const int col = col0 + warp * 32 + j * 8 + lane % 4 * 2;
-            float value[2] = {};
-            for (int half = 0; half < 2 && col + half < args.hidden; half++) {
-                float v = sums[i / 2][j][i % 2 * 2 + half];
-                if (args.norm_weight) v *= args.norm_weight[col + half] + args.norm_offset;
-                if (args.norm_bias) v += share * args.norm_bias[col + half];
-                for (int token = max(row.context_length, first_seen); token < row.tokens; token++) {
-                    const int64_t own = row.twin_start + token - row.context_length;
-                    v += scores[token] * args.twin_normed[own * args.twin_normed_pitch + col + half];
-                }
-                value[half] = v;
-            }
-            if (col < args.hidden) store_pair(mean + col, {value[0], value[1]}, col + 1 < args.hidden);
+            const float* sum = &sums[i / 2][j][i % 2 * 2];
+            if (col < args.hidden) store_pair(mean + col, {sum[0], sum[1]}, col + 1 < args.hidden);
         }
     }
 }

@@ -243,6 +243,7 @@ __device__ __forceinline__ void twin_product(const HopperTwinProductArgs& args) 
         barriers_ready();
         for (const TensorMap* map : {&args.a, &args.b[0], &args.b[E == GATED]}) tensor_prefetch(*map);
     }
+    previous_kernel_wait();
     __syncthreads();
     const Place place(args, CLUSTER, ROWS, E == GATED ? WEIGHT_ROWS : TILE);
     const bool multiplies = threadIdx.x < 128 * CONSUMERS;

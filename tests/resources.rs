@@ -80,7 +80,7 @@ fn hopper_listings() -> Vec<(String, String)> {
         let of = |kernel: &str| (kernel.lines().next().unwrap().to_string(), kernel.to_string());
         kernels.extend(listing.split("Function : ").skip(1).map(of));
     }
-    assert_eq!(kernels.len(), 35, "kernels for Hopper");
+    assert_eq!(kernels.len(), 39, "kernels for Hopper");
     kernels
 }
 
@@ -91,6 +91,14 @@ fn kernels_for_hopper_multiply_with_whole_warpgroups() {
         for local in ["LDL", "STL"] {
             assert!(!listing.contains(local), "{name} keeps registers in memory");
         }
+    }
+}
+
+/// They may start before the kernel before them has ended, so they have to wait for it.
+#[test]
+fn kernels_for_hopper_wait_for_the_one_before() {
+    for (name, listing) in hopper_listings() {
+        assert!(listing.contains("ACQBULK"), "{name} does not wait");
     }
 }
 

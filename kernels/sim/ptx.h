@@ -2,6 +2,10 @@
 #pragma once
 #include "sim.h"
 
+// Kernels run one after the other.
+inline void next_kernel_may_start() {}
+inline void previous_kernel_wait() {}
+
 inline uint32_t pack_bf16(float low, float high) {
     auto round = [](float value) -> uint32_t {
         uint32_t bits;

@@ -92,10 +92,12 @@ pub enum Role {
     Operand,
 }
 
-/// All launches of one kernel of a device.
+/// All launches of one kernel of a device, of a product with weights of one shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KernelTime {
     pub kernel: String,
+    /// Rows and columns of a product's weight.
+    pub weight: Option<[usize; 2]>,
     pub launches: usize,
     pub seconds: f64,
     /// What no kernel could do without: operations of products, and bytes of memory.

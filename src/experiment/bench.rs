@@ -118,8 +118,9 @@ pub fn kernel_table(kernels: &[KernelTime], ceilings: Ceilings) -> String {
     for kernel in sorted {
         let _ = writeln!(
             text,
-            "| {} | {} | {:.2} | {:.1} % | {:.1} | {:.0} | {} |",
+            "| {}{} | {} | {:.2} | {:.1} % | {:.1} | {:.0} | {} |",
             kernel.kernel,
+            kernel.weight.map_or(String::new(), |[rows, cols]| format!(" {rows} × {cols}")),
             kernel.launches,
             kernel.seconds * 1e3,
             kernel.seconds / all * 100.0,
@@ -151,6 +152,7 @@ pub fn summary(tokens: usize, timings: &[Timing], kernels: &[KernelTime], ceilin
     let kernel = |kernel: &KernelTime| {
         json!({
             "kernel": kernel.kernel,
+            "weight": kernel.weight,
             "launches": kernel.launches,
             "seconds": kernel.seconds,
             "operations": kernel.operations,

@@ -86,12 +86,16 @@ pub fn check<B: Backend>(backend: &B, tolerance: f64) {
         .collect();
     cases.sort();
     assert!(cases.len() >= 20, "only {} golden cases", cases.len());
-    let mut failed = false;
+    let (mut failed, mut largest) = (false, (0.0, String::new()));
     for case in cases {
         let (error, what) = worst_error(backend, &case);
         let name = case.file_name().unwrap().to_string_lossy().into_owned();
         println!("{name:24} {error:8.1e}  {what}");
+        if error > largest.0 {
+            largest = (error, format!("{name}, {what}"));
+        }
         failed |= error.is_nan() || error > tolerance;
     }
+    println!("report: {:.1e}  {}", largest.0, largest.1);
     assert!(!failed, "beyond {tolerance:e}: see the table");
 }

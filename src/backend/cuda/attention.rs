@@ -48,6 +48,7 @@ pub fn attention(
     let floor = Floor {
         operations: 4.0 * rows.context_pairs * (shape.num_attention_heads * shape.head_dim) as f64,
         bytes: (2 * q.bytes() + k.bytes() + v.bytes()) as f64,
+        weight: None,
     };
     // The kernel for Hopper looks for the largest score before it scales them.
     let for_hopper = HOPPER_DIMS.contains(&shape.head_dim) && shape.scale > 0.0;

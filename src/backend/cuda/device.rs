@@ -24,11 +24,13 @@ pub struct Floor {
     pub operations: f64,
     /// What is read and written of device memory, each byte once.
     pub bytes: f64,
+    /// Rows and columns of a product's weight.
+    pub weight: Option<[usize; 2]>,
 }
 
 impl Floor {
     pub fn of_bytes(bytes: usize) -> Self {
-        Self { operations: 0.0, bytes: bytes as f64 }
+        Self { bytes: bytes as f64, ..Self::default() }
     }
 }
 

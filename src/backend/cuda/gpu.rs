@@ -12,6 +12,7 @@ use cudarc::driver::{DriverError, result, sys};
 use std::{
     collections::HashMap,
     ffi::{CString, c_void},
+    ptr::null_mut,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -457,19 +458,29 @@ impl Device for Gpu {
         let Function(function) = self.function(kernel)?;
         let [x, y, z] = launch.grid;
         let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
+        // Blocks start while those of the kernel before end: kernels wait for that themselves (kernels/ptx.cuh).
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: Default::default(),
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: launch.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared_bytes,
+            hStream: self.compute,
+            attrs: &raw mut early,
+            numAttrs: (self.kernels == Kernels::Sm90a).into(),
+        };
         // SAFETY: the kernel takes one struct, of which `args` are the bytes; addresses in it are of live buffers, whose
         // memory is only used again by work behind this in the stream.
-        unsafe {
-            result::launch_kernel(
-                function,
-                (x, y, z),
-                (launch.threads, 1, 1),
-                launch.shared_bytes,
-                self.compute,
-                &mut params,
-            )
-        }
-        .map_err(|error| failed(&format!("run kernel {kernel}"), error))
+        unsafe { sys::cuLaunchKernelEx(&raw const config, function, params.as_mut_ptr(), null_mut()) }
+            .result()
+            .map_err(|error| failed(&format!("run kernel {kernel}"), error))
     }
 
     fn mark(&self) -> Result<Mark> {

@@ -33,8 +33,9 @@ impl Profiled {
         let launches = std::mem::take(&mut *self.launches.lock().unwrap_or_else(PoisonError::into_inner));
         let mut kernels = BTreeMap::new();
         for Timed { kernel, floor, start, end } in launches {
-            let time = kernels.entry(kernel.clone()).or_insert_with(|| KernelTime {
+            let time = kernels.entry((kernel.clone(), floor.weight)).or_insert_with(|| KernelTime {
                 kernel,
+                weight: floor.weight,
                 launches: 0,
                 seconds: 0.0,
                 operations: 0.0,

@@ -133,6 +133,7 @@ impl Product<'_> {
         Floor {
             operations: 2.0 * (rows * heads * inner) as f64 * self.cols() as f64,
             bytes: (rows * (a.row_bytes() + times * out.row_bytes()) + weight_bytes) as f64,
+            weight: Some([weights.iter().map(|weight| weight.planes.rows).sum(), a.cols / heads]),
         }
     }
 }

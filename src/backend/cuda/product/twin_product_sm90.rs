@@ -53,7 +53,11 @@ impl Tile {
     /// Blocks that run at a time. Multiprocessors of a GPU come in groups that are not all of a multiple of four, and a cluster lies in one: 30
     /// of four fit on the 132 of an H200 (`cuOccupancyMaxActiveClusters`). Of blocks with few rows there are two on each.
     fn at_once(&self, multiprocessors: usize) -> usize {
-        if self.cluster < 4 || self.rows < 64 { multiprocessors } else { multiprocessors / 4 * 10 / 11 * 4 }
+        if self.cluster < 4 || self.rows < 64 {
+            multiprocessors
+        } else {
+            (multiprocessors * 10 / 11 / 4 * 4).max(4)
+        }
     }
 
     fn blocks(&self, rows: usize, weight_tiles: usize) -> usize {
