@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Proves the kernels on a GPU and measures them.
 #
-#   CUDA_HOME=$(.ci/nvcc) benches/gpu.sh build FOLDER   where Rust is: puts the programs into FOLDER, compressed (15 MB)
+#   CUDA_HOME=$(.ci/nvcc) benches/gpu.sh build FOLDER   where Rust is: puts the programs into FOLDER, compressed (21 MB)
 #   benches/gpu.sh run STAGE FOLDER OUT                 where a GPU is, in the repository's folder: needs Python, but no Rust
 #
 # Stages, of at most 8 minutes each:
@@ -187,7 +187,6 @@ peers() {
 }
 
 sanitize() {
-    local tool log status name=every_kernel_agrees_with_the_reference_bfloat16_sm_90a
     title Sanitizers
     if ! command -v compute-sanitizer >/dev/null; then
         echo "**Missing**: compute-sanitizer is neither in PATH nor in /usr/local/cuda/bin."
@@ -198,19 +197,31 @@ sanitize() {
         failed=1
         return
     fi
-    if is_ignored "$name"; then name=${name/sm_90a/sm_80}; fi
-    # racecheck does not follow bulk copies; leaks are not looked for, as the driver frees what the process leaves.
-    for tool in memcheck synccheck; do
-        title "$tool of $name"
-        log=$out/$tool.log status=0
-        limited 220 compute-sanitizer --tool "$tool" --error-exitcode 1 "$work/gpu" --exact "$name" --nocapture >"$log" 2>&1 || status=$?
-        if ((status == 0)) && ! grep -q '1 passed' "$log"; then status=1; fi
+    local name
+    while IFS= read -r name; do
+        name=${name%: test}
+        if [[ $name != every_kernel_* ]] || is_ignored "$name"; then continue; fi
+        sanitize_test memcheck "$name"
+        sanitize_test synccheck "$name"
+        # It does not follow bulk copies.
+        if [[ $name != *_sm_90a ]]; then sanitize_test racecheck "$name"; fi
+    done <<<"$all"
+}
+
+# Leaks are not looked for, as the driver frees what the process leaves; nor errors of calls, as kernels are looked for in one module after the
+# other.
+sanitize_test() {
+    local tool=$1 name=$2 log=$out/$1.$2.log status=0 start=$SECONDS
+    limited 150 compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 1 "$work/gpu" --exact "$name" --nocapture >"$log" 2>&1 || status=$?
+    if ((status == 0)) && ! grep -q '1 passed' "$log"; then status=1; fi
+    echo "- $tool, $((SECONDS - start)) s: $name: $(sed -n 's/^========= //p' "$log" | tail -n 1)"
+    if ((status)); then
+        printf '\n```\n'
+        sed -n '/^=========/p' "$log" | head -n 60
         printf '```\n'
-        # The first findings, and the sum of all.
-        sed -n '/^=========/p' "$log" | sed -n '1,60p;61,${$p}'
-        printf '```\n'
-        note "$status"
-    done
+    fi
+    note "$status"
+    gzip -f "$log"
 }
 
 run() {
