@@ -35,21 +35,33 @@ struct AttentionShared {
     bf16 k[2][KEYS * PITCH], v[2][KEYS * PITCH];
 };
 
-// Copies a head of ROWS rows, `row_of(i)` being the i-th of them, into a tile; zeros from the `count`-th on and for padding.
-template <int DH, int ROWS, class RowOf>
-__device__ __forceinline__ void load_tile(bf16* tile, const bf16* from, int64_t pitch, int count, int head_dim, RowOf row_of) {
-    constexpr int PITCH = AttentionShared<DH>::PITCH;
+// Copies a head of ROWS rows of TILES matrices alike, `row_of(i)` being the i-th of them, into a tile each; zeros from the `count`-th on and for
+// padding.
+template <int DH, int ROWS, int TILES, class RowOf>
+__device__ __forceinline__ void load_tiles(bf16* const (&tiles)[TILES], const bf16* const (&from)[TILES], int64_t pitch, int count, int head_dim,
+                                           RowOf row_of) {
+    constexpr int PITCH = AttentionShared<DH>::PITCH, TURNS = ROWS * DH / 8 / THREADS;
     // Heads that do not start on 16 bytes are copied by hand, and only few models have such.
     if (head_dim % 8 == 0) {
-        for (int chunk = threadIdx.x; chunk < ROWS * DH / 8; chunk += THREADS) {
-            const int r = chunk / (DH / 8), i = chunk % (DH / 8) * 8;
-            const bool there = r < count && i < head_dim;
-            copy_async_16(&tile[r * PITCH + i], from + (there ? row_of(r) * pitch + i : 0), there ? 16 : 0);
+        // Where all chunks come from is looked up before the first is asked for.
+        int64_t at[TURNS];
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            const int chunk = threadIdx.x + turn * THREADS, r = chunk / (DH / 8), i = chunk % (DH / 8) * 8;
+            at[turn] = r < count && i < head_dim ? row_of(r) * pitch + i : -1;
+        }
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            const int chunk = threadIdx.x + turn * THREADS, r = chunk / (DH / 8), i = chunk % (DH / 8) * 8;
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++)
+                copy_async_16(&tiles[tile][r * PITCH + i], from[tile] + max(at[turn], int64_t(0)), at[turn] < 0 ? 0 : 16);
         }
     } else {
-        for (int at = threadIdx.x; at < ROWS * DH; at += THREADS) {
-            const int r = at / DH, i = at % DH;
-            tile[r * PITCH + i] = r < count && i < head_dim ? from[row_of(r) * pitch + i] : bf16{0};
+        for (int chunk = threadIdx.x; chunk < ROWS * DH; chunk += THREADS) {
+            const int r = chunk / DH, i = chunk % DH;
+            for (int tile = 0; tile < TILES; tile++)
+                tiles[tile][r * PITCH + i] = r < count && i < head_dim ? from[tile][row_of(r) * pitch + i] : bf16{0};
         }
     }
 }
@@ -63,6 +75,7 @@ __device__ void attention(const AttentionArgs& args) {
     const int head = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     bf16* q = static_cast<bf16*>(args.q) + tile.row * args.q_pitch + int64_t(head) * args.head_dim;
     const int64_t kv = int64_t(head / args.group) * args.head_dim;
+    const bf16 *k_head = static_cast<const bf16*>(args.k) + kv, *v_head = static_cast<const bf16*>(args.v) + kv;
     const int32_t* path = args.path_rows + tile.path;
 
     const int end = tile.first_query + tile.queries;
@@ -70,16 +83,18 @@ __device__ void attention(const AttentionArgs& args) {
     const int first_step = unseen / KEYS, steps = (end + KEYS - 1) / KEYS;
     auto load_keys = [&](int step) {
         auto row_of = [&](int i) -> int64_t { return path[step * KEYS + i]; };
-        const int count = end - step * KEYS;
-        load_tile<DH, KEYS>(shared.k[step % 2], static_cast<const bf16*>(args.k) + kv, args.kv_pitch, count, args.head_dim, row_of);
-        load_tile<DH, KEYS>(shared.v[step % 2], static_cast<const bf16*>(args.v) + kv, args.kv_pitch, count, args.head_dim, row_of);
+        load_tiles<DH, KEYS, 2>({shared.k[step % 2], shared.v[step % 2]}, {k_head, v_head}, args.kv_pitch, end - step * KEYS, args.head_dim, row_of);
     };
-    load_tile<DH, QUERIES>(shared.q, q, args.q_pitch, tile.queries, args.head_dim, [](int i) -> int64_t { return i; });
+    load_tiles<DH, QUERIES, 1>({shared.q}, {q}, args.q_pitch, tile.queries, args.head_dim, [](int i) -> int64_t { return i; });
     load_keys(first_step);
     copies_commit();
 
+    // Scores times `factor` are exponents of 2; those that are capped, or scaled by nothing above 0, are made anew before.
+    const bool plain = args.softcap == 0.0f && args.scale > 0.0f;
+    const float factor = plain ? args.scale * LOG2E : LOG2E;
+    const int first_row = tile.first_query + warp * 16;
     // Of this thread's two rows, 8 apart.
-    const int row = tile.first_query + warp * 16 + lane / 4;
+    const int row = first_row + lane / 4;
     float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {};
     float out[DH / 8][4] = {};
     for (int step = first_step; step < steps; step++) {
@@ -102,17 +117,26 @@ __device__ void attention(const AttentionArgs& args) {
                 mma_m16n8k16(scores[2 * j + 1], fq, {fk[2], fk[3]});
             }
         }
-        // Scores become exponents of 2. What a row does not see counts as −∞.
+        if (!plain) {
 #pragma unroll
-        for (int j = 0; j < KEYS / 8; j++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int key = step * KEYS + j * 8 + lane % 4 * 2 + i % 2, query = row + i / 2 * 8;
-                float s = scores[j][i] * args.scale;
+            for (int at = 0; at < KEYS / 2; at++) {
+                float& s = scores[at / 4][at % 4];
+                s *= args.scale;
                 if (args.softcap != 0.0f) s = args.softcap * tanhf(s / args.softcap);
-                const bool seen = key <= query && key < end && (!args.window || key + args.window > query);
-                scores[j][i] = seen ? s * LOG2E : -INFINITY;
             }
+        }
+        // What a row does not see counts as −∞.
+        const int first_key = step * KEYS;
+        if (first_key + KEYS - 1 > first_row || (args.window && first_key + args.window <= first_row + 15)) {
+#pragma unroll
+            for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int key = first_key + j * 8 + lane % 4 * 2 + i % 2, query = row + i / 2 * 8;
+                    if (key > query || key >= end || (args.window && key + args.window <= query)) scores[j][i] = -INFINITY;
+                }
+        }
+        float shrink[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             float most = largest[half];
@@ -121,22 +145,25 @@ __device__ void attention(const AttentionArgs& args) {
             most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
             most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
             // A row that sees nothing yet stays at zero.
-            const float base = most == -INFINITY ? 0.0f : most, shrink = exp2f(largest[half] - base);
+            const float base = most == -INFINITY ? 0.0f : most * factor;
+            shrink[half] = most == largest[half] ? 1.0f : fast_exp2(fmaf(largest[half], factor, -base));
             largest[half] = most;
             float added = 0.0f;
 #pragma unroll
             for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
                 for (int i = half * 2; i < half * 2 + 2; i++) {
-                    scores[j][i] = exp2f(scores[j][i] - base);
+                    scores[j][i] = fast_exp2(fmaf(scores[j][i], factor, -base));
                     added += scores[j][i];
                 }
-            sum[half] = sum[half] * shrink + added;
+            sum[half] = sum[half] * shrink[half] + added;
+        }
+        // Most steps find no larger score.
+        if (!__all_sync(~0u, shrink[0] == 1.0f && shrink[1] == 1.0f)) {
 #pragma unroll
-            for (int n = 0; n < DH / 8; n++) {
-                out[n][half * 2] *= shrink;
-                out[n][half * 2 + 1] *= shrink;
-            }
+            for (int n = 0; n < DH / 8; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) out[n][i] *= shrink[i / 2];
         }
 #pragma unroll
         for (int j = 0; j < KEYS / 16; j++) {
@@ -160,11 +187,12 @@ __device__ void attention(const AttentionArgs& args) {
         sum[half] += __shfl_xor_sync(~0u, sum[half], 2);
         const int query = row + half * 8;
         if (query >= end) continue;
+        const float share = 1.0f / sum[half];
         bf16* to = q + (query - tile.first_query) * args.q_pitch;
 #pragma unroll
         for (int n = 0; n < DH / 8; n++) {
             const int i = n * 8 + lane % 4 * 2;
-            const float2 values = {out[n][half * 2] / sum[half], out[n][half * 2 + 1] / sum[half]};
+            const float2 values = {out[n][half * 2] * share, out[n][half * 2 + 1] * share};
             if (i < args.head_dim) store_pair(to + i, values, i + 1 < args.head_dim);
         }
     }

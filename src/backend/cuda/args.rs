@@ -251,7 +251,7 @@ args! {
         cols: i32,
         unused: i32,
     }
-    /// `twin_attend.cu`
+    /// `twin_attend.cuh`
     TwinRow {
         row: i32,
         mean_row: i32,
@@ -261,7 +261,7 @@ args! {
         tokens: i32,
         scores_start: i64,
     }
-    /// `twin_attend.cu`
+    /// `twin_attend.cuh`
     TwinAttendArgs {
         q: Address,
         keys: Address,

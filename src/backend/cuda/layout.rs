@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Tokens that `twin_attend.cu` averages at a time.
+/// Tokens that `twin_mean.cu` averages at a time.
 const TOKEN_STEP: usize = 32;
 
 /// Sequences as the device knows them; without buffers after a failure.

@@ -1,0 +1,57 @@
+// Attention of twin rows: mean[row, head] = Σ p(token) · normed(token), the tokens being those of its path (context rows: normalized · weight + bias
+// of the norm) and the twin rows up to the row itself. Values are projected afterwards (`head_values`).
+// Reference: `twin_attend` of backend/reference. Three kernels:
+//   key_score     (twin_scores.cu) scores[row, head, token] = q · (k + difference), scaled and capped, −∞ where unseen; f32
+//   twin_softmax  (twin_scores.cu) softmax of them in place; of the context's tokens as a sum of three bf16; how much of it falls on the context
+//   twin_mean     (twin_mean.cu) the means; sums f32
+// Context rows are bf16, or f32 (then taken as sums of two bf16).
+// Bytes bind: keys, and normalized rows, are read once a branch. Every sum is over the tokens of one sequence in their order.
+#pragma once
+#include "device.cuh"
+
+// Tokens of the context that are averaged at a time.
+constexpr int STEP = 32;
+
+struct TwinRow {
+    // In matrices of twin rows, and in those of this pack's means.
+    int32_t row, mean_row;
+    // The context rows before it are path_rows[path] and up.
+    int32_t path, context_length;
+    int32_t twin_start;
+    // Tokens that it may see, itself the last of them.
+    int32_t tokens;
+    // Where its scores start, in tokens of one head, whose number is rounded up to steps.
+    int64_t scores_start;
+};
+
+struct TwinAttendArgs {
+    const float* q;
+    const void* keys;
+    // Null where the keys are this branch's own.
+    const void* difference;
+    const void* normalized;
+    // Of the norm before attention; null where there is none.
+    const float* norm_weight;
+    const float* norm_bias;
+    const float* twin_keys;
+    const float* twin_normed;
+    const TwinRow* rows;
+    const int32_t* path_rows;
+    // [heads, tokens] of every row, one after the other, tokens rounded up to steps.
+    float* scores;
+    // p of the context's tokens in three planes, [heads, tokens] of every row in each; zeros for other tokens.
+    bf16* weights;
+    int64_t weight_plane;
+    // [rows, heads]: what of a row's attention falls on the context.
+    float* context_share;
+    float* means;
+    int64_t q_pitch, key_pitch, difference_pitch, normalized_pitch, twin_key_pitch, twin_normed_pitch, mean_pitch;
+    int32_t heads, group, head_dim, hidden;
+    // Tokens that a token sees up to itself; 0: all.
+    int32_t window;
+    // Blocks of key_score for each row.
+    int32_t score_blocks, unused;
+    float norm_offset, scale, softcap;
+};
+
+__device__ __forceinline__ int64_t score_pitch(const TwinRow& row) { return (row.tokens + STEP - 1) / STEP * STEP; }

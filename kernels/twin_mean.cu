@@ -1,0 +1,206 @@
+// The means of twin rows' attention (twin_attend.cuh): p[head, token] · n[token, column] for the context's tokens, by mma.sync, and what the twin
+// rows of the path add. A block has 32 heads and 256 columns of one row, a warp 32 of the columns, over the tokens in steps of 32, three of them
+// in flight (cp.async). Every step has a sum of its own, as tensor cores cut off what a sum does not hold.
+// Grid: (columns / 256, then rows; heads / 32), so that blocks at work together read whole rows.
+#include "twin_attend.cuh"
+
+constexpr int THREADS = 256, HEADS = 32, COLUMNS = 256, STAGES = 3;
+// ldmatrix reads eight rows from different banks.
+constexpr int N_PITCH = COLUMNS + 8, P_PITCH = STEP + 8;
+
+template <class T>
+struct Stage {
+    T n[STEP * N_PITCH];
+    bf16 p[3][HEADS * P_PITCH];
+};
+
+// Fragments of 16 tokens `n` and 16 columns, as of two products: what is bf16, and what has to be added.
+__device__ __forceinline__ void load_columns(const bf16* n, uint32_t (&high)[4], uint32_t (&)[4]) {
+    const int lane = threadIdx.x % 32;
+    ldmatrix_x4_trans(high, n + lane % 16 * N_PITCH + lane / 16 * 8);
+}
+__device__ __forceinline__ void load_columns(const float* n, uint32_t (&high)[4], uint32_t (&low)[4]) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int part = 0; part < 4; part++) {
+        const float* at = n + (part % 2 * 8 + lane % 4 * 2) * N_PITCH + part / 2 * 8 + lane / 4;
+        float2 rest = {at[0], at[N_PITCH]};
+        high[part] = take_bf16(rest);
+        low[part] = take_bf16(rest);
+    }
+}
+
+// What a thread brings of each step: chunks of some rows, whose places are looked up a step before, and of some heads' p.
+template <class T>
+struct Loader {
+    static constexpr int CHUNK = 16 / sizeof(T), CHUNKS = COLUMNS / CHUNK, TURNS = STEP * CHUNKS / THREADS;
+    static constexpr int P_CHUNKS = 3 * HEADS * STEP / 8, P_TURNS = (P_CHUNKS + THREADS - 1) / THREADS;
+    const int32_t* path;
+    const T* n_from;
+    int64_t n_pitch;
+    int context_length, n_to;
+    bool has_col;
+    // Context rows of the step that is brought next; −1 beyond the last.
+    int32_t rows[TURNS];
+    const bf16* p_from[P_TURNS];
+    int p_to[P_TURNS], p_step[P_TURNS];
+
+    __device__ __forceinline__ Loader(const TwinAttendArgs& args, const TwinRow& row, int col0, int head0, int first_step)
+        : path(args.path_rows + row.path), n_pitch(args.normalized_pitch), context_length(row.context_length) {
+        const int thread = threadIdx.x, col = thread % CHUNKS * CHUNK;
+        has_col = col0 + col < args.hidden;
+        n_from = static_cast<const T*>(args.normalized) + (has_col ? col0 + col : 0);
+        n_to = thread / CHUNKS * N_PITCH + col;
+        const bf16* weights = args.weights + row.scores_start * args.heads;
+#pragma unroll
+        for (int turn = 0; turn < P_TURNS; turn++) {
+            const int chunk = thread + turn * THREADS, head = chunk / (STEP / 8) % HEADS, token = chunk % (STEP / 8) * 8;
+            const int plane = chunk / (HEADS * STEP / 8);
+            const bool there = chunk < P_CHUNKS && head0 + head < args.heads;
+            const int64_t at = plane * args.weight_plane + (head0 + head) * score_pitch(row) + first_step * STEP + token;
+            p_from[turn] = weights + (there ? at : 0);
+            p_to[turn] = (plane * HEADS + head) * P_PITCH + token;
+            p_step[turn] = there ? STEP : 0;
+        }
+        look_up(first_step);
+    }
+    __device__ __forceinline__ void look_up(int step) {
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            const int token = step * STEP + int(threadIdx.x) / CHUNKS + turn * (THREADS / CHUNKS);
+            rows[turn] = token < context_length ? path[token] : -1;
+        }
+    }
+    __device__ __forceinline__ void bring(int step, Stage<T>& stage) {
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            const bool there = rows[turn] >= 0 && has_col;
+            copy_async_16(&stage.n[n_to + turn * (THREADS / CHUNKS) * N_PITCH], n_from + (there ? rows[turn] * n_pitch : 0), there ? 16 : 0);
+        }
+#pragma unroll
+        for (int turn = 0; turn < P_TURNS; turn++) {
+            if (int(threadIdx.x) + turn * THREADS < P_CHUNKS) copy_async_16(&stage.p[0][p_to[turn]], p_from[turn], p_step[turn] ? 16 : 0);
+            p_from[turn] += p_step[turn];
+        }
+        look_up(step + 1);
+    }
+};
+
+// The sums of a step: of 32 heads in halves of 16, of a warp's 32 columns in eights, as products of mma_m16n8k16 lie.
+template <class T>
+__device__ __forceinline__ void multiply_step(float (&sums)[2][4][4], const Stage<T>& stage) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int t = 0; t < STEP; t += 16) {
+        uint32_t n[2][4], n_low[2][4], p[3][2][4];
+#pragma unroll
+        for (int pair = 0; pair < 2; pair++) load_columns(&stage.n[t * N_PITCH + warp * 32 + pair * 16], n[pair], n_low[pair]);
+#pragma unroll
+        for (int plane = 0; plane < 3; plane++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) ldmatrix_x4(p[plane][i], &stage.p[plane][(i * 16 + lane % 16) * P_PITCH + t + lane / 16 * 8]);
+        // Sums take turns, so that none waits for itself.
+        auto multiply = [&](const uint32_t(&planes)[2][4], const uint32_t(&columns)[2][4]) {
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) mma_m16n8k16(sums[i][j], planes[i], {columns[j / 2][j % 2 * 2], columns[j / 2][j % 2 * 2 + 1]});
+        };
+        // The smallest parts first.
+        if (sizeof(T) == 4) {
+            multiply(p[1], n_low);
+            multiply(p[0], n_low);
+        }
+        multiply(p[2], n);
+        multiply(p[1], n);
+        multiply(p[0], n);
+    }
+}
+
+// Weighs the sums as the norm says, adds what the twin rows of the path give, and stores them. All loads of a loop are under way before the first
+// is used; what is beyond the last head or column is loaded again, and not stored.
+__device__ __forceinline__ void finish(const TwinAttendArgs& args, const TwinRow& row, int index, int first_seen, int col0, int head0,
+                                       const float (&sums)[2][4][4]) {
+    const int lane = threadIdx.x % 32, first_head = head0 + lane / 4, first_col = col0 + int(threadIdx.x) / 32 * 32 + lane % 4 * 2;
+    // A thread's four heads, eight apart, and its four pairs of columns, eight apart.
+    auto head_of = [&](int i) { return min(first_head + i * 8, args.heads - 1); };
+    auto col_of = [&](int j, int half) { return min(first_col + j * 8 + half, args.hidden - 1); };
+    float scale[4][2], bias[4][2] = {}, share[4] = {};
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            scale[j][half] = args.norm_weight ? args.norm_weight[col_of(j, half)] + args.norm_offset : 1.0f;
+            if (args.norm_bias) bias[j][half] = args.norm_bias[col_of(j, half)];
+        }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (args.norm_bias) share[i] = args.context_share[int64_t(index) * args.heads + head_of(i)];
+    float means[4][4][2];
+    auto for_all = [&](auto each) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) each(i, j, half);
+    };
+    for_all([&](int i, int j, int half) { means[i][j][half] = sums[i / 2][j][i % 2 * 2 + half] * scale[j][half] + share[i] * bias[j][half]; });
+    const float* scores = args.scores + row.scores_start * args.heads;
+    for (int token = max(row.context_length, first_seen); token < row.tokens; token++) {
+        const float* own = args.twin_normed + (row.twin_start + token - row.context_length) * args.twin_normed_pitch;
+        float p[4], n[4][2];
+#pragma unroll
+        for (int i = 0; i < 4; i++) p[i] = scores[head_of(i) * score_pitch(row) + token];
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) n[j][half] = own[col_of(j, half)];
+        for_all([&](int i, int j, int half) { means[i][j][half] += p[i] * n[j][half]; });
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        if (first_head + i * 8 >= args.heads) continue;
+        float* to = args.means + row.mean_row * args.mean_pitch + int64_t(first_head + i * 8) * args.hidden;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int col = first_col + j * 8;
+            if (col < args.hidden) store_pair(to + col, {means[i][j][0], means[i][j][1]}, col + 1 < args.hidden);
+        }
+    }
+}
+
+template <class T>
+__device__ void twin_mean(const TwinAttendArgs& args) {
+    Stage<T>* stages = reinterpret_cast<Stage<T>*>(shared_memory());
+    const int column_blocks = (args.hidden + COLUMNS - 1) / COLUMNS, index = blockIdx.x / column_blocks;
+    const TwinRow row = args.rows[index];
+    const int col0 = blockIdx.x % column_blocks * COLUMNS, head0 = blockIdx.y * HEADS;
+    const int steps = (row.context_length + STEP - 1) / STEP;
+    const int first_seen = args.window ? max(row.tokens - args.window, 0) : 0, first_step = min(first_seen / STEP, steps);
+    Loader<T> loader(args, row, col0, head0, first_step);
+    for (int i = 0; i < STAGES - 1; i++) {
+        if (first_step + i < steps) loader.bring(first_step + i, stages[i]);
+        copies_commit();
+    }
+    int slot = 0, next_slot = STAGES - 1;
+    auto follow = [](int& slot) { slot = slot == STAGES - 1 ? 0 : slot + 1; };
+    float sums[2][4][4] = {};
+    for (int step = first_step; step < steps; step++) {
+        copies_wait<STAGES - 2>();
+        __syncthreads();
+        if (step + STAGES - 1 < steps) loader.bring(step + STAGES - 1, stages[next_slot]);
+        copies_commit();
+        float of_step[2][4][4] = {};
+        multiply_step(of_step, stages[slot]);
+        follow(slot);
+        follow(next_slot);
+#pragma unroll
+        for (int i = 0; i < 32; i++) sums[i / 16][i / 4 % 4][i % 4] += of_step[i / 16][i / 4 % 4][i % 4];
+    }
+    copies_wait<0>();
+    finish(args, row, index, first_seen, col0, head0, sums);
+}
+
+KERNEL(twin_mean_bf16, TwinAttendArgs, THREADS, 2, twin_mean<bf16>)
+KERNEL(twin_mean_f32, TwinAttendArgs, THREADS, 1, twin_mean<float>)

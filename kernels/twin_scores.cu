@@ -1,0 +1,146 @@
+// What twin rows see of each token: `key_score`, `twin_softmax` (twin_attend.cuh).
+#include "twin_attend.cuh"
+
+constexpr int SCORE_THREADS = 128, TOGETHER = 4;
+
+// Eight dimensions of a head: as they lie in memory where heads begin at multiples of 16 bytes, else one by one.
+template <class T, bool ALIGNED>
+struct Dims {
+    float values[8];
+    __device__ __forceinline__ void load(const T* from, int count) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) values[i] = i < count ? to_float(from[i]) : 0.0f;
+    }
+    __device__ __forceinline__ void add_to(float (&sum)[8]) const {
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum[i] += values[i];
+    }
+};
+template <>
+struct Dims<bf16, true> {
+    uint4 pairs;
+    __device__ __forceinline__ void load(const bf16* from, int count) { pairs = count ? *reinterpret_cast<const uint4*>(from) : uint4{0, 0, 0, 0}; }
+    __device__ __forceinline__ void add_to(float (&sum)[8]) const {
+        const uint32_t all[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum[i * 2] += low_float(all[i]), sum[i * 2 + 1] += high_float(all[i]);
+    }
+};
+
+// Grid: key heads, then blocks of tokens, then rows. Each of the `lanes` that share four tokens has eight dimensions of their keys. All of a
+// thread's loads are under way before the first is used.
+template <class T, bool ALIGNED>
+__device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
+    float* q = reinterpret_cast<float*>(shared_memory());
+    const int kv_heads = args.heads / args.group, kv = blockIdx.x % kv_heads;
+    const TwinRow row = args.rows[blockIdx.x / kv_heads / args.score_blocks];
+    // A power of two.
+    int lane_bits = 2;
+    while ((8 << lane_bits) < args.head_dim) lane_bits++;
+    const int lanes = 1 << lane_bits, first = blockIdx.x / kv_heads % args.score_blocks * (SCORE_THREADS * TOGETHER >> lane_bits);
+    if (first >= row.tokens) return;
+    const int token = first + (threadIdx.x >> lane_bits) * TOGETHER, lane = threadIdx.x & (lanes - 1), col = kv * args.head_dim + lane * 8;
+    const int dims = min(max(args.head_dim - lane * 8, 0), 8);
+    const T *keys = static_cast<const T*>(args.keys), *difference = static_cast<const T*>(args.difference);
+    int at[TOGETHER];
+    Dims<T, ALIGNED> loaded[TOGETHER], added[TOGETHER];
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++) at[i] = token + i < row.context_length ? args.path_rows[row.path + token + i] : -1;
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++) {
+        loaded[i].load(keys + int64_t(max(at[i], 0)) * args.key_pitch + col, at[i] < 0 ? 0 : dims);
+        added[i].load(difference + int64_t(max(at[i], 0)) * args.difference_pitch + col, at[i] < 0 || !difference ? 0 : dims);
+    }
+    // Of every head first the first four dimensions of all lanes, then the others: no two lanes read the same bank.
+    for (int i = threadIdx.x; i < args.group << (lane_bits + 3); i += SCORE_THREADS) {
+        const int head = i >> (lane_bits + 3), dim = (i >> 2 & (lanes - 1)) * 8 + (i >> (lane_bits + 2) & 1) * 4 + i % 4;
+        q[i] = dim < args.head_dim ? args.q[row.row * args.q_pitch + (kv * args.group + head) * args.head_dim + dim] : 0.0f;
+    }
+    __syncthreads();
+    float key[TOGETHER][8] = {};
+#pragma unroll
+    for (int i = 0; i < TOGETHER; i++) {
+        loaded[i].add_to(key[i]);
+        added[i].add_to(key[i]);
+        const int own = token + i - row.context_length;
+        if (own < 0 || token + i >= row.tokens) continue;
+        Dims<float, false> of_twin;
+        of_twin.load(args.twin_keys + (row.twin_start + own) * args.twin_key_pitch + col, dims);
+        of_twin.add_to(key[i]);
+    }
+    const int64_t pitch = score_pitch(row);
+    float* scores = args.scores + row.scores_start * args.heads + kv * args.group * pitch;
+    const int first_seen = args.window ? max(row.tokens - args.window, 0) : 0;
+    const bool second_half = lane & lanes / 2, odd_quarter = lane & lanes / 4;
+    for (int head = 0; head < args.group; head++) {
+        const float4 low = load4(q + (head * 2 * lanes + lane) * 4), high = load4(q + ((head * 2 + 1) * lanes + lane) * 4);
+        float sum[TOGETHER];
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            const float* k = key[i];
+            const float half = fmaf(low.w, k[3], fmaf(low.z, k[2], fmaf(low.y, k[1], low.x * k[0])));
+            sum[i] = fmaf(high.w, k[7], fmaf(high.z, k[6], fmaf(high.y, k[5], fmaf(high.x, k[4], half))));
+        }
+        // Half of the lanes go on with two of the tokens, a quarter with one of them.
+        float mine = second_half ? sum[2] : sum[0], next = second_half ? sum[3] : sum[1];
+        mine += __shfl_xor_sync(~0u, second_half ? sum[0] : sum[2], lanes / 2);
+        next += __shfl_xor_sync(~0u, second_half ? sum[1] : sum[3], lanes / 2);
+        const float given = odd_quarter ? mine : next;
+        mine = (odd_quarter ? next : mine) + __shfl_xor_sync(~0u, given, lanes / 4);
+        for (int bits = lanes / 8; bits; bits /= 2) mine += __shfl_xor_sync(~0u, mine, bits);
+        const int of = token + second_half * 2 + odd_quarter;
+        if ((lane & (lanes / 4 - 1)) != 0 || of >= row.tokens) continue;
+        float score = mine * args.scale;
+        if (args.softcap != 0.0f) score = args.softcap * tanhf(score / args.softcap);
+        scores[head * pitch + of] = of < first_seen ? -INFINITY : score;
+    }
+}
+
+__device__ void key_score_bf16(const TwinAttendArgs& args) {
+    if (args.head_dim % 8 == 0)
+        key_score<bf16, true>(args);
+    else
+        key_score<bf16, false>(args);
+}
+
+KERNEL(key_score_bf16, TwinAttendArgs, SCORE_THREADS, 5, key_score_bf16)
+KERNEL(key_score_f32, TwinAttendArgs, SCORE_THREADS, 1, key_score<float, false>)
+
+constexpr int SOFTMAX_THREADS = 128;
+
+// Grid: (rows, heads).
+__device__ void twin_softmax(const TwinAttendArgs& args) {
+    float* scratch = reinterpret_cast<float*>(shared_memory());
+    const TwinRow row = args.rows[blockIdx.x];
+    const int64_t pitch = score_pitch(row), start = row.scores_start * args.heads + blockIdx.y * pitch;
+    float* scores = args.scores + start;
+    float largest = -INFINITY;
+    for (int token = threadIdx.x; token < row.tokens; token += SOFTMAX_THREADS) largest = fmaxf(largest, scores[token]);
+    largest = block_max<SOFTMAX_THREADS>(largest, scratch);
+    float sum = 0.0f;
+    for (int token = threadIdx.x; token < row.tokens; token += SOFTMAX_THREADS) {
+        scores[token] = expf(scores[token] - largest);
+        sum += scores[token];
+    }
+    sum = block_sum<SOFTMAX_THREADS>(sum, scratch);
+    float share = 0.0f;
+    for (int token = threadIdx.x * 2; token < pitch; token += SOFTMAX_THREADS * 2) {
+        float p[2];
+        for (int i = 0; i < 2; i++) {
+            p[i] = token + i < row.tokens ? scores[token + i] / sum : 0.0f;
+            if (token + i < row.context_length) {
+                share += p[i];
+            } else {
+                scores[token + i] = p[i];
+                p[i] = 0.0f;
+            }
+        }
+        float2 rest = {p[0], p[1]};
+        for (int plane = 0; plane < 3; plane++)
+            *reinterpret_cast<uint32_t*>(args.weights + plane * args.weight_plane + start + token) = take_bf16(rest);
+    }
+    share = block_sum<SOFTMAX_THREADS>(share, scratch);
+    if (threadIdx.x == 0) args.context_share[int64_t(blockIdx.x) * args.heads + blockIdx.y] = share;
+}
+
+KERNEL(twin_softmax, TwinAttendArgs, SOFTMAX_THREADS, 1, twin_softmax)
