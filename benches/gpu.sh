@@ -214,7 +214,9 @@ sanitize_test() {
     local tool=$1 name=$2 log=$out/$1.$2.log status=0 start=$SECONDS
     limited 150 compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 1 "$work/gpu" --exact "$name" --nocapture >"$log" 2>&1 || status=$?
     if ((status == 0)) && ! grep -q '1 passed' "$log"; then status=1; fi
-    echo "- $tool, $((SECONDS - start)) s: $name: $(sed -n 's/^========= //p' "$log" | tail -n 1)"
+    local last
+    last=$(sed -n 's/^========= //p' "$log" | tail -n 1)
+    echo "- $tool, $((SECONDS - start)) s: $name: ${last:-no findings told, $(head -c 200 "$log")}"
     if ((status)); then
         printf '\n```\n'
         sed -n '/^=========/p' "$log" | head -n 60

@@ -227,6 +227,8 @@ __device__ void attention_f32(const AttentionArgs& args) {
     for (int first = tile.first_query; first < end; first += F32_WARPS) {
         const int row = first + warp;
         const bool there = row < end;
+        // All lanes have read the query before.
+        __syncwarp();
         for (int i = lane; i < dim; i += 32) query[i] = there ? q[row * args.q_pitch + i] : 0.0f;
         const int last = min(first + F32_WARPS, end);
         const int unseen = args.window ? max(first + 1 - args.window, 0) : 0;

@@ -2,10 +2,11 @@
 // of the norm) and the twin rows up to the row itself. Values are projected afterwards (`head_values`).
 // Reference: `twin_attend` of backend/reference. Three kernels:
 //   key_score     (twin_scores.cu) scores[row, head, token] = q · (k + difference), scaled and capped, −∞ where unseen; f32
-//   twin_softmax  (twin_scores.cu) softmax of them in place; of the context's tokens as a sum of three bf16; how much of it falls on the context
+//   twin_softmax  (twin_scores.cu) p = softmax of them: of twin rows in place of their scores, of the context's tokens as a sum of three bf16; how
+//                 much of it falls on the context
 //   twin_mean     (twin_mean.cu) the means; sums f32
-// Context rows are bf16, or f32 (then taken as sums of two bf16).
-// Bytes bind: keys, and normalized rows, are read once a branch. Every sum is over the tokens of one sequence in their order.
+// Context rows are bf16, or f32 (which `twin_mean` takes as sums of two bf16).
+// Bytes bind: keys, and normalized rows, are read once a branch. Every sum is over the tokens of one sequence, in an order that depends on nothing else.
 #pragma once
 #include "device.cuh"
 

@@ -1,10 +1,13 @@
 // The means of twin rows' attention (twin_attend.cuh): p[head, token] · n[token, column] for the context's tokens, by mma.sync, and what the twin
 // rows of the path add. A block has 32 heads and 256 columns of one row, a warp 32 of the columns, over the tokens in steps of 32, three of them
-// in flight (cp.async). Every step has a sum of its own, as tensor cores cut off what a sum does not hold.
+// in flight (cp.async; of rows in f32 two). Every step has a sum of its own, as tensor cores cut off what a sum does not hold.
 // Grid: (columns / 256, then rows; heads / 32), so that blocks at work together read whole rows.
 #include "twin_attend.cuh"
 
-constexpr int THREADS = 256, HEADS = 32, COLUMNS = 256, STAGES = 3;
+constexpr int THREADS = 256, HEADS = 32, COLUMNS = 256;
+// Of rows in f32 no more fit where a block has 99 KiB (compute capability 8.6 and 8.9).
+template <class T>
+constexpr int STAGES = sizeof(T) == 4 ? 2 : 3;
 // ldmatrix reads eight rows from different banks.
 constexpr int N_PITCH = COLUMNS + 8, P_PITCH = STEP + 8;
 
@@ -179,17 +182,17 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
     const int steps = (row.context_length + STEP - 1) / STEP;
     const int first_seen = args.window ? max(row.tokens - args.window, 0) : 0, first_step = min(first_seen / STEP, steps);
     Loader<T> loader(args, row, col0, head0, first_step);
-    for (int i = 0; i < STAGES - 1; i++) {
+    for (int i = 0; i < STAGES<T> - 1; i++) {
         if (first_step + i < steps) loader.bring(first_step + i, stages[i]);
         copies_commit();
     }
-    int slot = 0, next_slot = STAGES - 1;
-    auto follow = [](int& slot) { slot = slot == STAGES - 1 ? 0 : slot + 1; };
+    int slot = 0, next_slot = STAGES<T> - 1;
+    auto follow = [](int& slot) { slot = slot == STAGES<T> - 1 ? 0 : slot + 1; };
     float sums[2][4][4] = {};
     for (int step = first_step; step < steps; step++) {
-        copies_wait<STAGES - 2>();
+        copies_wait<STAGES<T> - 2>();
         __syncthreads();
-        if (step + STAGES - 1 < steps) loader.bring(step + STAGES - 1, stages[next_slot]);
+        if (step + STAGES<T> - 1 < steps) loader.bring(step + STAGES<T> - 1, stages[next_slot]);
         copies_commit();
         float of_step[2][4][4] = {};
         multiply_step(of_step, stages[slot]);

@@ -116,7 +116,7 @@ void run(const char* kernel, const Grid& grid, unsigned cluster, std::function<v
     running().grid = grid;
     running().cluster = cluster;
     running().body = std::move(body);
-    if (grid.shared_bytes > SHARED_BYTES) die("more shared memory than a block has");
+    if (grid.shared_bytes > (strstr(kernel, "_sm90") ? SHARED_BYTES : LEAST_SHARED_BYTES)) die("more shared memory than a block has");
     if (grid.blocks[0] % cluster) die("the grid is not made of whole clusters");
     while (running().blocks.size() < cluster) running().blocks.emplace_back();
     const unsigned total = grid.blocks[0] * grid.blocks[1] * grid.blocks[2];

@@ -39,8 +39,8 @@ struct alignas(16) uint4 {
 
 namespace sim {
 
-// Shared memory of a block, as on sm_90.
-constexpr unsigned SHARED_BYTES = 227 << 10;
+// Shared memory of a block, as on sm_90, and as on sm_86 and sm_89, which other kernels than those for Hopper have to do with.
+constexpr unsigned SHARED_BYTES = 227 << 10, LEAST_SHARED_BYTES = 99 << 10;
 constexpr unsigned STACK_BYTES = 96 << 10;
 
 struct Barrier {

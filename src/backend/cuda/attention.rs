@@ -4,7 +4,7 @@ use super::{
     args::{Args, AttentionArgs, HopperAttentionArgs, TwinAttendArgs},
     device::{Buffer, Device, Floor, Kernels, Launch},
     launch::{SUM_BYTES, launch_tiles},
-    layout::LayoutRows,
+    layout::{LayoutRows, TOKEN_STEP},
     mat::{CudaMat, Element},
 };
 use crate::{Error, ErrorKind, Result, backend::AttentionShape};
@@ -14,6 +14,10 @@ use std::sync::Arc;
 const ATTENTION_DIMS: [usize; 7] = [16, 32, 64, 80, 96, 128, 256];
 /// Those that `attention_sm90.cu` is compiled for.
 const HOPPER_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
+
+/// Columns and heads of a block of `twin_mean.cu`.
+const MEAN_COLUMNS: usize = 256;
+const MEAN_HEADS: usize = 32;
 
 /// Numbers of an [`AttentionShape`] as kernels take them.
 struct ShapeNumbers {
@@ -178,10 +182,13 @@ pub fn twin_attend(
     )?;
     let weight_bytes = rows.all_tokens * heads * 3 * 2;
     run("twin_softmax", [twin_rows, heads as u32, 1], 128, SUM_BYTES, score_bytes + weight_bytes)?;
-    let stage_bytes = 32 * (256 + 8) * context.size() as u32 + 3 * 32 * (32 + 8) * 2;
-    let grid = [twin_rows * (args.hidden as u32).div_ceil(256), (heads as u32).div_ceil(32), 1];
+    let stages = if context == Element::F32 { 2 } else { 3 };
+    let stage_bytes =
+        TOKEN_STEP * (MEAN_COLUMNS + 8) * context.size() + 3 * MEAN_HEADS * (TOKEN_STEP + 8) * 2;
+    let blocks = [(args.hidden as usize).div_ceil(MEAN_COLUMNS), heads.div_ceil(MEAN_HEADS)];
+    let grid = [twin_rows * blocks[0] as u32, blocks[1] as u32, 1];
     let hidden = args.hidden as usize;
     let mean_bytes = rows.twin_count * heads * hidden * 4;
     let bytes = rows.all_tokens * hidden * context.size() + weight_bytes + mean_bytes;
-    run(&format!("twin_mean_{}", context.name()), grid, 256, 3 * stage_bytes, bytes)
+    run(&format!("twin_mean_{}", context.name()), grid, 256, (stages * stage_bytes) as u32, bytes)
 }

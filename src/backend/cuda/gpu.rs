@@ -458,7 +458,7 @@ impl Device for Gpu {
         let Function(function) = self.function(kernel)?;
         let [x, y, z] = launch.grid;
         let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
-        // Blocks start while those of the kernel before end: kernels wait for that themselves (kernels/ptx.cuh).
+        // With kernels for Hopper, blocks start while those of the kernel before end: kernels wait for that themselves (kernels/ptx.cuh).
         let mut early = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: Default::default(),

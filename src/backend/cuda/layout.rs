@@ -15,8 +15,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Tokens that `twin_mean.cu` averages at a time.
-const TOKEN_STEP: usize = 32;
+/// Tokens that twin rows' attention averages at a time (`twin_attend.cuh`).
+pub const TOKEN_STEP: usize = 32;
 
 /// Sequences as the device knows them; without buffers after a failure.
 pub struct CudaLayout {

@@ -138,7 +138,8 @@ impl Product<'_> {
     }
 }
 
-/// Columns of tiles of rows in bf16, 256 or 128: those by which places that make one at a time make all `tiles` of so many columns earlier.
+/// Columns of a tile of rows in bf16, 256 or 128, whichever ends earlier when `places` tiles are made at a time; `tiles` says how many there are
+/// of so many columns.
 fn tile_columns(places: usize, tiles: impl Fn(usize) -> usize) -> usize {
     /// How long a tile of 128 columns takes, one of 256 taking 1.
     const NARROW_TIME: f64 = 0.58;

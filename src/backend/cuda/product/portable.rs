@@ -53,7 +53,7 @@ pub fn run(device: &dyn Device, product: &Product<'_>) -> Result<()> {
     }
 }
 
-/// `product.cu`: tiles of 128 × 256, or of half as many columns, gated ones of half as many again.
+/// `product.cu`: tiles of 128 rows and 256 or 128 columns, those of gated products half of each weight's.
 fn bf16_product(
     device: &dyn Device,
     epilogue: Epilogue,
