@@ -17,7 +17,7 @@ pub struct Launch {
     pub floor: Floor,
 }
 
-/// What no kernel for a problem can do without, by which its time is judged.
+/// What no kernel for a problem can do without, by which its time is judged, and what its row in a table of times is told by.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Floor {
     /// Multiplications and additions of products, each counted, as if each took one.

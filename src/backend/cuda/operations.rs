@@ -145,8 +145,9 @@ impl Backend for Cuda {
     }
 
     fn fetch(&self, weight: &CudaWeight<'_>) {
-        self.attempt(|device| match weight.tensor.rows {
-            1 => weight.vector(device).map(|_| ()),
+        // Some vectors are columns of their files.
+        self.attempt(|device| match (weight.tensor.rows, weight.tensor.cols) {
+            (1, _) | (_, 1) => weight.vector(device).map(|_| ()),
             _ => weight.planes(device).and(weight.update(device)).map(|_| ()),
         });
     }

@@ -51,7 +51,8 @@ impl Tile {
     }
 
     /// Blocks that run at a time. Multiprocessors of a GPU come in groups that are not all of a multiple of four, and a cluster lies in one: 30
-    /// of four fit on the 132 of an H200 (`cuOccupancyMaxActiveClusters`). Of blocks with few rows there are two on each.
+    /// of four fit on the 132 of an H200 (`cuOccupancyMaxActiveClusters`). Of blocks with few rows two fit on each, so as many as there are
+    /// multiprocessors always run.
     fn at_once(&self, multiprocessors: usize) -> usize {
         if self.cluster < 4 || self.rows < 64 {
             multiprocessors
