@@ -58,8 +58,8 @@ __device__ __forceinline__ void load_tiles(bf16* const (&tiles)[TILES], const bf
                 copy_async_16(&tiles[tile][r * PITCH + i], from[tile] + max(at[turn], int64_t(0)), at[turn] < 0 ? 0 : 16);
         }
     } else {
-        for (int chunk = threadIdx.x; chunk < ROWS * DH; chunk += THREADS) {
-            const int r = chunk / DH, i = chunk % DH;
+        for (int at = threadIdx.x; at < ROWS * DH; at += THREADS) {
+            const int r = at / DH, i = at % DH;
             for (int tile = 0; tile < TILES; tile++)
                 tiles[tile][r * PITCH + i] = r < count && i < head_dim ? from[tile][row_of(r) * pitch + i] : bf16{0};
         }

@@ -50,9 +50,14 @@ struct TwinAttendArgs {
     int32_t heads, group, head_dim, hidden;
     // Tokens that a token sees up to itself; 0: all.
     int32_t window;
-    // Blocks of key_score for each row.
-    int32_t score_blocks, unused;
+    // Of key_score: blocks for each row, and 2 to the power of how many threads share a key.
+    int32_t score_blocks, lane_bits;
     float norm_offset, scale, softcap;
 };
 
 __device__ __forceinline__ int64_t score_pitch(const TwinRow& row) { return (row.tokens + STEP - 1) / STEP * STEP; }
+
+// The first token that the row's window lets it see.
+__device__ __forceinline__ int first_seen_of(const TwinAttendArgs& args, const TwinRow& row) {
+    return args.window ? max(row.tokens - args.window, 0) : 0;
+}

@@ -180,7 +180,7 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
     const TwinRow row = args.rows[index];
     const int col0 = blockIdx.x % column_blocks * COLUMNS, head0 = blockIdx.y * HEADS;
     const int steps = (row.context_length + STEP - 1) / STEP;
-    const int first_seen = args.window ? max(row.tokens - args.window, 0) : 0, first_step = min(first_seen / STEP, steps);
+    const int first_seen = first_seen_of(args, row), first_step = min(first_seen / STEP, steps);
     Loader<T> loader(args, row, col0, head0, first_step);
     for (int i = 0; i < STAGES<T> - 1; i++) {
         if (first_step + i < steps) loader.bring(first_step + i, stages[i]);

@@ -1,7 +1,7 @@
 // What twin rows see of each token: `key_score`, `twin_softmax` (twin_attend.cuh).
 #include "twin_attend.cuh"
 
-constexpr int SCORE_THREADS = 128, TOGETHER = 4;
+constexpr int THREADS = 128, TOGETHER = 4;
 
 // Eight dimensions of a head: as they lie in memory where heads begin at multiples of 16 bytes, else one by one.
 template <class T, bool ALIGNED>
@@ -21,9 +21,10 @@ struct Dims<bf16, true> {
     uint4 pairs;
     __device__ __forceinline__ void load(const bf16* from, int count) { pairs = count ? *reinterpret_cast<const uint4*>(from) : uint4{0, 0, 0, 0}; }
     __device__ __forceinline__ void add_to(float (&sum)[8]) const {
-        const uint32_t all[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
+        float values[8];
+        widen8(values, pairs);
 #pragma unroll
-        for (int i = 0; i < 4; i++) sum[i * 2] += low_float(all[i]), sum[i * 2 + 1] += high_float(all[i]);
+        for (int i = 0; i < 8; i++) sum[i] += values[i];
     }
 };
 
@@ -34,10 +35,7 @@ __device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
     float* q = reinterpret_cast<float*>(shared_memory());
     const int kv_heads = args.heads / args.group, kv = blockIdx.x % kv_heads;
     const TwinRow row = args.rows[blockIdx.x / kv_heads / args.score_blocks];
-    // A power of two.
-    int lane_bits = 2;
-    while ((8 << lane_bits) < args.head_dim) lane_bits++;
-    const int lanes = 1 << lane_bits, first = blockIdx.x / kv_heads % args.score_blocks * (SCORE_THREADS * TOGETHER >> lane_bits);
+    const int lane_bits = args.lane_bits, lanes = 1 << lane_bits, first = blockIdx.x / kv_heads % args.score_blocks * (THREADS * TOGETHER >> lane_bits);
     if (first >= row.tokens) return;
     const int token = first + (threadIdx.x >> lane_bits) * TOGETHER, lane = threadIdx.x & (lanes - 1), col = kv * args.head_dim + lane * 8;
     const int dims = min(max(args.head_dim - lane * 8, 0), 8);
@@ -52,7 +50,7 @@ __device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
         added[i].load(difference + int64_t(max(at[i], 0)) * args.difference_pitch + col, at[i] < 0 || !difference ? 0 : dims);
     }
     // Of every head first the first four dimensions of all lanes, then the others: no two lanes read the same bank.
-    for (int i = threadIdx.x; i < args.group << (lane_bits + 3); i += SCORE_THREADS) {
+    for (int i = threadIdx.x; i < args.group << (lane_bits + 3); i += THREADS) {
         const int head = i >> (lane_bits + 3), dim = (i >> 2 & (lanes - 1)) * 8 + (i >> (lane_bits + 2) & 1) * 4 + i % 4;
         q[i] = dim < args.head_dim ? args.q[row.row * args.q_pitch + (kv * args.group + head) * args.head_dim + dim] : 0.0f;
     }
@@ -70,7 +68,7 @@ __device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
     }
     const int64_t pitch = score_pitch(row);
     float* scores = args.scores + row.scores_start * args.heads + kv * args.group * pitch;
-    const int first_seen = args.window ? max(row.tokens - args.window, 0) : 0;
+    const int first_seen = first_seen_of(args, row);
     const bool second_half = lane & lanes / 2, odd_quarter = lane & lanes / 4;
     for (int head = 0; head < args.group; head++) {
         const float4 low = load4(q + (head * 2 * lanes + lane) * 4), high = load4(q + ((head * 2 + 1) * lanes + lane) * 4);
@@ -103,10 +101,8 @@ __device__ void key_score_bf16(const TwinAttendArgs& args) {
         key_score<bf16, false>(args);
 }
 
-KERNEL(key_score_bf16, TwinAttendArgs, SCORE_THREADS, 5, key_score_bf16)
-KERNEL(key_score_f32, TwinAttendArgs, SCORE_THREADS, 1, key_score<float, false>)
-
-constexpr int SOFTMAX_THREADS = 128;
+KERNEL(key_score_bf16, TwinAttendArgs, THREADS, 5, key_score_bf16)
+KERNEL(key_score_f32, TwinAttendArgs, THREADS, 1, key_score<float, false>)
 
 // Grid: (rows, heads).
 __device__ void twin_softmax(const TwinAttendArgs& args) {
@@ -115,16 +111,16 @@ __device__ void twin_softmax(const TwinAttendArgs& args) {
     const int64_t pitch = score_pitch(row), start = row.scores_start * args.heads + blockIdx.y * pitch;
     float* scores = args.scores + start;
     float largest = -INFINITY;
-    for (int token = threadIdx.x; token < row.tokens; token += SOFTMAX_THREADS) largest = fmaxf(largest, scores[token]);
-    largest = block_max<SOFTMAX_THREADS>(largest, scratch);
+    for (int token = threadIdx.x; token < row.tokens; token += THREADS) largest = fmaxf(largest, scores[token]);
+    largest = block_max<THREADS>(largest, scratch);
     float sum = 0.0f;
-    for (int token = threadIdx.x; token < row.tokens; token += SOFTMAX_THREADS) {
+    for (int token = threadIdx.x; token < row.tokens; token += THREADS) {
         scores[token] = expf(scores[token] - largest);
         sum += scores[token];
     }
-    sum = block_sum<SOFTMAX_THREADS>(sum, scratch);
+    sum = block_sum<THREADS>(sum, scratch);
     float share = 0.0f;
-    for (int token = threadIdx.x * 2; token < pitch; token += SOFTMAX_THREADS * 2) {
+    for (int token = threadIdx.x * 2; token < pitch; token += THREADS * 2) {
         float p[2];
         for (int i = 0; i < 2; i++) {
             p[i] = token + i < row.tokens ? scores[token + i] / sum : 0.0f;
@@ -139,8 +135,8 @@ __device__ void twin_softmax(const TwinAttendArgs& args) {
         for (int plane = 0; plane < 3; plane++)
             *reinterpret_cast<uint32_t*>(args.weights + plane * args.weight_plane + start + token) = take_bf16(rest);
     }
-    share = block_sum<SOFTMAX_THREADS>(share, scratch);
+    share = block_sum<THREADS>(share, scratch);
     if (threadIdx.x == 0) args.context_share[int64_t(blockIdx.x) * args.heads + blockIdx.y] = share;
 }
 
-KERNEL(twin_softmax, TwinAttendArgs, SOFTMAX_THREADS, 1, twin_softmax)
+KERNEL(twin_softmax, TwinAttendArgs, THREADS, 1, twin_softmax)

@@ -291,7 +291,7 @@ args! {
         hidden: i32,
         window: i32,
         score_blocks: i32,
-        unused: i32,
+        lane_bits: i32,
         norm_offset: f32,
         scale: f32,
         softcap: f32,

@@ -161,6 +161,7 @@ pub fn twin_attend(
         window,
         // 128 threads, of whom `lanes` share four tokens.
         score_blocks: rows.most_tokens.div_ceil(128 / lanes * 4) as i32,
+        lane_bits: lanes.ilog2() as i32,
         scale,
         softcap,
         ..args

@@ -4,7 +4,7 @@
 
 use super::{
     args::Address,
-    device::{Buffer, Device, as_bytes},
+    device::{Boxed, Buffer, Device, as_bytes},
     mat::{Element, pitch},
 };
 use crate::{
@@ -111,6 +111,12 @@ impl Planes {
 
     pub fn bytes(&self) -> usize {
         self.low_plane() * 2 * if self.low.is_some() { 3 } else { 1 }
+    }
+
+    /// The first plane's `cols` columns for copies of boxes.
+    pub fn in_boxes(&self, cols: usize, box_rows: u32) -> Boxed {
+        let Self { rows, pitch, .. } = *self;
+        Boxed { address: self.high.address(), element: Element::Bf16, rows, cols, pitch, box_rows }
     }
 
     /// From one plane to the next, in elements.

@@ -1,11 +1,11 @@
 //! Products of rows in bf16 and in f32 on every GPU: `product.cu`, `twin_product.cu`.
 
-use super::{Epilogue, Operand, Product, tile_columns};
+use super::{Operand, Product, tile_columns};
 use crate::{
     Result,
     backend::cuda::{
         args::{ProductArgs, ProductUpdate},
-        device::{Device, Floor, Launch},
+        device::{Device, Launch},
         launch::launch_tiles,
         mat::Element,
     },
@@ -46,50 +46,39 @@ pub fn run(device: &dyn Device, product: &Product<'_>) -> Result<()> {
             };
         }
     }
-    let floor = product.floor(a.rows);
     match a.element {
-        Element::Bf16 => bf16_product(device, *epilogue, out.element, floor, &args),
-        Element::F32 => twin_product(device, *epilogue, heads / group, floor, &args),
+        Element::Bf16 => bf16_product(device, product, &args),
+        Element::F32 => twin_product(device, product, &args),
     }
 }
 
 /// `product.cu`: tiles of 128 rows and 256 or 128 columns, those of gated products half of each weight's.
-fn bf16_product(
-    device: &dyn Device,
-    epilogue: Epilogue,
-    out: Element,
-    floor: Floor,
-    args: &ProductArgs,
-) -> Result<()> {
-    let weights = if matches!(epilogue, Epilogue::Gated(_)) { 2 } else { 1 };
-    let (rows, cols) = (args.m as usize, weights * args.n as usize);
+fn bf16_product(device: &dyn Device, product: &Product<'_>, args: &ProductArgs) -> Result<()> {
+    let Product { epilogue, a, weights, out, .. } = product;
+    let (rows, cols) = (args.m as usize, weights.len() * args.n as usize);
     let tiles = |columns| rows.div_ceil(128) * cols.div_ceil(columns);
     let columns = tile_columns(device.multiprocessors() as usize, tiles);
     let (suffix, stages) = if columns == 128 { ("narrow_", 3) } else { ("", 4) };
-    let kernel = format!("product_{suffix}{}", epilogue.kernel(out));
+    let kernel = format!("product_{suffix}{}", epilogue.kernel(out.element));
     let launch = Launch {
         grid: [tiles(columns) as u32, 1, 1],
         threads: columns as u32,
         shared_bytes: stages * (128 + columns as u32) * 32 * 2,
-        floor,
+        floor: product.floor(a.rows),
     };
     launch_tiles(device, &kernel, launch, args)
 }
 
 /// `twin_product.cu`: tiles of 64 × 64, gated ones of 32 columns.
-fn twin_product(
-    device: &dyn Device,
-    epilogue: Epilogue,
-    groups: usize,
-    floor: Floor,
-    args: &ProductArgs,
-) -> Result<()> {
+fn twin_product(device: &dyn Device, product: &Product<'_>, args: &ProductArgs) -> Result<()> {
+    let Product { epilogue, a, weights, heads, group, .. } = product;
     let wide = args.b_low.into_iter().chain(args.update.map(|update| update.b_low)).any(|low| low != 0);
     let (prefix, stages, planes) = if wide { ("wide_", 3, 3) } else { ("", 5, 1) };
     let kernel = format!("twin_product_{prefix}{}", epilogue.name());
-    let cols: u32 = if matches!(epilogue, Epilogue::Gated(_)) { 32 } else { 64 };
-    let grid = [(args.n as u32).div_ceil(cols), (args.m as u32).div_ceil(64), groups as u32];
+    let cols = 64 / weights.len() as u32;
+    let grid = [(args.n as u32).div_ceil(cols), (args.m as u32).div_ceil(64), (heads / group) as u32];
     let stage_bytes = 64 * (32 + 4) * 4 + planes * 64 * (32 + 8) * 2;
+    let floor = product.floor(a.rows);
     let launch = Launch { grid, threads: 128, shared_bytes: stages * stage_bytes, floor };
     launch_tiles(device, &kernel, launch, args)
 }

@@ -1,25 +1,24 @@
 //! Products of rows in bf16 on Hopper: `product_sm90.cu`.
 
-use super::{Epilogue, Operand, Product, tile_columns};
+use super::{Operand, Product, tile_columns};
 use crate::{
     Result,
     backend::cuda::{
         args::{Args, HopperProductArgs},
-        device::{Boxed, Device, Launch},
-        mat::Element,
+        device::{Device, Launch},
         weight::Planes,
     },
 };
 
-/// [`Product::run`] of whole rows, by tiles of 128 × 256, or of half as many columns, gated ones of half as many again, by pairs of blocks that stay.
+/// [`Product::run`] of whole rows, by tiles of 128 rows and 256 or 128 columns, those of gated products half of each weight's, by pairs of blocks that
+/// stay.
 pub fn run(device: &dyn Device, product: &Product<'_>) -> Result<()> {
     let Product { epilogue, a, weights, inner, out, .. } = product;
     const CLUSTER: usize = 2;
     if a.rows == 0 {
         return Ok(());
     }
-    let columns = if matches!(epilogue, Epilogue::Gated(_)) { 2 } else { 1 };
-    let clusters = |tile: usize| a.rows.div_ceil(128 * CLUSTER) * (columns * out.cols).div_ceil(tile);
+    let clusters = |tile: usize| a.rows.div_ceil(128 * CLUSTER) * (weights.len() * out.cols).div_ceil(tile);
     let at_once = device.multiprocessors() as usize / CLUSTER;
     let tile = tile_columns(at_once, clusters);
     let (stages, suffix) = if tile == 128 { (6, "narrow_") } else { (4, "") };
@@ -32,16 +31,8 @@ pub fn run(device: &dyn Device, product: &Product<'_>) -> Result<()> {
         activation: epilogue.activation(),
         ..HopperProductArgs::default()
     };
-    let weight_map = |planes: &Planes, cols: usize| {
-        device.tensor_map(&Boxed {
-            address: planes.high.address(),
-            element: Element::Bf16,
-            rows: planes.rows,
-            cols,
-            pitch: planes.pitch,
-            box_rows: tile as u32 / 2,
-        })
-    };
+    let weight_map =
+        |planes: &Planes, cols: usize| device.tensor_map(&planes.in_boxes(cols, tile as u32 / 2));
     for (i, (Operand { planes, update, bias }, inner)) in weights.iter().zip(inner).enumerate() {
         args.b[i] = weight_map(planes, a.cols)?;
         args.bias[i] = *bias;

@@ -166,14 +166,7 @@ impl Product<'_> {
 
 /// Of a weight with `cols` columns: its first plane, the other two where it has them, and how many that are.
 fn weight_maps(device: &dyn Device, planes: &Planes, cols: usize) -> Result<(TensorMap, TensorMap, i32)> {
-    let high = Boxed {
-        address: planes.high.address(),
-        element: Element::Bf16,
-        rows: planes.rows,
-        cols,
-        pitch: planes.pitch,
-        box_rows: WEIGHT_ROWS as u32 / 2,
-    };
+    let high = planes.in_boxes(cols, WEIGHT_ROWS as u32 / 2);
     let low = match planes.low() {
         0 => return Ok((device.tensor_map(&high)?, TensorMap::default(), 1)),
         address => Boxed { address, rows: 2 * planes.rows, ..high },
