@@ -12,8 +12,10 @@ struct alignas(64) TensorMap {
 #include "sim/hopper.h"
 #else
 // A kernel of clusters of CLUSTER blocks that follow each other in x. It calls previous_kernel_wait() once it is set up.
-#define CLUSTER_KERNEL(NAME, ARGS, THREADS, CLUSTER, ...)                                                        \
-    extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)                     \
+#define CLUSTER_KERNEL(NAME, ARGS, THREADS, CLUSTER, ...) CLUSTER_KERNEL_WITHIN(__launch_bounds__(THREADS, 1), NAME, ARGS, CLUSTER, __VA_ARGS__)
+#define LEAN_CLUSTER_KERNEL(NAME, ARGS, THREADS, REGISTERS, CLUSTER, ...) CLUSTER_KERNEL_WITHIN(__maxnreg__(REGISTERS), NAME, ARGS, CLUSTER, __VA_ARGS__)
+#define CLUSTER_KERNEL_WITHIN(BOUNDS, NAME, ARGS, CLUSTER, ...)                                                  \
+    extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) BOUNDS                                            \
         tuco_##NAME(const __grid_constant__ ARGS args) {                                                         \
         next_kernel_may_start();                                                                                 \
         __VA_ARGS__(args);                                                                                       \

@@ -1,10 +1,11 @@
 // The products of product.cu for Hopper: out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ), bf16 operands, f32 sums (wgmma). Operations bind.
 //
 // A block makes tiles of 128 rows and 256 columns (gated: 128 columns of each weight), or half as many columns where tiles are too few for
-// all blocks. One warpgroup has 64 rows, over k in steps of 64; a third warpgroup's first thread brings the steps (TMA), 192 KiB in flight.
+// all blocks. One warpgroup has 64 rows, over k in steps of 64; a third warpgroup's first thread brings the steps (TMA), four in flight.
 // The two blocks of a cluster make tiles above each other: each brings half of the weights' rows for both. Blocks stay and take one tile
 // after the other, in an order in which those at work share most of what they read. Sums leave through shared memory in boxes of 64 rows of
-// 128 bytes, while the next steps come already.
+// 128 bytes, while the next steps come already. Narrow blocks leave a third of shared memory and half of the registers to those of few twin
+// rows (twin_product_sm90.cu, twin_mean.cu), which wait for memory while these multiply.
 // The sum of an element is over k in order, updates last, whatever m and the tiles are. Grid: (blocks).
 #include "args.cuh"
 #include "hopper.cuh"
@@ -32,12 +33,15 @@ struct Stage {
     bf16 b[2][TILE_N / 2 * STEP];
 };
 
+constexpr int STAGES = 4;
+
 template <int TILE_N>
 struct Shared {
-    static constexpr int STAGES = TILE_N == 256 ? 4 : 6;
+    // Of each consumer.
+    static constexpr int BOXES = TILE_N == 256 ? 2 : 1;
     Stage<TILE_N> stages[STAGES];
-    // Boxes on their way out, two for each consumer.
-    unsigned char out[CONSUMERS][2][CONSUMER_ROWS * 128];
+    // Boxes on their way out.
+    unsigned char out[CONSUMERS][BOXES][CONSUMER_ROWS * 128];
     Barrier full[STAGES], empty[STAGES];
 };
 
@@ -67,7 +71,7 @@ __device__ __forceinline__ int steps_of(const HopperProductArgs& args) {
 
 template <Epilogue E, int TILE_N>
 __device__ __forceinline__ void bring_steps(const HopperProductArgs& args, Shared<TILE_N>& shared) {
-    constexpr int COLS = TILE_COLS<E, TILE_N>, STAGES = Shared<TILE_N>::STAGES;
+    constexpr int COLS = TILE_COLS<E, TILE_N>;
     const int rank = cluster_rank();
     int count = 0;
     for (Tiles tiles(args, COLS); tiles.left(); tiles.next()) {
@@ -100,8 +104,8 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
     with_finish<E>(args, [&](auto finish) {
 #pragma unroll
         for (int box = 0; box < BOXES; box++, sent++) {
-            unsigned char* buffer = shared.out[consumer][sent % 2];
-            if (thread == 0) stores_wait<1>();
+            unsigned char* buffer = shared.out[consumer][sent % Shared<TILE_N>::BOXES];
+            if (thread == 0) stores_wait<Shared<TILE_N>::BOXES - 1>();
             named_barrier(1 + consumer, 128);
 #pragma unroll
             for (int j = 0; j < BOX / 8; j++)
@@ -130,7 +134,7 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
 
 template <Epilogue E, class Out, int TILE_N>
 __device__ __forceinline__ void multiply(const HopperProductArgs& args, Shared<TILE_N>& shared) {
-    constexpr int COLS = TILE_COLS<E, TILE_N>, STAGES = Shared<TILE_N>::STAGES;
+    constexpr int COLS = TILE_COLS<E, TILE_N>;
     // The same for all threads of a warp, so that descriptors are made once for it.
     const int consumer = __shfl_sync(~0u, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128, steps = steps_of(args);
     // Both blocks bring what is in a slot, so both hear that it is free.
@@ -167,7 +171,7 @@ template <Epilogue E, class Out, int TILE_N>
 __device__ __forceinline__ void product(const HopperProductArgs& args) {
     Shared<TILE_N>& shared = *reinterpret_cast<Shared<TILE_N>*>(shared_memory());
     if (threadIdx.x == 0) {
-        for (int slot = 0; slot < Shared<TILE_N>::STAGES; slot++) {
+        for (int slot = 0; slot < STAGES; slot++) {
             barrier_init(&shared.full[slot], 1);
             barrier_init(&shared.empty[slot], CONSUMERS * CLUSTER);
         }
@@ -180,7 +184,7 @@ __device__ __forceinline__ void product(const HopperProductArgs& args) {
         registers_down<40>();
         if (threadIdx.x == 0) bring_steps<E, TILE_N>(args, shared);
     } else {
-        registers_up<232>();
+        registers_up<TILE_N == 256 ? 232 : 120>();
         multiply<E, Out, TILE_N>(args, shared);
     }
     // The other block may still write to this one's memory.
@@ -189,7 +193,7 @@ __device__ __forceinline__ void product(const HopperProductArgs& args) {
 
 #define PRODUCT(NAME, E, OUT)                                                                                        \
     CLUSTER_KERNEL(product_sm90_##NAME, HopperProductArgs, THREADS, CLUSTER, product<E, OUT, 256>)                   \
-    CLUSTER_KERNEL(product_sm90_narrow_##NAME, HopperProductArgs, THREADS, CLUSTER, product<E, OUT, 128>)
+    LEAN_CLUSTER_KERNEL(product_sm90_narrow_##NAME, HopperProductArgs, THREADS, 96, CLUSTER, product<E, OUT, 128>)
 
 PRODUCT(store_bf16, STORE, bf16)
 PRODUCT(store_f32, STORE, float)

@@ -95,28 +95,27 @@ __device__ __forceinline__ void multiply_step(float (&sums)[2][4][4], const Stag
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
     for (int t = 0; t < STEP; t += 16) {
-        uint32_t n[2][4], n_low[2][4], p[3][2][4];
+        uint32_t n[2][4], n_low[2][4];
 #pragma unroll
         for (int pair = 0; pair < 2; pair++) load_columns(&stage.n[t * N_PITCH + warp * 32 + pair * 16], n[pair], n_low[pair]);
-#pragma unroll
-        for (int plane = 0; plane < 3; plane++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) ldmatrix_x4(p[plane][i], &stage.p[plane][(i * 16 + lane % 16) * P_PITCH + t + lane / 16 * 8]);
         // Sums take turns, so that none waits for itself.
-        auto multiply = [&](const uint32_t(&planes)[2][4], const uint32_t(&columns)[2][4]) {
+        auto multiply = [&](int plane, const uint32_t(&columns)[2][4]) {
+            uint32_t p[2][4];
+#pragma unroll
+            for (int i = 0; i < 2; i++) ldmatrix_x4(p[i], &stage.p[plane][(i * 16 + lane % 16) * P_PITCH + t + lane / 16 * 8]);
 #pragma unroll
             for (int i = 0; i < 2; i++)
 #pragma unroll
-                for (int j = 0; j < 4; j++) mma_m16n8k16(sums[i][j], planes[i], {columns[j / 2][j % 2 * 2], columns[j / 2][j % 2 * 2 + 1]});
+                for (int j = 0; j < 4; j++) mma_m16n8k16(sums[i][j], p[i], {columns[j / 2][j % 2 * 2], columns[j / 2][j % 2 * 2 + 1]});
         };
         // The smallest parts first.
         if (sizeof(T) == 4) {
-            multiply(p[1], n_low);
-            multiply(p[0], n_low);
+            multiply(1, n_low);
+            multiply(0, n_low);
         }
-        multiply(p[2], n);
-        multiply(p[1], n);
-        multiply(p[0], n);
+        multiply(2, n);
+        multiply(1, n);
+        multiply(0, n);
     }
 }
 
@@ -205,5 +204,6 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
     finish(args, row, index, first_seen, col0, head0, sums);
 }
 
-KERNEL(twin_mean_bf16, TwinAttendArgs, THREADS, 2, twin_mean<bf16>)
+// Beside a narrow block of product_sm90.cu.
+LEAN_KERNEL(twin_mean_bf16, TwinAttendArgs, THREADS, 112, twin_mean<bf16>)
 KERNEL(twin_mean_f32, TwinAttendArgs, THREADS, 1, twin_mean<float>)

@@ -44,8 +44,9 @@ struct Stage {
 
 template <int ROWS>
 struct Shared {
-    // Those of 8 and 32 rows leave room for a second block, which reads while one begins or ends.
-    static constexpr int STAGES = ROWS == 128 ? 3 : ROWS == 96 || ROWS == 32 ? 4 : 5;
+    // Those of 8 and 32 rows leave room for a second block, which reads while one begins or ends; those of 8 also for one of product_sm90.cu's
+    // narrow ones.
+    static constexpr int STAGES = ROWS == 128 ? 3 : ROWS == 64 ? 5 : 4;
     // From one row of sums to the next: neither what a warp puts there nor what it takes meets in a bank.
     static constexpr int PITCH = TILE + 4;
     union {

@@ -2,6 +2,7 @@
 #pragma once
 #include "sim.h"
 
+#define LEAN_CLUSTER_KERNEL(NAME, ARGS, THREADS, REGISTERS, CLUSTER, ...) CLUSTER_KERNEL(NAME, ARGS, THREADS, CLUSTER, __VA_ARGS__)
 #define CLUSTER_KERNEL(NAME, ARGS, THREADS, CLUSTER, ...)                                     \
     static sim::Registered registered_##NAME({#NAME, sizeof(ARGS), (THREADS),                 \
         [](const sim::Grid& grid, const void* bytes) {                                        \

@@ -264,6 +264,7 @@ using std::max;
 using std::min;
 
 // Makes `FUNCTION(args)`, for every thread, the kernel `NAME`; `BLOCKS` a multiprocessor are what registers must allow.
+#define LEAN_KERNEL(NAME, ARGS, THREADS, REGISTERS, ...) KERNEL(NAME, ARGS, THREADS, 1, __VA_ARGS__)
 #define KERNEL(NAME, ARGS, THREADS, BLOCKS, ...)                                              \
     static sim::Registered registered_##NAME({#NAME, sizeof(ARGS), (THREADS),                 \
         [](const sim::Grid& grid, const void* bytes) {                                        \

@@ -230,6 +230,14 @@ pub trait Backend: Sync {
     /// An all-zero matrix.
     fn zeros(&self, kind: Rows, role: Role, rows: usize, cols: usize) -> Self::Mat;
 
+    /// All-zero twin rows of one branch, an [operand](Role::Operand). What the branches do for themselves a device may do side by side.
+    fn zeros_of_branch(&self, _branch: Branch, rows: usize, cols: usize) -> Self::Mat {
+        self.zeros(Rows::Twin, Role::Operand, rows, cols)
+    }
+
+    /// Hears how many context rows the batch has that comes next: a device may do twin rows beside few of them.
+    fn expect_context(&self, _rows: usize) {}
+
     /// Gives `mat` a new number of rows; what it holds is undefined afterwards. Never gives memory back, so that a
     /// workspace serves packs of all sizes.
     fn resize(&self, mat: &mut Self::Mat, rows: usize);

@@ -205,7 +205,7 @@ impl<'e, 'a, B: Backend, W: PairWeights> Decoder<'e, 'a, B, W> {
         let needed = self.mix.needed(layer);
         for branch in [Branch::Pt, Branch::Ft].into_iter().filter(|branch| *needed.get(*branch)) {
             let (block, after) = (layer.blocks.get(branch), after.get_mut(branch));
-            block.prepare_context(*backend, PackView { layout, context: x, first_twin: 0 }, context);
+            block.prepare_context(*backend, PackView { layout, context: x, twin_rows: &(0..0) }, context);
             block.fill_values(*backend, context);
             let cached = self.cache.of(*backend, index, branch);
             backend.scatter(&context.keys, places, &mut cached.keys);

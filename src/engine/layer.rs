@@ -11,7 +11,7 @@ use crate::{
     tensor::Tensor,
     twin::{Branch, Twin},
 };
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 /// The weights of a layer of one model, and the numbers that go with them.
 pub struct Block<'w, B: Backend> {
@@ -111,13 +111,13 @@ impl<'w, B: Backend> Layer<'w, B> {
     /// that it needs of the context: afterwards the workspace holds the tuned model's normed rows, and keys of the
     /// pack's whole lineage.
     pub fn attend_both(&self, backend: &B, pack: &Pack<B>, workspace: &mut Workspace<B::Mat>) {
-        let Workspace { context: space, twin, means, heritage } = workspace;
+        let Workspace { context: space, twin, heritage } = workspace;
         let (Twin { pt, ft }, lineage) = (&self.blocks, &pack.lineage);
         if !self.same_block && !self.same_positions {
             // Other angles or another epsilon: the pre-trained branch gets a context of its own.
             pt.prepare_context(backend, pack.view(), space);
             heritage.pass_on(backend, Branch::Pt, space, lineage);
-            pt.attend(backend, pack.view(), space, None, &mut twin.pt, means);
+            pt.attend(backend, pack.view(), space, None, &mut twin.pt);
             space.fit(backend, lineage.own);
         }
         ft.prepare_context(backend, pack.view(), space);
@@ -133,10 +133,10 @@ impl<'w, B: Backend> Layer<'w, B> {
             heritage.key_difference.pass_on(backend, difference, lineage);
         }
         heritage.pass_on(backend, Branch::Ft, space, lineage);
-        ft.attend(backend, pack.view(), space, None, &mut twin.ft, means);
+        ft.attend(backend, pack.view(), space, None, &mut twin.ft);
         if !self.same_block && self.same_positions {
             let difference = by_difference.then_some(&space.key_difference);
-            pt.attend(backend, pack.view(), space, difference, &mut twin.pt, means);
+            pt.attend(backend, pack.view(), space, difference, &mut twin.pt);
         }
     }
 }
@@ -146,8 +146,8 @@ pub struct PackView<'a, B: Backend> {
     pub layout: &'a B::Layout,
     /// Residual stream of the context rows, `[C, D]`.
     pub context: &'a B::Mat,
-    /// The pack's first twin row.
-    pub first_twin: usize,
+    /// The pack's twin rows.
+    pub twin_rows: &'a Range<usize>,
 }
 
 impl<B: Backend> Clone for PackView<'_, B> {
@@ -307,18 +307,19 @@ impl<'w, B: Backend> Block<'w, B> {
         context: &ContextSpace<B::Mat>,
         key_difference: Option<&B::Mat>,
         twin: &mut TwinSpace<B::Mat>,
-        means: &mut B::Mat,
     ) {
+        let TwinSpace { normed, queries, keys, means, heads, .. } = twin;
         let attended = Attended {
             context_keys: &context.keys,
             key_difference,
             normalized: &context.rows.normalized,
             norm: self.attention_norm.as_ref(),
-            twin_keys: &twin.keys,
-            twin_normed: &twin.normed,
+            twin_keys: keys,
+            twin_normed: normed,
         };
-        backend.twin_attend(&twin.queries, &attended, pack.layout, &self.shape, means);
-        backend.head_values(means, &self.value, &self.shape, pack.first_twin, &mut twin.heads);
+        backend.resize(means, pack.twin_rows.len());
+        backend.twin_attend(queries, &attended, pack.layout, &self.shape, means);
+        backend.head_values(means, &self.value, &self.shape, pack.twin_rows.start, heads);
     }
 
     /// After attention: the block's output `f(x)` for all `rows` twin rows `x[R, D]`.

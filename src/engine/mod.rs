@@ -173,6 +173,7 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         ) -> ControlFlow<()>,
     ) -> Result<()> {
         let spec = self.weights.spec().ft;
+        self.backend.expect_context(batch.context_rows());
         let mut workspace = Workspace::new(self.backend, spec, batch.twin_rows());
         let share = |tokens: f64| observer(tokens / spec.num_hidden_layers as f64);
         self.each_layer(Meeting::Packs, branches, |_, layer| step(layer, batch, &mut workspace, &share))

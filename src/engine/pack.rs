@@ -26,7 +26,7 @@ impl PackLimits {
     pub fn for_model(spec: &ModelSpec, (bytes, most_tokens): (usize, usize)) -> Self {
         let row =
             4 * (3 * spec.hidden_size + spec.query_width() + 4 * spec.key_width() + spec.intermediate_size);
-        let means = 4 * spec.num_attention_heads * spec.hidden_size;
+        let means = 2 * 4 * spec.num_attention_heads * spec.hidden_size;
         Self {
             tokens: (bytes / 4 * 3 / row).clamp(256, most_tokens),
             sequences: (bytes / 4 / means).clamp(16, most_tokens),
@@ -94,7 +94,7 @@ pub struct Pack<B: Backend> {
 
 impl<B: Backend> Pack<B> {
     pub fn view(&self) -> PackView<'_, B> {
-        PackView { layout: &self.layout, context: &self.context, first_twin: self.twin_rows.start }
+        PackView { layout: &self.layout, context: &self.context, twin_rows: &self.twin_rows }
     }
 }
 
@@ -139,6 +139,10 @@ impl<B: Backend> Batch<B> {
 
     pub fn twin_rows(&self) -> usize {
         self.prompts.len()
+    }
+
+    pub fn context_rows(&self) -> usize {
+        self.packs.iter().map(|pack| pack.lineage.own).sum()
     }
 
     /// What was computed for the twin rows, in the order of the prompts.

@@ -37,10 +37,10 @@ fn plain_layer<B: Backend>(
     block.start_twin(backend, twin, layout, &mut workspace.twin.ft);
     for pack in packs {
         workspace.fit(backend, pack);
-        let Workspace { context: space, twin, means, heritage } = &mut *workspace;
+        let Workspace { context: space, twin, heritage } = &mut *workspace;
         block.prepare_context(backend, pack.view(), space);
         heritage.pass_on(backend, branch, space, &pack.lineage);
-        block.attend(backend, pack.view(), space, None, &mut twin.ft, means);
+        block.attend(backend, pack.view(), space, None, &mut twin.ft);
         if !layer.is_last {
             block.move_pack(backend, pack, workspace);
         }

@@ -90,10 +90,10 @@ fn score_context<B: Backend>(
 ) -> ControlFlow<()> {
     let Batch { layout, packs, twin, .. } = batch;
     let blocks = &layer.blocks;
-    blocks.ft.start_twin(backend, twin, layout, &mut workspace.twin.ft);
     if !layer.same_block {
         blocks.pt.start_twin(backend, twin, layout, &mut workspace.twin.pt);
     }
+    blocks.ft.start_twin(backend, twin, layout, &mut workspace.twin.ft);
     for pack in packs {
         workspace.fit(backend, pack);
         layer.attend_both(backend, pack, workspace);
@@ -114,10 +114,10 @@ fn score_twin<B: Backend>(
     sums: &mut B::Sums,
 ) {
     let (rows, twin, space) = (batch.twin_rows(), &mut batch.twin, &mut workspace.twin);
-    layer.blocks.ft.finish_twin(backend, twin, rows, &mut space.ft);
     if !layer.same_block {
         layer.blocks.pt.finish_twin(backend, twin, rows, &mut space.pt);
     }
+    layer.blocks.ft.finish_twin(backend, twin, rows, &mut space.ft);
     let f_pt = (!layer.same_block).then_some(&space.pt.output);
     backend.contribution(f_pt, &space.ft.output, twin, sums);
 }

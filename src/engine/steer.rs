@@ -154,7 +154,7 @@ fn steer_layer<B: Backend>(
     space.last.fit(backend, chosen.rows.len());
     let through =
         |block: &Block<'_, B>, from: &B::Mat, to: &mut B::Mat, context: &mut _, last: &mut RowSpace<_>| {
-            let view = PackView { layout, context: from, first_twin: 0 };
+            let view = PackView { layout, context: from, twin_rows: &(0..0) };
             block.prepare_context(backend, view, context);
             if layer.is_last {
                 block.fill_values(backend, context);

@@ -200,7 +200,7 @@ fn trace_layer<B: Backend>(backend: &B, layer: &Layer<'_, B>, pack: &mut Pack<B>
     let Pack { layout, x, sums, norms, .. } = pack;
     let Space { context, after_attention, after } = space;
     let mut through = |block: &Block<'_, B>, after_attention: &mut B::Mat, after: &mut B::Mat| {
-        block.prepare_context(backend, PackView { layout, context: x, first_twin: 0 }, context);
+        block.prepare_context(backend, PackView { layout, context: x, twin_rows: &(0..0) }, context);
         block.fill_values(backend, context);
         backend.copy(x, after);
         let ContextSpace { rows, keys, values, .. } = &mut *context;

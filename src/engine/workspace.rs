@@ -40,6 +40,8 @@ pub struct TwinSpace<M> {
     pub normed: M,
     pub queries: M,
     pub keys: M,
+    /// Mean hidden states of the heads, for the rows of one pack, `[rows, H·D]`.
+    pub means: M,
     /// Outputs of the heads, `[R, H·Dh]`.
     pub heads: M,
     /// The stream after attention, `[R, D]`.
@@ -65,8 +67,6 @@ pub struct ExpertSpace<M> {
 pub struct Workspace<M> {
     pub context: ContextSpace<M>,
     pub twin: Twin<TwinSpace<M>>,
-    /// Mean hidden states of the heads, for the twin rows of one pack, `[rows, H·D]`.
-    pub means: M,
     pub heritage: Heritage<M>,
 }
 
@@ -182,22 +182,24 @@ impl<M> Workspace<M> {
     /// Room for `twin_rows` twin rows and no context rows yet.
     pub fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, twin_rows: usize) -> Self {
         let (d, q) = (spec.hidden_size, spec.query_width());
-        let twin = |cols: usize| backend.zeros(Rows::Twin, Role::Operand, twin_rows, cols);
         let inherited = |cols: usize| Inherited::new(backend, cols);
-        let twin_space = || TwinSpace {
-            normed: twin(d),
-            queries: twin(q),
-            keys: twin(spec.key_width()),
-            heads: twin(q),
-            stream: twin(d),
-            hidden: twin(spec.intermediate_size),
-            experts: ExpertSpace::new(backend, spec, Rows::Twin),
-            output: twin(d),
+        let twin_space = |branch| {
+            let twin = |cols| backend.zeros_of_branch(branch, twin_rows, cols);
+            TwinSpace {
+                normed: twin(d),
+                queries: twin(q),
+                keys: twin(spec.key_width()),
+                means: backend.zeros_of_branch(branch, 0, spec.num_attention_heads * d),
+                heads: twin(q),
+                stream: twin(d),
+                hidden: twin(spec.intermediate_size),
+                experts: ExpertSpace::new(backend, spec, Rows::Twin),
+                output: twin(d),
+            }
         };
         Self {
             context: ContextSpace::new(backend, spec, Rows::Context),
-            twin: Twin::new(twin_space(), twin_space()),
-            means: backend.zeros(Rows::Twin, Role::Operand, 0, spec.num_attention_heads * d),
+            twin: Twin::new(twin_space(Branch::Pt), twin_space(Branch::Ft)),
             heritage: Heritage {
                 keys: Twin::new(inherited(spec.key_width()), inherited(spec.key_width())),
                 normalized: Twin::new(inherited(d), inherited(d)),
@@ -207,9 +209,8 @@ impl<M> Workspace<M> {
         }
     }
 
-    /// Makes room for a pack's context rows and the means of its twin rows.
+    /// Makes room for a pack's context rows.
     pub fn fit<B: Backend<Mat = M>>(&mut self, backend: &B, pack: &Pack<B>) {
         self.context.fit(backend, pack.lineage.own);
-        backend.resize(&mut self.means, pack.twin_rows.len());
     }
 }

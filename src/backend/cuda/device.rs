@@ -1,4 +1,5 @@
-//! What a device can do, whichever it is: memory, copies, launches, all in the order they are asked for.
+//! What a device can do, whichever it is: memory, copies, launches, in lanes. Each lane does what it is asked for in this order; what lanes do
+//! side by side is put in order by points and joins.
 
 use super::{
     args::{Address, Args, TensorMap},
@@ -53,6 +54,28 @@ impl Kernels {
     }
 }
 
+/// Work that is done in the order it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Context rows, and everything where there is nothing to be gained from doing things side by side.
+    Context,
+    /// Twin rows in the pre-trained branch.
+    Pt,
+    /// Twin rows in the tuned branch, and their stream.
+    Ft,
+}
+
+impl Lane {
+    pub const ALL: [Lane; 3] = [Lane::Context, Lane::Pt, Lane::Ft];
+
+    pub fn others(self) -> impl Iterator<Item = Lane> {
+        Self::ALL.into_iter().filter(move |lane| *lane != self)
+    }
+}
+
+/// Points of a lane that others can wait for.
+pub const POINTS: usize = 32;
+
 /// A matrix in device memory, of which copies take boxes of `box_rows` rows of 128 bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Boxed {
@@ -79,7 +102,7 @@ impl Boxed {
 /// Makes a part of some bytes, from this one on; several parts at a time.
 pub type Fill<'a> = dyn Fn(usize, &mut [u8]) + Sync + 'a;
 
-/// A device, or its simulator.
+/// One lane of a device, or of its simulator.
 pub trait Device: Send + Sync {
     /// For people: what it is.
     fn name(&self) -> String;
@@ -105,20 +128,20 @@ pub trait Device: Send + Sync {
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind) when there is not so much.
     fn alloc(&self, bytes: usize) -> Result<Address>;
 
-    /// Gives memory back, once everything asked for so far is done.
+    /// Gives memory back to this lane: what uses it again waits for all that used it.
     fn free(&self, address: Address, bytes: usize);
 
-    /// Memory for weights, which [`Device::upload_weight`] writes to.
+    /// Memory that all lanes read, which [`Device::upload_common`] writes to: weights, and where rows lie.
     ///
     /// # Errors
     /// As [`Device::alloc`].
-    fn alloc_weight(&self, bytes: usize) -> Result<Address>;
+    fn alloc_common(&self, bytes: usize) -> Result<Address>;
 
-    /// As [`Device::free`].
-    fn free_weight(&self, address: Address, bytes: usize);
+    /// Gives memory back, once everything that all lanes were asked for so far is done.
+    fn free_common(&self, address: Address, bytes: usize);
 
-    /// Writes weights while what was asked for before goes on; what is asked for afterwards waits for them.
-    fn upload_weight(&self, to: Address, bytes: &[u8]) -> Result<()>;
+    /// Writes to common memory while what was asked for before goes on; what all lanes are asked for afterwards waits for it.
+    fn upload_common(&self, to: Address, bytes: &[u8]) -> Result<()>;
 
     /// Writes `bytes` to the device.
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()>;
@@ -126,7 +149,7 @@ pub trait Device: Send + Sync {
     /// Writes `bytes` bytes, which are made part by part, before it returns, where the device takes them from.
     fn write(&self, to: Address, bytes: usize, fill: &Fill) -> Result<()>;
 
-    /// Waits for everything asked for so far, then reads.
+    /// Waits for everything that all lanes were asked for so far, then reads.
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()>;
 
     /// Fills memory with zero bytes.
@@ -134,6 +157,15 @@ pub trait Device: Send + Sync {
 
     /// Runs the kernel of this name.
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()>;
+
+    /// Records point number `point` of this lane, of [`POINTS`]: it is passed when everything asked for so far is done.
+    fn record(&self, point: usize) -> Result<()>;
+
+    /// What this lane is asked for from now on waits for a point of another lane, as it was last recorded.
+    fn wait(&self, lane: Lane, point: usize) -> Result<()>;
+
+    /// What this lane is asked for from now on waits for everything that the others were asked for so far.
+    fn join(&self) -> Result<()>;
 
     /// Takes the time when everything asked for so far is done, and what follows has not begun.
     fn mark(&self) -> Result<Mark>;
@@ -154,27 +186,36 @@ pub struct Buffer {
     device: Arc<dyn Device>,
     address: Address,
     bytes: usize,
-    is_weight: bool,
+    is_common: bool,
 }
 
 impl Buffer {
     pub fn new(device: &Arc<dyn Device>, bytes: usize) -> Result<Self> {
         let bytes = bytes.max(1).next_multiple_of(256);
-        Ok(Self { device: device.clone(), address: device.alloc(bytes)?, bytes, is_weight: false })
+        Ok(Self { device: device.clone(), address: device.alloc(bytes)?, bytes, is_common: false })
     }
 
-    /// For weights, which [`Buffer::fill`] writes.
-    pub fn for_weight(device: &Arc<dyn Device>, bytes: usize) -> Result<Self> {
+    /// For what all lanes read, which [`Buffer::fill`] writes.
+    pub fn common(device: &Arc<dyn Device>, bytes: usize) -> Result<Self> {
         let bytes = bytes.max(1).next_multiple_of(256);
-        Ok(Self { device: device.clone(), address: device.alloc_weight(bytes)?, bytes, is_weight: true })
+        Ok(Self { device: device.clone(), address: device.alloc_common(bytes)?, bytes, is_common: true })
     }
 
-    /// Writes a weight, from byte `at` on.
+    /// Writes to a common buffer, from byte `at` on.
     pub fn fill(&self, at: usize, bytes: &[u8]) -> Result<()> {
-        self.device.upload_weight(self.address + at as Address, bytes)
+        self.device.upload_common(self.address + at as Address, bytes)
     }
 
-    /// A buffer that holds `values`.
+    /// A common buffer that holds `values`.
+    pub fn common_of<T: Args>(device: &Arc<dyn Device>, values: &[T]) -> Result<Self> {
+        let buffer = Self::common(device, size_of_val(values))?;
+        if !values.is_empty() {
+            buffer.fill(0, as_bytes(values))?;
+        }
+        Ok(buffer)
+    }
+
+    /// A buffer of this lane that holds `values`.
     pub fn of<T: Args>(device: &Arc<dyn Device>, values: &[T]) -> Result<Self> {
         let buffer = Self::new(device, size_of_val(values))?;
         if !values.is_empty() {
@@ -186,6 +227,11 @@ impl Buffer {
     pub fn address(&self) -> Address {
         self.address
     }
+
+    /// The lane that it is of.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
 }
 
 /// The bytes of plain values.
@@ -196,8 +242,8 @@ pub fn as_bytes<T: Args>(values: &[T]) -> &[u8] {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.is_weight {
-            self.device.free_weight(self.address, self.bytes);
+        if self.is_common {
+            self.device.free_common(self.address, self.bytes);
         } else {
             self.device.free(self.address, self.bytes);
         }

@@ -71,7 +71,7 @@ fn bring(device: &Arc<dyn Device>, token_ids: &[u32], table: &Tensor<'_>, out: &
 /// Of a table in bf16 on the host, whose rows are widened on the device.
 fn bring_bf16(device: &Arc<dyn Device>, token_ids: &[u32], table: &[u8], out: &CudaMat) -> Result<()> {
     let row_bytes = out.cols * 2;
-    let mut some = CudaMat::new(out.kind, Element::Bf16, out.cols);
+    let mut some = CudaMat::new(out.kind, out.lane, Element::Bf16, out.cols);
     for (index, token_ids) in token_ids.chunks(TOGETHER).enumerate() {
         some.resize(device, token_ids.len())?;
         device.write(some.address(), some.bytes(), &|from, part| {

@@ -3,7 +3,7 @@
 
 use super::{
     args::{Address, TensorMap},
-    device::{Boxed, Device, Fill, Kernels, Launch, Mark},
+    device::{Boxed, Device, Fill, Kernels, Lane, Launch, Mark, POINTS},
     mat::Element,
     transfer::{Stream, Streams, Transfer},
 };
@@ -13,7 +13,7 @@ use std::{
     collections::HashMap,
     ffi::{CString, c_void},
     ptr::null_mut,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
@@ -26,8 +26,8 @@ const OLDEST: (i32, i32) = (8, 0);
 /// The one that runs kernels for sm_90a.
 const HOPPER: (i32, i32) = (9, 0);
 
-/// One GPU, one stream of work on it and one of copies.
-pub struct Gpu {
+/// One GPU, a stream of work on it for each lane and one of copies.
+struct Gpu {
     ordinal: usize,
     name: String,
     capability: (i32, i32),
@@ -36,14 +36,23 @@ pub struct Gpu {
     cache_bytes: usize,
     device: sys::CUdevice,
     context: sys::CUcontext,
-    compute: sys::CUstream,
+    lanes: [sys::CUstream; Lane::ALL.len()],
     copies: sys::CUstream,
+    /// Points of every lane, and what joins wait for.
+    points: [[Event; POINTS]; Lane::ALL.len()],
+    ends: [Event; Lane::ALL.len()],
     modules: Vec<sys::CUmodule>,
     functions: Mutex<HashMap<String, Function>>,
     marks: Mutex<Vec<Event>>,
-    /// Memory that nobody uses, by size. All kernels are in one stream, so it can be used again at once.
-    unused: Mutex<HashMap<usize, Vec<Address>>>,
-    weights: Mutex<Transfer<Gpu>>,
+    /// Memory that nobody uses, by the lane that left it, which can use it again at once, and by size.
+    unused: [Mutex<HashMap<usize, Vec<Address>>>; Lane::ALL.len()],
+    common: Mutex<Transfer<Gpu>>,
+}
+
+/// One lane of a GPU.
+struct GpuLane {
+    gpu: Arc<Gpu>,
+    lane: Lane,
 }
 
 #[derive(Clone, Copy)]
@@ -97,13 +106,18 @@ pub fn count() -> Result<usize> {
     }
 }
 
+/// The lanes of GPU `ordinal` of those that the driver shows.
+///
+/// # Errors
+/// See [`count`]; [`ErrorKind::Usage`] for a number beyond it and for kernels that the GPU does not run;
+/// [`ErrorKind::Device`] for a GPU or driver that is too old.
+pub fn open(ordinal: usize, kernels: Option<Kernels>) -> Result<[Arc<dyn Device>; Lane::ALL.len()]> {
+    let gpu = Arc::new(Gpu::open(ordinal, kernels)?);
+    Ok(Lane::ALL.map(|lane| Arc::new(GpuLane { gpu: gpu.clone(), lane }) as Arc<dyn Device>))
+}
+
 impl Gpu {
-    /// Opens GPU `ordinal` of those that the driver shows.
-    ///
-    /// # Errors
-    /// See [`count`]; [`ErrorKind::Usage`] for a number beyond it and for kernels that the GPU does not run;
-    /// [`ErrorKind::Device`] for a GPU or driver that is too old.
-    pub fn open(ordinal: usize, kernels: Option<Kernels>) -> Result<Self> {
+    fn open(ordinal: usize, kernels: Option<Kernels>) -> Result<Self> {
         let count = count()?;
         if ordinal >= count {
             let message = format!("--device cuda:{ordinal}: the driver shows {count} GPUs, from cuda:0");
@@ -144,11 +158,12 @@ impl Gpu {
         let context = unsafe { result::primary_ctx::retain(device) }
             .and_then(|context| unsafe { result::ctx::set_current(context) }.map(|()| context))
             .map_err(|error| failed("be used", error))?;
-        let stream = || {
-            result::stream::create(result::stream::StreamKind::NonBlocking)
-                .map_err(|error| failed("make a stream", error))
-        };
-        let (compute, copies) = (stream()?, stream()?);
+        // Blocks of the context's products come first where there is room for one: they are the larger ones.
+        let lanes = [first_stream()?, stream()?, stream()?];
+        let copies = stream()?;
+        let event = || Event::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        let points = [events(event)?, events(event)?, events(event)?];
+        let ends = events(event)?;
         let load = |image: &[u8]| {
             // SAFETY: a fatbin that nvcc made.
             unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|error| {
@@ -165,7 +180,7 @@ impl Gpu {
                 modules.push(load(image)?);
             }
         }
-        let (functions, marks, unused, weights) = Default::default();
+        let (functions, marks, unused, common) = Default::default();
         Ok(Self {
             ordinal,
             name,
@@ -175,13 +190,15 @@ impl Gpu {
             cache_bytes,
             device,
             context,
-            compute,
+            lanes,
             copies,
+            points,
+            ends,
             modules,
             functions,
             marks,
             unused,
-            weights,
+            common,
         })
     }
 
@@ -193,14 +210,17 @@ impl Gpu {
 
     fn stream(&self, stream: Stream) -> sys::CUstream {
         match stream {
-            Stream::Compute => self.compute,
+            Stream::Lane(lane) => self.lanes[lane as usize],
             Stream::Copies => self.copies,
         }
     }
 
+    /// Waits for all lanes.
     fn synchronize(&self) -> Result<()> {
-        // SAFETY: the stream lives as long as `self`.
-        unsafe { result::stream::synchronize(self.compute) }.map_err(|error| failed("finish its work", error))
+        self.lanes.iter().try_for_each(|stream| {
+            // SAFETY: streams live as long as `self`.
+            unsafe { result::stream::synchronize(*stream) }.map_err(|error| failed("finish its work", error))
+        })
     }
 
     fn function(&self, kernel: &str) -> Result<Function> {
@@ -251,14 +271,37 @@ impl Gpu {
     /// Gives all unused memory back to the driver.
     fn release_unused(&self) -> Result<()> {
         self.synchronize()?;
-        lock(&self.weights).release_unused(self)?;
-        for (_, addresses) in lock(&self.unused).drain() {
-            for address in addresses {
-                self.give_back(address)?;
-            }
-        }
-        Ok(())
+        lock(&self.common).release_unused(self)?;
+        let of_lane = |unused: &Mutex<HashMap<usize, Vec<Address>>>| {
+            lock(unused).drain().flat_map(|(_, all)| all).collect::<Vec<_>>()
+        };
+        self.unused.iter().flat_map(of_lane).try_for_each(|address| self.give_back(address))
     }
+}
+
+fn stream() -> Result<sys::CUstream> {
+    result::stream::create(result::stream::StreamKind::NonBlocking)
+        .map_err(|error| failed("make a stream", error))
+}
+
+/// A stream whose blocks go before those of others.
+fn first_stream() -> Result<sys::CUstream> {
+    let (mut least, mut greatest, mut stream) = (0, 0, null_mut());
+    let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+    // SAFETY: writes to what is passed.
+    unsafe {
+        sys::cuCtxGetStreamPriorityRange(&raw mut least, &raw mut greatest)
+            .result()
+            .and_then(|()| sys::cuStreamCreateWithPriority(&raw mut stream, flags, greatest).result())
+    }
+    .map_err(|error| failed("make a stream", error))?;
+    Ok(stream)
+}
+
+/// As many events as are asked for.
+fn events<const N: usize>(event: impl Fn() -> Result<Event>) -> Result<[Event; N]> {
+    let events = (0..N).map(|_| event()).collect::<Result<Vec<_>>>()?;
+    Ok(events.try_into().unwrap_or_else(|_| unreachable!("N were made")))
 }
 
 impl Event {
@@ -339,26 +382,32 @@ fn most_shared_bytes(device: sys::CUdevice) -> Result<i32> {
         .map_err(|error| failed("tell what it is", error))
 }
 
-impl Device for Gpu {
+impl GpuLane {
+    fn stream(&self) -> sys::CUstream {
+        self.gpu.stream(Stream::Lane(self.lane))
+    }
+}
+
+impl Device for GpuLane {
     fn name(&self) -> String {
-        format!("cuda:{} ({})", self.ordinal, self.name)
+        format!("cuda:{} ({})", self.gpu.ordinal, self.gpu.name)
     }
 
     fn architecture(&self) -> String {
-        let (major, minor) = self.capability;
-        format!("cuda sm_{major}{minor}, kernels for {}", self.kernels.name())
+        let (major, minor) = self.gpu.capability;
+        format!("cuda sm_{major}{minor}, kernels for {}", self.gpu.kernels.name())
     }
 
     fn kernels(&self) -> Kernels {
-        self.kernels
+        self.gpu.kernels
     }
 
     fn multiprocessors(&self) -> u32 {
-        self.multiprocessors
+        self.gpu.multiprocessors
     }
 
     fn cache_bytes(&self) -> usize {
-        self.cache_bytes
+        self.gpu.cache_bytes
     }
 
     fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap> {
@@ -371,7 +420,7 @@ impl Device for Gpu {
             Element::F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
             Element::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         };
-        self.enter()?;
+        self.gpu.enter()?;
         let mut map = TensorMap::default();
         // SAFETY: all arrays are as long as the two dimensions need; `TensorMap` has the size and the alignment of the driver's.
         unsafe {
@@ -396,28 +445,27 @@ impl Device for Gpu {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Address> {
-        if let Some(address) = lock(&self.unused).get_mut(&bytes).and_then(Vec::pop) {
-            return Ok(address);
-        }
-        self.fresh(bytes)
+        let unused = &self.gpu.unused[self.lane as usize];
+        let left = lock(unused).get_mut(&bytes).and_then(Vec::pop);
+        left.map_or_else(|| self.gpu.fresh(bytes), Ok)
     }
 
     fn free(&self, address: Address, bytes: usize) {
-        lock(&self.unused).entry(bytes).or_default().push(address);
+        lock(&self.gpu.unused[self.lane as usize]).entry(bytes).or_default().push(address);
     }
 
-    fn alloc_weight(&self, bytes: usize) -> Result<Address> {
-        let left = lock(&self.weights).take(self, bytes)?;
-        left.map_or_else(|| self.fresh(bytes), Ok)
+    fn alloc_common(&self, bytes: usize) -> Result<Address> {
+        let left = lock(&self.gpu.common).take(&*self.gpu, bytes)?;
+        left.map_or_else(|| self.gpu.fresh(bytes), Ok)
     }
 
-    fn free_weight(&self, address: Address, bytes: usize) {
+    fn free_common(&self, address: Address, bytes: usize) {
         // Memory that cannot be left to others is given back with the context.
-        let _ = lock(&self.weights).leave(self, address, bytes);
+        let _ = lock(&self.gpu.common).leave(&*self.gpu, address, bytes);
     }
 
-    fn upload_weight(&self, to: Address, bytes: &[u8]) -> Result<()> {
-        lock(&self.weights).upload(self, to, bytes)
+    fn upload_common(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        lock(&self.gpu.common).upload(&*self.gpu, to, bytes)
     }
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
@@ -425,37 +473,38 @@ impl Device for Gpu {
             return self
                 .write(to, bytes.len(), &|at, part| part.copy_from_slice(&bytes[at..at + part.len()]));
         }
-        self.enter()?;
+        self.gpu.enter()?;
         // SAFETY: callers write inside their buffers. The driver has read so few bytes when the call returns.
-        unsafe { result::memcpy_htod_async(to, bytes, self.compute) }
+        unsafe { result::memcpy_htod_async(to, bytes, self.stream()) }
             .map_err(|error| failed("take data", error))
     }
 
     fn write(&self, to: Address, bytes: usize, fill: &Fill) -> Result<()> {
-        lock(&self.weights).write(self, Stream::Compute, to, bytes, fill)
+        lock(&self.gpu.common).write(&*self.gpu, Stream::Lane(self.lane), to, bytes, fill)
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
-        self.enter()?;
+        self.gpu.enter()?;
+        self.gpu.synchronize()?;
         // SAFETY: callers read inside their buffers; `bytes` outlives the copy, which is waited for.
-        unsafe { result::memcpy_dtoh_async(bytes, from, self.compute) }
-            .map_err(|error| failed("give data", error))?;
-        self.synchronize()
+        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream()) }
+            .and_then(|()| unsafe { result::stream::synchronize(self.stream()) })
+            .map_err(|error| failed("give data", error))
     }
 
     fn clear(&self, at: Address, bytes: usize) -> Result<()> {
         if bytes == 0 {
             return Ok(());
         }
-        self.enter()?;
+        self.gpu.enter()?;
         // SAFETY: callers write inside their buffers.
-        unsafe { result::memset_d8_async(at, 0, bytes, self.compute) }
+        unsafe { result::memset_d8_async(at, 0, bytes, self.stream()) }
             .map_err(|error| failed("clear memory", error))
     }
 
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
-        self.enter()?;
-        let Function(function) = self.function(kernel)?;
+        self.gpu.enter()?;
+        let Function(function) = self.gpu.function(kernel)?;
         let [x, y, z] = launch.grid;
         let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
         // With kernels for Hopper, blocks start while those of the kernel before end: kernels wait for that themselves (kernels/ptx.cuh).
@@ -472,9 +521,9 @@ impl Device for Gpu {
             blockDimY: 1,
             blockDimZ: 1,
             sharedMemBytes: launch.shared_bytes,
-            hStream: self.compute,
+            hStream: self.stream(),
             attrs: &raw mut early,
-            numAttrs: (self.kernels == Kernels::Sm90a).into(),
+            numAttrs: (self.gpu.kernels == Kernels::Sm90a).into(),
         };
         // SAFETY: the kernel takes one struct, of which `args` are the bytes; addresses in it are of live buffers, whose
         // memory is only used again by work behind this in the stream.
@@ -483,19 +532,35 @@ impl Device for Gpu {
             .map_err(|error| failed(&format!("run kernel {kernel}"), error))
     }
 
+    fn record(&self, point: usize) -> Result<()> {
+        self.gpu.record(self.gpu.points[self.lane as usize][point], Stream::Lane(self.lane))
+    }
+
+    fn wait(&self, lane: Lane, point: usize) -> Result<()> {
+        self.gpu.wait(Stream::Lane(self.lane), self.gpu.points[lane as usize][point])
+    }
+
+    fn join(&self) -> Result<()> {
+        self.lane.others().try_for_each(|other| {
+            let end = self.gpu.ends[other as usize];
+            self.gpu.record(end, Stream::Lane(other))?;
+            self.gpu.wait(Stream::Lane(self.lane), end)
+        })
+    }
+
     fn mark(&self) -> Result<Mark> {
-        self.enter()?;
+        self.gpu.enter()?;
         let event = Event::new(sys::CUevent_flags::CU_EVENT_DEFAULT)?;
-        self.record(event, Stream::Compute)?;
-        let mut marks = lock(&self.marks);
+        self.gpu.record(event, Stream::Lane(self.lane))?;
+        let mut marks = lock(&self.gpu.marks);
         marks.push(event);
         Ok(Mark(marks.len() - 1))
     }
 
     fn between(&self, Mark(start): Mark, Mark(end): Mark) -> Result<f64> {
-        self.enter()?;
-        self.synchronize()?;
-        let marks = lock(&self.marks);
+        self.gpu.enter()?;
+        self.gpu.synchronize()?;
+        let marks = lock(&self.gpu.marks);
         // SAFETY: both were recorded in this context.
         unsafe { result::event::elapsed(marks[start].0, marks[end].0) }
             .map(|milliseconds| f64::from(milliseconds) / 1e3)
@@ -503,7 +568,7 @@ impl Device for Gpu {
     }
 
     fn memory(&self) -> Result<(usize, usize)> {
-        self.enter()?;
+        self.gpu.enter()?;
         result::mem_get_info().map_err(|error| failed("tell its memory", error))
     }
 }
@@ -512,17 +577,19 @@ impl Drop for Gpu {
     fn drop(&mut self) {
         // Errors have nowhere to go here, and the driver tidies up after the process.
         let _ = self.enter().and_then(|()| self.release_unused());
-        let _ = lock(&self.weights).close(self);
+        let _ = lock(&self.common).close(self);
         // SAFETY: made by `open`; nothing runs any more.
         unsafe {
             for module in &self.modules {
                 let _ = result::module::unload(*module);
             }
-            for Event(event) in lock(&self.marks).drain(..) {
+            let kept = self.points.iter().flatten().chain(&self.ends).copied();
+            for Event(event) in lock(&self.marks).drain(..).chain(kept) {
                 let _ = result::event::destroy(event);
             }
-            let _ = result::stream::destroy(self.copies);
-            let _ = result::stream::destroy(self.compute);
+            for stream in self.lanes.into_iter().chain([self.copies]) {
+                let _ = result::stream::destroy(stream);
+            }
             let _ = result::primary_ctx::release(self.device);
         }
     }

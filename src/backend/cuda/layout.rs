@@ -63,7 +63,7 @@ impl Tiles {
             }));
         }
         tiles.sort_by_key(|tile| std::cmp::Reverse(tile.first_query));
-        Ok(Self { buffer: Buffer::of(device, &tiles)?, count: tiles.len() })
+        Ok(Self { buffer: Buffer::common_of(device, &tiles)?, count: tiles.len() })
     }
 }
 
@@ -90,7 +90,10 @@ impl RowMap {
             sequence.extend(range.clone().map(|_| index as i32));
             position.extend((first..first + range.len()).map(|position| position as i32));
         }
-        Ok(Self { sequence: Buffer::of(device, &sequence)?, position: Buffer::of(device, &position)? })
+        Ok(Self {
+            sequence: Buffer::common_of(device, &sequence)?,
+            position: Buffer::common_of(device, &position)?,
+        })
     }
 }
 
@@ -112,7 +115,7 @@ impl LayoutRows {
                 let kept = sequences.iter().map(of).collect::<Result<Vec<_>>>()?;
                 let addresses: Vec<Address> = kept.iter().map(|buffer| buffer.address()).collect();
                 let half = sequences[0].ropes.get(branch)[index].half_dim;
-                let addresses = Buffer::of(device, &addresses)?;
+                let addresses = Buffer::common_of(device, &addresses)?;
                 tables.insert((branch, index), Tables { addresses, half, _kept: kept });
             }
         }
@@ -146,11 +149,11 @@ impl LayoutRows {
             context: RowMap::new(device, sequences, Rows::Context)?,
             twin: RowMap::new(device, sequences, Rows::Twin)?,
             tables,
-            path_rows: Buffer::of(device, &path_rows)?,
+            path_rows: Buffer::common_of(device, &path_rows)?,
             tiles: Tiles::new(device, sequences, &paths, 64)?,
             double_tiles: Tiles::new(device, sequences, &paths, 128)?,
             context_pairs,
-            twin_rows: Buffer::of(device, &twin_rows)?,
+            twin_rows: Buffer::common_of(device, &twin_rows)?,
             twin_count: twin_rows.len(),
             most_tokens,
             all_tokens,
@@ -197,7 +200,7 @@ impl RopeCache {
         // Tables that nobody else holds any more belong to batches that are done.
         tables.retain(|_, cached| Arc::strong_count(&cached.host) > 1);
         let pairs: Vec<f32> = table.cos.iter().zip(&table.sin).flat_map(|(cos, sin)| [*cos, *sin]).collect();
-        let buffer = Arc::new(Buffer::of(device, &pairs)?);
+        let buffer = Arc::new(Buffer::common_of(device, &pairs)?);
         tables.insert(key, CachedTable { host: table.clone(), device: buffer.clone() });
         Ok(buffer)
     }

@@ -2,7 +2,8 @@
 
 use super::{
     args::Address,
-    device::{Boxed, Buffer, Device},
+    device::{Boxed, Buffer, Device, Lane},
+    lanes::Uses,
 };
 use crate::{Result, backend::Rows};
 use std::sync::Arc;
@@ -40,6 +41,9 @@ pub fn pitch(cols: usize) -> usize {
 #[derive(Debug)]
 pub struct CudaMat {
     pub kind: Rows,
+    /// Where it is written.
+    pub lane: Lane,
+    pub uses: Uses,
     pub element: Element,
     pub rows: usize,
     pub cols: usize,
@@ -49,20 +53,30 @@ pub struct CudaMat {
 }
 
 impl CudaMat {
-    pub fn new(kind: Rows, element: Element, cols: usize) -> Self {
-        Self { kind, element, rows: 0, cols, buffer: None, capacity: 0 }
+    pub fn new(kind: Rows, lane: Lane, element: Element, cols: usize) -> Self {
+        Self { kind, lane, uses: Uses::default(), element, rows: 0, cols, buffer: None, capacity: 0 }
     }
 
-    /// Sets the number of rows; elements are undefined afterwards.
+    /// Sets the number of rows; elements are undefined afterwards. No other lane reads it any more.
     pub fn resize(&mut self, device: &Arc<dyn Device>, rows: usize) -> Result<()> {
         self.rows = rows;
         if rows > self.capacity {
-            self.buffer = None;
-            self.capacity = 0;
+            self.release();
             self.buffer = Some(Buffer::new(device, rows * self.row_bytes())?);
             self.capacity = rows;
         }
         Ok(())
+    }
+
+    /// Gives its memory back.
+    fn release(&mut self) {
+        if let Some(buffer) = self.buffer.take()
+            && self.uses.read_elsewhere()
+        {
+            // After a failure nothing runs any more.
+            let _ = buffer.device().join();
+        }
+        self.capacity = 0;
     }
 
     pub fn pitch(&self) -> i64 {
@@ -91,5 +105,11 @@ impl CudaMat {
     /// Where row `row` starts.
     pub fn row_address(&self, row: usize) -> Address {
         self.address() + (row * self.row_bytes()) as Address
+    }
+}
+
+impl Drop for CudaMat {
+    fn drop(&mut self) {
+        self.release();
     }
 }

@@ -10,6 +10,7 @@ mod device;
 mod embed;
 #[cfg(feature = "cuda")]
 mod gpu;
+mod lanes;
 mod launch;
 mod layout;
 mod mat;
@@ -24,10 +25,11 @@ mod transfer;
 mod weight;
 
 use crate::{Error, Result, model::PairWeights};
-use device::Device;
 pub use device::Kernels;
+use device::{Device, Lane};
+use lanes::Lanes;
 use layout::RopeCache;
-use mat::Element;
+use mat::{CudaMat, Element};
 use profile::Profiled;
 use std::sync::{Arc, Mutex, PoisonError};
 use weight::Matrices;
@@ -50,7 +52,7 @@ impl ContextPrecision {
 
 /// The CUDA backend on one device.
 pub struct Cuda {
-    device: Arc<dyn Device>,
+    lanes: Lanes,
     /// What context rows are in products.
     context: Element,
     resident: bool,
@@ -65,7 +67,7 @@ impl Cuda {
     /// On the simulator.
     #[cfg(feature = "sim")]
     pub fn simulated(context: ContextPrecision, kernels: Kernels) -> Self {
-        Self::on(Arc::new(sim::Sim::new(kernels)), context)
+        Self::on(sim::Sim::open(kernels), context)
     }
 
     /// On GPU `ordinal` of those that the driver shows, with the newest kernels that it runs or with others.
@@ -74,23 +76,30 @@ impl Cuda {
     /// [`ErrorKind::Device`](crate::ErrorKind): no driver, no such GPU, one that is too old or does not run these kernels.
     #[cfg(feature = "cuda")]
     pub fn open(ordinal: usize, context: ContextPrecision, kernels: Option<Kernels>) -> Result<Self> {
-        Ok(Self::on(Arc::new(gpu::Gpu::open(ordinal, kernels)?), context))
+        Ok(Self::on(gpu::open(ordinal, kernels)?, context))
     }
 
-    fn on(device: Arc<dyn Device>, context: ContextPrecision) -> Self {
+    fn on(lanes: [Arc<dyn Device>; Lane::ALL.len()], context: ContextPrecision) -> Self {
         let context = match context {
             ContextPrecision::Bfloat16 => Element::Bf16,
             ContextPrecision::Float32 => Element::F32,
         };
         let (ropes, matrices, failure) = Default::default();
-        Self { device, context, resident: false, profile: None, ropes, matrices, failure }
+        let lanes = Lanes::new(lanes);
+        Self { lanes, context, resident: false, profile: None, ropes, matrices, failure }
     }
 
-    /// Takes the time of every kernel from now on; a little slower.
+    /// Takes the time of every kernel from now on; a little slower, and one kernel after the other.
     pub fn profiled(mut self) -> Self {
-        let profile = Arc::new(Profiled::new(self.device));
-        (self.device, self.profile) = (profile.clone(), Some(profile));
+        let profile = Arc::new(Profiled::new(self.device().clone()));
+        self.lanes.replace(Lane::Context, profile.clone());
+        self.profile = Some(profile);
         self
+    }
+
+    /// What is not of one lane: what all read, and questions about the device.
+    fn device(&self) -> &Arc<dyn Device> {
+        self.lanes.of(Lane::Context)
     }
 
     /// Whether weights stay on the device from one batch to the next; otherwise each layer's are brought there when it is
@@ -101,7 +110,7 @@ impl Cuda {
 
     /// What decides about the bits of results: the kind of device, and what context rows are.
     pub fn numerics(&self) -> String {
-        format!("{}, context rows in {}", self.device.architecture(), self.context.name())
+        format!("{}, context rows in {}", self.device().architecture(), self.context.name())
     }
 
     /// Bytes of device memory that weights take at most where they stay: the layers of both models and the embeddings.
@@ -114,7 +123,7 @@ impl Cuda {
     /// # Errors
     /// [`ErrorKind::Device`](crate::ErrorKind)
     pub fn memory(&self) -> Result<(usize, usize)> {
-        self.device.memory()
+        self.device().memory()
     }
 
     /// Does something unless something failed before; keeps the first failure for [`Backend::check`].
@@ -124,14 +133,21 @@ impl Cuda {
             return None;
         }
         // Which of several it was.
-        let of_this = |error: Error| Error::new(error.kind, format!("{}: {error}", self.device.name()));
-        work(&self.device).map_err(|error| *failure() = Some(of_this(error))).ok()
+        let of_this = |error: Error| Error::new(error.kind, format!("{}: {error}", self.device().name()));
+        work(self.device()).map_err(|error| *failure() = Some(of_this(error))).ok()
+    }
+}
+
+impl Cuda {
+    /// The same in the lane of `out`, for what writes all of these matrices and reads those.
+    fn run(&self, out: &[&CudaMat], reads: &[&CudaMat], work: impl FnOnce(&Arc<dyn Device>) -> Result<()>) {
+        self.attempt(|_| self.lanes.run(out, reads, work));
     }
 }
 
 impl std::fmt::Display for Cuda {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let weights = if self.resident { "weights resident" } else { "weights brought layer by layer" };
-        write!(f, "{}, context rows in {}, {weights}", self.device.name(), self.context.name())
+        write!(f, "{}, context rows in {}, {weights}", self.device().name(), self.context.name())
     }
 }

@@ -7,8 +7,9 @@ use super::{
         NormedKeyDifferenceArgs, RotateArgs, RowsArgs, TraceArgs, TwinAttendArgs,
     },
     attention,
-    device::{Buffer, Device},
+    device::{Buffer, Device, Lane},
     embed::{CudaTable, embed},
+    lanes::FEW_ROWS,
     launch::{ROW_THREADS, per_row, per_warp, rows_args},
     layout::{CudaLayout, LayoutRows},
     mat::{CudaMat, Element, pitch},
@@ -23,7 +24,7 @@ use crate::{
     metrics::{PartsL1, RunningL1},
     model::Activation,
     tensor::Tensor,
-    twin::Twin,
+    twin::{Branch, Twin},
 };
 use half::bf16;
 use std::sync::{Arc, PoisonError};
@@ -37,14 +38,23 @@ pub struct CudaSums {
 }
 
 impl Cuda {
+    /// Gives a matrix rows that are all zero.
+    fn zeros_in(&self, mut mat: CudaMat, rows: usize) -> CudaMat {
+        self.resize(&mut mat, rows);
+        self.run(&[&mat], &[], |device| device.clear(mat.address(), mat.bytes()));
+        mat
+    }
+
     /// One of the kernels of `elementwise.cu`, which takes `bytes` from memory or there.
-    fn rowwise(&self, kernel: &str, rows: usize, bytes: usize, args: RowsArgs) {
-        self.attempt(|device| per_row(device.as_ref(), kernel, rows, ROW_THREADS, bytes, &args));
+    fn rowwise(&self, kernel: &str, reads: &[&CudaMat], out: &CudaMat, bytes: usize, args: RowsArgs) {
+        self.run(&[out], reads, |device| {
+            per_row(device.as_ref(), kernel, out.rows, ROW_THREADS, bytes, &args)
+        });
     }
 
     /// One of those that take rows by their numbers.
     fn indexed(&self, kernel: &str, a: &CudaMat, rows: &[usize], out: &CudaMat) {
-        self.attempt(|device| {
+        self.run(&[out], &[a], |device| {
             let numbers = Buffer::of(device, &rows.iter().map(|row| *row as i32).collect::<Vec<_>>())?;
             let args = RowsArgs { rows: numbers.address(), ..rows_args(a, out) };
             let kernel = format!("{kernel}_{}_{}", a.element.name(), out.element.name());
@@ -54,7 +64,7 @@ impl Cuda {
     }
 
     fn product(&self, epilogue: Epilogue, a: &CudaMat, linears: &[&Linear<CudaWeight<'_>>], out: &CudaMat) {
-        self.attempt(|device| {
+        self.run(&[out], &[a], |device| {
             let operands =
                 linears.iter().map(|linear| operand(device, linear)).collect::<Result<Vec<_>>>()?;
             product(device, epilogue, a, &operands, out)
@@ -116,16 +126,29 @@ impl Backend for Cuda {
             (Rows::Context, Role::Operand) => self.context,
             _ => Element::F32,
         };
-        let mut mat = CudaMat::new(kind, element, cols);
-        self.attempt(|device| {
-            mat.resize(device, rows)?;
-            device.clear(mat.address(), rows * mat.row_bytes())
-        });
-        mat
+        let lane = match kind {
+            Rows::Context => Lane::Context,
+            Rows::Twin => Lane::Ft,
+        };
+        self.zeros_in(CudaMat::new(kind, lane, element, cols), rows)
+    }
+
+    fn zeros_of_branch(&self, branch: Branch, rows: usize, cols: usize) -> CudaMat {
+        let lane = match branch {
+            Branch::Pt => Lane::Pt,
+            Branch::Ft => Lane::Ft,
+        };
+        self.zeros_in(CudaMat::new(Rows::Twin, lane, Element::F32, cols), rows)
+    }
+
+    fn expect_context(&self, rows: usize) {
+        // Times of kernels are those of each alone.
+        let apart = rows <= FEW_ROWS && self.profile.is_none();
+        self.attempt(|_| self.lanes.set_apart(apart));
     }
 
     fn resize(&self, mat: &mut CudaMat, rows: usize) {
-        self.attempt(|device| mat.resize(device, rows));
+        self.attempt(|_| mat.resize(self.lanes.of(mat.lane), rows));
     }
 
     fn read(&self, mat: &CudaMat) -> Vec<f64> {
@@ -157,7 +180,7 @@ impl Backend for Cuda {
     }
 
     fn embed(&self, token_ids: &[u32], table: &CudaTable<'_>, out: &mut CudaMat) {
-        self.attempt(|device| embed(device, token_ids, table, out));
+        self.run(&[out], &[], |device| embed(device, token_ids, table, out));
     }
 
     fn norm(
@@ -167,7 +190,8 @@ impl Backend for Cuda {
         normalized: Option<&mut CudaMat>,
         normed: &mut CudaMat,
     ) {
-        self.attempt(|device| {
+        let out: Vec<&CudaMat> = normalized.as_deref().into_iter().chain([&*normed]).collect();
+        self.run(&out, &[x], |device| {
             let args = NormArgs {
                 x: x.address(),
                 normalized: normalized.as_ref().map_or(0, |mat| mat.address()),
@@ -183,13 +207,13 @@ impl Backend for Cuda {
                 eps: norm.eps as f32,
             };
             let kernel = format!("norm_{}_{}", x.element.name(), normed.element.name());
-            let bytes = x.bytes() + normalized.map_or(0, |mat| mat.bytes()) + normed.bytes();
+            let bytes = x.bytes() + normalized.as_ref().map_or(0, |mat| mat.bytes()) + normed.bytes();
             per_row(device.as_ref(), &kernel, x.rows, ROW_THREADS, bytes, &args)
         });
     }
 
     fn norm_heads(&self, x: &mut CudaMat, norm: &Norm<CudaWeight<'_>>) {
-        self.attempt(|device| {
+        self.run(&[x], &[], |device| {
             let cols = norm.weight.tensor.cols;
             let parts = x.cols / cols;
             let args = NormHeadsArgs {
@@ -233,21 +257,17 @@ impl Backend for Cuda {
 
     fn add(&self, a: &CudaMat, b: &CudaMat, out: &mut CudaMat) {
         let args = RowsArgs { b: b.address(), b_pitch: b.pitch(), ..rows_args(a, out) };
-        self.rowwise("add_f32", out.rows, 3 * out.bytes(), args);
+        self.rowwise("add_f32", &[a, b], out, 3 * out.bytes(), args);
     }
 
     fn copy(&self, a: &CudaMat, out: &mut CudaMat) {
-        self.rowwise(
-            &format!("copy_{}_{}", a.element.name(), out.element.name()),
-            out.rows,
-            a.bytes() + out.bytes(),
-            rows_args(a, out),
-        );
+        let kernel = format!("copy_{}_{}", a.element.name(), out.element.name());
+        self.rowwise(&kernel, &[a], out, a.bytes() + out.bytes(), rows_args(a, out));
     }
 
     fn accumulate(&self, a: &CudaMat, x: &mut CudaMat) {
         let bytes = a.bytes() + 2 * x.bytes();
-        self.rowwise(&format!("accumulate_{}", a.element.name()), x.rows, bytes, rows_args(a, x));
+        self.rowwise(&format!("accumulate_{}", a.element.name()), &[a], x, bytes, rows_args(a, x));
     }
 
     fn gather(&self, a: &CudaMat, rows: &[usize], out: &mut CudaMat) {
@@ -260,11 +280,11 @@ impl Backend for Cuda {
 
     fn blend(&self, pt: &CudaMat, ft: &mut CudaMat, alpha: f64) {
         let args = RowsArgs { factor: alpha as f32, ..rows_args(pt, ft) };
-        self.rowwise(&format!("blend_{}", ft.element.name()), ft.rows, 3 * ft.bytes(), args);
+        self.rowwise(&format!("blend_{}", ft.element.name()), &[pt], ft, 3 * ft.bytes(), args);
     }
 
     fn scatter_add(&self, a: &CudaMat, rows: &[usize], factors: &[f64], x: &mut CudaMat) {
-        self.attempt(|device| {
+        self.run(&[x], &[a], |device| {
             let count = rows.len();
             let rows = Buffer::of(device, &rows.iter().map(|row| *row as i32).collect::<Vec<_>>())?;
             let factors = Buffer::of(device, &factors.iter().map(|f| *f as f32).collect::<Vec<_>>())?;
@@ -275,11 +295,11 @@ impl Backend for Cuda {
 
     fn scale(&self, x: &mut CudaMat, factor: f64) {
         let args = RowsArgs { factor: factor as f32, ..rows_args(x, x) };
-        self.rowwise(&format!("scale_{}", x.element.name()), x.rows, 2 * x.bytes(), args);
+        self.rowwise(&format!("scale_{}", x.element.name()), &[], x, 2 * x.bytes(), args);
     }
 
     fn rotate(&self, x: &mut CudaMat, head_dim: usize, layout: &CudaLayout, rows: Rows, rope: RopeOf) {
-        self.attempt(|device| {
+        self.run(&[x], &[], |device| {
             let Some(layout) = &layout.rows else { return Ok(()) };
             if x.rows == 0 {
                 return Ok(());
@@ -309,7 +329,7 @@ impl Backend for Cuda {
         layout: &CudaLayout,
         shape: &AttentionShape,
     ) {
-        self.attempt(|device| match &layout.rows {
+        self.run(&[q], &[k, v], |device| match &layout.rows {
             Some(rows) => attention::attention(device.as_ref(), q, k, v, rows, shape),
             None => Ok(()),
         });
@@ -322,7 +342,7 @@ impl Backend for Cuda {
         key: Twin<&Linear<CudaWeight<'_>>>,
         out: &mut CudaMat,
     ) {
-        self.attempt(|device| {
+        self.run(&[out], &[normalized], |device| {
             let sides = Twin::new((norm.pt, key.pt), (norm.ft, key.ft));
             let sides = sides.try_map(|(norm, key)| key_side(device, norm, key))?;
             let (rows, cols) = (out.cols, normalized.cols);
@@ -354,7 +374,7 @@ impl Backend for Cuda {
         norm: Twin<&Norm<CudaWeight<'_>>>,
         difference: &mut CudaMat,
     ) {
-        self.attempt(|device| {
+        self.run(&[difference], &[keys], |device| {
             let cols = norm.ft.weight.tensor.cols;
             let parts = keys.cols / cols;
             let args = NormedKeyDifferenceArgs {
@@ -384,10 +404,11 @@ impl Backend for Cuda {
         shape: &AttentionShape,
         out: &mut CudaMat,
     ) {
-        self.attempt(|device| {
+        let Attended { context_keys, key_difference, normalized, norm, twin_keys, twin_normed } = attended;
+        let reads = [q, context_keys, normalized, twin_keys, twin_normed];
+        let reads: Vec<&CudaMat> = reads.into_iter().chain(*key_difference).collect();
+        self.run(&[out], &reads, |device| {
             let Some(rows) = &layout.rows else { return Ok(()) };
-            let Attended { context_keys, key_difference, normalized, norm, twin_keys, twin_normed } =
-                attended;
             let args = TwinAttendArgs {
                 q: q.address(),
                 keys: context_keys.address(),
@@ -421,15 +442,17 @@ impl Backend for Cuda {
         first: usize,
         out: &mut CudaMat,
     ) {
-        self.attempt(|device| head_values(device, means, operand(device, value)?, shape, first, out));
+        self.run(&[out], &[means], |device| {
+            head_values(device, means, operand(device, value)?, shape, first, out)
+        });
     }
 
     fn sums(&self, rows: usize, cols: usize) -> CudaSums {
         let bytes = rows * pitch(cols) * 8;
         let zeros = || {
-            self.attempt(|device| {
-                let buffer = Buffer::new(device, bytes)?;
-                device.clear(buffer.address(), bytes)?;
+            self.attempt(|_| {
+                let buffer = Buffer::new(self.lanes.of(Lane::Ft), bytes)?;
+                self.lanes.at_work(Lane::Ft).clear(buffer.address(), bytes)?;
                 Ok(buffer)
             })
         };
@@ -437,9 +460,10 @@ impl Backend for Cuda {
     }
 
     fn contribution(&self, f_pt: Option<&CudaMat>, f_ft: &CudaMat, x: &mut CudaMat, sums: &mut CudaSums) {
-        self.attempt(|device| {
+        let reads: Vec<&CudaMat> = f_pt.into_iter().chain([f_ft]).collect();
+        self.run(&[x], &reads, |device| {
             let (Some(p), Some(f)) = (&sums.p, &sums.f) else { return Ok(()) };
-            let norms = Buffer::new(device, sums.rows * 16)?;
+            let norms = Buffer::new(self.lanes.of(Lane::Ft), sums.rows * 16)?;
             let args = ContributionArgs {
                 f_pt: f_pt.map_or(0, CudaMat::address),
                 f_ft: f_ft.address(),
@@ -471,16 +495,19 @@ impl Backend for Cuda {
         after: Twin<&CudaMat>,
         sums: &mut PartSums<CudaMat>,
     ) -> Vec<PartsL1> {
-        let norms = self.attempt(|device| {
-            let norms = Buffer::new(device, x.rows * 48)?;
+        let PartSums { attention, mlp } = &*sums;
+        let reads = [x, after_attention.pt, after_attention.ft, after.pt, after.ft];
+        let mut norms = None;
+        self.run(&[&attention.pt, &attention.ft, &mlp.pt, &mlp.ft], &reads, |device| {
+            let filled = Buffer::new(device, x.rows * 48)?;
             let both = |mats: Twin<&CudaMat>| [mats.pt.address(), mats.ft.address()];
             let args = TraceArgs {
                 x: x.address(),
                 after_attention: both(after_attention),
                 after: both(after),
-                attention: both(sums.attention.as_ref()),
-                mlp: both(sums.mlp.as_ref()),
-                norms: norms.address(),
+                attention: both(attention.as_ref()),
+                mlp: both(mlp.as_ref()),
+                norms: filled.address(),
                 pitch: x.pitch(),
                 cols: x.cols as i32,
                 unused: 0,
@@ -488,7 +515,8 @@ impl Backend for Cuda {
             // Five streams once, four sums twice.
             let bytes = x.bytes() * (5 + 4 * 2);
             per_row(device.as_ref(), "trace", x.rows, ROW_THREADS, bytes, &args)?;
-            Ok(norms)
+            norms = Some(filled);
+            Ok(())
         });
         let norms = norms.map_or(Vec::new(), |norms| self.read_norms(&norms, x.rows));
         norms.into_iter().map(|[attention, mlp, whole]| PartsL1 { attention, mlp, whole }).collect()

@@ -2,7 +2,7 @@
 
 use super::{
     args::{Address, TensorMap},
-    device::{Boxed, Device, Fill, Floor, Kernels, Launch, Mark},
+    device::{Boxed, Device, Fill, Floor, Kernels, Lane, Launch, Mark},
 };
 use crate::{Result, backend::KernelTime};
 use std::{
@@ -83,16 +83,16 @@ impl Device for Profiled {
         self.device.free(address, bytes);
     }
 
-    fn alloc_weight(&self, bytes: usize) -> Result<Address> {
-        self.device.alloc_weight(bytes)
+    fn alloc_common(&self, bytes: usize) -> Result<Address> {
+        self.device.alloc_common(bytes)
     }
 
-    fn free_weight(&self, address: Address, bytes: usize) {
-        self.device.free_weight(address, bytes);
+    fn free_common(&self, address: Address, bytes: usize) {
+        self.device.free_common(address, bytes);
     }
 
-    fn upload_weight(&self, to: Address, bytes: &[u8]) -> Result<()> {
-        self.device.upload_weight(to, bytes)
+    fn upload_common(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        self.device.upload_common(to, bytes)
     }
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
@@ -118,6 +118,18 @@ impl Device for Profiled {
         let timed = Timed { kernel: kernel.into(), floor: launch.floor, start, end };
         self.launches.lock().unwrap_or_else(PoisonError::into_inner).push(timed);
         Ok(())
+    }
+
+    fn record(&self, point: usize) -> Result<()> {
+        self.device.record(point)
+    }
+
+    fn wait(&self, lane: Lane, point: usize) -> Result<()> {
+        self.device.wait(lane, point)
+    }
+
+    fn join(&self) -> Result<()> {
+        self.device.join()
     }
 
     fn mark(&self) -> Result<Mark> {

@@ -2,18 +2,27 @@
 
 use super::{
     args::{Address, TensorMap},
-    device::{Boxed, Device, Fill, Kernels, Launch, Mark},
+    device::{Boxed, Device, Fill, Kernels, Lane, Launch, Mark, POINTS},
     sim_work::{Grid, Task, Work},
     transfer::{Stream, Streams, Transfer},
 };
 use crate::Result;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A simulated device. Its memory is the host's, full of NaN when it is new; only weights leave theirs to others.
+/// A simulated device. Its memory is the host's, full of NaN when it is new; only common memory is left to others.
 pub struct Sim {
     kernels: Kernels,
     work: Mutex<Work>,
-    weights: Mutex<Transfer<Sim>>,
+    common: Mutex<Transfer<Sim>>,
+    /// Events: points of every lane, and what joins wait for.
+    points: [[usize; POINTS]; Lane::ALL.len()],
+    ends: [usize; Lane::ALL.len()],
+}
+
+/// One lane of it.
+struct SimLane {
+    sim: Arc<Sim>,
+    lane: Lane,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -21,33 +30,40 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Sim {
-    pub fn new(kernels: Kernels) -> Self {
-        Self { kernels, work: Mutex::new(Work::new()), weights: Mutex::default() }
+    /// The lanes of a new one.
+    pub fn open(kernels: Kernels) -> [Arc<dyn Device>; Lane::ALL.len()] {
+        let mut work = Work::new();
+        let points = Lane::ALL.map(|_| std::array::from_fn(|_| work.new_event()));
+        let ends = Lane::ALL.map(|_| work.new_event());
+        let sim = Arc::new(Self { kernels, work: Mutex::new(work), common: Mutex::default(), points, ends });
+        Lane::ALL.map(|lane| Arc::new(SimLane { sim: sim.clone(), lane }) as Arc<dyn Device>)
     }
+}
 
+impl SimLane {
     fn ask(&self, task: Task) -> Result<()> {
-        lock(&self.work).ask(Stream::Compute, task)
+        lock(&self.sim.work).ask(Stream::Lane(self.lane), task)
     }
 }
 
 impl Drop for Sim {
     fn drop(&mut self) {
         // Errors have nowhere to go here.
-        let _ = lock(&self.weights).close(self);
+        let _ = lock(&self.common).close(self);
     }
 }
 
-impl Device for Sim {
+impl Device for SimLane {
     fn name(&self) -> String {
         "simulator".into()
     }
 
     fn architecture(&self) -> String {
-        format!("sim {}", self.kernels.name())
+        format!("sim {}", self.sim.kernels.name())
     }
 
     fn kernels(&self) -> Kernels {
-        self.kernels
+        self.sim.kernels
     }
 
     fn multiprocessors(&self) -> u32 {
@@ -72,26 +88,26 @@ impl Device for Sim {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Address> {
-        Ok(lock(&self.work).alloc(bytes))
+        Ok(lock(&self.sim.work).alloc(bytes))
     }
 
     fn free(&self, address: Address, _bytes: usize) {
-        // Nothing that is asked for here fails later.
-        let _ = self.ask(Task::Free(address));
+        // A GPU leaves memory to what the lane does later, wherever that is done. Nothing that is asked for here fails later.
+        let _ = self.join().and_then(|()| self.ask(Task::Free(address)));
     }
 
-    fn alloc_weight(&self, bytes: usize) -> Result<Address> {
-        let left = lock(&self.weights).take(self, bytes)?;
+    fn alloc_common(&self, bytes: usize) -> Result<Address> {
+        let left = lock(&self.sim.common).take(&*self.sim, bytes)?;
         left.map_or_else(|| self.alloc(bytes), Ok)
     }
 
-    fn free_weight(&self, address: Address, bytes: usize) {
+    fn free_common(&self, address: Address, bytes: usize) {
         // As above.
-        let _ = lock(&self.weights).leave(self, address, bytes);
+        let _ = lock(&self.sim.common).leave(&*self.sim, address, bytes);
     }
 
-    fn upload_weight(&self, to: Address, bytes: &[u8]) -> Result<()> {
-        lock(&self.weights).upload(self, to, bytes)
+    fn upload_common(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        lock(&self.sim.common).upload(&*self.sim, to, bytes)
     }
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
@@ -99,11 +115,11 @@ impl Device for Sim {
     }
 
     fn write(&self, to: Address, bytes: usize, fill: &Fill) -> Result<()> {
-        lock(&self.weights).write(self, Stream::Compute, to, bytes, fill)
+        lock(&self.sim.common).write(&*self.sim, Stream::Lane(self.lane), to, bytes, fill)
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
-        lock(&self.work).finish(Stream::Compute)?;
+        lock(&self.sim.work).finish_lanes()?;
         // SAFETY: callers read inside their buffers.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
@@ -119,12 +135,28 @@ impl Device for Sim {
         self.ask(Task::Launch { kernel: kernel.into(), grid, args: args.to_vec() })
     }
 
+    fn record(&self, point: usize) -> Result<()> {
+        self.sim.record(self.sim.points[self.lane as usize][point], Stream::Lane(self.lane))
+    }
+
+    fn wait(&self, lane: Lane, point: usize) -> Result<()> {
+        self.sim.wait(Stream::Lane(self.lane), self.sim.points[lane as usize][point])
+    }
+
+    fn join(&self) -> Result<()> {
+        self.lane.others().try_for_each(|other| {
+            let end = self.sim.ends[other as usize];
+            self.sim.record(end, Stream::Lane(other))?;
+            self.sim.wait(Stream::Lane(self.lane), end)
+        })
+    }
+
     fn mark(&self) -> Result<Mark> {
-        lock(&self.work).mark().map(Mark)
+        lock(&self.sim.work).mark(self.lane).map(Mark)
     }
 
     fn between(&self, Mark(start): Mark, Mark(end): Mark) -> Result<f64> {
-        let mut work = lock(&self.work);
+        let mut work = lock(&self.sim.work);
         Ok((work.time_of(end)? - work.time_of(start)?).as_secs_f64())
     }
 
@@ -174,6 +206,6 @@ impl Streams for Sim {
     }
 
     fn give_back(&self, address: Address) -> Result<()> {
-        self.ask(Task::Free(address))
+        lock(&self.work).ask(Stream::Lane(Lane::Context), Task::Free(address))
     }
 }

@@ -1,8 +1,8 @@
 //! What a simulated device was asked for and has not done yet. Like a GPU it need not do anything before somebody waits for
 //! it: kernels run as late as they may. So do copies from pinned memory, but one of four is done at once, with those before it, as
-//! far as they need not wait: a wait that is missing on either side shows.
+//! far as they need not wait. Lanes take turns of changing length. So a wait that is missing on either side shows.
 
-use super::{args::Address, transfer::Stream};
+use super::{args::Address, device::Lane, transfer::Stream};
 use crate::{Error, ErrorKind, Result};
 use std::{
     collections::VecDeque,
@@ -66,21 +66,23 @@ pub enum Task {
     },
 }
 
-/// How many times an event was recorded and passed, and the stream that it was last recorded in.
+/// The streams that an event was recorded in, one for each time, and how many times it was passed.
+#[derive(Default)]
 struct Event {
-    recorded: usize,
+    recorded: Vec<Stream>,
     passed: usize,
-    stream: Stream,
 }
 
 pub struct Work {
     device: *mut c_void,
-    compute: VecDeque<Task>,
-    copies: VecDeque<Task>,
+    /// Of the lanes, and of copies.
+    queues: [VecDeque<Task>; Lane::ALL.len() + 1],
     events: Vec<Event>,
     marks: Vec<Option<Instant>>,
     /// How many copies were asked for.
     copies_asked: usize,
+    /// What the next lane and the length of its turn are taken from.
+    turns: u32,
 }
 
 // SAFETY: the device and pinned memory belong to the process; one thread at a time uses them.
@@ -88,9 +90,9 @@ unsafe impl Send for Work {}
 
 impl Work {
     pub fn new() -> Self {
-        let (compute, copies, events, marks) = Default::default();
+        let (queues, events, marks) = Default::default();
         // SAFETY: no preconditions.
-        Self { device: unsafe { sim_open() }, compute, copies, events, marks, copies_asked: 0 }
+        Self { device: unsafe { sim_open() }, queues, events, marks, copies_asked: 0, turns: 1 }
     }
 
     pub fn alloc(&mut self, bytes: usize) -> Address {
@@ -100,8 +102,8 @@ impl Work {
 
     fn queue(&mut self, stream: Stream) -> &mut VecDeque<Task> {
         match stream {
-            Stream::Compute => &mut self.compute,
-            Stream::Copies => &mut self.copies,
+            Stream::Lane(lane) => &mut self.queues[lane as usize],
+            Stream::Copies => &mut self.queues[Lane::ALL.len()],
         }
     }
 
@@ -126,56 +128,66 @@ impl Work {
         Ok(())
     }
 
+    /// Does all that the lanes were asked for.
+    pub fn finish_lanes(&mut self) -> Result<()> {
+        while Lane::ALL.into_iter().any(|lane| !self.queue(Stream::Lane(lane)).is_empty()) {
+            // As in C's manual.
+            self.turns = self.turns.wrapping_mul(1_103_515_245).wrapping_add(12345);
+            let (lane, length) = (Lane::ALL[(self.turns >> 16) as usize % 3], 1 << ((self.turns >> 20) % 8));
+            for _ in 0..length {
+                self.step(Stream::Lane(lane))?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn new_event(&mut self) -> usize {
-        self.events.push(Event { recorded: 0, passed: 0, stream: Stream::Compute });
+        self.events.push(Event::default());
         self.events.len() - 1
     }
 
     pub fn record(&mut self, event: usize, stream: Stream) -> Result<()> {
-        let Event { recorded, stream: last, .. } = &mut self.events[event];
-        (*recorded, *last) = (*recorded + 1, stream);
+        self.events[event].recorded.push(stream);
         self.ask(stream, Task::Record(event))
     }
 
     pub fn wait(&mut self, stream: Stream, event: usize) -> Result<()> {
-        let times = self.events[event].recorded;
+        let times = self.events[event].recorded.len();
         self.ask(stream, Task::Wait { event, times })
     }
 
     /// Does what an event needs, in the stream that it was recorded in.
     pub fn finish_event(&mut self, event: usize) -> Result<()> {
-        while self.events[event].passed < self.events[event].recorded {
-            self.step(self.events[event].stream)?;
+        while let Event { recorded, passed } = &self.events[event]
+            && *passed < recorded.len()
+        {
+            self.step(recorded[*passed])?;
         }
         Ok(())
     }
 
-    pub fn mark(&mut self) -> Result<usize> {
+    pub fn mark(&mut self, lane: Lane) -> Result<usize> {
         self.marks.push(None);
         let mark = self.marks.len() - 1;
-        self.ask(Stream::Compute, Task::Mark(mark))?;
+        self.ask(Stream::Lane(lane), Task::Mark(mark))?;
         Ok(mark)
     }
 
     /// When it was passed.
     pub fn time_of(&mut self, mark: usize) -> Result<Instant> {
-        self.finish(Stream::Compute)?;
+        self.finish_lanes()?;
         Ok(self.marks[mark].expect("all work is done"))
     }
 
-    /// Does the next task of a stream, or, where that has to wait, the next of the other.
+    /// Does the next task of a stream, or, where that has to wait, the next of the stream that it waits for.
     fn step(&mut self, stream: Stream) -> Result<()> {
-        let must_wait = match self.queue(stream).front() {
-            Some(&Task::Wait { event, times }) => self.events[event].passed < times,
-            _ => false,
-        };
-        if must_wait {
-            let other = match stream {
-                Stream::Compute => Stream::Copies,
-                Stream::Copies => Stream::Compute,
-            };
-            assert!(!self.queue(other).is_empty(), "both streams wait for each other");
-            return self.step(other);
+        if let Some(&Task::Wait { event, times }) = self.queue(stream).front() {
+            let Event { recorded, passed } = &self.events[event];
+            if *passed < times {
+                let other = recorded[*passed];
+                assert!(other != stream, "a stream waits for itself");
+                return self.step(other);
+            }
         }
         match self.queue(stream).pop_front() {
             Some(task) => self.perform(task),

@@ -1,7 +1,10 @@
-//! Weights on their way to a device while it computes: a stream of copies from pinned memory, and memory that one layer's
+//! What all lanes read on its way to a device while it computes: a stream of copies from pinned memory, and memory that one layer's
 //! weights leave to another's. What else is large goes through the same pinned memory.
 
-use super::{args::Address, device::Fill};
+use super::{
+    args::Address,
+    device::{Fill, Lane},
+};
 use crate::Result;
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -12,13 +15,13 @@ const PART_BYTES: usize = 1 << 20;
 /// Work that is done in the order it is asked for, after the call that asks for it has returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
-    /// All kernels, and what they read and write.
-    Compute,
-    /// Weights on their way.
+    /// Kernels, and what they read and write.
+    Lane(Lane),
+    /// What all lanes read on its way.
     Copies,
 }
 
-/// A device with both streams, and events by which one waits for the other.
+/// A device with its streams, and events by which one waits for another.
 pub trait Streams {
     /// Counts as passed before it is first recorded.
     type Event: Copy + Send;
@@ -57,13 +60,13 @@ pub trait Streams {
     fn give_back(&self, address: Address) -> Result<()>;
 }
 
-/// Weights on their way to a device.
+/// Common memory, and what is on its way to it.
 pub struct Transfer<S: Streams> {
     /// Made when they are first needed.
     stages: Option<[Stage<S::Event>; 2]>,
     next: usize,
-    /// Memory that weights have left, by size, each with what has to be done before it is written again.
-    unused: HashMap<usize, Vec<(Address, S::Event)>>,
+    /// Memory that nobody will read any more, by size, each with what every lane has to be done with before it is written again.
+    unused: HashMap<usize, Vec<(Address, [S::Event; Lane::ALL.len()])>>,
 }
 
 /// Pinned memory, and when its last copy is done.
@@ -83,30 +86,34 @@ impl<S: Streams> Default for Transfer<S> {
 }
 
 impl<S: Streams> Transfer<S> {
-    /// Memory that weights have left.
+    /// Memory that was left.
     pub fn take(&mut self, streams: &S, bytes: usize) -> Result<Option<Address>> {
         let Some((address, left)) = self.unused.get_mut(&bytes).and_then(Vec::pop) else { return Ok(None) };
-        streams.wait(Stream::Copies, left)?;
-        streams.drop_event(left)?;
+        for left in left {
+            streams.wait(Stream::Copies, left)?;
+            streams.drop_event(left)?;
+        }
         Ok(Some(address))
     }
 
     /// Takes memory back that kernels may still read.
     pub fn leave(&mut self, streams: &S, address: Address, bytes: usize) -> Result<()> {
-        let left = streams.new_event()?;
-        streams.record(left, Stream::Compute)?;
+        let left = [streams.new_event()?, streams.new_event()?, streams.new_event()?];
+        left.iter()
+            .zip(Lane::ALL)
+            .try_for_each(|(event, lane)| streams.record(*event, Stream::Lane(lane)))?;
         self.unused.entry(bytes).or_default().push((address, left));
         Ok(())
     }
 
-    /// Writes a weight, while kernels that were asked for before go on; those that are asked for afterwards wait.
+    /// Writes to common memory, while kernels that were asked for before go on; those that are asked for afterwards wait.
     pub fn upload(&mut self, streams: &S, to: Address, bytes: &[u8]) -> Result<()> {
         self.write(streams, Stream::Copies, to, bytes.len(), &|at, part| {
             part.copy_from_slice(&bytes[at..at + part.len()]);
         })
     }
 
-    /// Writes in a stream; kernels that are asked for afterwards wait.
+    /// Writes in a stream: in a lane's own, or for all lanes, whose kernels that are asked for afterwards wait.
     pub fn write(
         &mut self,
         streams: &S,
@@ -130,18 +137,20 @@ impl<S: Streams> Transfer<S> {
             // SAFETY: callers write inside their buffers; the pinned memory is left alone until the event.
             unsafe { streams.copy(stream, to + start as Address, staged) }?;
             streams.record(copied, stream)?;
-            if stream != Stream::Compute {
-                streams.wait(Stream::Compute, copied)?;
+            if stream == Stream::Copies {
+                Lane::ALL.into_iter().try_for_each(|lane| streams.wait(Stream::Lane(lane), copied))?;
             }
         }
         Ok(())
     }
 
-    /// Gives all memory that weights have left back to the device, once it is done with it.
+    /// Gives all memory that was left back to the device, once it is done with it.
     pub fn release_unused(&mut self, streams: &S) -> Result<()> {
         for (address, left) in self.unused.drain().flat_map(|(_, all)| all) {
-            streams.finish(left)?;
-            streams.drop_event(left)?;
+            for left in left {
+                streams.finish(left)?;
+                streams.drop_event(left)?;
+            }
             streams.give_back(address)?;
         }
         Ok(())

@@ -100,7 +100,7 @@ impl Planes {
 
     /// The same, for a weight of the checkpoint.
     fn for_weight(device: &Arc<dyn Device>, rows: usize, cols: usize, has_low: bool) -> Result<Self> {
-        Self::of(rows, cols, has_low, |bytes| Buffer::for_weight(device, bytes))
+        Self::of(rows, cols, has_low, |bytes| Buffer::common(device, bytes))
     }
 
     fn of(rows: usize, cols: usize, has_low: bool, buffer: impl Fn(usize) -> Result<Buffer>) -> Result<Self> {
@@ -220,9 +220,7 @@ impl<'w> CudaWeight<'w> {
         let load = || {
             let mut values = self.tensor.to_f32();
             values.resize(pitch(values.len()), 0.0);
-            let buffer = Buffer::for_weight(device, size_of_val(values.as_slice()))?;
-            buffer.fill(0, as_bytes(&values))?;
-            Ok(buffer)
+            Buffer::common_of(device, &values)
         };
         Ok(get_or_try(&self.wide, load)?.address())
     }
@@ -250,7 +248,7 @@ fn table_bytes(table: &Tensor<'_>) -> usize {
 /// A table's elements in f32, each row padded with zeros.
 fn wide(device: &Arc<dyn Device>, tensor: &Tensor<'_>) -> Result<Buffer> {
     let Tensor { rows, cols, .. } = *tensor;
-    let buffer = Buffer::for_weight(device, rows * pitch(cols) * 4)?;
+    let buffer = Buffer::common(device, rows * pitch(cols) * 4)?;
     for first in (0..rows).step_by(WIDENED_ROWS) {
         let mut values = vec![0.0f32; WIDENED_ROWS.min(rows - first) * pitch(cols)];
         let widened = values.par_chunks_exact_mut(pitch(cols)).enumerate();

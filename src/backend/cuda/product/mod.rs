@@ -110,7 +110,7 @@ impl Product<'_> {
         let Self { a, heads, .. } = *self;
         // Heads behind each other begin at whole 16 bytes.
         let cols = if heads == 1 { update.rank } else { heads * pitch(update.rank) };
-        let mut inner = CudaMat::new(a.kind, a.element, cols);
+        let mut inner = CudaMat::new(a.kind, a.lane, a.element, cols);
         inner.resize(device, a.rows)?;
         let weights = &[Operand::of(&update.a)];
         let (epilogue, out) = (Epilogue::Store, &inner);

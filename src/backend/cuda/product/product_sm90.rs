@@ -20,8 +20,10 @@ pub fn run(device: &dyn Device, product: &Product<'_>) -> Result<()> {
     }
     let clusters = |tile: usize| a.rows.div_ceil(128 * CLUSTER) * (weights.len() * out.cols).div_ceil(tile);
     let at_once = device.multiprocessors() as usize / CLUSTER;
-    let tile = tile_columns(at_once, clusters);
-    let (stages, suffix) = if tile == 128 { (6, "narrow_") } else { (4, "") };
+    // Narrow blocks leave room for those of twin rows, which are done beside so few context rows (`lanes::FEW_ROWS`).
+    let few_rows = a.rows <= 8 * device.multiprocessors() as usize;
+    let tile = if few_rows { 128 } else { tile_columns(at_once, clusters) };
+    let (boxes, suffix) = if tile == 128 { (1, "narrow_") } else { (2, "") };
     let mut args = HopperProductArgs {
         a: device.tensor_map(&a.in_boxes(128))?,
         out: device.tensor_map(&out.in_boxes(64))?,
@@ -43,7 +45,8 @@ pub fn run(device: &dyn Device, product: &Product<'_>) -> Result<()> {
         }
     }
     let kernel = format!("product_sm90_{suffix}{}", epilogue.kernel(out.element));
-    let shared_bytes = stages * (128 + tile) * 64 * 2 + 2 * 2 * 64 * 128 + 2 * stages * 8;
+    const STAGES: usize = 4;
+    let shared_bytes = STAGES * (128 + tile) * 64 * 2 + 2 * boxes * 64 * 128 + 2 * STAGES * 8;
     let launch = Launch {
         grid: [(clusters(tile).min(at_once) * CLUSTER) as u32, 1, 1],
         threads: 384,

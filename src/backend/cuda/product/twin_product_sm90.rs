@@ -28,7 +28,7 @@ struct Tile {
 }
 
 const TILES: [Tile; 6] = [
-    Tile { name: "8", rows: 8, stages: 5, cluster: 4 },
+    Tile { name: "8", rows: 8, stages: 4, cluster: 4 },
     Tile { name: "32", rows: 32, stages: 4, cluster: 4 },
     Tile { name: "64", rows: 64, stages: 5, cluster: 4 },
     Tile { name: "128", rows: 128, stages: 3, cluster: 4 },
@@ -94,7 +94,7 @@ impl Product<'_> {
     ) -> Result<CudaMat> {
         /// Columns of a block.
         const COLS: usize = ROW_THREADS as usize * 4;
-        let mut planes = CudaMat::new(mat.kind, Element::Bf16, cols);
+        let mut planes = CudaMat::new(mat.kind, mat.lane, Element::Bf16, cols);
         planes.resize(device, 3 * rows.len() * self.heads)?;
         let args = SplitArgs {
             a: mat.row_address(rows.start),

@@ -1,0 +1,166 @@
+//! What is done side by side. Work of twin rows waits for the context's only where it reads that, and the other way round: in the lane of what it
+//! writes an operation waits for the last to write what it reads, and for those in other lanes that still read what it writes.
+
+use super::{
+    device::{Device, Lane, POINTS},
+    mat::CudaMat,
+};
+use crate::Result;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+/// Batches of so many context rows or fewer have their twin rows done beside them, which takes about as long. With more rows there is little to
+/// be gained, and their kernels leave no room for others.
+pub const FEW_ROWS: usize = 1024;
+
+/// The lanes of a device, and how far each has come.
+pub struct Lanes {
+    devices: [Arc<dyn Device>; Lane::ALL.len()],
+    order: Mutex<Order>,
+}
+
+/// Operations are counted in each lane, from 1 on.
+#[derive(Default)]
+struct Order {
+    /// Otherwise all is done in the first lane.
+    apart: bool,
+    lanes: [Progress; Lane::ALL.len()],
+}
+
+#[derive(Default)]
+struct Progress {
+    /// Asked for so far.
+    operations: u64,
+    /// The operation after which each of the last points was recorded.
+    recorded: VecDeque<u64>,
+    /// The place of the next point in the device's.
+    next_point: usize,
+    /// Up to which operation of each lane this one has waited.
+    waited: [u64; Lane::ALL.len()],
+}
+
+/// Who used a matrix last, as numbers of operations; 0 is nobody.
+#[derive(Debug, Default)]
+pub struct Uses {
+    /// In its own lane.
+    written: AtomicU64,
+    /// In each of the others.
+    read: [AtomicU64; Lane::ALL.len()],
+}
+
+impl Uses {
+    /// Whether other lanes may still read it.
+    pub fn read_elsewhere(&self) -> bool {
+        self.read.iter().any(|read| read.load(Relaxed) > 0)
+    }
+}
+
+impl Lanes {
+    pub fn new(devices: [Arc<dyn Device>; Lane::ALL.len()]) -> Self {
+        Self { devices, order: Mutex::default() }
+    }
+
+    /// Where memory of a lane comes from.
+    pub fn of(&self, lane: Lane) -> &Arc<dyn Device> {
+        &self.devices[lane as usize]
+    }
+
+    /// Where work of a lane is done.
+    pub fn at_work(&self, lane: Lane) -> &Arc<dyn Device> {
+        self.of(if self.order().apart { lane } else { Lane::Context })
+    }
+
+    /// Puts another device into the place of a lane's.
+    pub fn replace(&mut self, lane: Lane, device: Arc<dyn Device>) {
+        self.devices[lane as usize] = device;
+    }
+
+    fn order(&self) -> MutexGuard<'_, Order> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether lanes work side by side from now on.
+    pub fn set_apart(&self, apart: bool) -> Result<()> {
+        let mut order = self.order();
+        if order.apart == apart {
+            return Ok(());
+        }
+        order.apart = apart;
+        self.devices.iter().try_for_each(|device| device.join())?;
+        let operations = order.lanes.each_ref().map(|lane| lane.operations);
+        order.lanes.iter_mut().for_each(|lane| lane.waited = operations);
+        Ok(())
+    }
+
+    /// Does something that writes `out`, all of one lane, and reads `reads`.
+    pub fn run<T>(
+        &self,
+        out: &[&CudaMat],
+        reads: &[&CudaMat],
+        work: impl FnOnce(&Arc<dyn Device>) -> Result<T>,
+    ) -> Result<T> {
+        let lane = out[0].lane;
+        let foreign = || reads.iter().filter(|mat| mat.lane != lane);
+        let mut order = self.order();
+        if !order.apart {
+            drop(order);
+            return work(self.of(Lane::Context));
+        }
+        for mat in foreign() {
+            order.wait(&self.devices, lane, mat.lane, mat.uses.written.load(Relaxed))?;
+        }
+        for mat in out {
+            assert_eq!(mat.lane, lane, "an operation writes in one lane");
+            for other in lane.others() {
+                let last = mat.uses.read[other as usize].swap(0, Relaxed);
+                order.wait(&self.devices, lane, other, last)?;
+            }
+        }
+        let done = work(self.of(lane))?;
+        let progress = &mut order.lanes[lane as usize];
+        progress.operations += 1;
+        let operation = progress.operations;
+        out.iter().for_each(|mat| mat.uses.written.store(operation, Relaxed));
+        foreign().for_each(|mat| mat.uses.read[lane as usize].store(operation, Relaxed));
+        if foreign().next().is_some() {
+            // So that who waits for it need not wait for what follows.
+            order.record(&self.devices, lane)?;
+        }
+        Ok(done)
+    }
+}
+
+impl Order {
+    /// What `lane` is asked for from now on waits for an operation of another.
+    fn wait(&mut self, devices: &[Arc<dyn Device>], lane: Lane, other: Lane, operation: u64) -> Result<()> {
+        if self.lanes[lane as usize].waited[other as usize] >= operation {
+            return Ok(());
+        }
+        let is_passed_after = |recorded: &u64| *recorded >= operation;
+        if !self.lanes[other as usize].recorded.back().is_some_and(is_passed_after) {
+            self.record(devices, other)?;
+        }
+        // The first point after the operation.
+        let Progress { recorded, next_point, .. } = &self.lanes[other as usize];
+        let at = recorded.partition_point(|recorded| !is_passed_after(recorded));
+        let (point, reached) = ((next_point + POINTS - (recorded.len() - at)) % POINTS, recorded[at]);
+        self.lanes[lane as usize].waited[other as usize] = reached;
+        devices[lane as usize].wait(other, point)
+    }
+
+    fn record(&mut self, devices: &[Arc<dyn Device>], lane: Lane) -> Result<()> {
+        let Progress { operations, recorded, next_point, .. } = &mut self.lanes[lane as usize];
+        devices[lane as usize].record(*next_point)?;
+        *next_point = (*next_point + 1) % POINTS;
+        recorded.push_back(*operations);
+        if recorded.len() > POINTS {
+            recorded.pop_front();
+        }
+        Ok(())
+    }
+}
