@@ -464,7 +464,7 @@ mod on_the_simulator {
     }
 
     #[test]
-    fn batch_order_and_resident_weights_change_no_bit_in_cuda_s_kernels() {
+    fn batch_order_resident_weights_and_lanes_change_no_bit_in_cuda_s_kernels() {
         for case in [
             "llama_gqa_tied_bf16",
             "gemma2_wide_heads",
@@ -476,7 +476,8 @@ mod on_the_simulator {
             let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
             let ids = prompts(50, &[70, 1, 40, 2, 9]);
             for (precision, kernels) in WAYS {
-                let streamed = Cuda::simulated(precision, kernels);
+                // The times of its kernels are taken, so that it does one after the other.
+                let streamed = Cuda::simulated(precision, kernels).profiled();
                 let alone = ids.iter().map(|ids| Engine::new(&streamed, &pair).score(&[ids], &unobserved));
                 let alone: Vec<Score> = alone.map(|scores| scores.unwrap().remove(0)).collect();
                 let resident = Cuda::simulated(precision, kernels).with_resident_weights(true);

@@ -53,6 +53,43 @@ fn registers_and_spills_are_those_of_the_table() {
     assert!(found.lines().skip(1).all(|line| line.ends_with("\t0")), "registers are spilled:\n{found}");
 }
 
+/// Kernels of few twin rows run on multiprocessors that are multiplying context rows (`product_sm90_narrow_*`): there are registers
+/// left for a block of each. A quarter of a multiprocessor has 16384 of them and every fourth warp.
+#[test]
+fn kernels_of_few_twin_rows_find_room_beside_narrow_products() {
+    let resources = table(REPORT);
+    let taken = |kernel: &str, warps: u32| {
+        let prefix = format!("{kernel}\tsm_90a\t");
+        let row = resources.lines().find_map(|line| line.strip_prefix(&prefix));
+        let registers: u32 = row
+            .unwrap_or_else(|| panic!("{kernel} is not in the table"))
+            .split('\t')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        registers.next_multiple_of(8) * 32 * warps.div_ceil(4)
+    };
+    let narrow = ["activated", "add", "gated", "store_bf16"]
+        .map(|epilogue| taken(&format!("product_sm90_narrow_{epilogue}"), 12));
+    let narrow = narrow.into_iter().max().unwrap();
+    let products =
+        ["activated", "add", "gated", "store"].map(|epilogue| (format!("twin_product_sm90_8_{epilogue}"), 9));
+    let others = [
+        ("twin_mean_bf16", 8),
+        ("twin_softmax", 4),
+        ("key_score_bf16", 4),
+        ("norm_f32_f32", 8),
+        ("split_f32", 8),
+        ("rotate_f32", 2),
+        ("contribution", 8),
+    ];
+    for (kernel, warps) in products.into_iter().chain(others.map(|(kernel, warps)| (kernel.into(), warps))) {
+        let both = narrow + taken(&kernel, warps);
+        assert!(both <= 16384, "{kernel} and a narrow product take {both} registers of a quarter");
+    }
+}
+
 /// CUDA's disassembler, beside the compiler that made the kernels.
 fn cuobjdump() -> PathBuf {
     let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(PathBuf::from);

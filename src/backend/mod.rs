@@ -230,9 +230,16 @@ pub trait Backend: Sync {
     /// An all-zero matrix.
     fn zeros(&self, kind: Rows, role: Role, rows: usize, cols: usize) -> Self::Mat;
 
-    /// All-zero twin rows of one branch, an [operand](Role::Operand). What the branches do for themselves a device may do side by side.
-    fn zeros_of_branch(&self, _branch: Branch, rows: usize, cols: usize) -> Self::Mat {
-        self.zeros(Rows::Twin, Role::Operand, rows, cols)
+    /// An all-zero matrix that only one branch needs: what the branches do for themselves a device may do side by side.
+    fn zeros_of_branch(
+        &self,
+        _branch: Branch,
+        kind: Rows,
+        role: Role,
+        rows: usize,
+        cols: usize,
+    ) -> Self::Mat {
+        self.zeros(kind, role, rows, cols)
     }
 
     /// Hears how many context rows the batch has that comes next: a device may do twin rows beside few of them.

@@ -325,8 +325,13 @@ impl<'w, B: Backend> Block<'w, B> {
     /// After attention: the block's output `f(x)` for all `rows` twin rows `x[R, D]`.
     pub fn finish_twin(&self, backend: &B, x: &B::Mat, rows: usize, space: &mut TwinSpace<B::Mat>) {
         let TwinSpace { normed, heads, stream, hidden, experts: expert_space, output, .. } = space;
-        backend.linear(heads, &self.attention_output, stream);
-        self.finish_branch(backend, stream, self.attention_post_norm.as_ref(), output);
+        let post_norm = self.attention_post_norm.as_ref();
+        if self.writes_plainly(post_norm) {
+            backend.linear(heads, &self.attention_output, output);
+        } else {
+            backend.linear(heads, &self.attention_output, stream);
+            self.finish_branch(backend, stream, post_norm, output);
+        }
         if self.parallel_residual {
             norm_or_copy(backend, x, self.mlp_norm.as_ref(), normed);
         } else {

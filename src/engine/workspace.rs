@@ -100,8 +100,8 @@ pub struct Inherited<M> {
 }
 
 impl<M> Inherited<M> {
-    fn new<B: Backend<Mat = M>>(backend: &B, cols: usize) -> Self {
-        let mat = || backend.zeros(Rows::Context, Role::Operand, 0, cols);
+    fn new<B: Backend<Mat = M>>(backend: &B, branch: Branch, cols: usize) -> Self {
+        let mat = || backend.zeros_of_branch(branch, Rows::Context, Role::Operand, 0, cols);
         Self { rows: mat(), joined: mat() }
     }
 
@@ -163,7 +163,7 @@ impl<M> ContextSpace<M> {
             rows: RowSpace::new(backend, spec, kind),
             raw_keys: context(if LayerTensor::KeyNorm.shape(spec, 0).is_some() { k } else { 0 }),
             keys: context(k),
-            key_difference: context(k),
+            key_difference: backend.zeros_of_branch(Branch::Pt, kind, Role::Operand, 0, k),
             values: context(k),
         }
     }
@@ -182,14 +182,15 @@ impl<M> Workspace<M> {
     /// Room for `twin_rows` twin rows and no context rows yet.
     pub fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, twin_rows: usize) -> Self {
         let (d, q) = (spec.hidden_size, spec.query_width());
-        let inherited = |cols: usize| Inherited::new(backend, cols);
+        let inherited = |cols: usize| Inherited::new(backend, Branch::Ft, cols);
         let twin_space = |branch| {
-            let twin = |cols| backend.zeros_of_branch(branch, twin_rows, cols);
+            let rows = |rows, cols| backend.zeros_of_branch(branch, Rows::Twin, Role::Operand, rows, cols);
+            let twin = |cols| rows(twin_rows, cols);
             TwinSpace {
                 normed: twin(d),
                 queries: twin(q),
                 keys: twin(spec.key_width()),
-                means: backend.zeros_of_branch(branch, 0, spec.num_attention_heads * d),
+                means: rows(0, spec.num_attention_heads * d),
                 heads: twin(q),
                 stream: twin(d),
                 hidden: twin(spec.intermediate_size),
@@ -203,7 +204,7 @@ impl<M> Workspace<M> {
             heritage: Heritage {
                 keys: Twin::new(inherited(spec.key_width()), inherited(spec.key_width())),
                 normalized: Twin::new(inherited(d), inherited(d)),
-                key_difference: inherited(spec.key_width()),
+                key_difference: Inherited::new(backend, Branch::Pt, spec.key_width()),
                 values: inherited(spec.key_width()),
             },
         }

@@ -59,7 +59,7 @@ impl Kernels {
 pub enum Lane {
     /// Context rows, and everything where there is nothing to be gained from doing things side by side.
     Context,
-    /// Twin rows in the pre-trained branch.
+    /// What the pre-trained branch needs: twin rows, and the difference of the context's keys.
     Pt,
     /// Twin rows in the tuned branch, and their stream.
     Ft,

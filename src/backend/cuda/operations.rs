@@ -38,13 +38,6 @@ pub struct CudaSums {
 }
 
 impl Cuda {
-    /// Gives a matrix rows that are all zero.
-    fn zeros_in(&self, mut mat: CudaMat, rows: usize) -> CudaMat {
-        self.resize(&mut mat, rows);
-        self.run(&[&mat], &[], |device| device.clear(mat.address(), mat.bytes()));
-        mat
-    }
-
     /// One of the kernels of `elementwise.cu`, which takes `bytes` from memory or there.
     fn rowwise(&self, kernel: &str, reads: &[&CudaMat], out: &CudaMat, bytes: usize, args: RowsArgs) {
         self.run(&[out], reads, |device| {
@@ -122,23 +115,23 @@ impl Backend for Cuda {
     }
 
     fn zeros(&self, kind: Rows, role: Role, rows: usize, cols: usize) -> CudaMat {
+        self.zeros_of_branch(Branch::Ft, kind, role, rows, cols)
+    }
+
+    fn zeros_of_branch(&self, branch: Branch, kind: Rows, role: Role, rows: usize, cols: usize) -> CudaMat {
         let element = match (kind, role) {
             (Rows::Context, Role::Operand) => self.context,
             _ => Element::F32,
         };
-        let lane = match kind {
-            Rows::Context => Lane::Context,
-            Rows::Twin => Lane::Ft,
+        let lane = match (branch, kind) {
+            (Branch::Pt, _) => Lane::Pt,
+            (Branch::Ft, Rows::Twin) => Lane::Ft,
+            (Branch::Ft, Rows::Context) => Lane::Context,
         };
-        self.zeros_in(CudaMat::new(kind, lane, element, cols), rows)
-    }
-
-    fn zeros_of_branch(&self, branch: Branch, rows: usize, cols: usize) -> CudaMat {
-        let lane = match branch {
-            Branch::Pt => Lane::Pt,
-            Branch::Ft => Lane::Ft,
-        };
-        self.zeros_in(CudaMat::new(Rows::Twin, lane, Element::F32, cols), rows)
+        let mut mat = CudaMat::new(kind, lane, element, cols);
+        self.resize(&mut mat, rows);
+        self.run(&[&mat], &[], |device| device.clear(mat.address(), mat.bytes()));
+        mat
     }
 
     fn expect_context(&self, rows: usize) {
