@@ -6,20 +6,26 @@
 // after the other, in an order in which those at work share most of what they read. Sums leave through shared memory in boxes of 64 rows of
 // 128 bytes, while the next steps come already. Narrow blocks leave a third of shared memory and half of the registers to those of few twin
 // rows (twin_product_sm90.cu, twin_mean.cu), which wait for memory while these multiply.
+// Up to three products of the same rows are stored by one launch: their tiles lie beside each other.
 // The sum of an element is over k in order, updates last, whatever m and the tiles are. Grid: (blocks).
 #include "args.cuh"
 #include "hopper.cuh"
 
+constexpr int PRODUCTS = 3;
+
 struct HopperProductArgs {
-    // Boxes of 64 columns: of `a` 128 rows, of the weights half of TILE_N, the gate's first. Of `out` 64 rows of 128 bytes.
-    TensorMap a, b[2], out;
+    // Boxes of 64 columns: of `a` 128 rows, of the weights half of TILE_N. Of results 64 rows of 128 bytes. A gated product has the weights of
+    // the gate and of the others, and one result.
+    TensorMap a, b[PRODUCTS], out[PRODUCTS];
     // What updates add for each weight (ProductUpdate), over their own k.
-    TensorMap update_a[2], update_b[2];
-    const float* bias[2];
-    int32_t m, n, k;
+    TensorMap update_a[PRODUCTS], update_b[PRODUCTS];
+    const float* bias[PRODUCTS];
+    int32_t m, k;
+    // Columns of each result.
+    int32_t n[PRODUCTS];
+    int32_t update_k[PRODUCTS];
     int32_t activation;
-    int32_t update_k[2];
-    int32_t unused[6];
+    int32_t unused;
 };
 
 constexpr int TILE_M = 128, STEP = 64, CLUSTER = 2;
@@ -50,58 +56,85 @@ template <Epilogue E, int TILE_N>
 constexpr int TILE_COLS = E == GATED ? TILE_N / 2 : TILE_N;
 
 // The tiles of a cluster, one after the other.
+template <Epilogue E, int TILE_N>
 struct Tiles {
-    int rows, cols, at, step;
+    static constexpr int COLS = TILE_COLS<E, TILE_N>;
+    const HopperProductArgs& args;
+    int rows, cols = 0, at, step;
+    // The first row of the block's tile, its product, and its first column.
+    int row = 0, product = 0, col = 0;
 
-    __device__ __forceinline__ Tiles(const HopperProductArgs& args, int tile_cols)
-        : rows((args.m + TILE_M * CLUSTER - 1) / (TILE_M * CLUSTER)), cols((args.n + tile_cols - 1) / tile_cols),
-          at(blockIdx.x / CLUSTER), step(gridDim.x / CLUSTER) {}
+    __device__ __forceinline__ Tiles(const HopperProductArgs& args)
+        : args(args), rows((args.m + TILE_M * CLUSTER - 1) / (TILE_M * CLUSTER)), at(blockIdx.x / CLUSTER), step(gridDim.x / CLUSTER) {
+#pragma unroll
+        for (int i = 0; i < (E == STORE ? PRODUCTS : 1); i++) cols += (args.n[i] + COLS - 1) / COLS;
+        place();
+    }
     __device__ __forceinline__ bool left() const { return at < rows * cols; }
-    __device__ __forceinline__ void next() { at += step; }
-    // The first row of the block's tile, and its number among the columns.
-    __device__ __forceinline__ void place(int& row, int& col) const {
+    __device__ __forceinline__ void next() {
+        at += step;
+        place();
+    }
+    __device__ __forceinline__ void place() {
+        if (!left()) return;
         place_in_bands<BAND>(at, rows, cols, row, col);
         row = (row * CLUSTER + int(cluster_rank())) * TILE_M;
+        product = 0;
+        if (E == STORE) {
+#pragma unroll
+            for (int i = 0; i < PRODUCTS - 1; i++) {
+                const int of_product = (args.n[i] + COLS - 1) / COLS;
+                if (product == i && col >= of_product) product++, col -= of_product;
+            }
+        }
+        col *= COLS;
+    }
+    // Over k, and over those of updates.
+    __device__ __forceinline__ int steps() const {
+        const int updates = steps_over<STEP>(args.update_k[product]) + (E == GATED ? steps_over<STEP>(args.update_k[1]) : 0);
+        return steps_over<STEP>(args.k) + updates;
     }
 };
 
-__device__ __forceinline__ int steps_of(const HopperProductArgs& args) {
-    return steps_over<STEP>(args.k) + steps_over<STEP>(args.update_k[0]) + steps_over<STEP>(args.update_k[1]);
-}
-
 template <Epilogue E, int TILE_N>
 __device__ __forceinline__ void bring_steps(const HopperProductArgs& args, Shared<TILE_N>& shared) {
-    constexpr int COLS = TILE_COLS<E, TILE_N>;
     const int rank = cluster_rank();
     int count = 0;
-    for (Tiles tiles(args, COLS); tiles.left(); tiles.next()) {
-        int row, col;
-        tiles.place(row, col);
-        const int weight_row = E == GATED ? col * COLS : col * COLS + rank * (TILE_N / 2);
+    for (Tiles<E, TILE_N> tiles(args); tiles.left(); tiles.next()) {
+        const int product = tiles.product, weight_row = E == GATED ? tiles.col : tiles.col + rank * (TILE_N / 2);
         auto bring = [&](const TensorMap& a, const TensorMap& b, int b_row, int k) {
             for (int at = 0; at < k; at += STEP, count++) {
                 const int slot = count % STAGES;
                 Stage<TILE_N>& stage = shared.stages[slot];
                 barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
                 barrier_expect(&shared.full[slot], sizeof(stage));
-                tensor_load(stage.a, a, &shared.full[slot], at, row);
+                tensor_load(stage.a, a, &shared.full[slot], at, tiles.row);
                 tensor_load_multicast(stage.b[rank], b, &shared.full[slot], at, b_row, 3);
             }
         };
-        bring(args.a, args.b[E == GATED ? rank : 0], weight_row, args.k);
+        bring(args.a, args.b[E == GATED ? rank : product], weight_row, args.k);
         // An update of one weight meets zeros, rows beyond the last, in the place of the other.
-        for (int which = 0; which < (E == GATED ? 2 : 1); which++)
-            bring(args.update_a[which], args.update_b[which], E == GATED && which != rank ? args.n : weight_row, args.update_k[which]);
+        for (int which = product; which < (E == GATED ? 2 : product + 1); which++)
+            bring(args.update_a[which], args.update_b[which], E == GATED && which != rank ? args.n[0] : weight_row, args.update_k[which]);
     }
 }
 
+// What a product's end needs of the arguments.
+struct Ends {
+    const float* bias[2];
+    int32_t activation;
+};
+
 // `sent` counts a warpgroup's boxes.
 template <Epilogue E, class Out, int TILE_N>
-__device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared<TILE_N>& shared, const float (&sums)[TILE_N / 2], int row,
-                                           int col0, int& sent) {
+__device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared<TILE_N>& shared, const float (&sums)[TILE_N / 2],
+                                           const Tiles<E, TILE_N>& tiles, int& sent) {
     constexpr int BOX = 128 / sizeof(Out), BOXES = TILE_COLS<E, TILE_N> / BOX;
     const int consumer = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = thread % 32;
-    with_finish<E>(args, [&](auto finish) {
+    const int row = tiles.row + consumer * CONSUMER_ROWS, col0 = tiles.col, n = args.n[tiles.product];
+    const TensorMap& out = args.out[tiles.product];
+    const Ends ends = {{args.bias[tiles.product], E == GATED ? args.bias[1] : nullptr}, args.activation};
+    with_finish<E>(ends, [&](auto finish) {
 #pragma unroll
         for (int box = 0; box < BOXES; box++, sent++) {
             unsigned char* buffer = shared.out[consumer][sent % Shared<TILE_N>::BOXES];
@@ -114,8 +147,8 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
                     const int at = (box * (BOX / 8) + j) * 4 + half * 2, in_box = j * 8 + lane % 4 * 2;
                     const float *v = &sums[at], *up = &sums[E == GATED ? at + TILE_N / 4 : at];
                     // What is beyond the last pair of columns is dropped on its way out.
-                    const int weight_row = min(col0 + box * BOX + in_box, (args.n - 1) / 2 * 2);
-                    const float2 done = finish.template operator()<Out>(args, weight_row, {v[0], v[1]}, {up[0], up[1]});
+                    const int weight_row = min(col0 + box * BOX + in_box, (n - 1) / 2 * 2);
+                    const float2 done = finish.template operator()<Out>(ends, weight_row, {v[0], v[1]}, {up[0], up[1]});
                     const int box_row = thread / 32 * 16 + half * 8 + lane / 4;
                     store2(reinterpret_cast<Out*>(buffer + swizzled(box_row, in_box * int(sizeof(Out)))), done);
                 }
@@ -123,9 +156,9 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
             named_barrier(1 + consumer, 128);
             if (thread == 0) {
                 if (E == ADD)
-                    tensor_add(args.out, buffer, col0 + box * BOX, row);
+                    tensor_add(out, buffer, col0 + box * BOX, row);
                 else
-                    tensor_store(args.out, buffer, col0 + box * BOX, row);
+                    tensor_store(out, buffer, col0 + box * BOX, row);
                 stores_commit();
             }
         }
@@ -134,15 +167,15 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
 
 template <Epilogue E, class Out, int TILE_N>
 __device__ __forceinline__ void multiply(const HopperProductArgs& args, Shared<TILE_N>& shared) {
-    constexpr int COLS = TILE_COLS<E, TILE_N>;
     // The same for all threads of a warp, so that descriptors are made once for it.
-    const int consumer = __shfl_sync(~0u, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128, steps = steps_of(args);
+    const int consumer = __shfl_sync(~0u, threadIdx.x / 128, 0) - 1, thread = threadIdx.x % 128;
     // Both blocks bring what is in a slot, so both hear that it is free.
     auto release = [&](int slot) {
         if (thread < CLUSTER) barrier_arrive(&shared.empty[slot], thread);
     };
     int count = 0, sent = 0;
-    for (Tiles tiles(args, COLS); tiles.left(); tiles.next()) {
+    for (Tiles<E, TILE_N> tiles(args); tiles.left(); tiles.next()) {
+        const int steps = tiles.steps();
         float sums[TILE_N / 2];
 #pragma unroll
         for (float& sum : sums) sum = 0.0f;
@@ -160,9 +193,7 @@ __device__ __forceinline__ void multiply(const HopperProductArgs& args, Shared<T
         }
         products_wait<0>();
         release((count - 1) % STAGES);
-        int row, col;
-        tiles.place(row, col);
-        write_tile<E, Out, TILE_N>(args, shared, sums, row + consumer * CONSUMER_ROWS, col * COLS, sent);
+        write_tile<E, Out, TILE_N>(args, shared, sums, tiles, sent);
     }
     if (thread == 0) stores_wait<0>();
 }
@@ -176,7 +207,7 @@ __device__ __forceinline__ void product(const HopperProductArgs& args) {
             barrier_init(&shared.empty[slot], CONSUMERS * CLUSTER);
         }
         barriers_ready();
-        for (const TensorMap* map : {&args.a, &args.b[0], &args.b[E == GATED], &args.out}) tensor_prefetch(*map);
+        for (const TensorMap* map : {&args.a, &args.b[0], &args.b[E == GATED], &args.out[0]}) tensor_prefetch(*map);
     }
     previous_kernel_wait();
     cluster_sync();

@@ -288,6 +288,12 @@ pub trait Backend: Sync {
     /// `out = a · Wᵀ + b`: `[rows, in]` → `[rows, out]`.
     fn linear(&self, a: &Self::Mat, w: &Linear<Self::Weight<'_>>, out: &mut Self::Mat);
 
+    /// Some of [`Backend::linear`] for the same rows.
+    #[allow(clippy::type_complexity, reason = "pairs of a weight and where its product goes")]
+    fn linears(&self, a: &Self::Mat, products: &mut [(&Linear<Self::Weight<'_>>, &mut Self::Mat)]) {
+        products.iter_mut().for_each(|(w, out)| self.linear(a, w, out));
+    }
+
     /// `x += a · Wᵀ + b`: `[rows, in]`, `[rows, out]`.
     fn linear_add(&self, a: &Self::Mat, w: &Linear<Self::Weight<'_>>, x: &mut Self::Mat);
 

@@ -5,7 +5,7 @@ use super::{
     Engine, Layer, Observer,
     cache::Cache,
     head::{Head, Tokens},
-    layer::{Meeting, PackView},
+    layer::{Meeting, Onward, PackView},
     pack::RopeTables,
     steer::branches_of,
     tree::Forest,
@@ -205,8 +205,9 @@ impl<'e, 'a, B: Backend, W: PairWeights> Decoder<'e, 'a, B, W> {
         let needed = self.mix.needed(layer);
         for branch in [Branch::Pt, Branch::Ft].into_iter().filter(|branch| *needed.get(*branch)) {
             let (block, after) = (layer.blocks.get(branch), after.get_mut(branch));
-            block.prepare_context(*backend, PackView { layout, context: x, twin_rows: &(0..0) }, context);
-            block.fill_values(*backend, context);
+            let view = PackView { layout, context: x, twin_rows: &(0..0) };
+            let onward = if layer.is_last { Onward::Some } else { Onward::All };
+            block.prepare_context(*backend, view, context, onward);
             let cached = self.cache.of(*backend, index, branch);
             backend.scatter(&context.keys, places, &mut cached.keys);
             backend.scatter(&context.values, places, &mut cached.values);
@@ -215,6 +216,7 @@ impl<'e, 'a, B: Backend, W: PairWeights> Decoder<'e, 'a, B, W> {
                 backend.resize(after, last_rows.len());
                 backend.gather(x, last_rows, after);
                 backend.gather(&context.rows.normed, last_rows, &mut last.normed);
+                block.fill_queries(*backend, last);
                 block.move_rows(*backend, after, last_tokens, keys, values, last, None);
             } else {
                 backend.resize(after, *rows);

@@ -68,6 +68,15 @@ impl Meeting {
     }
 }
 
+/// Which rows of those whose keys are computed go on through the layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Onward {
+    None,
+    /// Chosen ones, of which [`Block::fill_queries`] makes queries.
+    Some,
+    All,
+}
+
 impl<'w, B: Backend> Layer<'w, B> {
     pub fn load(backend: &B, weights: &'w impl PairWeights, index: usize, meeting: Meeting) -> Self {
         use LayerTensor::*;
@@ -101,6 +110,11 @@ impl<'w, B: Backend> Layer<'w, B> {
         Self { blocks, is_last, same_block, same_keys, same_positions }
     }
 
+    /// How a score's context rows go on from this layer.
+    pub fn onward(&self) -> Onward {
+        if self.is_last { Onward::None } else { Onward::All }
+    }
+
     /// What both branches computed; where the blocks are the same, only the tuned model's was.
     pub fn both<'m, M>(&self, computed: &'m Twin<M>) -> Twin<&'m M> {
         let Twin { pt, ft } = computed;
@@ -115,12 +129,12 @@ impl<'w, B: Backend> Layer<'w, B> {
         let (Twin { pt, ft }, lineage) = (&self.blocks, &pack.lineage);
         if !self.same_block && !self.same_positions {
             // Other angles or another epsilon: the pre-trained branch gets a context of its own.
-            pt.prepare_context(backend, pack.view(), space);
+            pt.prepare_context(backend, pack.view(), space, Onward::None);
             heritage.pass_on(backend, Branch::Pt, space, lineage);
             pt.attend(backend, pack.view(), space, None, &mut twin.pt);
             space.fit(backend, lineage.own);
         }
-        ft.prepare_context(backend, pack.view(), space);
+        ft.prepare_context(backend, pack.view(), space, self.onward());
         let by_difference = !self.same_block && self.same_positions && !self.same_keys;
         if by_difference {
             let norms = Twin::new(pt.attention_norm.as_ref(), ft.attention_norm.as_ref());
@@ -270,8 +284,7 @@ impl<'w, B: Backend> Block<'w, B> {
     pub fn start_twin(&self, backend: &B, x: &B::Mat, layout: &B::Layout, space: &mut TwinSpace<B::Mat>) {
         let TwinSpace { normed, queries, keys, .. } = space;
         norm_or_copy(backend, x, self.attention_norm.as_ref(), normed);
-        backend.linear(normed, &self.query, queries);
-        backend.linear(normed, &self.key, keys);
+        backend.linears(normed, &mut [(&self.query, queries), (&self.key, keys)]);
         for (mat, norm) in [(queries, &self.query_norm), (keys, &self.key_norm)] {
             if let Some(norm) = norm {
                 backend.norm_heads(mat, norm);
@@ -280,8 +293,14 @@ impl<'w, B: Backend> Block<'w, B> {
         }
     }
 
-    /// Normed rows and rotated keys of a pack's context rows.
-    pub fn prepare_context(&self, backend: &B, pack: PackView<'_, B>, space: &mut ContextSpace<B::Mat>) {
+    /// Normed rows and rotated keys of a pack's context rows, and what those of them need that go on.
+    pub fn prepare_context(
+        &self,
+        backend: &B,
+        pack: PackView<'_, B>,
+        space: &mut ContextSpace<B::Mat>,
+        onward: Onward,
+    ) {
         let RowSpace { normalized, normed, .. } = &mut space.rows;
         match &self.attention_norm {
             Some(norm) => backend.norm(pack.context, norm, Some(normalized), normed),
@@ -290,8 +309,15 @@ impl<'w, B: Backend> Block<'w, B> {
                 backend.copy(pack.context, normed);
             }
         }
-        let ContextSpace { rows, raw_keys, keys, .. } = space;
-        backend.linear(&rows.normed, &self.key, keys);
+        let ContextSpace { rows: RowSpace { normed, heads, .. }, raw_keys, keys, values, .. } = space;
+        match onward {
+            Onward::None => backend.linear(normed, &self.key, keys),
+            Onward::Some => backend.linears(normed, &mut [(&self.key, keys), (&self.value, values)]),
+            Onward::All => {
+                let queries = (&self.query, heads);
+                backend.linears(normed, &mut [queries, (&self.key, keys), (&self.value, values)]);
+            }
+        }
         if let Some(norm) = &self.key_norm {
             backend.copy(keys, raw_keys);
             backend.norm_heads(keys, norm);
@@ -377,33 +403,19 @@ impl<'w, B: Backend> Block<'w, B> {
     /// Moves a pack's context rows through the block, after its keys were passed on.
     pub fn move_pack(&self, backend: &B, pack: &mut Pack<B>, workspace: &mut Workspace<B::Mat>) {
         let Workspace { context: space, heritage, .. } = workspace;
-        self.fill_values(backend, space);
         heritage.values.pass_on(backend, &mut space.values, &pack.lineage);
         let ContextSpace { rows, keys, values, .. } = space;
-        rows.fit(backend, pack.lineage.own);
+        // Inherited rows lay before those that go on.
+        backend.resize(&mut rows.normalized, pack.lineage.own);
         self.move_rows(backend, &mut pack.context, &pack.layout, keys, values, rows, None);
     }
 
-    /// Moves context rows through the block, after [`Block::prepare_context`].
-    pub fn move_context(
-        &self,
-        backend: &B,
-        x: &mut B::Mat,
-        layout: &B::Layout,
-        space: &mut ContextSpace<B::Mat>,
-    ) {
-        self.fill_values(backend, space);
-        let ContextSpace { rows, keys, values, .. } = space;
-        self.move_rows(backend, x, layout, keys, values, rows, None);
+    /// Queries of rows of which `space` has the output of the attention norm.
+    pub fn fill_queries(&self, backend: &B, space: &mut RowSpace<B::Mat>) {
+        backend.linear(&space.normed, &self.query, &mut space.heads);
     }
 
-    /// Values of a pack's context rows, after [`Block::prepare_context`].
-    pub fn fill_values(&self, backend: &B, space: &mut ContextSpace<B::Mat>) {
-        backend.linear(&space.rows.normed, &self.value, &mut space.values);
-    }
-
-    /// Moves rows `x[C, D]` through the block: `space` has their output of the attention norm, `keys` and `values` hold
-    /// the rows that the layout's paths name. Where the stream is between attention and MLP is kept where asked for.
+    /// Moves rows `x[C, D]` through the block: `space` has their queries, `keys` and `values` hold the rows that the layout's paths name. Where the stream is between attention and MLP is kept where asked for.
     #[allow(clippy::too_many_arguments, reason = "what a block reads and writes")]
     pub fn move_rows(
         &self,
@@ -425,7 +437,6 @@ impl<'w, B: Backend> Block<'w, B> {
                 backend.accumulate(normed, x);
             }
         };
-        backend.linear(normed, &self.query, heads);
         if let Some(norm) = &self.query_norm {
             backend.norm_heads(heads, norm);
         }

@@ -38,7 +38,7 @@ fn plain_layer<B: Backend>(
     for pack in packs {
         workspace.fit(backend, pack);
         let Workspace { context: space, twin, heritage } = &mut *workspace;
-        block.prepare_context(backend, pack.view(), space);
+        block.prepare_context(backend, pack.view(), space, layer.onward());
         heritage.pass_on(backend, branch, space, &pack.lineage);
         block.attend(backend, pack.view(), space, None, &mut twin.ft);
         if !layer.is_last {

@@ -9,7 +9,7 @@
 use super::{
     Engine, Layer, Observer,
     head::{Head, Tokens},
-    layer::{Block, Meeting, PackView},
+    layer::{Block, Meeting, Onward, PackView},
     tree::{Chosen, Forest, plant},
     workspace::{ContextSpace, RowSpace},
 };
@@ -152,22 +152,27 @@ fn steer_layer<B: Backend>(
     let rows = forest.rows();
     space.context.fit(backend, rows);
     space.last.fit(backend, chosen.rows.len());
-    let through =
-        |block: &Block<'_, B>, from: &B::Mat, to: &mut B::Mat, context: &mut _, last: &mut RowSpace<_>| {
-            let view = PackView { layout, context: from, twin_rows: &(0..0) };
-            block.prepare_context(backend, view, context);
-            if layer.is_last {
-                block.fill_values(backend, context);
-                backend.resize(to, chosen.rows.len());
-                backend.gather(from, &chosen.rows, to);
-                backend.gather(&context.rows.normed, &chosen.rows, &mut last.normed);
-                block.move_rows(backend, to, chosen_layout, &context.keys, &context.values, last, None);
-            } else {
-                backend.resize(to, rows);
-                backend.copy(from, to);
-                block.move_context(backend, to, layout, context);
-            }
-        };
+    let through = |block: &Block<'_, B>,
+                   from: &B::Mat,
+                   to: &mut B::Mat,
+                   context: &mut ContextSpace<_>,
+                   last: &mut RowSpace<_>| {
+        let view = PackView { layout, context: from, twin_rows: &(0..0) };
+        let onward = if layer.is_last { Onward::Some } else { Onward::All };
+        block.prepare_context(backend, view, context, onward);
+        let ContextSpace { rows: row_space, keys, values, .. } = context;
+        if layer.is_last {
+            backend.resize(to, chosen.rows.len());
+            backend.gather(from, &chosen.rows, to);
+            backend.gather(&row_space.normed, &chosen.rows, &mut last.normed);
+            block.fill_queries(backend, last);
+            block.move_rows(backend, to, chosen_layout, keys, values, last, None);
+        } else {
+            backend.resize(to, rows);
+            backend.copy(from, to);
+            block.move_rows(backend, to, layout, keys, values, row_space, None);
+        }
+    };
     let hidden_size = space.hidden_size;
     let empty = || backend.zeros(Rows::Context, Role::Stream, 0, hidden_size);
     let mut moved = Vec::with_capacity(streams.len());

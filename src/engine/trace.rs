@@ -7,7 +7,7 @@
 use super::{
     Engine, Layer, Observer,
     head::Head,
-    layer::{Block, Meeting, PackView},
+    layer::{Block, Meeting, Onward, PackView},
     tree::{Forest, plant},
     workspace::ContextSpace,
 };
@@ -200,8 +200,8 @@ fn trace_layer<B: Backend>(backend: &B, layer: &Layer<'_, B>, pack: &mut Pack<B>
     let Pack { layout, x, sums, norms, .. } = pack;
     let Space { context, after_attention, after } = space;
     let mut through = |block: &Block<'_, B>, after_attention: &mut B::Mat, after: &mut B::Mat| {
-        block.prepare_context(backend, PackView { layout, context: x, twin_rows: &(0..0) }, context);
-        block.fill_values(backend, context);
+        let view = PackView { layout, context: x, twin_rows: &(0..0) };
+        block.prepare_context(backend, view, context, Onward::All);
         backend.copy(x, after);
         let ContextSpace { rows, keys, values, .. } = &mut *context;
         block.move_rows(backend, after, layout, keys, values, rows, Some(after_attention));

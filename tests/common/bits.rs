@@ -107,7 +107,11 @@ pub fn check_products<B: Backend>(backend: &B, many: usize, few: &[usize], cols:
         backend.linear_add(&a, &w, &mut added);
         backend.activated(&a, &w, Activation::Gelu, &mut activated);
         backend.gated(&a, &gate, &up, Activation::Silu, &mut gated);
-        let found = [&stored, &added, &activated, &gated].map(|mat| backend.read(mat));
+        let [mut first, mut third] = [(); 2].map(|()| empty(Role::Operand, cols / 2));
+        let mut second = empty(Role::Operand, cols);
+        backend.linears(&a, &mut [(&gate, &mut first), (&w, &mut second), (&up, &mut third)]);
+        assert!(backend.read(&second) == backend.read(&stored), "beside other products");
+        let found = [&stored, &added, &activated, &gated, &first, &third].map(|mat| backend.read(mat));
         backend.check().unwrap();
         found.into()
     };

@@ -103,9 +103,15 @@ impl<B: Backend> Bench<'_, B> {
     fn products(&mut self, kind: Rows, rows: usize, d: usize, f: usize) {
         let a = self.mat(kind, Role::Operand, rows, d);
         let (w, gate, up) = (self.linear(f, d, true), self.linear(f, d, true), self.linear(f, d, false));
-        let mut out = self.empty(kind, Role::Operand, rows, f);
+        let [mut out, mut last] = [(); 2].map(|()| self.empty(kind, Role::Operand, rows, f));
         self.backend.linear(&a, &w, &mut out);
         self.keep("linear", &out);
+        let narrower = self.linear(f.div_ceil(3), d, true);
+        let mut beside = self.empty(kind, Role::Operand, rows, f.div_ceil(3));
+        self.backend.linears(&a, &mut [(&up, &mut out), (&narrower, &mut beside), (&w, &mut last)]);
+        self.keep("the first of linears", &out);
+        self.keep("the second of linears", &beside);
+        self.keep("the third of linears", &last);
         let mut stream = self.empty(kind, Role::Stream, rows, f);
         self.backend.linear(&a, &up, &mut stream);
         self.keep("linear to a stream", &stream);

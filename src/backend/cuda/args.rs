@@ -75,17 +75,17 @@ args! {
     /// `product_sm90.cu`
     HopperProductArgs {
         a: TensorMap,
-        b: [TensorMap; 2],
-        out: TensorMap,
-        update_a: [TensorMap; 2],
-        update_b: [TensorMap; 2],
-        bias: [Address; 2],
+        b: [TensorMap; 3],
+        out: [TensorMap; 3],
+        update_a: [TensorMap; 3],
+        update_b: [TensorMap; 3],
+        bias: [Address; 3],
         m: i32,
-        n: i32,
         k: i32,
+        n: [i32; 3],
+        update_k: [i32; 3],
         activation: i32,
-        update_k: [i32; 2],
-        unused: [i32; 6],
+        unused: i32,
     }
     /// `twin_product_sm90.cu`
     HopperTwinProductArgs {

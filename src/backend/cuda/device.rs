@@ -33,6 +33,19 @@ impl Floor {
     pub fn of_bytes(bytes: usize) -> Self {
         Self { bytes: bytes as f64, ..Self::default() }
     }
+
+    /// Of several products in one launch, the weights one below the other.
+    pub fn of_all(floors: impl Iterator<Item = Self>) -> Self {
+        let join = |a: Option<[usize; 2]>, b: Option<[usize; 2]>| match (a, b) {
+            (Some([rows, cols]), Some([more, _])) => Some([rows + more, cols]),
+            _ => a.or(b),
+        };
+        floors.fold(Self::default(), |all, floor| Self {
+            operations: all.operations + floor.operations,
+            bytes: all.bytes + floor.bytes,
+            weight: join(all.weight, floor.weight),
+        })
+    }
 }
 
 /// Which of the kernels compiled into this program a device runs.
@@ -154,6 +167,10 @@ pub trait Device: Send + Sync {
 
     /// Fills memory with zero bytes.
     fn clear(&self, at: Address, bytes: usize) -> Result<()>;
+
+    /// Whether blocks of this lane's kernels may start while the kernel before ends: where they wait for that end, they take room from other
+    /// lanes' blocks.
+    fn start_early(&self, early: bool);
 
     /// Runs the kernel of this name.
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()>;

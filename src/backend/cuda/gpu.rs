@@ -13,7 +13,10 @@ use std::{
     collections::HashMap,
     ffi::{CString, c_void},
     ptr::null_mut,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
@@ -53,6 +56,7 @@ struct Gpu {
 struct GpuLane {
     gpu: Arc<Gpu>,
     lane: Lane,
+    early: AtomicBool,
 }
 
 #[derive(Clone, Copy)]
@@ -113,7 +117,8 @@ pub fn count() -> Result<usize> {
 /// [`ErrorKind::Device`] for a GPU or driver that is too old.
 pub fn open(ordinal: usize, kernels: Option<Kernels>) -> Result<[Arc<dyn Device>; Lane::ALL.len()]> {
     let gpu = Arc::new(Gpu::open(ordinal, kernels)?);
-    Ok(Lane::ALL.map(|lane| Arc::new(GpuLane { gpu: gpu.clone(), lane }) as Arc<dyn Device>))
+    let lane = |lane| GpuLane { gpu: gpu.clone(), lane, early: AtomicBool::default() };
+    Ok(Lane::ALL.map(|it| Arc::new(lane(it)) as Arc<dyn Device>))
 }
 
 impl Gpu {
@@ -502,12 +507,17 @@ impl Device for GpuLane {
             .map_err(|error| failed("clear memory", error))
     }
 
+    fn start_early(&self, early: bool) {
+        self.early.store(early, Ordering::Relaxed);
+    }
+
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
         self.gpu.enter()?;
         let Function(function) = self.gpu.function(kernel)?;
         let [x, y, z] = launch.grid;
         let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
-        // With kernels for Hopper, blocks start while those of the kernel before end: kernels wait for that themselves (kernels/ptx.cuh).
+        // Kernels for Hopper wait for the one before themselves (kernels/ptx.cuh).
+        let starts_early = self.gpu.kernels == Kernels::Sm90a && self.early.load(Ordering::Relaxed);
         let mut early = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: Default::default(),
@@ -523,7 +533,7 @@ impl Device for GpuLane {
             sharedMemBytes: launch.shared_bytes,
             hStream: self.stream(),
             attrs: &raw mut early,
-            numAttrs: (self.gpu.kernels == Kernels::Sm90a).into(),
+            numAttrs: starts_early.into(),
         };
         // SAFETY: the kernel takes one struct, of which `args` are the bytes; addresses in it are of live buffers, whose
         // memory is only used again by work behind this in the stream.

@@ -62,6 +62,7 @@ impl Uses {
 
 impl Lanes {
     pub fn new(devices: [Arc<dyn Device>; Lane::ALL.len()]) -> Self {
+        devices[Lane::Context as usize].start_early(true);
         Self { devices, order: Mutex::default() }
     }
 
@@ -91,6 +92,7 @@ impl Lanes {
             return Ok(());
         }
         order.apart = apart;
+        self.of(Lane::Context).start_early(!apart);
         self.devices.iter().try_for_each(|device| device.join())?;
         let operations = order.lanes.each_ref().map(|lane| lane.operations);
         order.lanes.iter_mut().for_each(|lane| lane.waited = operations);

@@ -13,7 +13,7 @@ use super::{
     launch::{ROW_THREADS, per_row, per_warp, rows_args},
     layout::{CudaLayout, LayoutRows},
     mat::{CudaMat, Element, pitch},
-    product::{Epilogue, Operand, head_values, product},
+    product::{self, Epilogue, Operand, head_values, product},
     weight::{CudaWeight, Planes, Update},
 };
 use crate::{
@@ -227,6 +227,14 @@ impl Backend for Cuda {
 
     fn linear(&self, a: &CudaMat, w: &Linear<CudaWeight<'_>>, out: &mut CudaMat) {
         self.product(Epilogue::Store, a, &[w], out);
+    }
+
+    fn linears(&self, a: &CudaMat, products: &mut [(&Linear<CudaWeight<'_>>, &mut CudaMat)]) {
+        let out: Vec<&CudaMat> = products.iter().map(|(_, out)| &**out).collect();
+        self.run(&out, &[a], |device| {
+            let operands = products.iter().map(|(linear, _)| operand(device, linear));
+            product::products(device, a, &operands.collect::<Result<Vec<_>>>()?, &out)
+        });
     }
 
     fn linear_add(&self, a: &CudaMat, w: &Linear<CudaWeight<'_>>, x: &mut CudaMat) {

@@ -111,6 +111,10 @@ impl Device for Profiled {
         self.device.clear(at, bytes)
     }
 
+    fn start_early(&self, early: bool) {
+        self.device.start_early(early);
+    }
+
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
         let start = self.device.mark()?;
         self.device.launch(kernel, launch, args)?;

@@ -129,6 +129,8 @@ impl Device for SimLane {
         self.ask(Task::Clear { at, bytes })
     }
 
+    fn start_early(&self, _early: bool) {}
+
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
         let Launch { grid: blocks, threads, shared_bytes, .. } = launch;
         let grid = Grid { blocks, threads, shared_bytes };

@@ -65,8 +65,14 @@ pub struct Transfer<S: Streams> {
     /// Made when they are first needed.
     stages: Option<[Stage<S::Event>; 2]>,
     next: usize,
-    /// Memory that nobody will read any more, by size, each with what every lane has to be done with before it is written again.
-    unused: HashMap<usize, Vec<(Address, [S::Event; Lane::ALL.len()])>>,
+    /// Memory that nobody will read any more, by size.
+    unused: HashMap<usize, Vec<Left<S::Event>>>,
+}
+
+/// Memory, and what every lane has to be done with before it is written again.
+struct Left<E> {
+    address: Address,
+    done: [E; Lane::ALL.len()],
 }
 
 /// Pinned memory, and when its last copy is done.
@@ -88,21 +94,23 @@ impl<S: Streams> Default for Transfer<S> {
 impl<S: Streams> Transfer<S> {
     /// Memory that was left.
     pub fn take(&mut self, streams: &S, bytes: usize) -> Result<Option<Address>> {
-        let Some((address, left)) = self.unused.get_mut(&bytes).and_then(Vec::pop) else { return Ok(None) };
-        for left in left {
-            streams.wait(Stream::Copies, left)?;
-            streams.drop_event(left)?;
+        let Some(Left { address, done }) = self.unused.get_mut(&bytes).and_then(Vec::pop) else {
+            return Ok(None);
+        };
+        for event in done {
+            streams.wait(Stream::Copies, event)?;
+            streams.drop_event(event)?;
         }
         Ok(Some(address))
     }
 
     /// Takes memory back that kernels may still read.
     pub fn leave(&mut self, streams: &S, address: Address, bytes: usize) -> Result<()> {
-        let left = [streams.new_event()?, streams.new_event()?, streams.new_event()?];
-        left.iter()
+        let done = [streams.new_event()?, streams.new_event()?, streams.new_event()?];
+        done.iter()
             .zip(Lane::ALL)
             .try_for_each(|(event, lane)| streams.record(*event, Stream::Lane(lane)))?;
-        self.unused.entry(bytes).or_default().push((address, left));
+        self.unused.entry(bytes).or_default().push(Left { address, done });
         Ok(())
     }
 
@@ -146,10 +154,10 @@ impl<S: Streams> Transfer<S> {
 
     /// Gives all memory that was left back to the device, once it is done with it.
     pub fn release_unused(&mut self, streams: &S) -> Result<()> {
-        for (address, left) in self.unused.drain().flat_map(|(_, all)| all) {
-            for left in left {
-                streams.finish(left)?;
-                streams.drop_event(left)?;
+        for Left { address, done } in self.unused.drain().flat_map(|(_, all)| all) {
+            for event in done {
+                streams.finish(event)?;
+                streams.drop_event(event)?;
             }
             streams.give_back(address)?;
         }

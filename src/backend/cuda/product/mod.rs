@@ -93,15 +93,30 @@ struct Product<'a> {
     group: usize,
 }
 
-impl Product<'_> {
-    fn run(mut self, device: &Arc<dyn Device>) -> Result<()> {
-        let through =
-            |weight: &Operand<'_>| weight.update.map(|update| self.through(device, update)).transpose();
-        self.inner = self.weights.iter().map(through).collect::<Result<_>>()?;
-        match (device.kernels(), self.a.element) {
-            (Kernels::Sm80, _) => portable::run(device.as_ref(), &self),
-            (Kernels::Sm90a, Element::Bf16) => product_sm90::run(device.as_ref(), &self),
-            (Kernels::Sm90a, Element::F32) => twin_product_sm90::run(device, &self),
+impl<'a> Product<'a> {
+    /// Of whole rows.
+    fn of_rows(epilogue: Epilogue, a: &'a CudaMat, weights: &'a [Operand<'a>], out: &'a CudaMat) -> Self {
+        Self { epilogue, a, weights, inner: Vec::new(), out, first: 0, heads: 1, group: 1 }
+    }
+
+    fn run(self, device: &Arc<dyn Device>) -> Result<()> {
+        Self::run_all(device, vec![self])
+    }
+
+    /// One product, or some of the same whole rows that are stored.
+    fn run_all(device: &Arc<dyn Device>, mut products: Vec<Self>) -> Result<()> {
+        for product in &mut products {
+            let through = |weight: &Operand<'_>| {
+                weight.update.map(|update| product.through(device, update)).transpose()
+            };
+            product.inner = product.weights.iter().map(through).collect::<Result<_>>()?;
+        }
+        match (device.kernels(), products[0].a.element) {
+            (Kernels::Sm80, _) => {
+                products.iter().try_for_each(|product| portable::run(device.as_ref(), product))
+            }
+            (Kernels::Sm90a, Element::Bf16) => product_sm90::run(device.as_ref(), &products),
+            (Kernels::Sm90a, Element::F32) => twin_product_sm90::run(device, &products),
         }
     }
 
@@ -155,7 +170,19 @@ pub fn product(
     weights: &[Operand<'_>],
     out: &CudaMat,
 ) -> Result<()> {
-    Product { epilogue, a, weights, inner: Vec::new(), out, first: 0, heads: 1, group: 1 }.run(device)
+    Product::of_rows(epilogue, a, weights, out).run(device)
+}
+
+/// [`product`] of some weights with the same rows, each stored in its own place.
+pub fn products(
+    device: &Arc<dyn Device>,
+    a: &CudaMat,
+    weights: &[Operand<'_>],
+    out: &[&CudaMat],
+) -> Result<()> {
+    let of = |(weight, out)| Product::of_rows(Epilogue::Store, a, std::slice::from_ref(weight), out);
+    let products: Vec<Product<'_>> = weights.iter().zip(out.iter().copied()).map(of).collect();
+    Product::run_all(device, products)
 }
 
 /// Projects each head's mean `means[rows, H·D]` with the rows of the value weight of its key-value head, into the rows

@@ -5,20 +5,24 @@ use crate::{
     Result,
     backend::cuda::{
         args::{Args, HopperProductArgs},
-        device::{Device, Launch},
+        device::{Device, Floor, Launch},
         weight::Planes,
     },
 };
 
-/// [`Product::run`] of whole rows, by tiles of 128 rows and 256 or 128 columns, those of gated products half of each weight's, by pairs of blocks that
+/// [`Product::run`] of whole rows, of one product or of up to three of the same rows that are stored, by tiles of 128 rows and 256 or 128 columns, those of gated products half of each weight's, by pairs of blocks that
 /// stay.
-pub fn run(device: &dyn Device, product: &Product<'_>) -> Result<()> {
-    let Product { epilogue, a, weights, inner, out, .. } = product;
+pub fn run(device: &dyn Device, products: &[Product<'_>]) -> Result<()> {
+    let Product { epilogue, a, out, .. } = products[0];
     const CLUSTER: usize = 2;
     if a.rows == 0 {
         return Ok(());
     }
-    let clusters = |tile: usize| a.rows.div_ceil(128 * CLUSTER) * (weights.len() * out.cols).div_ceil(tile);
+    let col_tiles = |product: &Product<'_>, tile| (product.weights.len() * product.out.cols).div_ceil(tile);
+    let clusters = |tile: usize| {
+        a.rows.div_ceil(128 * CLUSTER)
+            * products.iter().map(|product| col_tiles(product, tile)).sum::<usize>()
+    };
     let at_once = device.multiprocessors() as usize / CLUSTER;
     // Narrow blocks leave room for those of twin rows, which are done beside so few context rows (`lanes::FEW_ROWS`).
     let few_rows = a.rows <= 8 * device.multiprocessors() as usize;
@@ -26,16 +30,19 @@ pub fn run(device: &dyn Device, product: &Product<'_>) -> Result<()> {
     let (boxes, suffix) = if tile == 128 { (1, "narrow_") } else { (2, "") };
     let mut args = HopperProductArgs {
         a: device.tensor_map(&a.in_boxes(128))?,
-        out: device.tensor_map(&out.in_boxes(64))?,
         m: a.rows as i32,
-        n: out.cols as i32,
         k: a.cols as i32,
         activation: epilogue.activation(),
         ..HopperProductArgs::default()
     };
     let weight_map =
         |planes: &Planes, cols: usize| device.tensor_map(&planes.in_boxes(cols, tile as u32 / 2));
-    for (i, (Operand { planes, update, bias }, inner)) in weights.iter().zip(inner).enumerate() {
+    for (i, product) in products.iter().enumerate() {
+        args.out[i] = device.tensor_map(&product.out.in_boxes(64))?;
+        args.n[i] = product.out.cols as i32;
+    }
+    let weights = products.iter().flat_map(|product| product.weights.iter().zip(&product.inner));
+    for (i, (Operand { planes, update, bias }, inner)) in weights.enumerate() {
         args.b[i] = weight_map(planes, a.cols)?;
         args.bias[i] = *bias;
         if let (Some(update), Some(inner)) = (update, inner) {
@@ -51,7 +58,7 @@ pub fn run(device: &dyn Device, product: &Product<'_>) -> Result<()> {
         grid: [(clusters(tile).min(at_once) * CLUSTER) as u32, 1, 1],
         threads: 384,
         shared_bytes: shared_bytes as u32,
-        floor: product.floor(a.rows),
+        floor: Floor::of_all(products.iter().map(|product| product.floor(a.rows))),
     };
     device.launch(&kernel, launch, args.as_bytes())
 }

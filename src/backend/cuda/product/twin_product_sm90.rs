@@ -66,19 +66,23 @@ impl Tile {
     }
 }
 
-/// [`Product::run`]
-pub fn run(device: &Arc<dyn Device>, product: &Product<'_>) -> Result<()> {
+/// [`Product::run`], of several products of the same rows, which are split once.
+pub fn run(device: &Arc<dyn Device>, products: &[Product<'_>]) -> Result<()> {
+    let Product { a, heads, .. } = products[0];
     // As many go through all weights together as the cache has room for when they are split.
-    let in_cache = device.cache_bytes() / (3 * product.a.row_bytes() / 2);
+    let in_cache = device.cache_bytes() / (3 * a.row_bytes() / 2);
     let together = (in_cache / 128).max(1) * 128;
-    for first in (0..product.a.rows).step_by(together) {
-        let rows = first..product.a.rows.min(first + together);
-        let a = product.split(device, product.a, product.a.cols / product.heads, &rows)?;
-        let inner_of = |(weight, inner): (&Operand<'_>, &Option<CudaMat>)| {
-            inner.as_ref().map(|inner| product.split(device, inner, weight.rank(), &rows)).transpose()
-        };
-        let inner = product.weights.iter().zip(&product.inner).map(inner_of).collect::<Result<Vec<_>>>()?;
-        product.multiply(device.as_ref(), &a, &inner, &rows)?;
+    for first in (0..a.rows).step_by(together) {
+        let rows = first..a.rows.min(first + together);
+        let planes = products[0].split(device, a, a.cols / heads, &rows)?;
+        for product in products {
+            let inner_of = |(weight, inner): (&Operand<'_>, &Option<CudaMat>)| {
+                inner.as_ref().map(|inner| product.split(device, inner, weight.rank(), &rows)).transpose()
+            };
+            let inner =
+                product.weights.iter().zip(&product.inner).map(inner_of).collect::<Result<Vec<_>>>()?;
+            product.multiply(device.as_ref(), &planes, &inner, &rows)?;
+        }
     }
     Ok(())
 }
