@@ -136,12 +136,15 @@ impl Cuda {
         let of_this = |error: Error| Error::new(error.kind, format!("{}: {error}", self.device().name()));
         work(self.device()).map_err(|error| *failure() = Some(of_this(error))).ok()
     }
-}
 
-impl Cuda {
     /// The same in the lane of `out`, for what writes all of these matrices and reads those.
-    fn run(&self, out: &[&CudaMat], reads: &[&CudaMat], work: impl FnOnce(&Arc<dyn Device>) -> Result<()>) {
-        self.attempt(|_| self.lanes.run(out, reads, work));
+    fn run<T>(
+        &self,
+        out: &[&CudaMat],
+        reads: &[&CudaMat],
+        work: impl FnOnce(&Arc<dyn Device>) -> Result<T>,
+    ) -> Option<T> {
+        self.attempt(|_| self.lanes.run(out, reads, work))
     }
 }
 

@@ -498,9 +498,8 @@ impl Backend for Cuda {
     ) -> Vec<PartsL1> {
         let PartSums { attention, mlp } = &*sums;
         let reads = [x, after_attention.pt, after_attention.ft, after.pt, after.ft];
-        let mut norms = None;
-        self.run(&[&attention.pt, &attention.ft, &mlp.pt, &mlp.ft], &reads, |device| {
-            let filled = Buffer::new(device, x.rows * 48)?;
+        let norms = self.run(&[&attention.pt, &attention.ft, &mlp.pt, &mlp.ft], &reads, |device| {
+            let norms = Buffer::new(device, x.rows * 48)?;
             let both = |mats: Twin<&CudaMat>| [mats.pt.address(), mats.ft.address()];
             let args = TraceArgs {
                 x: x.address(),
@@ -508,7 +507,7 @@ impl Backend for Cuda {
                 after: both(after),
                 attention: both(attention.as_ref()),
                 mlp: both(mlp.as_ref()),
-                norms: filled.address(),
+                norms: norms.address(),
                 pitch: x.pitch(),
                 cols: x.cols as i32,
                 unused: 0,
@@ -516,8 +515,7 @@ impl Backend for Cuda {
             // Five streams once, four sums twice.
             let bytes = x.bytes() * (5 + 4 * 2);
             per_row(device.as_ref(), "trace", x.rows, ROW_THREADS, bytes, &args)?;
-            norms = Some(filled);
-            Ok(())
+            Ok(norms)
         });
         let norms = norms.map_or(Vec::new(), |norms| self.read_norms(&norms, x.rows));
         norms.into_iter().map(|[attention, mlp, whole]| PartsL1 { attention, mlp, whole }).collect()

@@ -1,28 +1,24 @@
 //! A GPU as a device, through the driver's library, which is loaded when it is asked for: the same program starts where
 //! there is none.
 
+mod lane;
+
 use super::{
-    args::{Address, TensorMap},
-    device::{Boxed, Device, Fill, Kernels, Lane, Launch, Mark, POINTS},
-    mat::Element,
+    args::Address,
+    device::{Device, Kernels, Lane, POINTS},
     transfer::{Stream, Streams, Transfer},
 };
 use crate::{Error, ErrorKind, Result};
 use cudarc::driver::{DriverError, result, sys};
+use lane::GpuLane;
 use std::{
     collections::HashMap,
     ffi::{CString, c_void},
     ptr::null_mut,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
-
-/// Bytes of pageable memory that the driver copies before a copy of them returns ("API synchronization behavior").
-const STAGED_BY_DRIVER: usize = 64 << 10;
 
 /// The oldest GPUs that kernels are compiled for.
 const OLDEST: (i32, i32) = (8, 0);
@@ -50,13 +46,6 @@ struct Gpu {
     /// Memory that nobody uses, by the lane that left it, which can use it again at once, and by size.
     unused: [Mutex<HashMap<usize, Vec<Address>>>; Lane::ALL.len()],
     common: Mutex<Transfer<Gpu>>,
-}
-
-/// One lane of a GPU.
-struct GpuLane {
-    gpu: Arc<Gpu>,
-    lane: Lane,
-    early: AtomicBool,
 }
 
 #[derive(Clone, Copy)]
@@ -117,8 +106,7 @@ pub fn count() -> Result<usize> {
 /// [`ErrorKind::Device`] for a GPU or driver that is too old.
 pub fn open(ordinal: usize, kernels: Option<Kernels>) -> Result<[Arc<dyn Device>; Lane::ALL.len()]> {
     let gpu = Arc::new(Gpu::open(ordinal, kernels)?);
-    let lane = |lane| GpuLane { gpu: gpu.clone(), lane, early: AtomicBool::default() };
-    Ok(Lane::ALL.map(|it| Arc::new(lane(it)) as Arc<dyn Device>))
+    Ok(Lane::ALL.map(|lane| Arc::new(GpuLane::new(gpu.clone(), lane)) as Arc<dyn Device>))
 }
 
 impl Gpu {
@@ -385,202 +373,6 @@ fn most_shared_bytes(device: sys::CUdevice) -> Result<i32> {
     // SAFETY: a device of this driver.
     unsafe { result::device::get_attribute(device, attribute) }
         .map_err(|error| failed("tell what it is", error))
-}
-
-impl GpuLane {
-    fn stream(&self) -> sys::CUstream {
-        self.gpu.stream(Stream::Lane(self.lane))
-    }
-}
-
-impl Device for GpuLane {
-    fn name(&self) -> String {
-        format!("cuda:{} ({})", self.gpu.ordinal, self.gpu.name)
-    }
-
-    fn architecture(&self) -> String {
-        let (major, minor) = self.gpu.capability;
-        format!("cuda sm_{major}{minor}, kernels for {}", self.gpu.kernels.name())
-    }
-
-    fn kernels(&self) -> Kernels {
-        self.gpu.kernels
-    }
-
-    fn multiprocessors(&self) -> u32 {
-        self.gpu.multiprocessors
-    }
-
-    fn cache_bytes(&self) -> usize {
-        self.gpu.cache_bytes
-    }
-
-    fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap> {
-        use sys::{
-            CUtensorMapDataType_enum as Type, CUtensorMapFloatOOBfill_enum as Fill,
-            CUtensorMapInterleave_enum as Interleave, CUtensorMapL2promotion_enum as Promotion,
-            CUtensorMapSwizzle_enum as Swizzle,
-        };
-        let element = match matrix.element {
-            Element::F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-            Element::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-        };
-        self.gpu.enter()?;
-        let mut map = TensorMap::default();
-        // SAFETY: all arrays are as long as the two dimensions need; `TensorMap` has the size and the alignment of the driver's.
-        unsafe {
-            sys::cuTensorMapEncodeTiled(
-                std::ptr::from_mut(&mut map).cast(),
-                element,
-                2,
-                matrix.address as *mut c_void,
-                [matrix.cols as u64, matrix.rows as u64].as_ptr(),
-                [matrix.pitch_bytes() as u64].as_ptr(),
-                [matrix.box_cols() as u32, matrix.box_rows].as_ptr(),
-                [1u32, 1].as_ptr(),
-                Interleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-                Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-            )
-        }
-        .result()
-        .map_err(|error| failed("take a description of a matrix", error))?;
-        Ok(map)
-    }
-
-    fn alloc(&self, bytes: usize) -> Result<Address> {
-        let unused = &self.gpu.unused[self.lane as usize];
-        let left = lock(unused).get_mut(&bytes).and_then(Vec::pop);
-        left.map_or_else(|| self.gpu.fresh(bytes), Ok)
-    }
-
-    fn free(&self, address: Address, bytes: usize) {
-        lock(&self.gpu.unused[self.lane as usize]).entry(bytes).or_default().push(address);
-    }
-
-    fn alloc_common(&self, bytes: usize) -> Result<Address> {
-        let left = lock(&self.gpu.common).take(&*self.gpu, bytes)?;
-        left.map_or_else(|| self.gpu.fresh(bytes), Ok)
-    }
-
-    fn free_common(&self, address: Address, bytes: usize) {
-        // Memory that cannot be left to others is given back with the context.
-        let _ = lock(&self.gpu.common).leave(&*self.gpu, address, bytes);
-    }
-
-    fn upload_common(&self, to: Address, bytes: &[u8]) -> Result<()> {
-        lock(&self.gpu.common).upload(&*self.gpu, to, bytes)
-    }
-
-    fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
-        if bytes.len() > STAGED_BY_DRIVER {
-            return self
-                .write(to, bytes.len(), &|at, part| part.copy_from_slice(&bytes[at..at + part.len()]));
-        }
-        self.gpu.enter()?;
-        // SAFETY: callers write inside their buffers. The driver has read so few bytes when the call returns.
-        unsafe { result::memcpy_htod_async(to, bytes, self.stream()) }
-            .map_err(|error| failed("take data", error))
-    }
-
-    fn write(&self, to: Address, bytes: usize, fill: &Fill) -> Result<()> {
-        lock(&self.gpu.common).write(&*self.gpu, Stream::Lane(self.lane), to, bytes, fill)
-    }
-
-    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
-        self.gpu.enter()?;
-        self.gpu.synchronize()?;
-        // SAFETY: callers read inside their buffers; `bytes` outlives the copy, which is waited for.
-        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream()) }
-            .and_then(|()| unsafe { result::stream::synchronize(self.stream()) })
-            .map_err(|error| failed("give data", error))
-    }
-
-    fn clear(&self, at: Address, bytes: usize) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        self.gpu.enter()?;
-        // SAFETY: callers write inside their buffers.
-        unsafe { result::memset_d8_async(at, 0, bytes, self.stream()) }
-            .map_err(|error| failed("clear memory", error))
-    }
-
-    fn start_early(&self, early: bool) {
-        self.early.store(early, Ordering::Relaxed);
-    }
-
-    fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
-        self.gpu.enter()?;
-        let Function(function) = self.gpu.function(kernel)?;
-        let [x, y, z] = launch.grid;
-        let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
-        // Kernels for Hopper wait for the one before themselves (kernels/ptx.cuh).
-        let starts_early = self.gpu.kernels == Kernels::Sm90a && self.early.load(Ordering::Relaxed);
-        let mut early = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: Default::default(),
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
-        let config = sys::CUlaunchConfig {
-            gridDimX: x,
-            gridDimY: y,
-            gridDimZ: z,
-            blockDimX: launch.threads,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: launch.shared_bytes,
-            hStream: self.stream(),
-            attrs: &raw mut early,
-            numAttrs: starts_early.into(),
-        };
-        // SAFETY: the kernel takes one struct, of which `args` are the bytes; addresses in it are of live buffers, whose
-        // memory is only used again by work behind this in the stream.
-        unsafe { sys::cuLaunchKernelEx(&raw const config, function, params.as_mut_ptr(), null_mut()) }
-            .result()
-            .map_err(|error| failed(&format!("run kernel {kernel}"), error))
-    }
-
-    fn record(&self, point: usize) -> Result<()> {
-        self.gpu.record(self.gpu.points[self.lane as usize][point], Stream::Lane(self.lane))
-    }
-
-    fn wait(&self, lane: Lane, point: usize) -> Result<()> {
-        self.gpu.wait(Stream::Lane(self.lane), self.gpu.points[lane as usize][point])
-    }
-
-    fn join(&self) -> Result<()> {
-        self.lane.others().try_for_each(|other| {
-            let end = self.gpu.ends[other as usize];
-            self.gpu.record(end, Stream::Lane(other))?;
-            self.gpu.wait(Stream::Lane(self.lane), end)
-        })
-    }
-
-    fn mark(&self) -> Result<Mark> {
-        self.gpu.enter()?;
-        let event = Event::new(sys::CUevent_flags::CU_EVENT_DEFAULT)?;
-        self.gpu.record(event, Stream::Lane(self.lane))?;
-        let mut marks = lock(&self.gpu.marks);
-        marks.push(event);
-        Ok(Mark(marks.len() - 1))
-    }
-
-    fn between(&self, Mark(start): Mark, Mark(end): Mark) -> Result<f64> {
-        self.gpu.enter()?;
-        self.gpu.synchronize()?;
-        let marks = lock(&self.gpu.marks);
-        // SAFETY: both were recorded in this context.
-        unsafe { result::event::elapsed(marks[start].0, marks[end].0) }
-            .map(|milliseconds| f64::from(milliseconds) / 1e3)
-            .map_err(|error| failed("tell a time", error))
-    }
-
-    fn memory(&self) -> Result<(usize, usize)> {
-        self.gpu.enter()?;
-        result::mem_get_info().map_err(|error| failed("tell its memory", error))
-    }
 }
 
 impl Drop for Gpu {
