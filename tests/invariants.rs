@@ -492,4 +492,23 @@ mod on_the_simulator {
             }
         }
     }
+
+    /// Few context rows have their twin rows done beside them, many do not (more than 1024).
+    #[test]
+    fn batches_of_few_rows_and_of_many_give_the_same_bits_in_turns() {
+        let pair = Pair::open(&golden("qwen3", "base"), &golden("qwen3", "tuned"), None).unwrap();
+        let cuda = Cuda::simulated(ContextPrecision::Bfloat16, Kernels::Sm90a).with_resident_weights(true);
+        let engine = Engine::new(&cuda, &pair);
+        let few = prompts(50, &[9, 40, 1]);
+        let lengths: Vec<usize> = [9, 40, 1].into_iter().chain(41..65).collect();
+        let many = prompts(50, &lengths);
+        let score = |ids| engine.score(&slices(ids), &unobserved).unwrap();
+        let trace = || engine.trace(&slices(&few), &unobserved).unwrap();
+        let (alone, traced) = (score(&few), trace());
+        for _ in 0..2 {
+            assert_eq!(score(&many)[..few.len()], alone);
+            assert_eq!(trace(), traced);
+            assert_eq!(score(&few), alone);
+        }
+    }
 }

@@ -183,7 +183,11 @@ void* sim_alloc(sim::Device* device, size_t bytes) {
 }
 
 void sim_free(sim::Device* device, unsigned char* data) {
-    if (!device->allocations.erase(data)) sim::die("memory is freed that was not allocated");
+    const auto allocation = device->allocations.find(data);
+    if (allocation == device->allocations.end()) sim::die("memory is freed that was not allocated");
+    // For who still reads it.
+    memset(data, 0xFF, allocation->second);
+    device->allocations.erase(allocation);
     free(data - sim::GUARD);
 }
 

@@ -263,8 +263,8 @@ inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 using std::max;
 using std::min;
 
-// Makes `FUNCTION(args)`, for every thread, the kernel `NAME`; `BLOCKS` a multiprocessor are what registers must allow.
 #define LEAN_KERNEL(NAME, ARGS, THREADS, REGISTERS, ...) KERNEL(NAME, ARGS, THREADS, 1, __VA_ARGS__)
+// Makes `FUNCTION(args)`, for every thread, the kernel `NAME`; `BLOCKS` a multiprocessor are what registers must allow.
 #define KERNEL(NAME, ARGS, THREADS, BLOCKS, ...)                                              \
     static sim::Registered registered_##NAME({#NAME, sizeof(ARGS), (THREADS),                 \
         [](const sim::Grid& grid, const void* bytes) {                                        \

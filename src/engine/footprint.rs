@@ -65,7 +65,8 @@ impl Footprint {
             weights: (widest_layer(weights, &both, &[Branch::Ft]) + keys)
                 .max(looked_up(&weights.embedding(), limits.tokens)),
             prompt: F64 * twin_rows,
-            in_pack: 2 * F64 * spec.num_attention_heads * d,
+            // Means of both branches, and those that grow.
+            in_pack: 3 * F64 * spec.num_attention_heads * d,
             ..Self::of_rows(spec, limits, threads, inherited)
         }
     }

@@ -293,7 +293,8 @@ impl<'w, B: Backend> Block<'w, B> {
         }
     }
 
-    /// Normed rows and rotated keys of a pack's context rows, and what those of them need that go on.
+    /// Normed rows and rotated keys of a pack's context rows; where some go on values too, where all do queries too, which are not normed or
+    /// rotated yet.
     pub fn prepare_context(
         &self,
         backend: &B,
@@ -415,7 +416,8 @@ impl<'w, B: Backend> Block<'w, B> {
         backend.linear(&space.normed, &self.query, &mut space.heads);
     }
 
-    /// Moves rows `x[C, D]` through the block: `space` has their queries, `keys` and `values` hold the rows that the layout's paths name. Where the stream is between attention and MLP is kept where asked for.
+    /// Moves rows `x[C, D]` through the block: `space` has their queries, `keys` and `values` hold the rows that the layout's
+    /// paths name. Where the stream is between attention and MLP is kept where asked for.
     #[allow(clippy::too_many_arguments, reason = "what a block reads and writes")]
     pub fn move_rows(
         &self,

@@ -173,10 +173,13 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         ) -> ControlFlow<()>,
     ) -> Result<()> {
         let spec = self.weights.spec().ft;
-        self.backend.expect_context(batch.context_rows());
+        self.backend.expect_context(Some(batch.context_rows()));
         let mut workspace = Workspace::new(self.backend, spec, batch.twin_rows());
         let share = |tokens: f64| observer(tokens / spec.num_hidden_layers as f64);
-        self.each_layer(Meeting::Packs, branches, |_, layer| step(layer, batch, &mut workspace, &share))
+        let done =
+            self.each_layer(Meeting::Packs, branches, |_, layer| step(layer, batch, &mut workspace, &share));
+        self.backend.expect_context(None);
+        done
     }
 
     /// Takes a step with each layer, whose number it is told. What the next one's blocks of these branches need is fetched while a

@@ -90,6 +90,7 @@ fn score_context<B: Backend>(
 ) -> ControlFlow<()> {
     let Batch { layout, packs, twin, .. } = batch;
     let blocks = &layer.blocks;
+    // The tuned model's stream is read by both, so what the pre-trained branch does with it is asked for first.
     if !layer.same_block {
         blocks.pt.start_twin(backend, twin, layout, &mut workspace.twin.pt);
     }

@@ -122,12 +122,13 @@ impl<M> Inherited<M> {
 }
 
 impl<M> ExpertSpace<M> {
-    fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, kind: Rows) -> Option<Self> {
+    fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, branch: Branch, kind: Rows) -> Option<Self> {
+        let rows = |role, cols| backend.zeros_of_branch(branch, kind, role, 0, cols);
         spec.experts.as_ref().map(|experts| ExpertSpace {
-            logits: backend.zeros(kind, Role::Stream, 0, experts.count),
-            chosen: backend.zeros(kind, Role::Operand, 0, spec.hidden_size),
-            hidden: backend.zeros(kind, Role::Operand, 0, experts.intermediate_size),
-            output: backend.zeros(kind, Role::Stream, 0, spec.hidden_size),
+            logits: rows(Role::Stream, experts.count),
+            chosen: rows(Role::Operand, spec.hidden_size),
+            hidden: rows(Role::Operand, experts.intermediate_size),
+            output: rows(Role::Stream, spec.hidden_size),
         })
     }
 }
@@ -140,7 +141,7 @@ impl<M> RowSpace<M> {
             normed: context(spec.hidden_size),
             heads: context(spec.query_width()),
             hidden: context(spec.intermediate_size),
-            experts: ExpertSpace::new(backend, spec, kind),
+            experts: ExpertSpace::new(backend, spec, Branch::Ft, kind),
             count: 0,
         }
     }
@@ -194,7 +195,7 @@ impl<M> Workspace<M> {
                 heads: twin(q),
                 stream: twin(d),
                 hidden: twin(spec.intermediate_size),
-                experts: ExpertSpace::new(backend, spec, Rows::Twin),
+                experts: ExpertSpace::new(backend, spec, branch, Rows::Twin),
                 output: twin(d),
             }
         };

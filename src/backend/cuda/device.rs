@@ -33,19 +33,6 @@ impl Floor {
     pub fn of_bytes(bytes: usize) -> Self {
         Self { bytes: bytes as f64, ..Self::default() }
     }
-
-    /// Of several products in one launch, the weights one below the other.
-    pub fn of_all(floors: impl Iterator<Item = Self>) -> Self {
-        let join = |a: Option<[usize; 2]>, b: Option<[usize; 2]>| match (a, b) {
-            (Some([rows, cols]), Some([more, _])) => Some([rows + more, cols]),
-            _ => a.or(b),
-        };
-        floors.fold(Self::default(), |all, floor| Self {
-            operations: all.operations + floor.operations,
-            bytes: all.bytes + floor.bytes,
-            weight: join(all.weight, floor.weight),
-        })
-    }
 }
 
 /// Which of the kernels compiled into this program a device runs.
@@ -141,7 +128,7 @@ pub trait Device: Send + Sync {
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind) when there is not so much.
     fn alloc(&self, bytes: usize) -> Result<Address>;
 
-    /// Gives memory back to this lane: what uses it again waits for all that used it.
+    /// Gives memory back, once everything that this lane was asked for so far is done. What other lanes still do with it is the caller's.
     fn free(&self, address: Address, bytes: usize);
 
     /// Memory that all lanes read, which [`Device::upload_common`] writes to: weights, and where rows lie.
@@ -168,9 +155,11 @@ pub trait Device: Send + Sync {
     /// Fills memory with zero bytes.
     fn clear(&self, at: Address, bytes: usize) -> Result<()>;
 
-    /// Whether blocks of this lane's kernels may start while the kernel before ends: where they wait for that end, they take room from other
-    /// lanes' blocks.
-    fn start_early(&self, early: bool);
+    /// Says whether other lanes work beside this one: then blocks leave each other room.
+    fn set_apart(&self, apart: bool);
+
+    /// Whether they do.
+    fn is_apart(&self) -> bool;
 
     /// Runs the kernel of this name.
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()>;
@@ -279,4 +268,4 @@ macro_rules! plain_numbers {
         $(unsafe impl Args for $type {})*
     };
 }
-plain_numbers!(u16, i32, u64, f32);
+plain_numbers!(u8, u16, i32, u64, f32);

@@ -16,7 +16,7 @@ use std::{
 
 /// Batches of so many context rows or fewer have their twin rows done beside them, which takes about as long. With more rows there is little to
 /// be gained, and their kernels leave no room for others.
-pub const FEW_ROWS: usize = 1024;
+pub const APART_ROWS: usize = 1024;
 
 /// The lanes of a device, and how far each has come.
 pub struct Lanes {
@@ -62,7 +62,6 @@ impl Uses {
 
 impl Lanes {
     pub fn new(devices: [Arc<dyn Device>; Lane::ALL.len()]) -> Self {
-        devices[Lane::Context as usize].start_early(true);
         Self { devices, order: Mutex::default() }
     }
 
@@ -71,9 +70,11 @@ impl Lanes {
         &self.devices[lane as usize]
     }
 
-    /// Where work of a lane is done.
-    pub fn at_work(&self, lane: Lane) -> &Arc<dyn Device> {
-        self.of(if self.order().apart { lane } else { Lane::Context })
+    /// Does something for a lane with what no other uses.
+    pub fn run_in<T>(&self, lane: Lane, work: impl FnOnce(&Arc<dyn Device>) -> Result<T>) -> Result<T> {
+        // Held until it is asked for: lanes are not put together or apart meanwhile.
+        let order = self.order();
+        work(self.of(if order.apart { lane } else { Lane::Context }))
     }
 
     /// Puts another device into the place of a lane's.
@@ -91,9 +92,9 @@ impl Lanes {
         if order.apart == apart {
             return Ok(());
         }
-        order.apart = apart;
-        self.of(Lane::Context).start_early(!apart);
         self.devices.iter().try_for_each(|device| device.join())?;
+        self.devices.iter().for_each(|device| device.set_apart(apart));
+        order.apart = apart;
         let operations = order.lanes.each_ref().map(|lane| lane.operations);
         order.lanes.iter_mut().for_each(|lane| lane.waited = operations);
         Ok(())
@@ -110,7 +111,6 @@ impl Lanes {
         let foreign = || reads.iter().filter(|mat| mat.lane != lane);
         let mut order = self.order();
         if !order.apart {
-            drop(order);
             return work(self.of(Lane::Context));
         }
         for mat in foreign() {
@@ -151,8 +151,9 @@ impl Order {
         let Progress { recorded, next_point, .. } = &self.lanes[other as usize];
         let at = recorded.partition_point(|recorded| !is_passed_after(recorded));
         let (point, reached) = ((next_point + POINTS - (recorded.len() - at)) % POINTS, recorded[at]);
+        devices[lane as usize].wait(other, point)?;
         self.lanes[lane as usize].waited[other as usize] = reached;
-        devices[lane as usize].wait(other, point)
+        Ok(())
     }
 
     fn record(&mut self, devices: &[Arc<dyn Device>], lane: Lane) -> Result<()> {

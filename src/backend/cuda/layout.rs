@@ -1,8 +1,8 @@
 //! Where the rows of sequences lie, as kernels read it.
 
 use super::{
-    args::{Address, AttentionTile, TwinRow},
-    device::{Buffer, Device},
+    args::{Address, Args, AttentionTile, TwinRow},
+    device::{Buffer, Device, as_bytes},
 };
 use crate::{
     Result,
@@ -24,18 +24,20 @@ pub struct CudaLayout {
 }
 
 pub struct LayoutRows {
+    /// All that lies on the device.
+    buffer: Buffer,
     context: RowMap,
     twin: RowMap,
     /// Of each rotary table of each branch, the addresses for every sequence.
     tables: HashMap<(Branch, usize), Tables>,
     /// Rows of the paths of all sequences, one after the other.
-    pub path_rows: Buffer,
+    path_rows: Place,
     /// The context's queries in tiles of 64 and of 128.
     pub tiles: Tiles,
     pub double_tiles: Tiles,
     /// Pairs of a context row and a token that it sees, but for windows.
     pub context_pairs: f64,
-    pub twin_rows: Buffer,
+    twin_rows: Place,
     pub twin_count: usize,
     /// The most tokens that a twin row may see, those of all together, and these with every row's rounded up to [`TOKEN_STEP`].
     pub most_tokens: usize,
@@ -45,13 +47,30 @@ pub struct LayoutRows {
 
 /// Queries of sequences in pieces, those that see most first, so that they do not end last.
 pub struct Tiles {
-    pub buffer: Buffer,
+    place: Place,
     pub count: usize,
+}
+
+/// Where something begins in a layout's buffer, in bytes.
+#[derive(Clone, Copy)]
+struct Place(usize);
+
+/// What comes into a layout's buffer, brought to the device at once.
+#[derive(Default)]
+struct Contents(Vec<u8>);
+
+impl Contents {
+    fn put<T: Args>(&mut self, values: &[T]) -> Place {
+        let place = self.0.len().next_multiple_of(16);
+        self.0.resize(place, 0);
+        self.0.extend(as_bytes(values));
+        Place(place)
+    }
 }
 
 impl Tiles {
     /// Of `queries` at most; `paths` tells where the path of each sequence begins.
-    fn new(device: &Arc<dyn Device>, sequences: &[Sequence], paths: &[i32], queries: usize) -> Result<Self> {
+    fn new(contents: &mut Contents, sequences: &[Sequence], paths: &[i32], queries: usize) -> Self {
         let mut tiles = Vec::new();
         for (sequence, path) in sequences.iter().zip(paths) {
             let (rows, position) = Rows::Context.of(sequence);
@@ -63,13 +82,13 @@ impl Tiles {
             }));
         }
         tiles.sort_by_key(|tile| std::cmp::Reverse(tile.first_query));
-        Ok(Self { buffer: Buffer::common_of(device, &tiles)?, count: tiles.len() })
+        Self { place: contents.put(&tiles), count: tiles.len() }
     }
 }
 
 /// One rotary table for every sequence.
 struct Tables {
-    addresses: Buffer,
+    addresses: Place,
     /// Half the dimensions that are rotated.
     half: usize,
     /// What is at the addresses.
@@ -78,22 +97,19 @@ struct Tables {
 
 /// Of every row its sequence and its position.
 struct RowMap {
-    sequence: Buffer,
-    position: Buffer,
+    sequence: Place,
+    position: Place,
 }
 
 impl RowMap {
-    fn new(device: &Arc<dyn Device>, sequences: &[Sequence], rows: Rows) -> Result<Self> {
+    fn new(contents: &mut Contents, sequences: &[Sequence], rows: Rows) -> Self {
         let (mut sequence, mut position) = (Vec::new(), Vec::new());
         for (index, of) in sequences.iter().enumerate() {
             let (range, first) = rows.of(of);
             sequence.extend(range.clone().map(|_| index as i32));
             position.extend((first..first + range.len()).map(|position| position as i32));
         }
-        Ok(Self {
-            sequence: Buffer::common_of(device, &sequence)?,
-            position: Buffer::common_of(device, &position)?,
-        })
+        Self { sequence: contents.put(&sequence), position: contents.put(&position) }
     }
 }
 
@@ -107,7 +123,7 @@ pub struct Rotation {
 
 impl LayoutRows {
     pub fn new(device: &Arc<dyn Device>, ropes: &RopeCache, sequences: &[Sequence]) -> Result<Self> {
-        let mut tables = HashMap::new();
+        let (mut tables, mut contents) = (HashMap::new(), Contents::default());
         for branch in [Branch::Pt, Branch::Ft] {
             let count = sequences.first().map_or(0, |sequence| sequence.ropes.get(branch).len());
             for index in 0..count {
@@ -115,7 +131,7 @@ impl LayoutRows {
                 let kept = sequences.iter().map(of).collect::<Result<Vec<_>>>()?;
                 let addresses: Vec<Address> = kept.iter().map(|buffer| buffer.address()).collect();
                 let half = sequences[0].ropes.get(branch)[index].half_dim;
-                let addresses = Buffer::common_of(device, &addresses)?;
+                let addresses = contents.put(&addresses);
                 tables.insert((branch, index), Tables { addresses, half, _kept: kept });
             }
         }
@@ -146,19 +162,36 @@ impl LayoutRows {
             }
         }
         Ok(Self {
-            context: RowMap::new(device, sequences, Rows::Context)?,
-            twin: RowMap::new(device, sequences, Rows::Twin)?,
+            context: RowMap::new(&mut contents, sequences, Rows::Context),
+            twin: RowMap::new(&mut contents, sequences, Rows::Twin),
             tables,
-            path_rows: Buffer::common_of(device, &path_rows)?,
-            tiles: Tiles::new(device, sequences, &paths, 64)?,
-            double_tiles: Tiles::new(device, sequences, &paths, 128)?,
+            path_rows: contents.put(&path_rows),
+            tiles: Tiles::new(&mut contents, sequences, &paths, 64),
+            double_tiles: Tiles::new(&mut contents, sequences, &paths, 128),
             context_pairs,
-            twin_rows: Buffer::common_of(device, &twin_rows)?,
+            twin_rows: contents.put(&twin_rows),
             twin_count: twin_rows.len(),
             most_tokens,
             all_tokens,
             score_tokens,
+            buffer: Buffer::common_of(device, &contents.0)?,
         })
+    }
+
+    fn address(&self, Place(place): Place) -> Address {
+        self.buffer.address() + place as Address
+    }
+
+    pub fn path_rows(&self) -> Address {
+        self.address(self.path_rows)
+    }
+
+    pub fn twin_rows(&self) -> Address {
+        self.address(self.twin_rows)
+    }
+
+    pub fn tiles_address(&self, tiles: &Tiles) -> Address {
+        self.address(tiles.place)
     }
 
     /// How rows of a kind are turned.
@@ -169,9 +202,9 @@ impl LayoutRows {
         };
         let tables = &self.tables[&(rope.branch, rope.index)];
         Rotation {
-            sequence: map.sequence.address(),
-            position: map.position.address(),
-            tables: tables.addresses.address(),
+            sequence: self.address(map.sequence),
+            position: self.address(map.position),
+            tables: self.address(tables.addresses),
             half: tables.half,
         }
     }

@@ -57,7 +57,7 @@ impl CudaMat {
         Self { kind, lane, uses: Uses::default(), element, rows: 0, cols, buffer: None, capacity: 0 }
     }
 
-    /// Sets the number of rows; elements are undefined afterwards. No other lane reads it any more.
+    /// Sets the number of rows; elements are undefined afterwards. Who writes it next waits for who still reads it.
     pub fn resize(&mut self, device: &Arc<dyn Device>, rows: usize) -> Result<()> {
         self.rows = rows;
         if rows > self.capacity {

@@ -9,7 +9,7 @@ use super::{
     attention,
     device::{Buffer, Device, Lane},
     embed::{CudaTable, embed},
-    lanes::FEW_ROWS,
+    lanes::APART_ROWS,
     launch::{ROW_THREADS, per_row, per_warp, rows_args},
     layout::{CudaLayout, LayoutRows},
     mat::{CudaMat, Element, pitch},
@@ -134,9 +134,9 @@ impl Backend for Cuda {
         mat
     }
 
-    fn expect_context(&self, rows: usize) {
+    fn expect_context(&self, rows: Option<usize>) {
         // Times of kernels are those of each alone.
-        let apart = rows <= FEW_ROWS && self.profile.is_none();
+        let apart = rows.is_some_and(|rows| rows <= APART_ROWS) && self.profile.is_none();
         self.attempt(|_| self.lanes.set_apart(apart));
     }
 
@@ -453,7 +453,7 @@ impl Backend for Cuda {
         let zeros = || {
             self.attempt(|_| {
                 let buffer = Buffer::new(self.lanes.of(Lane::Ft), bytes)?;
-                self.lanes.at_work(Lane::Ft).clear(buffer.address(), bytes)?;
+                self.lanes.run_in(Lane::Ft, |device| device.clear(buffer.address(), bytes))?;
                 Ok(buffer)
             })
         };

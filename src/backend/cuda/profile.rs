@@ -111,8 +111,12 @@ impl Device for Profiled {
         self.device.clear(at, bytes)
     }
 
-    fn start_early(&self, early: bool) {
-        self.device.start_early(early);
+    fn set_apart(&self, apart: bool) {
+        self.device.set_apart(apart);
+    }
+
+    fn is_apart(&self) -> bool {
+        self.device.is_apart()
     }
 
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {

@@ -7,7 +7,10 @@ use super::{
     transfer::{Stream, Streams, Transfer},
 };
 use crate::Result;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// A simulated device. Its memory is the host's, full of NaN when it is new; only common memory is left to others.
 pub struct Sim {
@@ -23,6 +26,7 @@ pub struct Sim {
 struct SimLane {
     sim: Arc<Sim>,
     lane: Lane,
+    apart: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -36,7 +40,8 @@ impl Sim {
         let points = Lane::ALL.map(|_| std::array::from_fn(|_| work.new_event()));
         let ends = Lane::ALL.map(|_| work.new_event());
         let sim = Arc::new(Self { kernels, work: Mutex::new(work), common: Mutex::default(), points, ends });
-        Lane::ALL.map(|lane| Arc::new(SimLane { sim: sim.clone(), lane }) as Arc<dyn Device>)
+        let lane = |lane| SimLane { sim: sim.clone(), lane, apart: AtomicBool::default() };
+        Lane::ALL.map(|it| Arc::new(lane(it)) as Arc<dyn Device>)
     }
 }
 
@@ -92,8 +97,10 @@ impl Device for SimLane {
     }
 
     fn free(&self, address: Address, _bytes: usize) {
-        // A GPU leaves memory to what the lane does later, wherever that is done. Nothing that is asked for here fails later.
-        let _ = self.join().and_then(|()| self.ask(Task::Free(address)));
+        // A GPU leaves memory to what the lane does later; where all is done in one lane, that is done there, and so is what used it.
+        let joined = if self.is_apart() { Ok(()) } else { self.join() };
+        // Nothing that is asked for here fails later.
+        let _ = joined.and_then(|()| self.ask(Task::Free(address)));
     }
 
     fn alloc_common(&self, bytes: usize) -> Result<Address> {
@@ -129,7 +136,13 @@ impl Device for SimLane {
         self.ask(Task::Clear { at, bytes })
     }
 
-    fn start_early(&self, _early: bool) {}
+    fn set_apart(&self, apart: bool) {
+        self.apart.store(apart, Ordering::Relaxed);
+    }
+
+    fn is_apart(&self) -> bool {
+        self.apart.load(Ordering::Relaxed)
+    }
 
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
         let Launch { grid: blocks, threads, shared_bytes, .. } = launch;

@@ -58,26 +58,30 @@ pub enum Task {
     Free(Address),
     /// Takes the time.
     Mark(usize),
-    Record(usize),
-    /// Until the event was passed so many times.
-    Wait {
-        event: usize,
-        times: usize,
-    },
+    Record(Moment),
+    /// Until it is passed.
+    Wait(Moment),
 }
 
-/// The streams that an event was recorded in, one for each time, and how many times it was passed.
-#[derive(Default)]
-struct Event {
-    recorded: Vec<Stream>,
-    passed: usize,
+/// One of the times that an event was recorded.
+#[derive(Clone, Copy)]
+pub struct Moment {
+    event: usize,
+    time: usize,
+}
+
+/// The stream that an event was recorded in, and whether that was passed.
+struct Recorded {
+    stream: Stream,
+    passed: bool,
 }
 
 pub struct Work {
     device: *mut c_void,
     /// Of the lanes, and of copies.
     queues: [VecDeque<Task>; Lane::ALL.len() + 1],
-    events: Vec<Event>,
+    /// Each time that each event was recorded.
+    events: Vec<Vec<Recorded>>,
     marks: Vec<Option<Instant>>,
     /// How many copies were asked for.
     copies_asked: usize,
@@ -142,26 +146,34 @@ impl Work {
     }
 
     pub fn new_event(&mut self) -> usize {
-        self.events.push(Event::default());
+        self.events.push(Vec::new());
         self.events.len() - 1
     }
 
     pub fn record(&mut self, event: usize, stream: Stream) -> Result<()> {
-        self.events[event].recorded.push(stream);
-        self.ask(stream, Task::Record(event))
+        let time = self.events[event].len();
+        self.events[event].push(Recorded { stream, passed: false });
+        self.ask(stream, Task::Record(Moment { event, time }))
+    }
+
+    /// When an event was recorded last.
+    fn last(&self, event: usize) -> Option<Moment> {
+        self.events[event].len().checked_sub(1).map(|time| Moment { event, time })
+    }
+
+    fn recorded(&mut self, Moment { event, time }: Moment) -> &mut Recorded {
+        &mut self.events[event][time]
     }
 
     pub fn wait(&mut self, stream: Stream, event: usize) -> Result<()> {
-        let times = self.events[event].recorded.len();
-        self.ask(stream, Task::Wait { event, times })
+        self.last(event).map_or(Ok(()), |last| self.ask(stream, Task::Wait(last)))
     }
 
     /// Does what an event needs, in the stream that it was recorded in.
     pub fn finish_event(&mut self, event: usize) -> Result<()> {
-        while let Event { recorded, passed } = &self.events[event]
-            && *passed < recorded.len()
-        {
-            self.step(recorded[*passed])?;
+        let Some(last) = self.last(event) else { return Ok(()) };
+        while let Recorded { stream, passed: false } = *self.recorded(last) {
+            self.step(stream)?;
         }
         Ok(())
     }
@@ -181,10 +193,9 @@ impl Work {
 
     /// Does the next task of a stream, or, where that has to wait, the next of the stream that it waits for.
     fn step(&mut self, stream: Stream) -> Result<()> {
-        if let Some(&Task::Wait { event, times }) = self.queue(stream).front() {
-            let Event { recorded, passed } = &self.events[event];
-            if *passed < times {
-                let other = recorded[*passed];
+        if let Some(Task::Wait(moment)) = self.queue(stream).front() {
+            let moment = *moment;
+            if let Recorded { stream: other, passed: false } = *self.recorded(moment) {
                 assert!(other != stream, "a stream waits for itself");
                 return self.step(other);
             }
@@ -211,8 +222,8 @@ impl Work {
             // SAFETY: allocated by `alloc`; the simulator stops the program if not.
             Task::Free(address) => unsafe { sim_free(self.device, address as *mut c_void) },
             Task::Mark(mark) => self.marks[mark] = Some(Instant::now()),
-            Task::Record(event) => self.events[event].passed += 1,
-            Task::Wait { .. } => {}
+            Task::Record(moment) => self.recorded(moment).passed = true,
+            Task::Wait(_) => {}
         }
         Ok(())
     }

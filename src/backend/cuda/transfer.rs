@@ -65,6 +65,8 @@ pub struct Transfer<S: Streams> {
     /// Made when they are first needed.
     stages: Option<[Stage<S::Event>; 2]>,
     next: usize,
+    /// Events that nobody waits for.
+    spare: Vec<S::Event>,
     /// Memory that nobody will read any more, by size.
     unused: HashMap<usize, Vec<Left<S::Event>>>,
 }
@@ -87,7 +89,7 @@ unsafe impl<E: Send> Send for Stage<E> {}
 
 impl<S: Streams> Default for Transfer<S> {
     fn default() -> Self {
-        Self { stages: None, next: 0, unused: HashMap::new() }
+        Self { stages: None, next: 0, spare: Vec::new(), unused: HashMap::new() }
     }
 }
 
@@ -97,19 +99,20 @@ impl<S: Streams> Transfer<S> {
         let Some(Left { address, done }) = self.unused.get_mut(&bytes).and_then(Vec::pop) else {
             return Ok(None);
         };
-        for event in done {
-            streams.wait(Stream::Copies, event)?;
-            streams.drop_event(event)?;
-        }
+        done.iter().try_for_each(|event| streams.wait(Stream::Copies, *event))?;
+        self.spare.extend(done);
         Ok(Some(address))
     }
 
     /// Takes memory back that kernels may still read.
     pub fn leave(&mut self, streams: &S, address: Address, bytes: usize) -> Result<()> {
-        let done = [streams.new_event()?, streams.new_event()?, streams.new_event()?];
-        done.iter()
-            .zip(Lane::ALL)
-            .try_for_each(|(event, lane)| streams.record(*event, Stream::Lane(lane)))?;
+        while self.spare.len() < Lane::ALL.len() {
+            self.spare.push(streams.new_event()?);
+        }
+        let done = [(); Lane::ALL.len()].map(|()| self.spare.pop().expect("there are as many"));
+        for (event, lane) in done.iter().zip(Lane::ALL) {
+            streams.record(*event, Stream::Lane(lane))?;
+        }
         self.unused.entry(bytes).or_default().push(Left { address, done });
         Ok(())
     }
@@ -155,10 +158,8 @@ impl<S: Streams> Transfer<S> {
     /// Gives all memory that was left back to the device, once it is done with it.
     pub fn release_unused(&mut self, streams: &S) -> Result<()> {
         for Left { address, done } in self.unused.drain().flat_map(|(_, all)| all) {
-            for event in done {
-                streams.finish(event)?;
-                streams.drop_event(event)?;
-            }
+            done.iter().try_for_each(|event| streams.finish(*event))?;
+            self.spare.extend(done);
             streams.give_back(address)?;
         }
         Ok(())
@@ -167,6 +168,7 @@ impl<S: Streams> Transfer<S> {
     /// Gives back everything; the device is about to go.
     pub fn close(&mut self, streams: &S) -> Result<()> {
         self.release_unused(streams)?;
+        self.spare.drain(..).try_for_each(|event| streams.drop_event(event))?;
         for Stage { bytes, copied } in self.stages.take().into_iter().flatten() {
             streams.finish(copied)?;
             streams.drop_event(copied)?;

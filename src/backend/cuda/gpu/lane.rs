@@ -26,13 +26,12 @@ const STAGED_BY_DRIVER: usize = 64 << 10;
 pub struct GpuLane {
     gpu: Arc<Gpu>,
     lane: Lane,
-    /// Whether kernels start early.
-    early: AtomicBool,
+    apart: AtomicBool,
 }
 
 impl GpuLane {
     pub fn new(gpu: Arc<Gpu>, lane: Lane) -> Self {
-        Self { gpu, lane, early: AtomicBool::default() }
+        Self { gpu, lane, apart: AtomicBool::default() }
     }
 
     fn stream(&self) -> sys::CUstream {
@@ -154,8 +153,12 @@ impl Device for GpuLane {
             .map_err(|error| failed("clear memory", error))
     }
 
-    fn start_early(&self, early: bool) {
-        self.early.store(early, Ordering::Relaxed);
+    fn set_apart(&self, apart: bool) {
+        self.apart.store(apart, Ordering::Relaxed);
+    }
+
+    fn is_apart(&self) -> bool {
+        self.apart.load(Ordering::Relaxed)
     }
 
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
@@ -163,13 +166,19 @@ impl Device for GpuLane {
         let Function(function) = self.gpu.function(kernel)?;
         let [x, y, z] = launch.grid;
         let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
-        // Kernels for Hopper wait for the one before themselves (kernels/ptx.cuh).
-        let starts_early = self.gpu.kernels == Kernels::Sm90a && self.early.load(Ordering::Relaxed);
-        let mut early = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: Default::default(),
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
+        let attribute = |id, value| sys::CUlaunchAttribute { id, pad: Default::default(), value };
+        use sys::CUlaunchAttributeID as Id;
+        let mut attributes = Vec::new();
+        if self.is_apart() {
+            // A multiprocessor divides its memory anew only when it is idle: all kernels agree, so that blocks of several find room.
+            let value = sys::CUlaunchAttributeValue { sharedMemCarveout: 100 };
+            attributes.push(attribute(Id::CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, value));
+        } else if self.gpu.kernels == Kernels::Sm90a {
+            // Blocks start while those of the kernel before end, for which kernels wait themselves (kernels/ptx.cuh). Beside other lanes they would
+            // wait in those lanes' room.
+            let value = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
+            attributes.push(attribute(Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, value));
+        }
         let config = sys::CUlaunchConfig {
             gridDimX: x,
             gridDimY: y,
@@ -179,8 +188,8 @@ impl Device for GpuLane {
             blockDimZ: 1,
             sharedMemBytes: launch.shared_bytes,
             hStream: self.stream(),
-            attrs: &raw mut early,
-            numAttrs: starts_early.into(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
         };
         // SAFETY: the kernel takes one struct, of which `args` are the bytes; addresses in it are of live buffers, whose
         // memory is only used again by work behind this in the stream.

@@ -10,7 +10,8 @@ use crate::{
     },
 };
 
-/// [`Product::run`] of whole rows, of one product or of up to three of the same rows that are stored, by tiles of 128 rows and 256 or 128 columns, those of gated products half of each weight's, by pairs of blocks that
+/// [`Product::run_all`] of whole rows, by tiles of 128 rows and 256 or 128 columns, those of gated products half of each weight's, by pairs of
+/// blocks that stay.
 /// stay.
 pub fn run(device: &dyn Device, products: &[Product<'_>]) -> Result<()> {
     let Product { epilogue, a, out, .. } = products[0];
@@ -24,9 +25,8 @@ pub fn run(device: &dyn Device, products: &[Product<'_>]) -> Result<()> {
             * products.iter().map(|product| col_tiles(product, tile)).sum::<usize>()
     };
     let at_once = device.multiprocessors() as usize / CLUSTER;
-    // Narrow blocks leave room for those of twin rows, which are done beside so few context rows (`lanes::FEW_ROWS`).
-    let few_rows = a.rows <= 8 * device.multiprocessors() as usize;
-    let tile = if few_rows { 128 } else { tile_columns(at_once, clusters) };
+    // Narrow blocks leave others room.
+    let tile = if device.is_apart() { 128 } else { tile_columns(at_once, clusters) };
     let (boxes, suffix) = if tile == 128 { (1, "narrow_") } else { (2, "") };
     let mut args = HopperProductArgs {
         a: device.tensor_map(&a.in_boxes(128))?,
@@ -58,7 +58,20 @@ pub fn run(device: &dyn Device, products: &[Product<'_>]) -> Result<()> {
         grid: [(clusters(tile).min(at_once) * CLUSTER) as u32, 1, 1],
         threads: 384,
         shared_bytes: shared_bytes as u32,
-        floor: Floor::of_all(products.iter().map(|product| product.floor(a.rows))),
+        floor: floor(products),
     };
     device.launch(&kernel, launch, args.as_bytes())
+}
+
+/// Of all in one launch, which read their rows once; the weights lie one below the other.
+fn floor(products: &[Product<'_>]) -> Floor {
+    let a = products[0].a;
+    let floors = products.iter().map(|product| product.floor(a.rows));
+    floors
+        .reduce(|all, more| Floor {
+            operations: all.operations + more.operations,
+            bytes: all.bytes + more.bytes - a.bytes() as f64,
+            weight: all.weight.zip(more.weight).map(|([rows, cols], [more, _])| [rows + more, cols]),
+        })
+        .expect("there is a product")
 }
