@@ -94,7 +94,7 @@ fn compile_for_gpus(kernels: &[PathBuf]) {
     // Fatbins, and whether only Hopper has what is in them.
     // The driver reads them where they lie, so they lie as nvcc would lay them.
     let mut table = String::from(
-        "#[repr(C, align(64))]\nstruct Aligned<const N: usize>([u8; N]);\n\
+        "#[allow(dead_code, reason = \"linted without kernels\")]\n#[repr(C, align(64))]\nstruct Aligned<const N: usize>([u8; N]);\n\
          static FATBINS: &[(&[u8], bool)] = &[\n",
     );
     let mut reports = String::new();
