@@ -168,17 +168,18 @@ impl Device for GpuLane {
         let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
         let attribute = |id, value| sys::CUlaunchAttribute { id, pad: Default::default(), value };
         use sys::CUlaunchAttributeID as Id;
-        let mut attributes = Vec::new();
-        if self.is_apart() {
+        let mut attribute = if self.is_apart() {
             // A multiprocessor divides its memory anew only when it is idle: all kernels agree, so that blocks of several find room.
             let value = sys::CUlaunchAttributeValue { sharedMemCarveout: 100 };
-            attributes.push(attribute(Id::CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, value));
+            Some(attribute(Id::CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, value))
         } else if self.gpu.kernels == Kernels::Sm90a {
             // Blocks start while those of the kernel before end, for which kernels wait themselves (kernels/ptx.cuh). Beside other lanes they would
             // wait in those lanes' room.
             let value = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
-            attributes.push(attribute(Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, value));
-        }
+            Some(attribute(Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, value))
+        } else {
+            None
+        };
         let config = sys::CUlaunchConfig {
             gridDimX: x,
             gridDimY: y,
@@ -188,8 +189,8 @@ impl Device for GpuLane {
             blockDimZ: 1,
             sharedMemBytes: launch.shared_bytes,
             hStream: self.stream(),
-            attrs: attributes.as_mut_ptr(),
-            numAttrs: attributes.len() as u32,
+            numAttrs: attribute.is_some().into(),
+            attrs: attribute.as_mut().map_or(null_mut(), std::ptr::from_mut),
         };
         // SAFETY: the kernel takes one struct, of which `args` are the bytes; addresses in it are of live buffers, whose
         // memory is only used again by work behind this in the stream.

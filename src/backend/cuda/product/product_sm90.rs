@@ -12,7 +12,6 @@ use crate::{
 
 /// [`Product::run_all`] of whole rows, by tiles of 128 rows and 256 or 128 columns, those of gated products half of each weight's, by pairs of
 /// blocks that stay.
-/// stay.
 pub fn run(device: &dyn Device, products: &[Product<'_>]) -> Result<()> {
     let Product { epilogue, a, out, .. } = products[0];
     const CLUSTER: usize = 2;
