@@ -206,8 +206,7 @@ impl<'e, 'a, B: Backend, W: PairWeights> Decoder<'e, 'a, B, W> {
         for branch in [Branch::Pt, Branch::Ft].into_iter().filter(|branch| *needed.get(*branch)) {
             let (block, after) = (layer.blocks.get(branch), after.get_mut(branch));
             let view = PackView { layout, context: x, twin_rows: &(0..0) };
-            let onward = if layer.is_last { Onward::Some } else { Onward::All };
-            block.prepare_context(*backend, view, context, onward);
+            block.prepare_context(*backend, view, context, layer.onward(Onward::Some));
             let cached = self.cache.of(*backend, index, branch);
             backend.scatter(&context.keys, places, &mut cached.keys);
             backend.scatter(&context.values, places, &mut cached.values);

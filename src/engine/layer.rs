@@ -110,9 +110,9 @@ impl<'w, B: Backend> Layer<'w, B> {
         Self { blocks, is_last, same_block, same_keys, same_positions }
     }
 
-    /// How a score's context rows go on from this layer.
-    pub fn onward(&self) -> Onward {
-        if self.is_last { Onward::None } else { Onward::All }
+    /// How rows go on from this layer: all but from the last.
+    pub fn onward(&self, from_last: Onward) -> Onward {
+        if self.is_last { from_last } else { Onward::All }
     }
 
     /// What both branches computed; where the blocks are the same, only the tuned model's was.
@@ -134,7 +134,7 @@ impl<'w, B: Backend> Layer<'w, B> {
             pt.attend(backend, pack.view(), space, None, &mut twin.pt);
             space.fit(backend, lineage.own);
         }
-        ft.prepare_context(backend, pack.view(), space, self.onward());
+        ft.prepare_context(backend, pack.view(), space, self.onward(Onward::None));
         let by_difference = !self.same_block && self.same_positions && !self.same_keys;
         if by_difference {
             let norms = Twin::new(pt.attention_norm.as_ref(), ft.attention_norm.as_ref());

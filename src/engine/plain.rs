@@ -1,6 +1,6 @@
 //! One model's own forward pass from the tuned model's embedding, for OutputCo and as a baseline of speed.
 
-use super::{Batch, Engine, Layer, Observer, Workspace};
+use super::{Batch, Engine, Layer, Observer, Workspace, layer::Onward};
 use crate::{Result, backend::Backend, model::PairWeights, twin::Branch};
 use std::ops::ControlFlow;
 
@@ -38,7 +38,7 @@ fn plain_layer<B: Backend>(
     for pack in packs {
         workspace.fit(backend, pack);
         let Workspace { context: space, twin, heritage } = &mut *workspace;
-        block.prepare_context(backend, pack.view(), space, layer.onward());
+        block.prepare_context(backend, pack.view(), space, layer.onward(Onward::None));
         heritage.pass_on(backend, branch, space, &pack.lineage);
         block.attend(backend, pack.view(), space, None, &mut twin.ft);
         if !layer.is_last {

@@ -158,8 +158,7 @@ fn steer_layer<B: Backend>(
                    context: &mut ContextSpace<_>,
                    last: &mut RowSpace<_>| {
         let view = PackView { layout, context: from, twin_rows: &(0..0) };
-        let onward = if layer.is_last { Onward::Some } else { Onward::All };
-        block.prepare_context(backend, view, context, onward);
+        block.prepare_context(backend, view, context, layer.onward(Onward::Some));
         let ContextSpace { rows: row_space, keys, values, .. } = context;
         if layer.is_last {
             backend.resize(to, chosen.rows.len());

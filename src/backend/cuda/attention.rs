@@ -64,8 +64,8 @@ pub fn attention(
         q: q.address(),
         k: k.address(),
         v: v.address(),
-        tiles: rows.tiles_address(&rows.tiles),
-        path_rows: rows.path_rows(),
+        tiles: rows.address(rows.tiles.place),
+        path_rows: rows.address(rows.path_rows),
         q_pitch: q.pitch(),
         kv_pitch: k.pitch(),
         group: shape.group_size() as i32,
@@ -110,8 +110,8 @@ fn hopper_attention(
         k: [boxes(k, 64)?, boxes(k, 1)?],
         v: [boxes(v, 64)?, boxes(v, 1)?],
         out: q.address(),
-        tiles: rows.tiles_address(tiles),
-        path_rows: rows.path_rows(),
+        tiles: rows.address(tiles.place),
+        path_rows: rows.address(rows.path_rows),
         pitch: q.pitch(),
         heads: heads as i32,
         head_blocks: head_blocks as i32,
@@ -149,8 +149,8 @@ pub fn twin_attend(
     let lanes = shape.head_dim.div_ceil(8).next_power_of_two().max(4);
     let ShapeNumbers { window, scale, softcap } = shape.into();
     let args = TwinAttendArgs {
-        rows: rows.twin_rows(),
-        path_rows: rows.path_rows(),
+        rows: rows.address(rows.twin_rows),
+        path_rows: rows.address(rows.path_rows),
         scores: scores.address(),
         weights: weights.address(),
         weight_plane: weight_plane as i64,

@@ -201,33 +201,33 @@ impl Buffer {
         Ok(Self { device: device.clone(), address: device.alloc(bytes)?, bytes, is_common: false })
     }
 
-    /// For what all lanes read, which [`Buffer::fill`] writes.
+    /// For what all lanes read.
     pub fn common(device: &Arc<dyn Device>, bytes: usize) -> Result<Self> {
         let bytes = bytes.max(1).next_multiple_of(256);
         Ok(Self { device: device.clone(), address: device.alloc_common(bytes)?, bytes, is_common: true })
     }
 
-    /// Writes to a common buffer, from byte `at` on.
+    /// Writes to it from byte `at` on.
     pub fn fill(&self, at: usize, bytes: &[u8]) -> Result<()> {
-        self.device.upload_common(self.address + at as Address, bytes)
+        let to = self.address + at as Address;
+        if self.is_common { self.device.upload_common(to, bytes) } else { self.device.upload(to, bytes) }
+    }
+
+    fn holding<T: Args>(self, values: &[T]) -> Result<Self> {
+        if !values.is_empty() {
+            self.fill(0, as_bytes(values))?;
+        }
+        Ok(self)
     }
 
     /// A common buffer that holds `values`.
     pub fn common_of<T: Args>(device: &Arc<dyn Device>, values: &[T]) -> Result<Self> {
-        let buffer = Self::common(device, size_of_val(values))?;
-        if !values.is_empty() {
-            buffer.fill(0, as_bytes(values))?;
-        }
-        Ok(buffer)
+        Self::common(device, size_of_val(values))?.holding(values)
     }
 
     /// A buffer of this lane that holds `values`.
     pub fn of<T: Args>(device: &Arc<dyn Device>, values: &[T]) -> Result<Self> {
-        let buffer = Self::new(device, size_of_val(values))?;
-        if !values.is_empty() {
-            device.upload(buffer.address, as_bytes(values))?;
-        }
-        Ok(buffer)
+        Self::new(device, size_of_val(values))?.holding(values)
     }
 
     pub fn address(&self) -> Address {

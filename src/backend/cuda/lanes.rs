@@ -27,8 +27,6 @@ pub struct Lanes {
 /// Operations are counted in each lane, from 1 on.
 #[derive(Default)]
 struct Order {
-    /// Otherwise all is done in the first lane.
-    apart: bool,
     lanes: [Progress; Lane::ALL.len()],
 }
 
@@ -73,13 +71,18 @@ impl Lanes {
     /// Does something for a lane with what no other uses.
     pub fn run_in<T>(&self, lane: Lane, work: impl FnOnce(&Arc<dyn Device>) -> Result<T>) -> Result<T> {
         // Held until it is asked for: lanes are not put together or apart meanwhile.
-        let order = self.order();
-        work(self.of(if order.apart { lane } else { Lane::Context }))
+        let _order = self.order();
+        work(self.of(if self.is_apart() { lane } else { Lane::Context }))
     }
 
     /// Puts another device into the place of a lane's.
     pub fn replace(&mut self, lane: Lane, device: Arc<dyn Device>) {
         self.devices[lane as usize] = device;
+    }
+
+    /// Whether lanes work side by side; otherwise all is done in the first. Changed by who holds the order.
+    fn is_apart(&self) -> bool {
+        self.of(Lane::Context).is_apart()
     }
 
     fn order(&self) -> MutexGuard<'_, Order> {
@@ -89,12 +92,11 @@ impl Lanes {
     /// Whether lanes work side by side from now on.
     pub fn set_apart(&self, apart: bool) -> Result<()> {
         let mut order = self.order();
-        if order.apart == apart {
+        if self.is_apart() == apart {
             return Ok(());
         }
         self.devices.iter().try_for_each(|device| device.join())?;
         self.devices.iter().for_each(|device| device.set_apart(apart));
-        order.apart = apart;
         let operations = order.lanes.each_ref().map(|lane| lane.operations);
         order.lanes.iter_mut().for_each(|lane| lane.waited = operations);
         Ok(())
@@ -110,7 +112,7 @@ impl Lanes {
         let lane = out[0].lane;
         let foreign = || reads.iter().filter(|mat| mat.lane != lane);
         let mut order = self.order();
-        if !order.apart {
+        if !self.is_apart() {
             return work(self.of(Lane::Context));
         }
         for mat in foreign() {

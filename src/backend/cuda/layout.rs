@@ -31,13 +31,13 @@ pub struct LayoutRows {
     /// Of each rotary table of each branch, the addresses for every sequence.
     tables: HashMap<(Branch, usize), Tables>,
     /// Rows of the paths of all sequences, one after the other.
-    path_rows: Place,
+    pub path_rows: Place,
     /// The context's queries in tiles of 64 and of 128.
     pub tiles: Tiles,
     pub double_tiles: Tiles,
     /// Pairs of a context row and a token that it sees, but for windows.
     pub context_pairs: f64,
-    twin_rows: Place,
+    pub twin_rows: Place,
     pub twin_count: usize,
     /// The most tokens that a twin row may see, those of all together, and these with every row's rounded up to [`TOKEN_STEP`].
     pub most_tokens: usize,
@@ -47,13 +47,13 @@ pub struct LayoutRows {
 
 /// Queries of sequences in pieces, those that see most first, so that they do not end last.
 pub struct Tiles {
-    place: Place,
+    pub place: Place,
     pub count: usize,
 }
 
 /// Where something begins in a layout's buffer, in bytes.
 #[derive(Clone, Copy)]
-struct Place(usize);
+pub struct Place(usize);
 
 /// What comes into a layout's buffer, brought to the device at once.
 #[derive(Default)]
@@ -178,20 +178,8 @@ impl LayoutRows {
         })
     }
 
-    fn address(&self, Place(place): Place) -> Address {
+    pub fn address(&self, Place(place): Place) -> Address {
         self.buffer.address() + place as Address
-    }
-
-    pub fn path_rows(&self) -> Address {
-        self.address(self.path_rows)
-    }
-
-    pub fn twin_rows(&self) -> Address {
-        self.address(self.twin_rows)
-    }
-
-    pub fn tiles_address(&self, tiles: &Tiles) -> Address {
-        self.address(tiles.place)
     }
 
     /// How rows of a kind are turned.

@@ -15,6 +15,7 @@ mod launch;
 mod layout;
 mod mat;
 mod operations;
+mod points;
 mod product;
 mod profile;
 #[cfg(feature = "sim")]

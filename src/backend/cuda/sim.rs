@@ -2,7 +2,8 @@
 
 use super::{
     args::{Address, TensorMap},
-    device::{Boxed, Device, Fill, Kernels, Lane, Launch, Mark, POINTS},
+    device::{Boxed, Device, Fill, Kernels, Lane, Launch, Mark},
+    points::Points,
     sim_work::{Grid, Task, Work},
     transfer::{Stream, Streams, Transfer},
 };
@@ -17,9 +18,7 @@ pub struct Sim {
     kernels: Kernels,
     work: Mutex<Work>,
     common: Mutex<Transfer<Sim>>,
-    /// Events: points of every lane, and what joins wait for.
-    points: [[usize; POINTS]; Lane::ALL.len()],
-    ends: [usize; Lane::ALL.len()],
+    points: Points<usize>,
 }
 
 /// One lane of it.
@@ -37,9 +36,8 @@ impl Sim {
     /// The lanes of a new one.
     pub fn open(kernels: Kernels) -> [Arc<dyn Device>; Lane::ALL.len()] {
         let mut work = Work::new();
-        let points = Lane::ALL.map(|_| std::array::from_fn(|_| work.new_event()));
-        let ends = Lane::ALL.map(|_| work.new_event());
-        let sim = Arc::new(Self { kernels, work: Mutex::new(work), common: Mutex::default(), points, ends });
+        let points = Points::new(|| Ok(work.new_event())).expect("events of the simulator are numbers");
+        let sim = Arc::new(Self { kernels, work: Mutex::new(work), common: Mutex::default(), points });
         let lane = |lane| SimLane { sim: sim.clone(), lane, apart: AtomicBool::default() };
         Lane::ALL.map(|it| Arc::new(lane(it)) as Arc<dyn Device>)
     }
@@ -151,19 +149,15 @@ impl Device for SimLane {
     }
 
     fn record(&self, point: usize) -> Result<()> {
-        self.sim.record(self.sim.points[self.lane as usize][point], Stream::Lane(self.lane))
+        self.sim.points.record(&*self.sim, self.lane, point)
     }
 
     fn wait(&self, lane: Lane, point: usize) -> Result<()> {
-        self.sim.wait(Stream::Lane(self.lane), self.sim.points[lane as usize][point])
+        self.sim.points.wait(&*self.sim, self.lane, lane, point)
     }
 
     fn join(&self) -> Result<()> {
-        self.lane.others().try_for_each(|other| {
-            let end = self.sim.ends[other as usize];
-            self.sim.record(end, Stream::Lane(other))?;
-            self.sim.wait(Stream::Lane(self.lane), end)
-        })
+        self.sim.points.join(&*self.sim, self.lane)
     }
 
     fn mark(&self) -> Result<Mark> {

@@ -200,19 +200,15 @@ impl Device for GpuLane {
     }
 
     fn record(&self, point: usize) -> Result<()> {
-        self.gpu.record(self.gpu.points[self.lane as usize][point], Stream::Lane(self.lane))
+        self.gpu.points.record(&*self.gpu, self.lane, point)
     }
 
     fn wait(&self, lane: Lane, point: usize) -> Result<()> {
-        self.gpu.wait(Stream::Lane(self.lane), self.gpu.points[lane as usize][point])
+        self.gpu.points.wait(&*self.gpu, self.lane, lane, point)
     }
 
     fn join(&self) -> Result<()> {
-        self.lane.others().try_for_each(|other| {
-            let end = self.gpu.ends[other as usize];
-            self.gpu.record(end, Stream::Lane(other))?;
-            self.gpu.wait(Stream::Lane(self.lane), end)
-        })
+        self.gpu.points.join(&*self.gpu, self.lane)
     }
 
     fn mark(&self) -> Result<Mark> {

@@ -5,7 +5,8 @@ mod lane;
 
 use super::{
     args::Address,
-    device::{Device, Kernels, Lane, POINTS},
+    device::{Device, Kernels, Lane},
+    points::Points,
     transfer::{Stream, Streams, Transfer},
 };
 use crate::{Error, ErrorKind, Result};
@@ -37,9 +38,7 @@ struct Gpu {
     context: sys::CUcontext,
     lanes: [sys::CUstream; Lane::ALL.len()],
     copies: sys::CUstream,
-    /// Points of every lane, and what joins wait for.
-    points: [[Event; POINTS]; Lane::ALL.len()],
-    ends: [Event; Lane::ALL.len()],
+    points: Points<Event>,
     modules: Vec<sys::CUmodule>,
     functions: Mutex<HashMap<String, Function>>,
     marks: Mutex<Vec<Event>>,
@@ -154,9 +153,7 @@ impl Gpu {
         // Blocks of the context's products come first where there is room for one: they are the larger ones.
         let lanes = [first_stream()?, stream()?, stream()?];
         let copies = stream()?;
-        let event = || Event::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
-        let points = [events(event)?, events(event)?, events(event)?];
-        let ends = events(event)?;
+        let points = Points::new(|| Event::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING))?;
         let load = |image: &[u8]| {
             // SAFETY: a fatbin that nvcc made.
             unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|error| {
@@ -186,7 +183,6 @@ impl Gpu {
             lanes,
             copies,
             points,
-            ends,
             modules,
             functions,
             marks,
@@ -291,12 +287,6 @@ fn first_stream() -> Result<sys::CUstream> {
     Ok(stream)
 }
 
-/// As many events as are asked for.
-fn events<const N: usize>(event: impl Fn() -> Result<Event>) -> Result<[Event; N]> {
-    let events = (0..N).map(|_| event()).collect::<Result<Vec<_>>>()?;
-    Ok(events.try_into().unwrap_or_else(|_| unreachable!("N were made")))
-}
-
 impl Event {
     fn new(flags: sys::CUevent_flags) -> Result<Self> {
         result::event::create(flags).map(Event).map_err(|error| failed("make an event", error))
@@ -385,8 +375,7 @@ impl Drop for Gpu {
             for module in &self.modules {
                 let _ = result::module::unload(*module);
             }
-            let kept = self.points.iter().flatten().chain(&self.ends).copied();
-            for Event(event) in lock(&self.marks).drain(..).chain(kept) {
+            for Event(event) in lock(&self.marks).drain(..).chain(self.points.events()) {
                 let _ = result::event::destroy(event);
             }
             for stream in self.lanes.into_iter().chain([self.copies]) {
