@@ -122,6 +122,12 @@ __device__ __forceinline__ void with_finish(const Args& args, Body&& body) {
     }
 }
 
+// What a product's end needs of the arguments of kernels that make several.
+struct Ends {
+    const float* bias[2];
+    int32_t activation, n;
+};
+
 // Stores or adds columns `col`, `col + 1`, of which the second may be beyond the last, at the row `out`.
 template <Epilogue E, class FinishPair, class Args, class Out>
 __device__ __forceinline__ void finish_pair(const FinishPair& finish, const Args& args, Out* out, int col, int weight_row, float2 v, float2 up) {

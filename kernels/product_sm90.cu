@@ -119,12 +119,6 @@ __device__ __forceinline__ void bring_steps(const HopperProductArgs& args, Share
     }
 }
 
-// What a product's end needs of the arguments.
-struct Ends {
-    const float* bias[2];
-    int32_t activation;
-};
-
 // `sent` counts a warpgroup's boxes.
 template <Epilogue E, class Out, int TILE_N>
 __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared<TILE_N>& shared, const float (&sums)[TILE_N / 2],
@@ -133,7 +127,7 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
     const int consumer = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = thread % 32;
     const int row = tiles.row + consumer * CONSUMER_ROWS, col0 = tiles.col, n = args.n[tiles.product];
     const TensorMap& out = args.out[tiles.product];
-    const Ends ends = {{args.bias[tiles.product], E == GATED ? args.bias[1] : nullptr}, args.activation};
+    const Ends ends = {{args.bias[tiles.product], E == GATED ? args.bias[1] : nullptr}, args.activation, n};
     with_finish<E>(ends, [&](auto finish) {
 #pragma unroll
         for (int box = 0; box < BOXES; box++, sent++) {

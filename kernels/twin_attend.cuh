@@ -1,7 +1,7 @@
 // Attention of twin rows: mean[row, head] = Σ p(token) · normed(token), the tokens being those of its path (context rows: normalized · weight + bias
 // of the norm) and the twin rows up to the row itself. Values are projected afterwards (`head_values`).
 // Reference: `twin_attend` of backend/reference. Three kernels:
-//   key_score     (twin_scores.cu) scores[row, head, token] = q · (k + difference), scaled and capped, −∞ where unseen; f32
+//   key_score     (key_score.cu, twin_scores.cu) scores[row, head, token] = q · (k + difference), scaled and capped, −∞ where unseen; f32
 //   twin_softmax  (twin_scores.cu) p = softmax of them: of twin rows in place of their scores, of the context's tokens as a sum of three bf16; how
 //                 much of it falls on the context
 //   twin_mean     (twin_mean.cu) the means; sums f32
@@ -50,9 +50,10 @@ struct TwinAttendArgs {
     int32_t heads, group, head_dim, hidden;
     // Tokens that a token sees up to itself; 0: all.
     int32_t window;
-    // Of key_score: blocks for each row, and 2 to the power of how many threads share a key.
-    int32_t score_blocks, lane_bits;
+    // Of key_score: blocks for each row, tokens of a block, and in twin_scores.cu 2 to the power of how many threads share a key.
+    int32_t score_blocks, score_tokens, lane_bits;
     float norm_offset, scale, softcap;
+    int32_t unused;
 };
 
 __device__ __forceinline__ int64_t score_pitch(const TwinRow& row) { return (row.tokens + STEP - 1) / STEP * STEP; }

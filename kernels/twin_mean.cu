@@ -1,27 +1,32 @@
 // The means of twin rows' attention (twin_attend.cuh): p[head, token] · n[token, column] for the context's tokens, by mma.sync, and what the twin
-// rows of the path add. A block has 32 heads and 256 columns of one row, a warp 32 of the columns, over the tokens in steps of 32, three of them
-// in flight (cp.async; of rows in f32 two). Every step has a sum of its own, as tensor cores cut off what a sum does not hold.
-// Grid: (columns / 256, then rows; heads / 32), so that blocks at work together read whole rows.
+// rows of the path add. A block has 32 heads and 256 columns of one row, a warp 64 of the columns, which read the same p; or 64 and 32 where rows
+// are too few to fill the GPU. It goes over the tokens in steps of 32, three of them in flight (cp.async; of rows in f32 two; of 64 columns twice
+// as many). Every step has a sum of its own, as tensor cores cut off what a sum does not hold. Grid: (columns / 256 or 64, then rows; heads / 32),
+// so that blocks at work together read whole rows.
 #include "twin_attend.cuh"
 
-constexpr int THREADS = 256, HEADS = 32, COLUMNS = 256;
-// Of rows in f32 no more fit where a block has 99 KiB (compute capability 8.6 and 8.9).
-template <class T>
-constexpr int STAGES = sizeof(T) == 4 ? 2 : 3;
+constexpr int HEADS = 32;
 // ldmatrix reads eight rows from different banks.
-constexpr int N_PITCH = COLUMNS + 8, P_PITCH = STEP + 8;
+constexpr int P_PITCH = STEP + 8;
 
-template <class T>
+template <class T, int COLUMNS>
 struct Stage {
+    // Columns of a warp.
+    static constexpr int WIDTH = COLUMNS == 256 ? 64 : 32, THREADS = COLUMNS / WIDTH * 32;
+    static constexpr int N_PITCH = COLUMNS + 8;
+    // Of rows in f32 no more fit where a block has 99 KiB (compute capability 8.6 and 8.9).
+    static constexpr int COUNT = (sizeof(T) == 4 ? 2 : 3) * (COLUMNS == 64 ? 2 : 1);
     T n[STEP * N_PITCH];
     bf16 p[3][HEADS * P_PITCH];
 };
 
 // Fragments of 16 tokens `n` and 16 columns, as of two products: what is bf16, and what has to be added.
+template <int N_PITCH>
 __device__ __forceinline__ void load_columns(const bf16* n, uint32_t (&high)[4], uint32_t (&)[4]) {
     const int lane = threadIdx.x % 32;
     ldmatrix_x4_trans(high, n + lane % 16 * N_PITCH + lane / 16 * 8);
 }
+template <int N_PITCH>
 __device__ __forceinline__ void load_columns(const float* n, uint32_t (&high)[4], uint32_t (&low)[4]) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -33,20 +38,23 @@ __device__ __forceinline__ void load_columns(const float* n, uint32_t (&high)[4]
     }
 }
 
-// What a thread brings of each step: chunks of some rows, whose places are looked up a step before, and of some heads' p.
-template <class T>
+// What a thread brings of each step: chunks of some rows, whose places are looked up a step before, one by each lane, and of some heads' p.
+template <class T, int COLUMNS>
 struct Loader {
+    static_assert(STEP == 32);
+    static constexpr int THREADS = Stage<T, COLUMNS>::THREADS, N_PITCH = Stage<T, COLUMNS>::N_PITCH;
     static constexpr int CHUNK = 16 / sizeof(T), CHUNKS = COLUMNS / CHUNK, TURNS = STEP * CHUNKS / THREADS;
-    static constexpr int P_CHUNKS = 3 * HEADS * STEP / 8, P_TURNS = (P_CHUNKS + THREADS - 1) / THREADS;
+    // Turns for the p of one plane, and heads of each.
+    static constexpr int P_TURNS = HEADS * STEP / 8 / THREADS, P_HEADS = HEADS / P_TURNS;
     const int32_t* path;
     const T* n_from;
     int64_t n_pitch;
-    int context_length, n_to;
+    int context_length, n_to, heads, p_pitch, p_to;
     bool has_col;
-    // Context rows of the step that is brought next; −1 beyond the last.
-    int32_t rows[TURNS];
-    const bf16* p_from[P_TURNS];
-    int p_to[P_TURNS], p_step[P_TURNS];
+    // The lane's context row of the step that is brought next; −1 beyond the last.
+    int32_t row_of_lane;
+    const bf16* p_from;
+    int64_t p_plane;
 
     __device__ __forceinline__ Loader(const TwinAttendArgs& args, const TwinRow& row, int col0, int head0, int first_step)
         : path(args.path_rows + row.path), n_pitch(args.normalized_pitch), context_length(row.context_length) {
@@ -54,59 +62,61 @@ struct Loader {
         has_col = col0 + col < args.hidden;
         n_from = static_cast<const T*>(args.normalized) + (has_col ? col0 + col : 0);
         n_to = thread / CHUNKS * N_PITCH + col;
-        const bf16* weights = args.weights + row.scores_start * args.heads;
-#pragma unroll
-        for (int turn = 0; turn < P_TURNS; turn++) {
-            const int chunk = thread + turn * THREADS, head = chunk / (STEP / 8) % HEADS, token = chunk % (STEP / 8) * 8;
-            const int plane = chunk / (HEADS * STEP / 8);
-            const bool there = chunk < P_CHUNKS && head0 + head < args.heads;
-            const int64_t at = plane * args.weight_plane + (head0 + head) * score_pitch(row) + first_step * STEP + token;
-            p_from[turn] = weights + (there ? at : 0);
-            p_to[turn] = (plane * HEADS + head) * P_PITCH + token;
-            p_step[turn] = there ? STEP : 0;
-        }
+        const int head = head0 + thread / (STEP / 8), token = thread % (STEP / 8) * 8;
+        heads = args.heads - head;
+        p_pitch = score_pitch(row);
+        p_plane = args.weight_plane;
+        p_from = args.weights + row.scores_start * args.heads + int64_t(head) * p_pitch + first_step * STEP + token;
+        p_to = thread / (STEP / 8) * P_PITCH + token;
         look_up(first_step);
     }
     __device__ __forceinline__ void look_up(int step) {
-#pragma unroll
-        for (int turn = 0; turn < TURNS; turn++) {
-            const int token = step * STEP + int(threadIdx.x) / CHUNKS + turn * (THREADS / CHUNKS);
-            rows[turn] = token < context_length ? path[token] : -1;
-        }
+        const int token = step * STEP + int(threadIdx.x) % STEP;
+        row_of_lane = token < context_length ? path[token] : -1;
     }
-    __device__ __forceinline__ void bring(int step, Stage<T>& stage) {
+    __device__ __forceinline__ void bring(int step, Stage<T, COLUMNS>& stage) {
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {
-            const bool there = rows[turn] >= 0 && has_col;
-            copy_async_16(&stage.n[n_to + turn * (THREADS / CHUNKS) * N_PITCH], n_from + (there ? rows[turn] * n_pitch : 0), there ? 16 : 0);
+            const int row = __shfl_sync(~0u, row_of_lane, int(threadIdx.x) / CHUNKS + turn * (THREADS / CHUNKS));
+            const bool there = row >= 0 && has_col;
+            copy_async_16(&stage.n[n_to + turn * (THREADS / CHUNKS) * N_PITCH], n_from + (there ? row * n_pitch : 0), there ? 16 : 0);
         }
 #pragma unroll
-        for (int turn = 0; turn < P_TURNS; turn++) {
-            if (int(threadIdx.x) + turn * THREADS < P_CHUNKS) copy_async_16(&stage.p[0][p_to[turn]], p_from[turn], p_step[turn] ? 16 : 0);
-            p_from[turn] += p_step[turn];
+        for (int turn = 0; turn < 3 * P_TURNS; turn++) {
+            const int plane = turn / P_TURNS, head = turn % P_TURNS * P_HEADS;
+            const bool there = head < heads;
+            copy_async_16(&stage.p[plane][p_to + head * P_PITCH], there ? p_from + plane * p_plane + head * p_pitch : p_from, there ? 16 : 0);
         }
+        p_from += STEP;
         look_up(step + 1);
     }
 };
 
-// The sums of a step: of 32 heads in halves of 16, of a warp's 32 columns in eights, as products of mma_m16n8k16 lie.
-template <class T>
-__device__ __forceinline__ void multiply_step(float (&sums)[2][4][4], const Stage<T>& stage) {
+// A thread's sums: of 32 heads in halves of 16, of a warp's columns in eights, as products of mma_m16n8k16 lie.
+template <int EIGHTS>
+struct Sums {
+    float of[2][EIGHTS][4] = {};
+};
+
+template <class T, int COLUMNS, int EIGHTS>
+__device__ __forceinline__ void multiply_step(Sums<EIGHTS>& sums, const Stage<T, COLUMNS>& stage) {
+    constexpr int N_PITCH = Stage<T, COLUMNS>::N_PITCH;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-#pragma unroll
+#pragma unroll 1
     for (int t = 0; t < STEP; t += 16) {
-        uint32_t n[2][4], n_low[2][4];
+        uint32_t n[EIGHTS / 2][4], n_low[EIGHTS / 2][4];
 #pragma unroll
-        for (int pair = 0; pair < 2; pair++) load_columns(&stage.n[t * N_PITCH + warp * 32 + pair * 16], n[pair], n_low[pair]);
+        for (int pair = 0; pair < EIGHTS / 2; pair++)
+            load_columns<N_PITCH>(&stage.n[t * N_PITCH + warp * EIGHTS * 8 + pair * 16], n[pair], n_low[pair]);
         // Sums take turns, so that none waits for itself.
-        auto multiply = [&](int plane, const uint32_t(&columns)[2][4]) {
+        auto multiply = [&](int plane, const uint32_t(&columns)[EIGHTS / 2][4]) {
             uint32_t p[2][4];
 #pragma unroll
             for (int i = 0; i < 2; i++) ldmatrix_x4(p[i], &stage.p[plane][(i * 16 + lane % 16) * P_PITCH + t + lane / 16 * 8]);
 #pragma unroll
             for (int i = 0; i < 2; i++)
 #pragma unroll
-                for (int j = 0; j < 4; j++) mma_m16n8k16(sums[i][j], p[i], {columns[j / 2][j % 2 * 2], columns[j / 2][j % 2 * 2 + 1]});
+                for (int j = 0; j < EIGHTS; j++) mma_m16n8k16(sums.of[i][j], p[i], {columns[j / 2][j % 2 * 2], columns[j / 2][j % 2 * 2 + 1]});
         };
         // The smallest parts first.
         if (sizeof(T) == 4) {
@@ -121,15 +131,16 @@ __device__ __forceinline__ void multiply_step(float (&sums)[2][4][4], const Stag
 
 // Weighs the sums as the norm says, adds what the twin rows of the path give, and stores them. All loads of a loop are under way before the first
 // is used; what is beyond the last head or column is loaded again, and not stored.
+template <int EIGHTS>
 __device__ __forceinline__ void finish(const TwinAttendArgs& args, const TwinRow& row, int index, int first_seen, int col0, int head0,
-                                       const float (&sums)[2][4][4]) {
-    const int lane = threadIdx.x % 32, first_head = head0 + lane / 4, first_col = col0 + int(threadIdx.x) / 32 * 32 + lane % 4 * 2;
-    // A thread's four heads, eight apart, and its four pairs of columns, eight apart.
+                                       const Sums<EIGHTS>& sums) {
+    const int lane = threadIdx.x % 32, first_head = head0 + lane / 4, first_col = col0 + int(threadIdx.x) / 32 * EIGHTS * 8 + lane % 4 * 2;
+    // A thread's four heads, eight apart, and its pairs of columns, eight apart.
     auto head_of = [&](int i) { return min(first_head + i * 8, args.heads - 1); };
     auto col_of = [&](int j, int half) { return min(first_col + j * 8 + half, args.hidden - 1); };
-    float scale[4][2], bias[4][2] = {}, share[4] = {};
+    float scale[EIGHTS][2], bias[EIGHTS][2] = {}, share[4] = {};
 #pragma unroll
-    for (int j = 0; j < 4; j++)
+    for (int j = 0; j < EIGHTS; j++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             scale[j][half] = args.norm_weight ? args.norm_weight[col_of(j, half)] + args.norm_offset : 1.0f;
@@ -138,24 +149,24 @@ __device__ __forceinline__ void finish(const TwinAttendArgs& args, const TwinRow
 #pragma unroll
     for (int i = 0; i < 4; i++)
         if (args.norm_bias) share[i] = args.context_share[int64_t(index) * args.heads + head_of(i)];
-    float means[4][4][2];
+    float means[4][EIGHTS][2];
     auto for_all = [&](auto each) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
-            for (int j = 0; j < 4; j++)
+            for (int j = 0; j < EIGHTS; j++)
 #pragma unroll
                 for (int half = 0; half < 2; half++) each(i, j, half);
     };
-    for_all([&](int i, int j, int half) { means[i][j][half] = sums[i / 2][j][i % 2 * 2 + half] * scale[j][half] + share[i] * bias[j][half]; });
+    for_all([&](int i, int j, int half) { means[i][j][half] = sums.of[i / 2][j][i % 2 * 2 + half] * scale[j][half] + share[i] * bias[j][half]; });
     const float* scores = args.scores + row.scores_start * args.heads;
     for (int token = max(row.context_length, first_seen); token < row.tokens; token++) {
         const float* own = args.twin_normed + (row.twin_start + token - row.context_length) * args.twin_normed_pitch;
-        float p[4], n[4][2];
+        float p[4], n[EIGHTS][2];
 #pragma unroll
         for (int i = 0; i < 4; i++) p[i] = scores[head_of(i) * score_pitch(row) + token];
 #pragma unroll
-        for (int j = 0; j < 4; j++)
+        for (int j = 0; j < EIGHTS; j++)
 #pragma unroll
             for (int half = 0; half < 2; half++) n[j][half] = own[col_of(j, half)];
         for_all([&](int i, int j, int half) { means[i][j][half] += p[i] * n[j][half]; });
@@ -165,45 +176,49 @@ __device__ __forceinline__ void finish(const TwinAttendArgs& args, const TwinRow
         if (first_head + i * 8 >= args.heads) continue;
         float* to = args.means + row.mean_row * args.mean_pitch + int64_t(first_head + i * 8) * args.hidden;
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < EIGHTS; j++) {
             const int col = first_col + j * 8;
             if (col < args.hidden) store_pair(to + col, {means[i][j][0], means[i][j][1]}, col + 1 < args.hidden);
         }
     }
 }
 
-template <class T>
+template <class T, int COLUMNS>
 __device__ void twin_mean(const TwinAttendArgs& args) {
-    Stage<T>* stages = reinterpret_cast<Stage<T>*>(shared_memory());
+    using Stage = Stage<T, COLUMNS>;
+    constexpr int STAGES = Stage::COUNT, EIGHTS = Stage::WIDTH / 8;
+    Stage* stages = reinterpret_cast<Stage*>(shared_memory());
     const int column_blocks = (args.hidden + COLUMNS - 1) / COLUMNS, index = blockIdx.x / column_blocks;
     const TwinRow row = args.rows[index];
     const int col0 = blockIdx.x % column_blocks * COLUMNS, head0 = blockIdx.y * HEADS;
     const int steps = (row.context_length + STEP - 1) / STEP;
     const int first_seen = first_seen_of(args, row), first_step = min(first_seen / STEP, steps);
-    Loader<T> loader(args, row, col0, head0, first_step);
-    for (int i = 0; i < STAGES<T> - 1; i++) {
+    Loader<T, COLUMNS> loader(args, row, col0, head0, first_step);
+    for (int i = 0; i < STAGES - 1; i++) {
         if (first_step + i < steps) loader.bring(first_step + i, stages[i]);
         copies_commit();
     }
-    int slot = 0, next_slot = STAGES<T> - 1;
-    auto follow = [](int& slot) { slot = slot == STAGES<T> - 1 ? 0 : slot + 1; };
-    float sums[2][4][4] = {};
+    int slot = 0, next_slot = STAGES - 1;
+    auto follow = [](int& slot) { slot = slot == STAGES - 1 ? 0 : slot + 1; };
+    Sums<EIGHTS> sums;
     for (int step = first_step; step < steps; step++) {
-        copies_wait<STAGES<T> - 2>();
+        copies_wait<STAGES - 2>();
         __syncthreads();
-        if (step + STAGES<T> - 1 < steps) loader.bring(step + STAGES<T> - 1, stages[next_slot]);
+        if (step + STAGES - 1 < steps) loader.bring(step + STAGES - 1, stages[next_slot]);
         copies_commit();
-        float of_step[2][4][4] = {};
+        Sums<EIGHTS> of_step;
         multiply_step(of_step, stages[slot]);
         follow(slot);
         follow(next_slot);
 #pragma unroll
-        for (int i = 0; i < 32; i++) sums[i / 16][i / 4 % 4][i % 4] += of_step[i / 16][i / 4 % 4][i % 4];
+        for (int i = 0; i < 2 * EIGHTS * 4; i++) sums.of[i / 4 / EIGHTS][i / 4 % EIGHTS][i % 4] += of_step.of[i / 4 / EIGHTS][i / 4 % EIGHTS][i % 4];
     }
     copies_wait<0>();
     finish(args, row, index, first_seen, col0, head0, sums);
 }
 
 // Beside a narrow block of product_sm90.cu.
-LEAN_KERNEL(twin_mean_bf16, TwinAttendArgs, THREADS, 112, twin_mean<bf16>)
-KERNEL(twin_mean_f32, TwinAttendArgs, THREADS, 1, twin_mean<float>)
+LEAN_KERNEL(twin_mean_bf16, TwinAttendArgs, 128, 168, twin_mean<bf16, 256>)
+KERNEL(twin_mean_f32, TwinAttendArgs, 128, 1, twin_mean<float, 256>)
+LEAN_KERNEL(twin_mean_narrow_bf16, TwinAttendArgs, 64, 112, twin_mean<bf16, 64>)
+KERNEL(twin_mean_narrow_f32, TwinAttendArgs, 64, 1, twin_mean<float, 64>)

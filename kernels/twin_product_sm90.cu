@@ -7,7 +7,8 @@
 // with. Two warpgroups have 64 rows of the weights each (gated: the gate's and the up's), one warp brings the steps (TMA).
 //
 // A step has sums of its own, since tensor cores cut bits off where they add to a large one; they are added up in f32. The sum of an element is
-// ((p0 + p1) + p2) + p3 of four parts of k, each over its steps in order, updates last: whatever m and the tiles are. The four blocks of a
+// ((p0 + p1) + p2) + p3 of four parts of k, each over its steps in order, updates last: whatever m and the tiles are. Two products of the same
+// rows may be stored by one launch: their tiles follow each other. The four blocks of a
 // cluster have a part each, so that few tiles fill the GPU too; or two have two, or one has all. Sums meet in shared memory, where each block
 // of a cluster finishes a share of the tile's columns. Grid: (blocks, groups of heads).
 #include "args.cuh"
@@ -15,22 +16,25 @@
 
 struct HopperTwinProductArgs {
     // Boxes of 64 columns: of the planes of `a`, one below the other, ROWS rows; of the weights' first planes 64, the gate's first; of their
-    // other two, one below the other, the same.
+    // other two, one below the other, the same. A gated product has two weights and one result.
     TensorMap a, b[2], b_low[2];
     // What updates add for each weight (ProductUpdate), over their own k.
     TensorMap update_a[2], update_b[2], update_b_low[2];
     const float* bias[2];
-    float* out;
-    int64_t out_pitch;
-    int32_t m, n, k;
-    int32_t activation;
+    float* out[2];
+    int64_t out_pitch[2];
+    // Columns of each result.
+    int32_t n[2];
     // 1 or 3, of each weight and of its update.
     int32_t planes[2], update_planes[2];
     int32_t update_k[2];
     // `group` heads of a row are rows of the product that go with the same `n` of `weight_rows` rows of the weights, those of block y; their
     // results lie `out_head` apart.
-    int32_t weight_rows, group, out_head;
-    int32_t unused[11];
+    int32_t weight_rows[2];
+    int32_t group, out_head;
+    int32_t m, k;
+    int32_t activation;
+    int32_t unused[5];
 };
 
 constexpr int STEP = 64, PARTS = 4;
@@ -57,14 +61,19 @@ struct Shared {
     Barrier full[STAGES], empty[STAGES];
 };
 
-// The first row of a block's tile and its first column of the result. Tiles of the same weights follow each other.
+// The first row of a block's tile, its product, and its first column of the result. Tiles of the same weights follow each other.
 struct Place {
-    int row, col;
+    int row, product = 0, col;
 
-    __device__ __forceinline__ Place(const HopperTwinProductArgs& args, int cluster, int tile_rows, int tile_cols) {
+    template <Epilogue E>
+    __device__ __forceinline__ static Place of_block(const HopperTwinProductArgs& args, int cluster, int tile_rows) {
+        constexpr int COLS = E == GATED ? WEIGHT_ROWS : TILE;
         const int tile = blockIdx.x / cluster, rows = (args.m + tile_rows - 1) / tile_rows;
-        row = tile % rows * tile_rows;
-        col = tile / rows * tile_cols;
+        Place place = {tile % rows * tile_rows, 0, tile / rows};
+        const int of_first = (args.n[0] + COLS - 1) / COLS;
+        if (E == STORE && place.col >= of_first) place.product++, place.col -= of_first;
+        place.col *= COLS;
+        return place;
     }
 };
 
@@ -73,14 +82,15 @@ struct Place {
 template <Epilogue E>
 struct Steps {
     const HopperTwinProductArgs& args;
-    int update = -1, plane, at, end, planes;
+    int product, update = -1, plane, at, end, planes;
     // Of those of updates, the next; of both, and of the first.
     int next_update, updates, first_updates;
 
-    __device__ __forceinline__ Steps(const HopperTwinProductArgs& args, int part) : args(args), next_update(part) {
+    __device__ __forceinline__ Steps(const HopperTwinProductArgs& args, int product, int part)
+        : args(args), product(product), next_update(part) {
         const int all = steps_over<STEP>(args.k);
-        planes = E == GATED ? max(args.planes[0], args.planes[1]) : args.planes[0];
-        first_updates = steps_over<STEP>(args.update_k[0]) * args.update_planes[0];
+        planes = E == GATED ? max(args.planes[0], args.planes[1]) : args.planes[product];
+        first_updates = steps_over<STEP>(args.update_k[product]) * args.update_planes[product];
         updates = first_updates + (E == GATED ? steps_over<STEP>(args.update_k[1]) * args.update_planes[1] : 0);
         at = all * part / PARTS * STEP;
         end = all * (part + 1) / PARTS * STEP;
@@ -99,10 +109,10 @@ struct Steps {
         }
     }
     __device__ __forceinline__ void go_to_update() {
-        update = E == GATED && next_update >= first_updates;
+        update = E == GATED ? int(next_update >= first_updates) : product;
         at = end;
         if (next_update >= updates) return;
-        const int number = next_update - (update ? first_updates : 0), of_update = args.update_planes[update];
+        const int number = next_update - (E == GATED && update ? first_updates : 0), of_update = args.update_planes[update];
         plane = of_update - 1 - number % of_update;
         at = number / of_update * STEP;
         end = at + STEP;
@@ -120,13 +130,13 @@ __device__ __forceinline__ void bring_step(const HopperTwinProductArgs& args, St
     for (int plane = 0; plane < a_planes; plane++)
         tensor_load(stage.a[plane], a, full, step.at, (blockIdx.y * 3 + plane) * args.m + place.row);
     for (int consumer = 0; consumer < CONSUMERS; consumer++) {
-        const int which = E == GATED ? consumer : 0, planes = own ? args.planes[which] : args.update_planes[which];
+        const int which = E == GATED ? consumer : place.product, planes = own ? args.planes[which] : args.update_planes[which];
         // A weight that does not have this plane, or whose update this is not, gives rows beyond its last: zeros.
         const bool has = step.plane < planes && (own || step.update == which), low = has && step.plane;
         const TensorMap& high_map = own ? args.b[which] : args.update_b[step.update];
         const TensorMap& low_map = own ? args.b_low[which] : args.update_b_low[step.update];
-        const int in_plane = blockIdx.y * args.n + place.col + (E == GATED ? 0 : consumer * WEIGHT_ROWS);
-        const int row = has ? (low ? (step.plane - 1) * args.weight_rows : 0) + in_plane : args.weight_rows;
+        const int in_plane = blockIdx.y * args.n[which] + place.col + (E == GATED ? 0 : consumer * WEIGHT_ROWS);
+        const int row = has ? (low ? (step.plane - 1) * args.weight_rows[which] : 0) + in_plane : args.weight_rows[which];
         tensor_load(stage.b[consumer], low ? low_map : high_map, full, step.at, row);
     }
 }
@@ -142,7 +152,7 @@ __device__ __forceinline__ void bring_steps(const HopperTwinProductArgs& args, S
     constexpr int STAGES = Shared<ROWS>::STAGES;
     int count = 0;
     for (int turn = 0; turn < PARTS / CLUSTER; turn++) {
-        for (Steps<E> step(args, part_of<CLUSTER>(turn)); step.left(); step.next(), count++) {
+        for (Steps<E> step(args, place.product, part_of<CLUSTER>(turn)); step.left(); step.next(), count++) {
             const int slot = count % STAGES;
             barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
             bring_step<E>(args, shared.stages[slot], &shared.full[slot], place, step);
@@ -164,7 +174,7 @@ __device__ __forceinline__ void multiply_step(float (&sums)[ROWS / 2], const bf1
 
 // Leaves the block's sums in its shared memory.
 template <Epilogue E, int ROWS, int CLUSTER>
-__device__ __forceinline__ void multiply(const HopperTwinProductArgs& args, Shared<ROWS>& shared) {
+__device__ __forceinline__ void multiply(const HopperTwinProductArgs& args, Shared<ROWS>& shared, int product) {
     constexpr int STAGES = Shared<ROWS>::STAGES;
     // `consumer` and `slot` are seen to be the same for all threads of a warp, so that descriptors are made once for it.
     const int consumer = __shfl_sync(~0u, threadIdx.x / 128, 0), thread = threadIdx.x % 128, lane = thread % 32;
@@ -175,7 +185,7 @@ __device__ __forceinline__ void multiply(const HopperTwinProductArgs& args, Shar
     for (int turn = 0; turn < PARTS / CLUSTER; turn++) {
 #pragma unroll
         for (int i = 0; i < ROWS / 2; i++) totals[i] += of_part[i], of_part[i] = 0.0f;
-        for (Steps<E> step(args, part_of<CLUSTER>(turn)); step.left(); step.next(), count++) {
+        for (Steps<E> step(args, product, part_of<CLUSTER>(turn)); step.left(); step.next(), count++) {
             const int slot = __shfl_sync(~0u, count % STAGES, 0);
             const Stage<ROWS>& stage = shared.stages[slot];
             float sums[ROWS / 2];
@@ -210,7 +220,8 @@ template <Epilogue E, int ROWS, int CLUSTER>
 __device__ __forceinline__ void finish_share(const HopperTwinProductArgs& args, const Shared<ROWS>& shared, const Place& place) {
     constexpr int SHARE = (E == GATED ? WEIGHT_ROWS : TILE) / CLUSTER, THREADS_OF_ROW = SHARE / 2;
     const int in_tile = int(cluster_rank()) * SHARE + threadIdx.x % THREADS_OF_ROW * 2, col = place.col + in_tile;
-    if (col >= args.n) return;
+    const Ends ends = {{args.bias[place.product], E == GATED ? args.bias[1] : nullptr}, args.activation, args.n[place.product]};
+    if (col >= ends.n) return;
     auto sum_of = [&](int row, int in_tile) {
         const float* at = &shared.sums[0][row * Shared<ROWS>::PITCH + in_tile];
         float2 sum = {};
@@ -223,12 +234,12 @@ __device__ __forceinline__ void finish_share(const HopperTwinProductArgs& args, 
         if (CLUSTER == 2) add(at + ROWS * Shared<ROWS>::PITCH, 1);
         return sum;
     };
-    with_finish<E>(args, [&](auto finish) {
+    with_finish<E>(ends, [&](auto finish) {
         for (int row = threadIdx.x / THREADS_OF_ROW; row < min(ROWS, args.m - place.row); row += 128 * CONSUMERS / THREADS_OF_ROW) {
             const float2 v = sum_of(row, in_tile), up = E == GATED ? sum_of(row, WEIGHT_ROWS + in_tile) : float2{};
             const int at = place.row + row, head = blockIdx.y * args.group + at % args.group;
-            float* out = args.out + at / args.group * args.out_pitch + head * args.out_head;
-            finish_pair<E>(finish, args, out, col, blockIdx.y * args.n + col, v, up);
+            float* out = args.out[place.product] + at / args.group * args.out_pitch[place.product] + head * args.out_head;
+            finish_pair<E>(finish, ends, out, col, blockIdx.y * ends.n + col, v, up);
         }
     });
 }
@@ -246,10 +257,10 @@ __device__ __forceinline__ void twin_product(const HopperTwinProductArgs& args) 
     }
     previous_kernel_wait();
     __syncthreads();
-    const Place place(args, CLUSTER, ROWS, E == GATED ? WEIGHT_ROWS : TILE);
+    const Place place = Place::of_block<E>(args, CLUSTER, ROWS);
     const bool multiplies = threadIdx.x < 128 * CONSUMERS;
     if (multiplies)
-        multiply<E, ROWS, CLUSTER>(args, shared);
+        multiply<E, ROWS, CLUSTER>(args, shared, place.product);
     else if (threadIdx.x % 32 == 0)
         bring_steps<E, ROWS, CLUSTER>(args, shared, place);
     cluster_sync();

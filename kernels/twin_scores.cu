@@ -1,10 +1,10 @@
-// What twin rows see of each token: `key_score`, `twin_softmax` (twin_attend.cuh).
+// What twin rows see of each token (twin_attend.cuh): `key_score` of other context rows than key_score.cu has, `twin_softmax`.
 #include "twin_attend.cuh"
 
 constexpr int THREADS = 128, TOGETHER = 4;
 
-// Eight dimensions of a head: as they lie in memory where heads begin at multiples of 16 bytes, else one by one.
-template <class T, bool ALIGNED>
+// Eight dimensions of a head.
+template <class T>
 struct Dims {
     float values[8];
     __device__ __forceinline__ void load(const T* from, int count) {
@@ -16,32 +16,21 @@ struct Dims {
         for (int i = 0; i < 8; i++) sum[i] += values[i];
     }
 };
-template <>
-struct Dims<bf16, true> {
-    uint4 pairs;
-    __device__ __forceinline__ void load(const bf16* from, int count) { pairs = count ? *reinterpret_cast<const uint4*>(from) : uint4{0, 0, 0, 0}; }
-    __device__ __forceinline__ void add_to(float (&sum)[8]) const {
-        float values[8];
-        widen8(values, pairs);
-#pragma unroll
-        for (int i = 0; i < 8; i++) sum[i] += values[i];
-    }
-};
 
 // Grid: key heads, then blocks of tokens, then rows. Each of the `lanes` that share four tokens has eight dimensions of their keys. All of a
 // thread's loads are under way before the first is used.
-template <class T, bool ALIGNED>
+template <class T>
 __device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
     float* q = reinterpret_cast<float*>(shared_memory());
     const int kv_heads = args.heads / args.group, kv = blockIdx.x % kv_heads;
     const TwinRow row = args.rows[blockIdx.x / kv_heads / args.score_blocks];
-    const int lane_bits = args.lane_bits, lanes = 1 << lane_bits, first = blockIdx.x / kv_heads % args.score_blocks * (THREADS * TOGETHER >> lane_bits);
+    const int lane_bits = args.lane_bits, lanes = 1 << lane_bits, first = blockIdx.x / kv_heads % args.score_blocks * args.score_tokens;
     if (first >= row.tokens) return;
     const int token = first + (threadIdx.x >> lane_bits) * TOGETHER, lane = threadIdx.x & (lanes - 1), col = kv * args.head_dim + lane * 8;
     const int dims = min(max(args.head_dim - lane * 8, 0), 8);
     const T *keys = static_cast<const T*>(args.keys), *difference = static_cast<const T*>(args.difference);
     int at[TOGETHER];
-    Dims<T, ALIGNED> loaded[TOGETHER], added[TOGETHER];
+    Dims<T> loaded[TOGETHER], added[TOGETHER];
 #pragma unroll
     for (int i = 0; i < TOGETHER; i++) at[i] = token + i < row.context_length ? args.path_rows[row.path + token + i] : -1;
 #pragma unroll
@@ -62,7 +51,7 @@ __device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
         added[i].add_to(key[i]);
         const int own = token + i - row.context_length;
         if (own < 0 || token + i >= row.tokens) continue;
-        Dims<float, false> of_twin;
+        Dims<float> of_twin;
         of_twin.load(args.twin_keys + (row.twin_start + own) * args.twin_key_pitch + col, dims);
         of_twin.add_to(key[i]);
     }
@@ -94,15 +83,8 @@ __device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
     }
 }
 
-__device__ void key_score_bf16(const TwinAttendArgs& args) {
-    if (args.head_dim % 8 == 0)
-        key_score<bf16, true>(args);
-    else
-        key_score<bf16, false>(args);
-}
-
-KERNEL(key_score_bf16, TwinAttendArgs, THREADS, 5, key_score_bf16)
-KERNEL(key_score_f32, TwinAttendArgs, THREADS, 1, key_score<float, false>)
+KERNEL(key_score_f32, TwinAttendArgs, THREADS, 1, key_score<float>)
+KERNEL(key_score_any_bf16, TwinAttendArgs, THREADS, 1, key_score<bf16>)
 
 // Grid: (rows, heads).
 __device__ void twin_softmax(const TwinAttendArgs& args) {

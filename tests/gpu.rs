@@ -10,7 +10,7 @@ mod kernel_cases;
 #[path = "common/unshared.rs"]
 mod unshared;
 
-use kernel_cases::{BF16_TOLERANCE, CASES, Case, F32_TOLERANCE, Weights, compare};
+use kernel_cases::{BF16_TOLERANCE, CASES, Case, F32_TOLERANCE, Weights, compare, shape};
 use libtest_mimic::{Arguments, Trial};
 use std::{path::Path, process::exit, time::Instant};
 use tuco::{
@@ -112,6 +112,13 @@ fn long_products_agree_with_the_reference() {
     compare(cuda, &cases, &[Weights::Bf16, Weights::Wide], F32_TOLERANCE);
 }
 
+/// So many twin rows that a block scores more tokens than it has threads for.
+fn many_prompts_agree_with_the_reference() {
+    let cases = [Case::Heads { lengths: &[130; 300], shape: shape(4, 4, 8), d: 16 }];
+    let cuda = || newest(ContextPrecision::Bfloat16);
+    compare(cuda, &cases, &[Weights::Bf16], BF16_TOLERANCE);
+}
+
 /// Rows are embedded while kernels before them are at work, through pinned memory that those embedded next are written to.
 fn rows_embedded_behind_kernels_arrive() {
     const ROWS: usize = 4096;
@@ -197,7 +204,7 @@ fn main() {
     ];
     let others = tests![
         fn(); golden_pairs_agree_with_transformers, long_products_agree_with_the_reference,
-        rows_embedded_behind_kernels_arrive
+        many_prompts_agree_with_the_reference, rows_embedded_behind_kernels_arrive
     ];
     let mut trials = Vec::new();
     for kernels in [Kernels::Sm80, Kernels::Sm90a] {

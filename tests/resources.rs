@@ -76,7 +76,8 @@ fn kernels_of_few_twin_rows_find_room_beside_narrow_products() {
     let products =
         ["activated", "add", "gated", "store"].map(|epilogue| (format!("twin_product_sm90_8_{epilogue}"), 9));
     let others = [
-        ("twin_mean_bf16", 8),
+        ("twin_mean_bf16", 4),
+        ("twin_mean_narrow_bf16", 2),
         ("twin_softmax", 4),
         ("key_score_bf16", 4),
         ("norm_f32_f32", 8),

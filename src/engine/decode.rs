@@ -109,7 +109,7 @@ impl<'e, 'a, B: Backend, W: PairWeights> Decoder<'e, 'a, B, W> {
             mix,
             head: Head::load(backend, engine.weights, Meeting::FewRows)?,
             cache: Cache::new(spec.ft),
-            ropes: RopeTables::new(spec.map(|spec| spec.ropes.as_slice())),
+            ropes: RopeTables::of(engine.weights),
             space: Space::new(backend, spec.ft),
         })
     }

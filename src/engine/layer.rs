@@ -79,12 +79,11 @@ pub enum Onward {
 
 impl<'w, B: Backend> Layer<'w, B> {
     pub fn load(backend: &B, weights: &'w impl PairWeights, index: usize, meeting: Meeting) -> Self {
-        use LayerTensor::*;
         let spec = weights.spec();
         let shared = |tensors: &[LayerTensor]| tensors.iter().all(|t| weights.is_shared(index, *t));
         let rope = spec.map(|spec| spec.layers[index].rope.map(|rope| &spec.ropes[rope]));
         let same_positions = spec.pt.norm_eps == spec.ft.norm_eps && rope.pt == rope.ft;
-        let same_keys = same_positions && shared(&[AttentionNorm, AttentionNormBias, Key, KeyBias, KeyNorm]);
+        let same_keys = same_positions && shared(&LayerTensor::OF_KEYS);
         let same_numbers = |spec: &ModelSpec| {
             let ModelSpec { attention_scale, attn_logit_softcapping, residual_multiplier, .. } = spec;
             let window = spec.layers[index].sliding_window;

@@ -48,7 +48,10 @@ use crate::{
 use layer::{Layer, Meeting};
 use pack::{Batch, RopeTables};
 use plan::Plan;
-use std::{ops::ControlFlow, sync::OnceLock};
+use std::{
+    ops::ControlFlow,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+};
 use workspace::Workspace;
 
 /// Hears how the work goes on, in tokens passed through the whole model, and may stop it.
@@ -84,6 +87,8 @@ pub struct Engine<'a, B: Backend, W> {
     prefix_sharing: bool,
     embedding: B::Table<'a>,
     position_embedding: Option<B::Table<'a>>,
+    /// Kept from batch to batch: their sines take as long as many a small batch.
+    ropes: Mutex<RopeTables<'a>>,
     /// Layers of backends that keep weights.
     kept: Vec<OnceLock<Layer<'a, B>>>,
 }
@@ -94,7 +99,8 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
         let kept = (0..weights.spec().ft.num_hidden_layers).map(|_| OnceLock::new()).collect();
         let embedding = backend.table(weights.embedding());
         let position_embedding = weights.position_embedding().map(|table| backend.table(table));
-        Self { backend, weights, limits, prefix_sharing: true, embedding, position_embedding, kept }
+        let ropes = Mutex::new(RopeTables::of(weights));
+        Self { backend, weights, limits, prefix_sharing: true, embedding, position_embedding, ropes, kept }
     }
 
     /// Sets how much is computed at once. Results do not depend on it.
@@ -115,11 +121,14 @@ impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
 
     /// Counts the rows that scored prompts take together.
     pub fn row_count(&self) -> RowCount<'_> {
-        RowCount::new(self.ropes(), self.prefix_sharing)
+        RowCount::new(RopeTables::of(self.weights), self.prefix_sharing)
     }
 
-    fn ropes(&self) -> RopeTables<'_> {
-        RopeTables::new(self.weights.spec().map(|spec| spec.ropes.as_slice()))
+    /// For what is laid out next.
+    fn ropes(&self) -> MutexGuard<'_, RopeTables<'a>> {
+        let mut ropes = self.ropes.lock().unwrap_or_else(PoisonError::into_inner);
+        ropes.forget_many();
+        ropes
     }
 
     /// Lays `prompts` out and embeds them with the tuned model's embedding.

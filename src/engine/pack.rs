@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, Ropes, Rows},
-    model::{ModelSpec, Rope},
+    model::{ModelSpec, PairWeights, Rope},
     twin::Twin,
 };
 use std::{collections::HashMap, ops::Range, sync::Arc};
@@ -50,6 +50,21 @@ impl<'a> RopeTables<'a> {
     pub fn new(ropes: Twin<&'a [Rope]>) -> Self {
         let same = ropes.pt == ropes.ft;
         Self { models: ropes.map(|ropes| ModelTables { ropes, tables: HashMap::new() }), same }
+    }
+
+    /// Those of a pair.
+    pub fn of(weights: &'a impl PairWeights) -> Self {
+        Self::new(weights.spec().map(|spec| spec.ropes.as_slice()))
+    }
+
+    /// Drops the tables where there are many: those of models that turn prompts of every length by other angles.
+    pub fn forget_many(&mut self) {
+        const MANY: usize = 16;
+        for model in [&mut self.models.pt, &mut self.models.ft] {
+            if model.tables.len() > MANY {
+                model.tables.clear();
+            }
+        }
     }
 
     /// What a prompt's rotations depend on besides positions: prompts of one kind rotate alike.

@@ -93,8 +93,7 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
         check_alphas(alphas)?;
         let backend = self.backend;
         let spec = self.weights.spec();
-        let mut ropes = self.ropes();
-        let forests = plant(prompts, self.limits.tokens, &mut ropes);
+        let forests = plant(prompts, self.limits.tokens, &mut self.ropes());
         let mut packs: Vec<Pack<B>> = {
             let embedded = |forest: Forest| {
                 let x = self.embed(Rows::Context, &forest.token_ids, &forest.positions);

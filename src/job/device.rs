@@ -331,7 +331,10 @@ fn fitted(cuda: Cuda, machine: &MachineOptions, pair: &impl PairWeights) -> Resu
         Resident::On => true,
         Resident::Off => false,
         // A fifth of the memory is left for rows.
-        Resident::Auto => Cuda::resident_bytes(pair) <= cuda.memory()?.0 / 5 * 4,
+        Resident::Auto => {
+            let bytes = Cuda::resident_bytes(pair, context_precision(machine, pair));
+            bytes <= cuda.memory()?.0 / 5 * 4
+        }
     };
     Ok(cuda.with_resident_weights(resident))
 }
@@ -360,8 +363,12 @@ mod tests {
         use crate::experiment::shapes::{RandomPair, VOCABULARY, shape};
         let (_, spec) = shape("smollm2-135m").unwrap();
         let elements = spec.all_layer_tensors().map(|(layer, tensor)| tensor.elements(&spec, layer));
+        let keys = spec.num_hidden_layers * spec.key_width() * spec.hidden_size;
         let elements = 2 * elements.sum::<usize>() + VOCABULARY * spec.hidden_size;
-        assert_eq!(Cuda::resident_bytes(&RandomPair::new(spec, None)), 2 * elements);
+        let pair = RandomPair::new(spec, None);
+        for (context, planes) in [(ContextPrecision::Bfloat16, 1), (ContextPrecision::Float32, 3)] {
+            assert_eq!(Cuda::resident_bytes(&pair, context), 2 * (elements + planes * keys));
+        }
     }
 
     #[cfg(any(feature = "cuda", feature = "sim"))]
@@ -379,7 +386,8 @@ mod tests {
                 adapter: adapter.then(|| case.join("adapter")),
             };
             let sides = Twin::new(side(false), side(adapter));
-            Cuda::resident_bytes(&Pair::open_sides(&sides, Reading::default()).unwrap()) as f64
+            let pair = Pair::open_sides(&sides, Reading::default()).unwrap();
+            Cuda::resident_bytes(&pair, ContextPrecision::Bfloat16) as f64
         };
         // Small matrices beside which the adapter's rank is large.
         let ratio = |case| bytes_of(case, true) / bytes_of(case, false);

@@ -162,6 +162,10 @@ impl Family {
 const EXPERT: &str = "{expert}";
 
 impl LayerTensor {
+    /// What keys are made with, besides angles and numbers of the config.
+    pub const OF_KEYS: [Self; 5] =
+        [Self::AttentionNorm, Self::AttentionNormBias, Self::Key, Self::KeyBias, Self::KeyNorm];
+
     /// Norm weights and biases have one dimension.
     pub fn is_vector(self) -> bool {
         use LayerTensor::*;

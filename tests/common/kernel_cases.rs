@@ -327,7 +327,7 @@ pub fn compare<B: Backend>(backend: impl Fn() -> B, cases: &[Case], kinds: &[Wei
 pub const BF16_TOLERANCE: f64 = 4e-3;
 pub const F32_TOLERANCE: f64 = 2e-6;
 
-const fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
+pub const fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
     AttentionShape {
         num_attention_heads: heads,
         num_key_value_heads: kv_heads,
@@ -371,5 +371,6 @@ pub const CASES: &[Case] = &[
         d: 16,
     },
     Case::Heads { lengths: &[130, 70], shape: shape(1, 1, 256), d: 16 },
+    Case::Heads { lengths: &[200, 200, 200], shape: shape(4, 4, 8), d: 16 },
     Case::Sums { rows: 3, d: 300 },
 ];

@@ -96,19 +96,19 @@ args! {
         update_b: [TensorMap; 2],
         update_b_low: [TensorMap; 2],
         bias: [Address; 2],
-        out: Address,
-        out_pitch: i64,
-        m: i32,
-        n: i32,
-        k: i32,
-        activation: i32,
+        out: [Address; 2],
+        out_pitch: [i64; 2],
+        n: [i32; 2],
         planes: [i32; 2],
         update_planes: [i32; 2],
         update_k: [i32; 2],
-        weight_rows: i32,
+        weight_rows: [i32; 2],
         group: i32,
         out_head: i32,
-        unused: [i32; 11],
+        m: i32,
+        k: i32,
+        activation: i32,
+        unused: [i32; 5],
     }
     /// `norm.cu`
     NormArgs {
@@ -291,10 +291,12 @@ args! {
         hidden: i32,
         window: i32,
         score_blocks: i32,
+        score_tokens: i32,
         lane_bits: i32,
         norm_offset: f32,
         scale: f32,
         softcap: f32,
+        unused: i32,
     }
     /// `contribution.cu`
     ContributionArgs {

@@ -59,14 +59,16 @@ impl Kernels {
 pub enum Lane {
     /// Context rows, and everything where there is nothing to be gained from doing things side by side.
     Context,
-    /// What the pre-trained branch needs: twin rows, and the difference of the context's keys.
+    /// What the context's keys differ by in the pre-trained branch.
+    Keys,
+    /// Twin rows in the pre-trained branch.
     Pt,
     /// Twin rows in the tuned branch, and their stream.
     Ft,
 }
 
 impl Lane {
-    pub const ALL: [Lane; 3] = [Lane::Context, Lane::Pt, Lane::Ft];
+    pub const ALL: [Lane; 4] = [Lane::Context, Lane::Keys, Lane::Pt, Lane::Ft];
 
     pub fn others(self) -> impl Iterator<Item = Lane> {
         Self::ALL.into_iter().filter(move |lane| *lane != self)

@@ -116,12 +116,12 @@ impl Lanes {
             return work(self.of(Lane::Context));
         }
         for mat in foreign() {
-            order.wait(&self.devices, lane, mat.lane, mat.uses.written.load(Relaxed))?;
+            order.wait(&self.devices, lane, mat.lane, mat.uses().written.load(Relaxed))?;
         }
         for mat in out {
             assert_eq!(mat.lane, lane, "an operation writes in one lane");
             for other in lane.others() {
-                let last = mat.uses.read[other as usize].swap(0, Relaxed);
+                let last = mat.uses().read[other as usize].swap(0, Relaxed);
                 order.wait(&self.devices, lane, other, last)?;
             }
         }
@@ -129,8 +129,8 @@ impl Lanes {
         let progress = &mut order.lanes[lane as usize];
         progress.operations += 1;
         let operation = progress.operations;
-        out.iter().for_each(|mat| mat.uses.written.store(operation, Relaxed));
-        foreign().for_each(|mat| mat.uses.read[lane as usize].store(operation, Relaxed));
+        out.iter().for_each(|mat| mat.uses().written.store(operation, Relaxed));
+        foreign().for_each(|mat| mat.uses().read[lane as usize].store(operation, Relaxed));
         if foreign().next().is_some() {
             // So that who waits for it need not wait for what follows.
             order.record(&self.devices, lane)?;

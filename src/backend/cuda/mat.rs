@@ -43,32 +43,35 @@ pub struct CudaMat {
     pub kind: Rows,
     /// Where it is written.
     pub lane: Lane,
-    pub uses: Uses,
     pub element: Element,
     pub rows: usize,
     pub cols: usize,
-    /// `None` while it has no rows, and after a failure.
-    buffer: Option<Buffer>,
-    capacity: usize,
+    space: Space,
+    /// Where it lay before other lanes were left to read it there.
+    spare: Space,
 }
 
-impl CudaMat {
-    pub fn new(kind: Rows, lane: Lane, element: Element, cols: usize) -> Self {
-        Self { kind, lane, uses: Uses::default(), element, rows: 0, cols, buffer: None, capacity: 0 }
-    }
+/// Memory of a matrix, and who uses it.
+#[derive(Debug, Default)]
+struct Space {
+    /// `None` while it has no rows, and after a failure.
+    buffer: Option<Buffer>,
+    /// In rows.
+    capacity: usize,
+    uses: Uses,
+}
 
-    /// Sets the number of rows; elements are undefined afterwards. Who writes it next waits for who still reads it.
-    pub fn resize(&mut self, device: &Arc<dyn Device>, rows: usize) -> Result<()> {
-        self.rows = rows;
+impl Space {
+    fn fit(&mut self, device: &Arc<dyn Device>, rows: usize, row_bytes: usize) -> Result<()> {
         if rows > self.capacity {
             self.release();
-            self.buffer = Some(Buffer::new(device, rows * self.row_bytes())?);
+            self.buffer = Some(Buffer::new(device, rows * row_bytes)?);
             self.capacity = rows;
         }
         Ok(())
     }
 
-    /// Gives its memory back.
+    /// Gives the memory back.
     fn release(&mut self) {
         if let Some(buffer) = self.buffer.take()
             && self.uses.read_elsewhere()
@@ -77,6 +80,33 @@ impl CudaMat {
             let _ = buffer.device().join();
         }
         self.capacity = 0;
+    }
+}
+
+impl CudaMat {
+    pub fn new(kind: Rows, lane: Lane, element: Element, cols: usize) -> Self {
+        let (space, spare) = Default::default();
+        Self { kind, lane, element, rows: 0, cols, space, spare }
+    }
+
+    /// Sets the number of rows; elements are undefined afterwards. Who writes it next waits for who still reads it.
+    pub fn resize(&mut self, device: &Arc<dyn Device>, rows: usize) -> Result<()> {
+        self.rows = rows;
+        self.space.fit(device, rows, self.row_bytes())
+    }
+
+    /// Before all of it is written anew: goes to other memory where other lanes may still read this.
+    pub fn renew(&mut self, device: &Arc<dyn Device>) -> Result<()> {
+        if !self.space.uses.read_elsewhere() {
+            return Ok(());
+        }
+        std::mem::swap(&mut self.space, &mut self.spare);
+        self.space.fit(device, self.rows, self.row_bytes())
+    }
+
+    /// Who used it last.
+    pub fn uses(&self) -> &Uses {
+        &self.space.uses
     }
 
     pub fn pitch(&self) -> i64 {
@@ -92,7 +122,7 @@ impl CudaMat {
     }
 
     pub fn address(&self) -> Address {
-        self.buffer.as_ref().map_or(0, Buffer::address)
+        self.space.buffer.as_ref().map_or(0, Buffer::address)
     }
 
     /// As copies of boxes of `box_rows` rows see it.
@@ -108,7 +138,7 @@ impl CudaMat {
     }
 }
 
-impl Drop for CudaMat {
+impl Drop for Space {
     fn drop(&mut self) {
         self.release();
     }

@@ -49,6 +49,13 @@ impl ContextPrecision {
     pub fn for_model(hidden_size: usize) -> Self {
         if hidden_size < 1024 { Self::Float32 } else { Self::Bfloat16 }
     }
+
+    fn element(self) -> Element {
+        match self {
+            Self::Bfloat16 => Element::Bf16,
+            Self::Float32 => Element::F32,
+        }
+    }
 }
 
 /// The CUDA backend on one device.
@@ -81,10 +88,7 @@ impl Cuda {
     }
 
     fn on(lanes: [Arc<dyn Device>; Lane::ALL.len()], context: ContextPrecision) -> Self {
-        let context = match context {
-            ContextPrecision::Bfloat16 => Element::Bf16,
-            ContextPrecision::Float32 => Element::F32,
-        };
+        let context = context.element();
         let (ropes, matrices, failure) = Default::default();
         let lanes = Lanes::new(lanes);
         Self { lanes, context, resident: false, profile: None, ropes, matrices, failure }
@@ -114,9 +118,10 @@ impl Cuda {
         format!("{}, context rows in {}", self.device().architecture(), self.context.name())
     }
 
-    /// Bytes of device memory that weights take at most where they stay: the layers of both models and the embeddings.
-    pub fn resident_bytes(weights: &impl PairWeights) -> usize {
-        weight::resident_bytes(weights)
+    /// Bytes of device memory that weights take at most where they stay: the layers of both models, what their key weights differ by, and the
+    /// embeddings.
+    pub fn resident_bytes(weights: &impl PairWeights, context: ContextPrecision) -> usize {
+        weight::resident_bytes(weights, context.element())
     }
 
     /// Free device memory and all of it, in bytes.

@@ -14,7 +14,7 @@ use super::{
     layout::{CudaLayout, LayoutRows},
     mat::{CudaMat, Element, pitch},
     product::{self, Epilogue, Operand, head_values, product},
-    weight::{CudaWeight, Planes, Update},
+    weight::{CudaWeight, KeyDifference, Planes, Update, key_difference_planes},
 };
 use crate::{
     Result,
@@ -34,8 +34,13 @@ pub struct CudaSums {
     rows: usize,
     p: Option<Buffer>,
     f: Option<Buffer>,
+    /// How many layers there were, and their norms, those of [`NORMS_TOGETHER`] layers in a buffer.
+    layers: usize,
     norms: Vec<Buffer>,
 }
+
+/// Each reading from the device takes as long as a small kernel.
+const NORMS_TOGETHER: usize = 64;
 
 impl Cuda {
     /// One of the kernels of `elementwise.cu`, which takes `bytes` from memory or there.
@@ -54,6 +59,11 @@ impl Cuda {
             let bytes = rows.len() * (a.row_bytes() + out.row_bytes());
             per_row(device.as_ref(), &kernel, rows.len(), ROW_THREADS, bytes, &args)
         });
+    }
+
+    /// All of `mat` is about to be written.
+    fn renew(&self, mat: &mut CudaMat) {
+        self.attempt(|_| mat.renew(self.lanes.of(mat.lane)));
     }
 
     fn product(&self, epilogue: Epilogue, a: &CudaMat, linears: &[&Linear<CudaWeight<'_>>], out: &CudaMat) {
@@ -124,9 +134,10 @@ impl Backend for Cuda {
             _ => Element::F32,
         };
         let lane = match (branch, kind) {
-            (Branch::Pt, _) => Lane::Pt,
-            (Branch::Ft, Rows::Twin) => Lane::Ft,
             (Branch::Ft, Rows::Context) => Lane::Context,
+            (Branch::Pt, Rows::Context) => Lane::Keys,
+            (Branch::Pt, Rows::Twin) => Lane::Pt,
+            (Branch::Ft, Rows::Twin) => Lane::Ft,
         };
         let mut mat = CudaMat::new(kind, lane, element, cols);
         self.resize(&mut mat, rows);
@@ -180,9 +191,10 @@ impl Backend for Cuda {
         &self,
         x: &CudaMat,
         norm: &Norm<CudaWeight<'_>>,
-        normalized: Option<&mut CudaMat>,
+        mut normalized: Option<&mut CudaMat>,
         normed: &mut CudaMat,
     ) {
+        normalized.as_deref_mut().into_iter().chain([&mut *normed]).for_each(|mat| self.renew(mat));
         let out: Vec<&CudaMat> = normalized.as_deref().into_iter().chain([&*normed]).collect();
         self.run(&out, &[x], |device| {
             let args = NormArgs {
@@ -226,10 +238,12 @@ impl Backend for Cuda {
     }
 
     fn linear(&self, a: &CudaMat, w: &Linear<CudaWeight<'_>>, out: &mut CudaMat) {
+        self.renew(out);
         self.product(Epilogue::Store, a, &[w], out);
     }
 
     fn linears(&self, a: &CudaMat, products: &mut [(&Linear<CudaWeight<'_>>, &mut CudaMat)]) {
+        products.iter_mut().for_each(|(_, out)| self.renew(out));
         let out: Vec<&CudaMat> = products.iter().map(|(_, out)| &**out).collect();
         self.run(&out, &[a], |device| {
             let operands = products.iter().map(|(linear, _)| operand(device, linear));
@@ -262,6 +276,7 @@ impl Backend for Cuda {
     }
 
     fn copy(&self, a: &CudaMat, out: &mut CudaMat) {
+        self.renew(out);
         let kernel = format!("copy_{}_{}", a.element.name(), out.element.name());
         self.rowwise(&kernel, &[a], out, a.bytes() + out.bytes(), rows_args(a, out));
     }
@@ -343,28 +358,14 @@ impl Backend for Cuda {
         key: Twin<&Linear<CudaWeight<'_>>>,
         out: &mut CudaMat,
     ) {
+        self.renew(out);
         self.run(&[out], &[normalized], |device| {
-            let sides = Twin::new((norm.pt, key.pt), (norm.ft, key.ft));
-            let sides = sides.try_map(|(norm, key)| key_side(device, norm, key))?;
-            let (rows, cols) = (out.cols, normalized.cols);
-            let weight = Planes::unset(device, rows, cols, self.context == Element::F32)?;
-            let has_bias = [sides.pt, sides.ft].iter().any(|side| side.bias != 0 || side.norm_bias != 0);
-            let bias = if has_bias { Some(Buffer::new(device, pitch(rows) * 4)?) } else { None };
-            let bias = bias.as_ref().map_or(0, Buffer::address);
-            let args = KeyWeightArgs {
-                side: [sides.pt, sides.ft],
-                weight: weight.high.address(),
-                low: weight.low(),
-                bias,
-                pitch: weight.pitch as i64,
-                low_plane: weight.low_plane() as i64,
-                cols: cols as i32,
-                unused: 0,
+            let difference =
+                key.ft.weight.key_difference(|| key_weight_difference(device, norm, key, self.context))?;
+            let weight = Operand {
+                bias: difference.bias.as_ref().map_or(0, Buffer::address),
+                ..Operand::of(&difference.weight)
             };
-            let bytes = key.pt.weight.planes(device)?.bytes() + key.ft.weight.planes(device)?.bytes();
-            let bytes = bytes + weight.bytes();
-            per_row(device.as_ref(), "key_weight_difference", rows, ROW_THREADS, bytes, &args)?;
-            let weight = Operand { bias, ..Operand::of(&weight) };
             product(device, Epilogue::Store, normalized, &[weight], out)
         });
     }
@@ -457,21 +458,25 @@ impl Backend for Cuda {
                 Ok(buffer)
             })
         };
-        CudaSums { rows, p: zeros(), f: zeros(), norms: Vec::new() }
+        CudaSums { rows, p: zeros(), f: zeros(), layers: 0, norms: Vec::new() }
     }
 
     fn contribution(&self, f_pt: Option<&CudaMat>, f_ft: &CudaMat, x: &mut CudaMat, sums: &mut CudaSums) {
         let reads: Vec<&CudaMat> = f_pt.into_iter().chain([f_ft]).collect();
         self.run(&[x], &reads, |device| {
             let (Some(p), Some(f)) = (&sums.p, &sums.f) else { return Ok(()) };
-            let norms = Buffer::new(self.lanes.of(Lane::Ft), sums.rows * 16)?;
+            let at = sums.layers % NORMS_TOGETHER;
+            if at == 0 {
+                sums.norms.push(Buffer::new(self.lanes.of(Lane::Ft), NORMS_TOGETHER * sums.rows * 16)?);
+            }
+            let norms = sums.norms.last().expect("made for the first of these layers");
             let args = ContributionArgs {
                 f_pt: f_pt.map_or(0, CudaMat::address),
                 f_ft: f_ft.address(),
                 x: x.address(),
                 p: p.address(),
                 f: f.address(),
-                norms: norms.address(),
+                norms: norms.address() + (at * sums.rows * 16) as Address,
                 pitch: x.pitch(),
                 cols: x.cols as i32,
                 unused: 0,
@@ -479,14 +484,17 @@ impl Backend for Cuda {
             // The stream twice, the sums in f64 twice each, one or two outputs.
             let bytes = x.bytes() * (2 + 2 * 2 * 2 + if f_pt.is_some() { 2 } else { 1 });
             per_row(device.as_ref(), "contribution", x.rows, ROW_THREADS, bytes, &args)?;
-            sums.norms.push(norms);
+            sums.layers += 1;
             Ok(())
         });
     }
 
     fn norms(&self, sums: &CudaSums) -> Vec<Vec<RunningL1>> {
-        let read = |norms: &Buffer| self.read_norms(norms, sums.rows).into_iter().map(|[l1]| l1).collect();
-        sums.norms.iter().map(read).collect()
+        let layers = |first: usize| (sums.layers - first).min(NORMS_TOGETHER);
+        let read =
+            |(i, norms): (usize, &Buffer)| self.read_norms(norms, layers(i * NORMS_TOGETHER) * sums.rows);
+        let norms: Vec<RunningL1> = sums.norms.iter().enumerate().flat_map(read).map(|[l1]| l1).collect();
+        norms.chunks_exact(sums.rows.max(1)).map(<[_]>::to_vec).collect()
     }
 
     fn trace(
@@ -522,7 +530,36 @@ impl Backend for Cuda {
     }
 }
 
-/// One model's part of the weight of [`Backend::key_difference`].
+/// The weight of [`Backend::key_difference`], of one plane where context rows are bf16.
+fn key_weight_difference(
+    device: &Arc<dyn Device>,
+    norm: Twin<Option<&Norm<CudaWeight<'_>>>>,
+    key: Twin<&Linear<CudaWeight<'_>>>,
+    context: Element,
+) -> Result<KeyDifference> {
+    let sides = Twin::new((norm.pt, key.pt), (norm.ft, key.ft));
+    let sides = sides.try_map(|(norm, key)| key_side(device, norm, key))?;
+    let Tensor { rows, cols, .. } = key.ft.weight.tensor;
+    let weight = Planes::unset(device, rows, cols, key_difference_planes(context) > 1)?;
+    let has_bias = [sides.pt, sides.ft].iter().any(|side| side.bias != 0 || side.norm_bias != 0);
+    let bias = if has_bias { Some(Buffer::new(device, pitch(rows) * 4)?) } else { None };
+    let args = KeyWeightArgs {
+        side: [sides.pt, sides.ft],
+        weight: weight.high.address(),
+        low: weight.low(),
+        bias: bias.as_ref().map_or(0, Buffer::address),
+        pitch: weight.pitch as i64,
+        low_plane: weight.low_plane() as i64,
+        cols: cols as i32,
+        unused: 0,
+    };
+    let bytes = key.pt.weight.planes(device)?.bytes() + key.ft.weight.planes(device)?.bytes();
+    let bytes = bytes + weight.bytes();
+    per_row(device.as_ref(), "key_weight_difference", rows, ROW_THREADS, bytes, &args)?;
+    Ok(KeyDifference { weight, bias })
+}
+
+/// One model's part of it.
 fn key_side(
     device: &Arc<dyn Device>,
     norm: Option<&Norm<CudaWeight<'_>>>,

@@ -15,8 +15,7 @@ pub struct Points<E> {
 impl<E: Copy> Points<E> {
     /// Made of events that were never recorded.
     pub fn new(mut event: impl FnMut() -> Result<E>) -> Result<Self> {
-        let recorded = [events(&mut event)?, events(&mut event)?, events(&mut event)?];
-        Ok(Self { recorded, ends: events(&mut event)? })
+        Ok(Self { recorded: many(|| many(&mut event))?, ends: many(&mut event)? })
     }
 
     /// [`Device::record`](super::device::Device::record) of a lane.
@@ -50,8 +49,8 @@ impl<E: Copy> Points<E> {
     }
 }
 
-/// As many events as are asked for.
-fn events<E, const N: usize>(event: &mut impl FnMut() -> Result<E>) -> Result<[E; N]> {
-    let events = (0..N).map(|_| event()).collect::<Result<Vec<_>>>()?;
-    Ok(events.try_into().unwrap_or_else(|_| unreachable!("N were made")))
+/// As many as are asked for.
+fn many<T, const N: usize>(mut make: impl FnMut() -> Result<T>) -> Result<[T; N]> {
+    let made = (0..N).map(|_| make()).collect::<Result<Vec<_>>>()?;
+    Ok(made.try_into().unwrap_or_else(|_| unreachable!("N were made")))
 }

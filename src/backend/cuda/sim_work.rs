@@ -137,7 +137,8 @@ impl Work {
         while Lane::ALL.into_iter().any(|lane| !self.queue(Stream::Lane(lane)).is_empty()) {
             // As in C's manual.
             self.turns = self.turns.wrapping_mul(1_103_515_245).wrapping_add(12345);
-            let (lane, length) = (Lane::ALL[(self.turns >> 16) as usize % 3], 1 << ((self.turns >> 20) % 8));
+            let (lane, length) =
+                (Lane::ALL[(self.turns >> 16) as usize % Lane::ALL.len()], 1 << ((self.turns >> 20) % 8));
             for _ in 0..length {
                 self.step(Stream::Lane(lane))?;
             }

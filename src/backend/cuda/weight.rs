@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Result,
-    model::PairWeights,
+    model::{LayerTensor, PairWeights},
     tensor::{Addend, Dtype, Tensor, View},
     twin::Branch,
 };
@@ -33,6 +33,14 @@ pub struct CudaWeight<'w> {
     update: Option<Arc<OnceLock<Update>>>,
     /// In f32: of a vector, or of a table.
     wide: Arc<OnceLock<Buffer>>,
+    /// Of a key weight of the tuned model.
+    key_difference: Arc<OnceLock<KeyDifference>>,
+}
+
+/// What the pre-trained model's key weight and bias differ by from the tuned model's, norms' factors included.
+pub struct KeyDifference {
+    pub weight: Planes,
+    pub bias: Option<Buffer>,
 }
 
 /// What an adapter adds to a weight `[rows, cols]`: `b · a`.
@@ -201,7 +209,14 @@ impl<'w> CudaWeight<'w> {
     pub fn new(tensor: Tensor<'w>, matrices: &Matrices) -> Self {
         let matrix = without_addend(&tensor);
         let update = tensor.addend_rank().map(|_| Arc::default());
-        Self { tensor, matrix, planes: matrices.slot(&matrix), update, wide: Arc::default() }
+        Self {
+            tensor,
+            matrix,
+            planes: matrices.slot(&matrix),
+            update,
+            wide: Arc::default(),
+            key_difference: Arc::default(),
+        }
     }
 
     /// As a matrix, without its [`CudaWeight::update`].
@@ -223,6 +238,11 @@ impl<'w> CudaWeight<'w> {
             Buffer::common_of(device, &values)
         };
         Ok(get_or_try(&self.wide, load)?.address())
+    }
+
+    /// The difference, which `make` makes of weights that stay the same.
+    pub fn key_difference(&self, make: impl FnOnce() -> Result<KeyDifference>) -> Result<&KeyDifference> {
+        get_or_try(&self.key_difference, make)
     }
 
     /// Rows of a table, with an adapter's part: as they are stored where that is bf16, otherwise in f32.
@@ -263,8 +283,16 @@ fn without_addend<'w>(tensor: &Tensor<'w>) -> Tensor<'w> {
     if tensor.addend_rank().is_some() { Tensor { update: None, ..*tensor } } else { *tensor }
 }
 
-/// Bytes of device memory that the layers of both models and the embeddings take at most.
-pub fn resident_bytes(weights: &impl PairWeights) -> usize {
+/// Planes of the weight that the context's keys differ by, for context rows of this type.
+pub fn key_difference_planes(context: Element) -> usize {
+    match context {
+        Element::Bf16 => 1,
+        Element::F32 => 3,
+    }
+}
+
+/// Bytes of device memory that the layers of both models, what their key weights differ by, and the embeddings take at most.
+pub fn resident_bytes(weights: &impl PairWeights, context: Element) -> usize {
     let spec = weights.spec();
     let mut places = HashSet::new();
     let mut bytes_of = |branch: Branch, layer, tensor| {
@@ -282,6 +310,12 @@ pub fn resident_bytes(weights: &impl PairWeights) -> usize {
         branches.iter().map(move |branch| (*branch, layer, tensor))
     });
     let layers: usize = both.map(|(branch, layer, tensor)| bytes_of(branch, layer, tensor)).sum();
+    let differences = (0..spec.ft.num_hidden_layers).map(|layer| {
+        let has_same = LayerTensor::OF_KEYS.iter().all(|tensor| weights.is_shared(layer, *tensor));
+        let key = weights.layer_tensor(Branch::Ft, layer, LayerTensor::Key).filter(|_| !has_same);
+        key.map_or(0, |key| 2 * key_difference_planes(context) * key.rows * pitch(key.cols))
+    });
+    let layers = layers + differences.sum::<usize>();
     let tables = [weights.embedding()].into_iter().chain(weights.position_embedding());
     layers + tables.map(|table| table_bytes(&table)).sum::<usize>()
 }

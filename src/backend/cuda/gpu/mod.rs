@@ -151,7 +151,7 @@ impl Gpu {
             .and_then(|context| unsafe { result::ctx::set_current(context) }.map(|()| context))
             .map_err(|error| failed("be used", error))?;
         // Blocks of the context's products come first where there is room for one: they are the larger ones.
-        let lanes = [first_stream()?, stream()?, stream()?];
+        let lanes = [first_stream()?, first_stream()?, stream()?, stream()?];
         let copies = stream()?;
         let points = Points::new(|| Event::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING))?;
         let load = |image: &[u8]| {

@@ -151,6 +151,19 @@ impl<'a> Product<'a> {
             weight: Some([weights.iter().map(|weight| weight.planes.rows).sum(), a.cols / heads]),
         }
     }
+
+    /// Of all that one launch makes of the same `rows` rows, read once; the weights lie one below the other.
+    fn floor_of_all(products: &[Self], rows: usize) -> Floor {
+        let row_bytes = (rows * products[0].a.row_bytes()) as f64;
+        let floors = products.iter().map(|product| product.floor(rows));
+        floors
+            .reduce(|all, more| Floor {
+                operations: all.operations + more.operations,
+                bytes: all.bytes + more.bytes - row_bytes,
+                weight: all.weight.zip(more.weight).map(|([rows, cols], [more, _])| [rows + more, cols]),
+            })
+            .expect("there is a product")
+    }
 }
 
 /// Columns of a tile of rows in bf16, 256 or 128, whichever ends earlier when `places` tiles are made at a time; `tiles` says how many there are

@@ -5,7 +5,7 @@ use crate::{
     Result,
     backend::cuda::{
         args::{Args, HopperProductArgs},
-        device::{Device, Floor, Launch},
+        device::{Device, Launch},
         weight::Planes,
     },
 };
@@ -57,20 +57,7 @@ pub fn run(device: &dyn Device, products: &[Product<'_>]) -> Result<()> {
         grid: [(clusters(tile).min(at_once) * CLUSTER) as u32, 1, 1],
         threads: 384,
         shared_bytes: shared_bytes as u32,
-        floor: floor(products),
+        floor: Product::floor_of_all(products, a.rows),
     };
     device.launch(&kernel, launch, args.as_bytes())
-}
-
-/// Of all in one launch, which read their rows once; the weights lie one below the other.
-fn floor(products: &[Product<'_>]) -> Floor {
-    let a = products[0].a;
-    let floors = products.iter().map(|product| product.floor(a.rows));
-    floors
-        .reduce(|all, more| Floor {
-            operations: all.operations + more.operations,
-            bytes: all.bytes + more.bytes - a.bytes() as f64,
-            weight: all.weight.zip(more.weight).map(|([rows, cols], [more, _])| [rows + more, cols]),
-        })
-        .expect("there is a product")
 }

@@ -17,6 +17,8 @@ use std::{ops::Range, sync::Arc};
 const WEIGHT_ROWS: usize = 128;
 /// Columns of a step: 128 bytes.
 const STEP: usize = 64;
+/// Products that one launch makes at most.
+const TOGETHER: usize = 2;
 /// How the work is divided among blocks.
 struct Tile {
     name: &'static str,
@@ -75,14 +77,7 @@ pub fn run(device: &Arc<dyn Device>, products: &[Product<'_>]) -> Result<()> {
     for first in (0..a.rows).step_by(together) {
         let rows = first..a.rows.min(first + together);
         let planes = products[0].split(device, a, a.cols / heads, &rows)?;
-        for product in products {
-            let inner_of = |(weight, inner): (&Operand<'_>, &Option<CudaMat>)| {
-                inner.as_ref().map(|inner| product.split(device, inner, weight.rank(), &rows)).transpose()
-            };
-            let inner =
-                product.weights.iter().zip(&product.inner).map(inner_of).collect::<Result<Vec<_>>>()?;
-            product.multiply(device.as_ref(), &planes, &inner, &rows)?;
-        }
+        products.chunks(TOGETHER).try_for_each(|products| multiply(device, products, &planes, &rows))?;
     }
     Ok(())
 }
@@ -119,53 +114,62 @@ impl Product<'_> {
         device.launch("split_f32", launch, args.as_bytes())?;
         Ok(planes)
     }
+}
 
-    /// The product of split rows.
-    fn multiply(
-        &self,
-        device: &dyn Device,
-        a: &CudaMat,
-        inner: &[Option<CudaMat>],
-        rows: &Range<usize>,
-    ) -> Result<()> {
-        let Self { epilogue, weights, out, heads, group, .. } = *self;
-        let groups = heads / group;
-        let (m, n) = (rows.len() * group, self.cols());
-        let weight_tiles = (weights.len() * n).div_ceil(WEIGHT_ROWS);
-        let tile = Tile::choose(device, m, weight_tiles * groups, a.cols.div_ceil(STEP));
-        let mut args = HopperTwinProductArgs {
-            a: device.tensor_map(&a.in_boxes(tile.rows as u32))?,
-            out: out.row_address(self.first + rows.start),
-            out_pitch: out.pitch(),
-            m: m as i32,
-            n: n as i32,
-            k: a.cols as i32,
-            activation: epilogue.activation(),
-            weight_rows: weights[0].planes.rows as i32,
-            group: group as i32,
-            out_head: (out.cols / heads) as i32,
-            ..HopperTwinProductArgs::default()
-        };
-        for (i, (Operand { planes, update, bias }, inner)) in weights.iter().zip(inner).enumerate() {
-            (args.b[i], args.b_low[i], args.planes[i]) = weight_maps(device, planes, a.cols)?;
-            args.bias[i] = *bias;
-            if let (Some(update), Some(inner)) = (update, inner) {
-                args.update_a[i] = device.tensor_map(&inner.in_boxes(tile.rows as u32))?;
-                (args.update_b[i], args.update_b_low[i], args.update_planes[i]) =
-                    weight_maps(device, &update.b, update.rank)?;
-                args.update_k[i] = update.rank as i32;
-            }
-        }
-        let stage_bytes = (3 * tile.rows + WEIGHT_ROWS) * STEP * 2;
-        let launch = Launch {
-            grid: [tile.blocks(m, weight_tiles) as u32, groups as u32, 1],
-            threads: 288,
-            shared_bytes: (tile.stages * (stage_bytes + 2 * 8)) as u32,
-            floor: self.floor(rows.len()),
-        };
-        let kernel = format!("twin_product_sm90_{}_{}", tile.name, epilogue.name());
-        device.launch(&kernel, launch, args.as_bytes())
+/// Products of the same split rows, by one launch.
+fn multiply(
+    device: &Arc<dyn Device>,
+    products: &[Product<'_>],
+    a: &CudaMat,
+    rows: &Range<usize>,
+) -> Result<()> {
+    let Product { epilogue, out, heads, group, .. } = products[0];
+    let groups = heads / group;
+    let m = rows.len() * group;
+    let weight_tiles =
+        products.iter().map(|product| (product.weights.len() * product.cols()).div_ceil(WEIGHT_ROWS)).sum();
+    let tile = Tile::choose(device.as_ref(), m, weight_tiles * groups, a.cols.div_ceil(STEP));
+    let mut args = HopperTwinProductArgs {
+        a: device.tensor_map(&a.in_boxes(tile.rows as u32))?,
+        m: m as i32,
+        k: a.cols as i32,
+        activation: epilogue.activation(),
+        group: group as i32,
+        out_head: (out.cols / heads) as i32,
+        ..HopperTwinProductArgs::default()
+    };
+    for (i, product) in products.iter().enumerate() {
+        args.out[i] = product.out.row_address(product.first + rows.start);
+        args.out_pitch[i] = product.out.pitch();
     }
+    let weights = products.iter().flat_map(|product| {
+        product.weights.iter().zip(&product.inner).map(move |(weight, inner)| (product, weight, inner))
+    });
+    // Until all is asked for.
+    let mut split = Vec::new();
+    for (i, (product, Operand { planes, update, bias }, inner)) in weights.enumerate() {
+        (args.b[i], args.b_low[i], args.planes[i]) = weight_maps(device.as_ref(), planes, a.cols)?;
+        args.n[i] = product.cols() as i32;
+        args.weight_rows[i] = planes.rows as i32;
+        args.bias[i] = *bias;
+        if let (Some(update), Some(inner)) = (update, inner) {
+            let inner = product.split(device, inner, update.rank, rows)?;
+            args.update_a[i] = device.tensor_map(&inner.in_boxes(tile.rows as u32))?;
+            (args.update_b[i], args.update_b_low[i], args.update_planes[i]) =
+                weight_maps(device.as_ref(), &update.b, update.rank)?;
+            args.update_k[i] = update.rank as i32;
+            split.push(inner);
+        }
+    }
+    let stage_bytes = (3 * tile.rows + WEIGHT_ROWS) * STEP * 2;
+    let launch = Launch {
+        grid: [tile.blocks(m, weight_tiles) as u32, groups as u32, 1],
+        threads: 288,
+        shared_bytes: (tile.stages * (stage_bytes + 2 * 8)) as u32,
+        floor: Product::floor_of_all(products, rows.len()),
+    };
+    let kernel = format!("twin_product_sm90_{}_{}", tile.name, epilogue.name());
+    device.launch(&kernel, launch, args.as_bytes())
 }
 
 /// Of a weight with `cols` columns: its first plane, the other two where it has them, and how many that are.
