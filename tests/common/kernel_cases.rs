@@ -278,6 +278,10 @@ impl<B: Backend> Bench<'_, B> {
             Case::Products { rows, d, f } => {
                 self.products(Rows::Context, rows, d, f);
                 self.products(Rows::Twin, rows, d, f);
+                // Where twin rows work beside them they may have other kernels.
+                self.backend.expect_context(Some(rows));
+                self.products(Rows::Context, rows, d, f);
+                self.backend.expect_context(None);
             }
             Case::Rows { rows, d } => {
                 self.rows(Rows::Context, rows, d);
