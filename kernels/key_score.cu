@@ -1,8 +1,8 @@
-// Scores of twin rows (twin_attend.cuh) where context rows are bf16 and heads begin at multiples of 16 bytes; the others are in twin_scores.cu: keys[token, dim] · q[head, dim] by
-// mma.sync, the heads of a group being the columns and q a sum of three bf16 numbers; what the pre-trained branch's keys differ by is multiplied
-// likewise. Bytes bind. A warp has 16 tokens of the context, whose keys its threads load as they lie, 16 bytes each: so dimensions are taken in
-// another order, in which q is read too. Every 32 dimensions have a sum of their own, as tensor cores cut off what a sum does not hold.
-// Tokens that are twin rows have keys in f32, one dimension a thread.
+// Scores of twin rows (twin_attend.cuh) where context rows are bf16 and heads begin at multiples of 16 bytes; the others are in twin_scores.cu.
+// keys[token, dim] · q[head, dim] by mma.sync, the heads of a group being the columns and q a sum of three bf16 numbers; what the pre-trained
+// branch's keys differ by is multiplied likewise. Bytes bind. A warp has 16 tokens of the context, whose keys its threads load as they lie, 16 bytes
+// each: so dimensions are taken in another order, in which q is read too. Every 32 dimensions have a sum of their own, as tensor cores cut off what
+// a sum does not hold. Tokens that are twin rows have keys in f32, one dimension a thread.
 // Grid: key heads, then blocks of `score_tokens` tokens, 64 at a time, then rows.
 #include "twin_attend.cuh"
 
