@@ -17,7 +17,7 @@ struct Queries {
 
     __device__ __forceinline__ Queries(const TwinAttendArgs& args)
         : planes(reinterpret_cast<bf16*>(shared_memory())), heads((args.group + HEADS - 1) / HEADS * HEADS),
-          pitch((args.head_dim + CHUNK - 1) / CHUNK * CHUNK + CHUNK) {}
+          pitch((args.head_dim + 2 * CHUNK - 1) / (2 * CHUNK) * (2 * CHUNK) + CHUNK) {}
     __device__ __forceinline__ void split(const TwinAttendArgs& args, const float* q) {
         const int pairs = pitch / 2;
         for (int i = threadIdx.x; i < heads * pairs; i += THREADS) {

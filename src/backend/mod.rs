@@ -362,7 +362,8 @@ pub trait Backend: Sync {
     /// norm); norms with a bias `β` add `Wk_pt β_pt − Wk_ft β_ft`.
     ///
     /// Taken as one product with the difference of the weights, so that the rounding of the tuned model's keys is
-    /// common to both branches and the difference has only its own.
+    /// common to both branches and the difference has only its own. A key weight of the tuned model always comes with the same
+    /// norms and the same other weight: backends may keep what they make of them.
     fn key_difference(
         &self,
         normalized: &Self::Mat,

@@ -190,17 +190,19 @@ impl<B: Backend> Bench<'_, B> {
             let twin_normed = self.mat(Rows::Twin, Role::Operand, twin, d);
             // A difference of about the size that the keys have.
             self.backend.scale(&mut difference, 0.1);
-            let attended = Attended {
-                context_keys: &keys,
-                key_difference: Some(&difference),
-                normalized: &normalized,
-                norm: norms.pt,
-                twin_keys: &twin_keys,
-                twin_normed: &twin_normed,
-            };
             let mut means = self.empty(Rows::Twin, Role::Operand, twin, h * d);
-            self.backend.twin_attend(&twin_queries, &attended, &layout, shape, &mut means);
-            self.keep("twin_attend", &means);
+            for key_difference in [None, Some(&difference)] {
+                let attended = Attended {
+                    context_keys: &keys,
+                    key_difference,
+                    normalized: &normalized,
+                    norm: norms.pt,
+                    twin_keys: &twin_keys,
+                    twin_normed: &twin_normed,
+                };
+                self.backend.twin_attend(&twin_queries, &attended, &layout, shape, &mut means);
+                self.keep("twin_attend", &means);
+            }
             let value = self.linear(k * dim, d, true);
             let mut heads = self.empty(Rows::Twin, Role::Operand, twin, h * dim);
             self.backend.head_values(&means, &value, shape, 0, &mut heads);
@@ -215,7 +217,8 @@ impl<B: Backend> Bench<'_, B> {
     fn sums(&mut self, rows: usize, d: usize) {
         let mut sums = self.backend.sums(rows, d);
         let mut x = self.mat(Rows::Twin, Role::Stream, rows, d);
-        for _ in 0..2 {
+        // More layers than have their norms in one buffer.
+        for _ in 0..33 {
             let f_pt = self.mat(Rows::Twin, Role::Operand, rows, d);
             let f_ft = self.mat(Rows::Twin, Role::Operand, rows, d);
             self.backend.contribution(Some(&f_pt), &f_ft, &mut x, &mut sums);
@@ -376,5 +379,7 @@ pub const CASES: &[Case] = &[
     },
     Case::Heads { lengths: &[130, 70], shape: shape(1, 1, 256), d: 16 },
     Case::Heads { lengths: &[200, 200, 200], shape: shape(4, 4, 8), d: 16 },
+    Case::Heads { lengths: &[150], shape: shape(18, 2, 16), d: 16 },
+    Case::Heads { lengths: &[70], shape: shape(9, 1, 256), d: 16 },
     Case::Sums { rows: 3, d: 300 },
 ];

@@ -149,7 +149,7 @@ impl Scoring {
         const MOST: usize = 96 << 10;
         let (group, dim) = (shape.group_size(), shape.head_dim);
         // `key_score.cu`: three planes of padded queries.
-        let shared_bytes = 3 * group.next_multiple_of(8) * (dim.next_multiple_of(32) + 32) * 2;
+        let shared_bytes = 3 * group.next_multiple_of(8) * (dim.next_multiple_of(64) + 32) * 2;
         if context == Element::Bf16 && dim.is_multiple_of(8) && shared_bytes <= MOST {
             // Up to four times 64 tokens, where there are blocks enough for all multiprocessors then.
             let blocks = rows * shape.num_key_value_heads * tokens.div_ceil(64);
