@@ -63,11 +63,11 @@ __device__ __forceinline__ void load8(float (&v)[8], const float* from) {
     const float4 low = load4(from), high = load4(from + 4);
     v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w, v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
 }
-__device__ __forceinline__ void widen8(float (&v)[8], uint4 pairs) {
+__device__ __forceinline__ void load8(float (&v)[8], const bf16* from) {
+    const uint4 pairs = *reinterpret_cast<const uint4*>(from);
     v[0] = low_float(pairs.x), v[1] = high_float(pairs.x), v[2] = low_float(pairs.y), v[3] = high_float(pairs.y);
     v[4] = low_float(pairs.z), v[5] = high_float(pairs.z), v[6] = low_float(pairs.w), v[7] = high_float(pairs.w);
 }
-__device__ __forceinline__ void load8(float (&v)[8], const bf16* from) { widen8(v, *reinterpret_cast<const uint4*>(from)); }
 __device__ __forceinline__ void store8(float* to, const float (&v)[8]) {
     store4(to, {v[0], v[1], v[2], v[3]});
     store4(to + 4, {v[4], v[5], v[6], v[7]});
