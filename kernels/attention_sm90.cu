@@ -10,7 +10,7 @@
 // Keys and values come in boxes of 64 rows where the path's rows follow each other, else row by row. Of a step that ends within a box, the
 // values' other rows become zeros: what lies there may be anything. What a query gets depends on its own sequence only.
 #include "args.cuh"
-#include "hopper.cuh"
+#include "path_rows.cuh"
 
 struct HopperAttentionArgs {
     // Boxes of 64 columns: of queries 64 rows, of keys and of values 64 rows, or one.
@@ -28,9 +28,6 @@ struct HopperAttentionArgs {
 };
 
 constexpr int CONSUMERS = 2, QUERIES = 64, THREADS = 128 * (1 + CONSUMERS), STAGES = 2;
-// Rows and columns of a box.
-constexpr int BOX = 64, BOX_BYTES = BOX * BOX * int(sizeof(bf16));
-
 // Tiles of 64 columns beside each other.
 template <int DH>
 struct AttentionShared {
@@ -77,45 +74,6 @@ struct Work {
     __device__ __forceinline__ int head_of(int consumer) const { return head() + consumer - part_of(consumer); }
 };
 
-// The rows of a step: those of each lane, as a warp looks them up.
-template <int KEYS>
-struct StepRows {
-    int32_t rows[KEYS / 32];
-    int count, first;
-    bool follow_each_other;
-
-    __device__ __forceinline__ StepRows(const int32_t* path, int start, int end) : count(min(KEYS, end - start)) {
-        const int lane = threadIdx.x;
-#pragma unroll
-        for (int j = 0; j < KEYS / 32; j++) rows[j] = j * 32 + lane < count ? path[start + j * 32 + lane] : -1;
-        first = __shfl_sync(~0u, rows[0], 0);
-        bool follow = true;
-#pragma unroll
-        for (int j = 0; j < KEYS / 32; j++) follow &= rows[j] < 0 || rows[j] == first + j * 32 + lane;
-        follow_each_other = __all_sync(~0u, follow);
-    }
-
-    // Brings them, from column `col` on.
-    template <class Step>
-    __device__ __forceinline__ void bring(Step& to, const TensorMap (&from)[2], Barrier* barrier, int col) const {
-        constexpr int BOXES = sizeof(Step) / (KEYS * BOX * sizeof(bf16));
-        const int lane = threadIdx.x;
-        if (follow_each_other) {
-            if (lane) return;
-            barrier_expect(barrier, (count + BOX - 1) / BOX * BOXES * BOX_BYTES);
-            for (int row = 0; row < count; row += BOX)
-                for (int box = 0; box < BOXES; box++)
-                    tensor_load(to[box] + row * BOX, from[0], barrier, col + box * BOX, first + row);
-            return;
-        }
-        if (lane == 0) barrier_expect(barrier, count * BOXES * BOX * int(sizeof(bf16)));
-#pragma unroll
-        for (int j = 0; j < KEYS / 32; j++)
-            for (int box = 0; box < BOXES; box++)
-                if (rows[j] >= 0) tensor_load(to[box] + (j * 32 + lane) * BOX, from[1], barrier, col + box * BOX, rows[j]);
-    }
-};
-
 // One warp brings everything.
 template <int DH>
 __device__ __forceinline__ void bring_work(const HopperAttentionArgs& args, AttentionShared<DH>& shared) {
@@ -134,9 +92,13 @@ __device__ __forceinline__ void bring_work(const HopperAttentionArgs& args, Atte
         const int kv = work.head() / args.group * DH;
         for (int step = steps.first; step < steps.end; step++, count++) {
             const int slot = count % STAGES, parity = count / STAGES % 2 ^ 1;
-            const StepRows<KEYS> rows(args.path_rows + tile.path, step * KEYS, tile.first_query + tile.queries);
+            const PathRows<KEYS> rows(args.path_rows + tile.path, step * KEYS, tile.first_query + tile.queries);
+            auto bring = [&](typename Shared::Step& to, const TensorMap(&from)[2], Barrier* barrier) {
+                if (lane == 0) barrier_expect(barrier, rows.template bytes<BOXES>());
+                rows.bring(to, from, barrier, kv);
+            };
             wait(shared.k_empty[slot], parity);
-            rows.bring(shared.k[slot], args.k, &shared.k_full[slot], kv);
+            bring(shared.k[slot], args.k, &shared.k_full[slot]);
             if (step == steps.first)
                 for (int consumer = 0; consumer < CONSUMERS; consumer++) {
                     wait(shared.q_empty[consumer], work.count % 2 ^ 1);
@@ -148,7 +110,7 @@ __device__ __forceinline__ void bring_work(const HopperAttentionArgs& args, Atte
                 }
             wait(shared.v_empty[slot], parity);
             const bool whole_boxes = rows.count % BOX == 0;
-            rows.bring(shared.v[slot], args.v, whole_boxes ? &shared.v_full[slot] : &shared.landed, kv);
+            bring(shared.v[slot], args.v, whole_boxes ? &shared.v_full[slot] : &shared.landed);
             if (whole_boxes) continue;
             wait(shared.landed, landings++ % 2);
             for (int box = 0; box < BOXES; box++) {

@@ -174,13 +174,15 @@ __device__ __forceinline__ void compute_now(float value) {
 
 // The registers of a product's sums as operands of the instruction.
 #define SUMS_4(I) "+f"(d[I]), "+f"(d[I + 1]), "+f"(d[I + 2]), "+f"(d[I + 3])
-#define SUMS_16(I) SUMS_4(I), SUMS_4(I + 4), SUMS_4(I + 8), SUMS_4(I + 12)
+#define SUMS_8(I) SUMS_4(I), SUMS_4(I + 4)
+#define SUMS_16(I) SUMS_8(I), SUMS_8(I + 8)
 #define SUMS_32(I) SUMS_16(I), SUMS_16(I + 16)
 #define SUMS_48(I) SUMS_32(I), SUMS_16(I + 32)
 #define SUMS_64(I) SUMS_32(I), SUMS_32(I + 32)
 #define SUMS_128(I) SUMS_64(I), SUMS_64(I + 64)
 #define NAMES_4 "%0,%1,%2,%3"
-#define NAMES_16 NAMES_4 ",%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define NAMES_8 NAMES_4 ",%4,%5,%6,%7"
+#define NAMES_16 NAMES_8 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define NAMES_32 NAMES_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define NAMES_48 NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define NAMES_64 NAMES_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
@@ -191,20 +193,26 @@ __device__ __forceinline__ void compute_now(float value) {
 
 // d[64, N] = a[64, 16] · b[N, 16]ᵀ by a warpgroup, added to what is there if `add`. d[4 j + i] is row 16 warp + lane / 4 + i / 2 · 8,
 // column 8 j + lane % 4 · 2 + i % 2. `a` and `b` are descriptors of tiles in shared memory.
-#define PRODUCT_OF_TILES(N, REGISTERS, A, B, ADD)                                                                       \
-    __device__ __forceinline__ void wgmma(float (&d)[REGISTERS], uint64_t a, uint64_t b, bool add) {                    \
+#define PRODUCT_OF_TILES(N, REGISTERS, A, B, ADD) PRODUCT_OF_SHARED(wgmma, 0, N, REGISTERS, A, B, ADD)
+// d[64, N] = a[64, 16] · b[16, N], likewise; `b` is a transposed_descriptor.
+#define PRODUCT_WITH_TRANSPOSED(N, REGISTERS, A, B, ADD) PRODUCT_OF_SHARED(wgmma_transposed, 1, N, REGISTERS, A, B, ADD)
+#define PRODUCT_OF_SHARED(NAME, TRANSPOSED, N, REGISTERS, A, B, ADD)                                                    \
+    __device__ __forceinline__ void NAME(float (&d)[REGISTERS], uint64_t a, uint64_t b, bool add) {                     \
         asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " ADD ", 0;\n"                                              \
                      "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" NAMES_##REGISTERS "}, " A ", " B      \
-                     ", add, 1, 1, 0, 0;\n}"                                                                            \
+                     ", add, 1, 1, 0, " #TRANSPOSED ";\n}"                                                             \
                      : SUMS_##REGISTERS(0)                                                                              \
                      : "l"(a), "l"(b), "r"(int(add)));                                                                  \
     }
 PRODUCT_OF_TILES(8, 4, "%4", "%5", "%6")
+PRODUCT_OF_TILES(16, 8, "%8", "%9", "%10")
 PRODUCT_OF_TILES(32, 16, "%16", "%17", "%18")
 PRODUCT_OF_TILES(64, 32, "%32", "%33", "%34")
 PRODUCT_OF_TILES(96, 48, "%48", "%49", "%50")
 PRODUCT_OF_TILES(128, 64, "%64", "%65", "%66")
 PRODUCT_OF_TILES(256, 128, "%128", "%129", "%130")
+PRODUCT_WITH_TRANSPOSED(64, 32, "%32", "%33", "%34")
+PRODUCT_WITH_TRANSPOSED(128, 64, "%64", "%65", "%66")
 
 // d[64, N] += a[64, 16] · b[16, N]. `a` is in registers, as mma_m16n8k16 takes it, 16 rows a warp; they stay as they are until the product
 // is waited for. `b` is a transposed_descriptor.
@@ -226,10 +234,11 @@ __device__ __forceinline__ uint64_t descriptor_address(const void* tile, int byt
 }
 
 // Names a tile of rows of 64 bf16, 128 bytes, as a tensor copy lays it out (16-byte parts of a row in the order part ^ row % 8), from a
-// multiple of 1024 bytes on, for products; `k` columns, a multiple of 16, are left out.
-__device__ __forceinline__ uint64_t tile_descriptor(const void* tile, int k) {
-    const uint64_t start = descriptor_address(tile, k * 2), eight_rows = 1024 >> 4, swizzle_128_bytes = 1;
-    return start | uint64_t(1) << 16 | eight_rows << 32 | swizzle_128_bytes << 62;
+// multiple of 1024 bytes on, for products; `k` columns, a multiple of 16, are left out. Eight rows and the next eight begin `eight_rows` bytes
+// apart, a multiple of 1024.
+__device__ __forceinline__ uint64_t tile_descriptor(const void* tile, int k, int eight_rows = 1024) {
+    const uint64_t start = descriptor_address(tile, k * 2), swizzle_128_bytes = 1;
+    return start | uint64_t(1) << 16 | uint64_t(eight_rows >> 4) << 32 | swizzle_128_bytes << 62;
 }
 
 // Names rows `row` to `row` + 15, a multiple of 16, of such tiles beside each other, `tile_bytes` apart, as the transposed operand: products

@@ -1,30 +1,32 @@
 // Rotary embedding in place: of the first 2·half dimensions of every head, i and i + half are turned by the angle of the row's
-// position. Tables hold (cos, sin) in f32, `half` of them a position. One block a row; bytes bind.
+// position. Tables hold (cos, sin) in f32, `half` of them a position. One block a row of one matrix, or of two with the same rows; bytes bind.
 // Reference: `rotate` of backend/reference.
 #include "device.cuh"
 
 constexpr int THREADS = 64;
 
 struct RotateArgs {
-    void* x;
+    void* x[2];
     // Of every row.
     const int32_t* sequence;
     const int32_t* position;
     // Of every sequence.
     const float2* const* tables;
-    int64_t pitch;
-    int32_t heads, head_dim, half, unused;
+    int64_t pitch[2];
+    int32_t heads[2];
+    int32_t head_dim, half;
 };
 
 template <class T>
 __device__ void rotate(const RotateArgs& args) {
     const int64_t row = blockIdx.x;
+    const int heads = args.heads[blockIdx.y];
     const float2* table = args.tables[args.sequence[row]] + int64_t(args.position[row]) * args.half;
-    T* x = static_cast<T*>(args.x) + row * args.pitch;
+    T* x = static_cast<T*>(args.x[blockIdx.y]) + row * args.pitch[blockIdx.y];
     // Eights of dimensions, where they are aligned.
     if (args.half % 8 == 0 && args.head_dim % 8 == 0) {
         const int chunks = args.half / 8;
-        for (int i = threadIdx.x; i < args.heads * chunks; i += THREADS) {
+        for (int i = threadIdx.x; i < heads * chunks; i += THREADS) {
             T* first = x + i / chunks * args.head_dim + i % chunks * 8;
             const float* turns = reinterpret_cast<const float*>(table + i % chunks * 8);
             float a[8], b[8], turned_a[8], turned_b[8];
@@ -41,7 +43,7 @@ __device__ void rotate(const RotateArgs& args) {
         }
         return;
     }
-    for (int i = threadIdx.x; i < args.heads * args.half; i += THREADS) {
+    for (int i = threadIdx.x; i < heads * args.half; i += THREADS) {
         const float2 turn = table[i % args.half];
         T* first = x + i / args.half * args.head_dim + i % args.half;
         const float a = to_float(first[0]), b = to_float(first[args.half]);

@@ -4,14 +4,14 @@
 //   key_score     (key_score.cu, twin_scores.cu) scores[row, head, token] = q · (k + difference), scaled and capped, −∞ where unseen; f32
 //   twin_softmax  (twin_scores.cu) p = softmax of them: of twin rows in place of their scores, of the context's tokens as a sum of three bf16; how
 //                 much of it falls on the context
-//   twin_mean     (twin_mean.cu) the means; sums f32
+//   twin_mean     (twin_mean.cu, twin_mean_sm90.cu) the means; sums f32
 // Context rows are bf16, or f32 (which `twin_mean` takes as sums of two bf16).
 // Bytes bind: keys, and normalized rows, are read once a branch. Every sum is over the tokens of one sequence, in an order that depends on nothing else.
 #pragma once
 #include "device.cuh"
 
-// Tokens of the context that are averaged at a time.
-constexpr int STEP = 32;
+// p of a row's context lies in pieces of so many tokens and heads: of every eight heads the three numbers that it is the sum of.
+constexpr int PIECE_TOKENS = 64, PIECE_HEADS = 32, EIGHT_HEADS = 8 * PIECE_TOKENS, PIECE = 3 * PIECE_HEADS * PIECE_TOKENS;
 
 struct TwinRow {
     // In matrices of twin rows, and in those of this pack's means.
@@ -21,7 +21,7 @@ struct TwinRow {
     int32_t twin_start;
     // Tokens that it may see, itself the last of them.
     int32_t tokens;
-    // Where its scores start, in tokens of one head, whose number is rounded up to steps.
+    // Where its scores start, in tokens of one head, whose number is rounded up to pieces.
     int64_t scores_start;
 };
 
@@ -38,11 +38,10 @@ struct TwinAttendArgs {
     const float* twin_normed;
     const TwinRow* rows;
     const int32_t* path_rows;
-    // [heads, tokens] of every row, one after the other, tokens rounded up to steps.
+    // [heads, tokens] of every row, one after the other, tokens rounded up to pieces.
     float* scores;
-    // p of the context's tokens in three planes, [heads, tokens] of every row in each; zeros for other tokens.
+    // p of the context's tokens, zeros for other tokens: of every row its pieces (piece_of).
     bf16* weights;
-    int64_t weight_plane;
     // [rows, heads]: what of a row's attention falls on the context.
     float* context_share;
     float* means;
@@ -53,10 +52,21 @@ struct TwinAttendArgs {
     // Of key_score: blocks for each row, tokens of a block, and in twin_scores.cu 2 to the power of how many threads share a key.
     int32_t score_blocks, score_tokens, lane_bits;
     float norm_offset, scale, softcap;
-    int32_t unused;
+    int32_t row_count;
 };
 
-__device__ __forceinline__ int64_t score_pitch(const TwinRow& row) { return (row.tokens + STEP - 1) / STEP * STEP; }
+__device__ __forceinline__ int64_t score_pitch(const TwinRow& row) { return (row.tokens + PIECE_TOKENS - 1) / PIECE_TOKENS * PIECE_TOKENS; }
+
+// The number of the piece of p that has this token and this head.
+__device__ __forceinline__ int64_t piece_of(const TwinAttendArgs& args, const TwinRow& row, int token, int head) {
+    return (row.scores_start + token) / PIECE_TOKENS * ((args.heads + PIECE_HEADS - 1) / PIECE_HEADS) + head / PIECE_HEADS;
+}
+
+// Where the first, second or third number of a head lies in its piece. The second comes last: so the first and the second are as far apart as
+// those of one and the next eight heads, which products of whole warpgroups want.
+__device__ __forceinline__ int in_piece(int head, int number) {
+    return (head % PIECE_HEADS / 8 * 3 + (number ? 3 - number : 0)) * EIGHT_HEADS + head % 8 * PIECE_TOKENS;
+}
 
 // The first token that the row's window lets it see.
 __device__ __forceinline__ int first_seen_of(const TwinAttendArgs& args, const TwinRow& row) {

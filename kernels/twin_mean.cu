@@ -1,11 +1,11 @@
-// The means of twin rows' attention (twin_attend.cuh): p[head, token] · n[token, column] for the context's tokens, by mma.sync, and what the twin
-// rows of the path add. A block has 32 heads and 256 columns of one row, a warp 64 of the columns, which read the same p; or 64 and 32 where rows
+// The means of twin rows' attention (twin_mean.cuh) by mma.sync. A block has 32 heads and 256 columns of one row, a warp 64 of the columns, which read the same p; or 64 and 32 where rows
 // are too few to fill the GPU. It goes over the tokens in steps of 32, three of them in flight (cp.async; of rows in f32 two; of 64 columns twice
 // as many). Every step has a sum of its own, as tensor cores cut off what a sum does not hold. Grid: (columns / 256 or 64, then rows; heads / 32),
 // so that blocks at work together read whole rows.
-#include "twin_attend.cuh"
+#include "twin_mean.cuh"
 
-constexpr int HEADS = 32;
+// Tokens of a step.
+constexpr int STEP = 32, HEADS = PIECE_HEADS;
 // ldmatrix reads eight rows from different banks.
 constexpr int P_PITCH = STEP + 8;
 
@@ -49,12 +49,13 @@ struct Loader {
     const int32_t* path;
     const T* n_from;
     int64_t n_pitch;
-    int context_length, n_to, heads, p_pitch, p_to;
+    int context_length, n_to, p_to;
     bool has_col;
     // The lane's context row of the step that is brought next; −1 beyond the last.
     int32_t row_of_lane;
     const bf16* p_from;
-    int64_t p_plane;
+    // From a piece of p to that of the next tokens.
+    int p_next;
 
     __device__ __forceinline__ Loader(const TwinAttendArgs& args, const TwinRow& row, int col0, int head0, int first_step)
         : path(args.path_rows + row.path), n_pitch(args.normalized_pitch), context_length(row.context_length) {
@@ -62,12 +63,10 @@ struct Loader {
         has_col = col0 + col < args.hidden;
         n_from = static_cast<const T*>(args.normalized) + (has_col ? col0 + col : 0);
         n_to = thread / CHUNKS * N_PITCH + col;
-        const int head = head0 + thread / (STEP / 8), token = thread % (STEP / 8) * 8;
-        heads = args.heads - head;
-        p_pitch = score_pitch(row);
-        p_plane = args.weight_plane;
-        p_from = args.weights + row.scores_start * args.heads + int64_t(head) * p_pitch + first_step * STEP + token;
-        p_to = thread / (STEP / 8) * P_PITCH + token;
+        const int head = thread / (STEP / 8), first = first_step * STEP, token = thread % (STEP / 8) * 8;
+        p_from = args.weights + piece_of(args, row, first, head0) * PIECE + in_piece(head, 0) + first % PIECE_TOKENS + token;
+        p_next = (args.heads + HEADS - 1) / HEADS * PIECE;
+        p_to = head * P_PITCH + token;
         look_up(first_step);
     }
     __device__ __forceinline__ void look_up(int step) {
@@ -84,10 +83,9 @@ struct Loader {
 #pragma unroll
         for (int turn = 0; turn < 3 * P_TURNS; turn++) {
             const int plane = turn / P_TURNS, head = turn % P_TURNS * P_HEADS;
-            const bool there = head < heads;
-            copy_async_16(&stage.p[plane][p_to + head * P_PITCH], there ? p_from + plane * p_plane + head * p_pitch : p_from, there ? 16 : 0);
+            copy_async_16(&stage.p[plane][p_to + head * P_PITCH], p_from + in_piece(head, plane), 16);
         }
-        p_from += STEP;
+        p_from += (step + 1) * STEP % PIECE_TOKENS ? STEP : p_next - (PIECE_TOKENS - STEP);
         look_up(step + 1);
     }
 };
@@ -129,60 +127,6 @@ __device__ __forceinline__ void multiply_step(Sums<EIGHTS>& sums, const Stage<T,
     }
 }
 
-// Weighs the sums as the norm says, adds what the twin rows of the path give, and stores them. All loads of a loop are under way before the first
-// is used; what is beyond the last head or column is loaded again, and not stored.
-template <int EIGHTS>
-__device__ __forceinline__ void finish(const TwinAttendArgs& args, const TwinRow& row, int index, int first_seen, int col0, int head0,
-                                       const Sums<EIGHTS>& sums) {
-    const int lane = threadIdx.x % 32, first_head = head0 + lane / 4, first_col = col0 + int(threadIdx.x) / 32 * EIGHTS * 8 + lane % 4 * 2;
-    // A thread's four heads, eight apart, and its pairs of columns, eight apart.
-    auto head_of = [&](int i) { return min(first_head + i * 8, args.heads - 1); };
-    auto col_of = [&](int j, int half) { return min(first_col + j * 8 + half, args.hidden - 1); };
-    float scale[EIGHTS][2], bias[EIGHTS][2] = {}, share[4] = {};
-#pragma unroll
-    for (int j = 0; j < EIGHTS; j++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            scale[j][half] = args.norm_weight ? args.norm_weight[col_of(j, half)] + args.norm_offset : 1.0f;
-            if (args.norm_bias) bias[j][half] = args.norm_bias[col_of(j, half)];
-        }
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        if (args.norm_bias) share[i] = args.context_share[int64_t(index) * args.heads + head_of(i)];
-    float means[4][EIGHTS][2];
-    auto for_all = [&](auto each) {
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-#pragma unroll
-            for (int j = 0; j < EIGHTS; j++)
-#pragma unroll
-                for (int half = 0; half < 2; half++) each(i, j, half);
-    };
-    for_all([&](int i, int j, int half) { means[i][j][half] = sums.of[i / 2][j][i % 2 * 2 + half] * scale[j][half] + share[i] * bias[j][half]; });
-    const float* scores = args.scores + row.scores_start * args.heads;
-    for (int token = max(row.context_length, first_seen); token < row.tokens; token++) {
-        const float* own = args.twin_normed + (row.twin_start + token - row.context_length) * args.twin_normed_pitch;
-        float p[4], n[EIGHTS][2];
-#pragma unroll
-        for (int i = 0; i < 4; i++) p[i] = scores[head_of(i) * score_pitch(row) + token];
-#pragma unroll
-        for (int j = 0; j < EIGHTS; j++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) n[j][half] = own[col_of(j, half)];
-        for_all([&](int i, int j, int half) { means[i][j][half] += p[i] * n[j][half]; });
-    }
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        if (first_head + i * 8 >= args.heads) continue;
-        float* to = args.means + row.mean_row * args.mean_pitch + int64_t(first_head + i * 8) * args.hidden;
-#pragma unroll
-        for (int j = 0; j < EIGHTS; j++) {
-            const int col = first_col + j * 8;
-            if (col < args.hidden) store_pair(to + col, {means[i][j][0], means[i][j][1]}, col + 1 < args.hidden);
-        }
-    }
-}
-
 template <class T, int COLUMNS>
 __device__ void twin_mean(const TwinAttendArgs& args) {
     using Stage = Stage<T, COLUMNS>;
@@ -214,11 +158,18 @@ __device__ void twin_mean(const TwinAttendArgs& args) {
         for (int i = 0; i < 2 * EIGHTS * 4; i++) sums.of[i / 4 / EIGHTS][i / 4 % EIGHTS][i % 4] += of_step.of[i / 4 / EIGHTS][i / 4 % EIGHTS][i % 4];
     }
     copies_wait<0>();
-    finish(args, row, index, first_seen, col0, head0, sums);
+    const int lane = threadIdx.x % 32;
+    float means[4][EIGHTS][2];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < EIGHTS; j++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) means[i][j][half] = sums.of[i / 2][j][i % 2 * 2 + half];
+    finish_means(args, row, index, first_seen, head0 + lane / 4, col0 + int(threadIdx.x) / 32 * Stage::WIDTH + lane % 4 * 2, means);
 }
 
-// Beside a narrow block of product_sm90.cu.
-LEAN_KERNEL(twin_mean_bf16, TwinAttendArgs, 128, 168, twin_mean<bf16, 256>)
+KERNEL(twin_mean_bf16, TwinAttendArgs, 128, 3, twin_mean<bf16, 256>)
 KERNEL(twin_mean_f32, TwinAttendArgs, 128, 1, twin_mean<float, 256>)
-LEAN_KERNEL(twin_mean_narrow_bf16, TwinAttendArgs, 64, 112, twin_mean<bf16, 64>)
+KERNEL(twin_mean_narrow_bf16, TwinAttendArgs, 64, 1, twin_mean<bf16, 64>)
 KERNEL(twin_mean_narrow_f32, TwinAttendArgs, 64, 1, twin_mean<float, 64>)

@@ -1,6 +1,7 @@
 // The products of twin_product.cu for Hopper: out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ), a and out f32, f32 sums (wgmma). Each element of `a`
 // is a sum of three bf16 numbers, which `split_f32` (elementwise.cu) has put into three planes; so are weights, unless one plane holds them
-// all. With few rows the time is that of reading the weights, with many operations bind.
+// all; up to eight rows come as they are, and a warp of each block splits what it needs. With few rows the time is that of reading the weights,
+// with many operations bind.
 //
 // The weights' rows are the 64 rows of an instruction, those of `a` its 8 to 128 columns. A block makes a tile of 128 rows of weights
 // (gated: 64 of each) and ROWS of `a`. A step is 64 columns of one plane of the weights and of those planes of `a` that it is multiplied
@@ -14,12 +15,20 @@
 #include "args.cuh"
 #include "hopper.cuh"
 
+// Rows of `a` as they are, of heads `head` elements apart.
+struct WholeRows {
+    const float* from;
+    int64_t pitch, head;
+};
+
 struct HopperTwinProductArgs {
     // Boxes of 64 columns: of the planes of `a`, one below the other, ROWS rows; of the weights' first planes 64, the gate's first; of their
     // other two, one below the other, the same. A gated product has two weights and one result.
     TensorMap a, b[2], b_low[2];
     // What updates add for each weight (ProductUpdate), over their own k.
     TensorMap update_a[2], update_b[2], update_b_low[2];
+    // In place of `a` and `update_a` where a tile has eight rows.
+    WholeRows rows, update_rows[2];
     const float* bias[2];
     float* out[2];
     int64_t out_pitch[2];
@@ -34,11 +43,14 @@ struct HopperTwinProductArgs {
     int32_t group, out_head;
     int32_t m, k;
     int32_t activation;
-    int32_t unused[5];
+    int32_t unused[3];
 };
 
 constexpr int STEP = 64, PARTS = 4;
-constexpr int CONSUMERS = 2, WEIGHT_ROWS = 64, TILE = CONSUMERS * WEIGHT_ROWS, THREADS = 128 * CONSUMERS + 32;
+constexpr int CONSUMERS = 2, WEIGHT_ROWS = 64, TILE = CONSUMERS * WEIGHT_ROWS;
+// Whether a second warp brings the rows: those that are eight.
+template <int ROWS>
+constexpr bool SPLITS = ROWS == 8;
 
 template <int ROWS>
 struct Stage {
@@ -125,7 +137,7 @@ __device__ __forceinline__ void bring_step(const HopperTwinProductArgs& args, St
                                            const Steps<E>& step) {
     const bool own = step.update < 0;
     const TensorMap& a = own ? args.a : args.update_a[step.update];
-    const int a_planes = 3 - step.plane;
+    const int a_planes = SPLITS<ROWS> ? 0 : 3 - step.plane;
     barrier_expect(full, a_planes * int(sizeof(stage.a[0])) + int(sizeof(stage.b)));
     for (int plane = 0; plane < a_planes; plane++)
         tensor_load(stage.a[plane], a, full, step.at, (blockIdx.y * 3 + plane) * args.m + place.row);
@@ -157,6 +169,64 @@ __device__ __forceinline__ void bring_steps(const HopperTwinProductArgs& args, S
             barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
             bring_step<E>(args, shared.stages[slot], &shared.full[slot], place, step);
         }
+    }
+}
+
+// What a lane has of a step's eight rows: of one of them four columns of every 16.
+struct SplitRow {
+    float4 fours[STEP / 16];
+
+    template <Epilogue E>
+    __device__ __forceinline__ void load(const HopperTwinProductArgs& args, const Steps<E>& step, int row) {
+        const bool own = step.update < 0;
+        const WholeRows& rows = own ? args.rows : args.update_rows[step.update];
+        const int k = own ? args.k : args.update_k[step.update], first = step.at + int(threadIdx.x) % 4 * 4;
+        const float* from = rows.from + row / args.group * rows.pitch + (blockIdx.y * args.group + row % args.group) * rows.head;
+#pragma unroll
+        for (int i = 0; i < STEP / 16; i++) {
+            const int col = first + i * 16;
+            // Where heads begin anywhere, or the last columns are not four, one by one.
+            if (row < args.m && rows.head % 4 == 0 && col + 4 <= k) {
+                fours[i] = load4(from + col);
+            } else {
+                auto at = [&](int col) { return row < args.m && col < k ? from[col] : 0.0f; };
+                fours[i] = {at(col), at(col + 1), at(col + 2), at(col + 3)};
+            }
+        }
+    }
+    __device__ __forceinline__ void store(bf16 (&planes)[3][8 * STEP]) const {
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int i = 0; i < STEP / 16; i++) {
+            float2 first = {fours[i].x, fours[i].y}, second = {fours[i].z, fours[i].w};
+            const int at = swizzled(lane / 4, (lane % 4 * 4 + i * 16) * int(sizeof(bf16)));
+#pragma unroll
+            for (int plane = 0; plane < 3; plane++) {
+                const uint32_t low = take_bf16(first), high = take_bf16(second);
+                *reinterpret_cast<Bf16x4*>(reinterpret_cast<char*>(planes[plane]) + at) = Bf16x4{low, high};
+            }
+        }
+    }
+};
+
+// Splits the rows of the block's steps; the next step's are on their way meanwhile.
+template <Epilogue E>
+__device__ __forceinline__ void split_steps(const HopperTwinProductArgs& args, Shared<8>& shared, const Place& place) {
+    constexpr int STAGES = Shared<8>::STAGES;
+    const int lane = threadIdx.x % 32, row = place.row + lane / 4;
+    Steps<E> step(args, place.product, part_of<PARTS>(0));
+    SplitRow rows, next_rows;
+    if (step.left()) next_rows.load(args, step, row);
+    for (int count = 0; step.left(); count++) {
+        const int slot = count % STAGES;
+        rows = next_rows;
+        step.next();
+        if (step.left()) next_rows.load(args, step, row);
+        barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
+        rows.store(shared.stages[slot].a);
+        async_fence();
+        __syncwarp();
+        if (lane == 0) barrier_arrive(&shared.full[slot]);
     }
 }
 
@@ -249,11 +319,12 @@ __device__ __forceinline__ void twin_product(const HopperTwinProductArgs& args) 
     Shared<ROWS>& shared = *reinterpret_cast<Shared<ROWS>*>(shared_memory());
     if (threadIdx.x == 0) {
         for (int slot = 0; slot < Shared<ROWS>::STAGES; slot++) {
-            barrier_init(&shared.full[slot], 1);
+            barrier_init(&shared.full[slot], SPLITS<ROWS> ? 2 : 1);
             barrier_init(&shared.empty[slot], CONSUMERS);
         }
         barriers_ready();
-        for (const TensorMap* map : {&args.a, &args.b[0], &args.b[E == GATED]}) tensor_prefetch(*map);
+        if (!SPLITS<ROWS>) tensor_prefetch(args.a);
+        for (const TensorMap* map : {&args.b[0], &args.b[E == GATED]}) tensor_prefetch(*map);
     }
     previous_kernel_wait();
     __syncthreads();
@@ -261,21 +332,24 @@ __device__ __forceinline__ void twin_product(const HopperTwinProductArgs& args) 
     const bool multiplies = threadIdx.x < 128 * CONSUMERS;
     if (multiplies)
         multiply<E, ROWS, CLUSTER>(args, shared, place.product);
-    else if (threadIdx.x % 32 == 0)
+    else if (threadIdx.x == 128 * CONSUMERS)
         bring_steps<E, ROWS, CLUSTER>(args, shared, place);
+    if constexpr (SPLITS<ROWS>)
+        if (threadIdx.x >= 128 * CONSUMERS + 32) split_steps<E>(args, shared, place);
     cluster_sync();
     if (multiplies) finish_share<E, ROWS, CLUSTER>(args, shared, place);
     // Other blocks may still read this one's sums.
     cluster_meet();
 }
 
+// Eight rows: beside a narrow block of product_sm90.cu.
 #define TWIN_PRODUCT(NAME, E)                                                                                            \
-    CLUSTER_KERNEL(twin_product_sm90_8_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 8, PARTS>)         \
-    CLUSTER_KERNEL(twin_product_sm90_32_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 32, PARTS>)       \
-    CLUSTER_KERNEL(twin_product_sm90_64_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 64, PARTS>)       \
-    CLUSTER_KERNEL(twin_product_sm90_128_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 128, PARTS>)     \
-    CLUSTER_KERNEL(twin_product_sm90_halves_##NAME, HopperTwinProductArgs, THREADS, 2, twin_product<E, 96, 2>)           \
-    CLUSTER_KERNEL(twin_product_sm90_whole_##NAME, HopperTwinProductArgs, THREADS, 1, twin_product<E, 96, 1>)
+    LEAN_CLUSTER_KERNEL(twin_product_sm90_8_##NAME, HopperTwinProductArgs, 320, 72, PARTS, twin_product<E, 8, PARTS>)    \
+    CLUSTER_KERNEL(twin_product_sm90_32_##NAME, HopperTwinProductArgs, 288, PARTS, twin_product<E, 32, PARTS>)           \
+    CLUSTER_KERNEL(twin_product_sm90_64_##NAME, HopperTwinProductArgs, 288, PARTS, twin_product<E, 64, PARTS>)           \
+    CLUSTER_KERNEL(twin_product_sm90_128_##NAME, HopperTwinProductArgs, 288, PARTS, twin_product<E, 128, PARTS>)         \
+    CLUSTER_KERNEL(twin_product_sm90_halves_##NAME, HopperTwinProductArgs, 288, 2, twin_product<E, 96, 2>)               \
+    CLUSTER_KERNEL(twin_product_sm90_whole_##NAME, HopperTwinProductArgs, 288, 1, twin_product<E, 96, 1>)
 
 TWIN_PRODUCT(store, STORE)
 TWIN_PRODUCT(add, ADD)

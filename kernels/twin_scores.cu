@@ -90,8 +90,9 @@ KERNEL(key_score_any_bf16, TwinAttendArgs, THREADS, 1, key_score<bf16>)
 __device__ void twin_softmax(const TwinAttendArgs& args) {
     float* scratch = reinterpret_cast<float*>(shared_memory());
     const TwinRow row = args.rows[blockIdx.x];
-    const int64_t pitch = score_pitch(row), start = row.scores_start * args.heads + blockIdx.y * pitch;
-    float* scores = args.scores + start;
+    const int head = blockIdx.y;
+    const int64_t pitch = score_pitch(row);
+    float* scores = args.scores + row.scores_start * args.heads + head * pitch;
     float largest = -INFINITY;
     for (int token = threadIdx.x; token < row.tokens; token += THREADS) largest = fmaxf(largest, scores[token]);
     largest = block_max<THREADS>(largest, scratch);
@@ -114,11 +115,11 @@ __device__ void twin_softmax(const TwinAttendArgs& args) {
             }
         }
         float2 rest = {p[0], p[1]};
-        for (int plane = 0; plane < 3; plane++)
-            *reinterpret_cast<uint32_t*>(args.weights + plane * args.weight_plane + start + token) = take_bf16(rest);
+        bf16* piece = args.weights + piece_of(args, row, token, head) * PIECE + token % PIECE_TOKENS;
+        for (int number = 0; number < 3; number++) *reinterpret_cast<uint32_t*>(piece + in_piece(head, number)) = take_bf16(rest);
     }
     share = block_sum<THREADS>(share, scratch);
-    if (threadIdx.x == 0) args.context_share[int64_t(blockIdx.x) * args.heads + blockIdx.y] = share;
+    if (threadIdx.x == 0) args.context_share[int64_t(blockIdx.x) * args.heads + head] = share;
 }
 
 KERNEL(twin_softmax, TwinAttendArgs, THREADS, 1, twin_softmax)

@@ -226,11 +226,11 @@ inline void sim_multiply(const sim::Product& product) {
     const SimTiles b_tiles(product.b);
     const bool in_registers = product.rows[0];
     const SimTiles a_tiles(in_registers ? product.b : product.a);
-    if (!in_registers && (a_tiles.tile_bytes != 16 || b_tiles.tile_bytes != 16))
+    if ((!in_registers && a_tiles.tile_bytes != 16) || (!product.transposed && b_tiles.tile_bytes != 16))
         sim::die("a descriptor of tiles along k tells a distance to others");
     for (int k = 0; k < 16; k++)
         for (unsigned col = 0; col < cols; col++)
-            b[k][col] = in_registers ? b_tiles.at(col / 64, k, col % 64) : b_tiles.at(0, col, k);
+            b[k][col] = product.transposed ? b_tiles.at(col / 64, k, col % 64) : b_tiles.at(0, col, k);
     for (int row = 0; row < 64; row++)
         for (int k = 0; k < 16; k++) {
             const int thread = row / 16 * 32 + row % 8 * 4 + k % 8 / 2, part = row % 16 / 8 + k / 8 * 2;
@@ -261,7 +261,7 @@ void products_wait() {
 }
 
 template <size_t REGISTERS>
-void sim_product(float (&d)[REGISTERS], const uint32_t* rows, uint64_t a, uint64_t b, bool add) {
+void sim_product(float (&d)[REGISTERS], const uint32_t* rows, uint64_t a, uint64_t b, bool transposed, bool add) {
     static_assert(REGISTERS % 4 == 0 && REGISTERS <= 128, "a product has 8 to 256 columns, a multiple of 8");
     auto& group = sim::warpgroup();
     const unsigned thread = sim::self().index % 128, number = sim::self().products++;
@@ -273,10 +273,10 @@ void sim_product(float (&d)[REGISTERS], const uint32_t* rows, uint64_t a, uint64
         if (found == group.sums.end()) found = group.sums.emplace(found);
         found->count = REGISTERS;
         found->products++;
-        group.open.push_back({a, b, {}, add, &*found});
+        group.open.push_back({a, b, {}, transposed, add, &*found});
     }
     sim::Product& product = group.open[number];
-    if (product.a != a || product.b != b || product.add != add) sim::die("threads of a warpgroup multiply different tiles");
+    if (product.a != a || product.b != b || product.transposed != transposed || product.add != add) sim::die("threads of a warpgroup multiply different tiles");
     product.rows[thread] = rows;
     sim::Sums& sums = *product.sums;
     if (!sums.registers[thread]) {
@@ -290,9 +290,13 @@ void sim_product(float (&d)[REGISTERS], const uint32_t* rows, uint64_t a, uint64
 }
 template <size_t REGISTERS>
 void wgmma(float (&d)[REGISTERS], uint64_t a, uint64_t b, bool add) {
-    sim_product(d, nullptr, a, b, add);
+    sim_product(d, nullptr, a, b, false, add);
+}
+template <size_t REGISTERS>
+void wgmma_transposed(float (&d)[REGISTERS], uint64_t a, uint64_t b, bool add) {
+    sim_product(d, nullptr, a, b, true, add);
 }
 template <size_t REGISTERS>
 void wgmma(float (&d)[REGISTERS], const uint32_t (&a)[4], uint64_t b) {
-    sim_product(d, a, 0, b, true);
+    sim_product(d, a, 0, b, true, true);
 }

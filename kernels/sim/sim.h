@@ -66,7 +66,7 @@ struct Product {
     uint64_t a, b;
     // Each thread's part of `a` where it is in registers.
     const uint32_t* rows[128];
-    bool add;
+    bool transposed, add;
     Sums* sums;
 };
 

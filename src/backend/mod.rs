@@ -345,6 +345,19 @@ pub trait Backend: Sync {
     /// the table is for, dimension `i` with `i + n/2`. `layout` is of all sequences with rows in `x`.
     fn rotate(&self, x: &mut Self::Mat, head_dim: usize, layout: &Self::Layout, rows: Rows, rope: RopeOf);
 
+    /// [`Backend::rotate`] of two matrices with the same rows.
+    fn rotate_both(
+        &self,
+        [a, b]: [&mut Self::Mat; 2],
+        head_dim: usize,
+        layout: &Self::Layout,
+        rows: Rows,
+        rope: RopeOf,
+    ) {
+        self.rotate(a, head_dim, layout, rows, rope);
+        self.rotate(b, head_dim, layout, rows, rope);
+    }
+
     /// Causal attention of context rows to their sequence's path up to themselves, each within its window, in place:
     /// `q[C, H·Dh]` becomes the heads' outputs. `k`, `v` (`[·, K·Dh]`) hold the rows that paths name: those of the pack,
     /// or a cache. The bits of a row do not depend on how its path is cut, nor on how many of its tokens are in `q`.

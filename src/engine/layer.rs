@@ -284,11 +284,13 @@ impl<'w, B: Backend> Block<'w, B> {
         let TwinSpace { normed, queries, keys, .. } = space;
         norm_or_copy(backend, x, self.attention_norm.as_ref(), normed);
         backend.linears(normed, &mut [(&self.query, queries), (&self.key, keys)]);
-        for (mat, norm) in [(queries, &self.query_norm), (keys, &self.key_norm)] {
+        for (mat, norm) in [(&mut *queries, &self.query_norm), (&mut *keys, &self.key_norm)] {
             if let Some(norm) = norm {
                 backend.norm_heads(mat, norm);
             }
-            self.rotate(backend, mat, layout, Rows::Twin);
+        }
+        if let Some(rope) = self.rope {
+            backend.rotate_both([queries, keys], self.shape.head_dim, layout, Rows::Twin, rope);
         }
     }
 

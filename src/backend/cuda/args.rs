@@ -88,6 +88,8 @@ args! {
         unused: i32,
     }
     /// `twin_product_sm90.cu`
+    WholeRows { from: Address, pitch: i64, head: i64 }
+    /// `twin_product_sm90.cu`
     HopperTwinProductArgs {
         a: TensorMap,
         b: [TensorMap; 2],
@@ -95,6 +97,8 @@ args! {
         update_a: [TensorMap; 2],
         update_b: [TensorMap; 2],
         update_b_low: [TensorMap; 2],
+        rows: WholeRows,
+        update_rows: [WholeRows; 2],
         bias: [Address; 2],
         out: [Address; 2],
         out_pitch: [i64; 2],
@@ -108,7 +112,7 @@ args! {
         m: i32,
         k: i32,
         activation: i32,
-        unused: [i32; 5],
+        unused: [i32; 3],
     }
     /// `norm.cu`
     NormArgs {
@@ -177,15 +181,14 @@ args! {
     }
     /// `rotate.cu`
     RotateArgs {
-        x: Address,
+        x: [Address; 2],
         sequence: Address,
         position: Address,
         tables: Address,
-        pitch: i64,
-        heads: i32,
+        pitch: [i64; 2],
+        heads: [i32; 2],
         head_dim: i32,
         half: i32,
-        unused: i32,
     }
     /// `args.cuh`
     AttentionTile { row: i32, queries: i32, first_query: i32, path: i32 }
@@ -275,7 +278,6 @@ args! {
         path_rows: Address,
         scores: Address,
         weights: Address,
-        weight_plane: i64,
         context_share: Address,
         means: Address,
         q_pitch: i64,
@@ -296,7 +298,21 @@ args! {
         norm_offset: f32,
         scale: f32,
         softcap: f32,
-        unused: i32,
+        row_count: i32,
+    }
+    /// `key_score_sm90.cu`
+    HopperKeyScoreArgs {
+        keys: [TensorMap; 2],
+        difference: [TensorMap; 2],
+        twin: TwinAttendArgs,
+        unused: [i32; 10],
+    }
+    /// `twin_mean_sm90.cu`
+    HopperTwinMeanArgs {
+        normalized: [TensorMap; 2],
+        weights: TensorMap,
+        twin: TwinAttendArgs,
+        unused: [i32; 10],
     }
     /// `contribution.cu`
     ContributionArgs {
@@ -337,6 +353,7 @@ mod tests {
             ProductUpdate,
             ProductArgs,
             HopperProductArgs,
+            WholeRows,
             HopperTwinProductArgs,
             NormArgs,
             NormHeadsArgs,
@@ -345,7 +362,15 @@ mod tests {
             SplitArgs,
             RotateArgs
         );
-        check!(AttentionTile, AttentionArgs, HopperAttentionArgs, TwinRow, TwinAttendArgs);
+        check!(
+            AttentionTile,
+            AttentionArgs,
+            HopperAttentionArgs,
+            TwinRow,
+            TwinAttendArgs,
+            HopperKeyScoreArgs,
+            HopperTwinMeanArgs
+        );
         check!(KeyWeightSide, KeyWeightArgs, ContributionArgs, TraceArgs);
     }
 }

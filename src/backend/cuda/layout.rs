@@ -15,8 +15,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Tokens that twin rows' attention averages at a time (`twin_attend.cuh`).
-pub const TOKEN_STEP: usize = 32;
+/// Tokens of a piece of what twin rows weigh their context with (`twin_attend.cuh`).
+pub const PIECE_TOKENS: usize = 64;
 
 /// Sequences as the device knows them; without buffers after a failure.
 pub struct CudaLayout {
@@ -39,7 +39,7 @@ pub struct LayoutRows {
     pub context_pairs: f64,
     pub twin_rows: Place,
     pub twin_count: usize,
-    /// The most tokens that a twin row may see, those of all together, and these with every row's rounded up to [`TOKEN_STEP`].
+    /// The most tokens that a twin row may see, those of all together, and these with every row's rounded up to [`PIECE_TOKENS`].
     pub most_tokens: usize,
     pub all_tokens: usize,
     pub score_tokens: usize,
@@ -157,10 +157,12 @@ impl LayoutRows {
                     scores_start: score_tokens as i64,
                 });
                 all_tokens += tokens;
-                score_tokens += tokens.next_multiple_of(TOKEN_STEP);
+                score_tokens += tokens.next_multiple_of(PIECE_TOKENS);
                 most_tokens = most_tokens.max(tokens);
             }
         }
+        // Those that see most first, so that they do not end last.
+        twin_rows.sort_by_key(|row| std::cmp::Reverse(row.tokens));
         Ok(Self {
             context: RowMap::new(&mut contents, sequences, Rows::Context),
             twin: RowMap::new(&mut contents, sequences, Rows::Twin),

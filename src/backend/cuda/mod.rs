@@ -18,11 +18,13 @@ mod operations;
 mod points;
 mod product;
 mod profile;
+mod rotate;
 #[cfg(feature = "sim")]
 mod sim;
 #[cfg(feature = "sim")]
 mod sim_work;
 mod transfer;
+mod twin_attend;
 mod weight;
 
 use crate::{Error, Result, model::PairWeights};

@@ -4,7 +4,7 @@ use super::{
     Cuda,
     args::{
         Address, ContributionArgs, KeyWeightArgs, KeyWeightSide, NormArgs, NormHeadsArgs,
-        NormedKeyDifferenceArgs, RotateArgs, RowsArgs, TraceArgs, TwinAttendArgs,
+        NormedKeyDifferenceArgs, RowsArgs, TraceArgs, TwinAttendArgs,
     },
     attention,
     device::{Buffer, Device, Lane},
@@ -14,6 +14,8 @@ use super::{
     layout::{CudaLayout, LayoutRows},
     mat::{CudaMat, Element, pitch},
     product::{self, Epilogue, Operand, head_values, product},
+    rotate::rotate,
+    twin_attend::Context,
     weight::{CudaWeight, KeyDifference, Planes, Update, key_difference_planes},
 };
 use crate::{
@@ -71,6 +73,13 @@ impl Cuda {
             let operands =
                 linears.iter().map(|linear| operand(device, linear)).collect::<Result<Vec<_>>>()?;
             product(device, epilogue, a, &operands, out)
+        });
+    }
+
+    fn rotate_all(&self, mats: &[&CudaMat], head_dim: usize, layout: &CudaLayout, rows: Rows, rope: RopeOf) {
+        self.run(mats, &[], |device| match &layout.rows {
+            Some(layout) => rotate(device.as_ref(), mats, head_dim, layout, rows, rope),
+            None => Ok(()),
         });
     }
 
@@ -315,26 +324,18 @@ impl Backend for Cuda {
     }
 
     fn rotate(&self, x: &mut CudaMat, head_dim: usize, layout: &CudaLayout, rows: Rows, rope: RopeOf) {
-        self.run(&[x], &[], |device| {
-            let Some(layout) = &layout.rows else { return Ok(()) };
-            if x.rows == 0 {
-                return Ok(());
-            }
-            let rotation = layout.rotation(rows, rope);
-            let args = RotateArgs {
-                x: x.address(),
-                sequence: rotation.sequence,
-                position: rotation.position,
-                tables: rotation.tables,
-                pitch: x.pitch(),
-                heads: (x.cols / head_dim) as i32,
-                head_dim: head_dim as i32,
-                half: rotation.half as i32,
-                unused: 0,
-            };
-            let kernel = format!("rotate_{}", x.element.name());
-            per_row(device.as_ref(), &kernel, x.rows, 64, 2 * x.bytes(), &args)
-        });
+        self.rotate_all(&[x], head_dim, layout, rows, rope);
+    }
+
+    fn rotate_both(
+        &self,
+        [a, b]: [&mut CudaMat; 2],
+        head_dim: usize,
+        layout: &CudaLayout,
+        rows: Rows,
+        rope: RopeOf,
+    ) {
+        self.rotate_all(&[a, b], head_dim, layout, rows, rope);
     }
 
     fn attention(
@@ -411,28 +412,23 @@ impl Backend for Cuda {
         let reads: Vec<&CudaMat> = reads.into_iter().chain(*key_difference).collect();
         self.run(&[out], &reads, |device| {
             let Some(rows) = &layout.rows else { return Ok(()) };
+            let context =
+                Context { keys: context_keys, difference: *key_difference, normalized, rows, shape };
             let args = TwinAttendArgs {
                 q: q.address(),
-                keys: context_keys.address(),
-                difference: key_difference.map_or(0, CudaMat::address),
-                normalized: normalized.address(),
                 norm_weight: vector(device, norm.map(|norm| &norm.weight))?,
                 norm_bias: vector(device, norm.and_then(|norm| norm.bias.as_ref()))?,
+                norm_offset: norm.map_or(0.0, |norm| norm.offset as f32),
                 twin_keys: twin_keys.address(),
                 twin_normed: twin_normed.address(),
                 means: out.address(),
                 q_pitch: q.pitch(),
-                key_pitch: context_keys.pitch(),
-                difference_pitch: key_difference.map_or(0, CudaMat::pitch),
-                normalized_pitch: normalized.pitch(),
                 twin_key_pitch: twin_keys.pitch(),
                 twin_normed_pitch: twin_normed.pitch(),
                 mean_pitch: out.pitch(),
-                hidden: normalized.cols as i32,
-                norm_offset: norm.map_or(0.0, |norm| norm.offset as f32),
                 ..TwinAttendArgs::default()
             };
-            attention::twin_attend(device, normalized.element, rows, shape, args)
+            context.attend(device, args)
         });
     }
 

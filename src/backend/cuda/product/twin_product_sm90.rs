@@ -4,7 +4,7 @@ use super::{Operand, Product};
 use crate::{
     Result,
     backend::cuda::{
-        args::{Args, HopperTwinProductArgs, SplitArgs, TensorMap},
+        args::{Args, HopperTwinProductArgs, SplitArgs, TensorMap, WholeRows},
         device::{Boxed, Device, Floor, Launch},
         launch::ROW_THREADS,
         mat::{CudaMat, Element},
@@ -66,20 +66,38 @@ impl Tile {
     fn blocks(&self, rows: usize, weight_tiles: usize) -> usize {
         rows.div_ceil(self.rows) * weight_tiles * self.cluster
     }
+
+    /// Whether its blocks split the rows themselves.
+    fn splits(&self) -> bool {
+        self.rows == 8
+    }
 }
 
-/// [`Product::run`], of several products of the same rows, which are split once.
+/// [`Product::run`], of several products of the same rows.
 pub fn run(device: &Arc<dyn Device>, products: &[Product<'_>]) -> Result<()> {
-    let Product { a, heads, .. } = products[0];
+    let Product { a, heads, group, .. } = products[0];
+    let steps = (a.cols / heads).div_ceil(STEP);
     // As many go through all weights together as the cache has room for when they are split.
     let in_cache = device.cache_bytes() / (3 * a.row_bytes() / 2);
     let together = (in_cache / 128).max(1) * 128;
     for first in (0..a.rows).step_by(together) {
         let rows = first..a.rows.min(first + together);
-        let planes = products[0].split(device, a, a.cols / heads, &rows)?;
-        products.chunks(TOGETHER).try_for_each(|products| multiply(device, products, &planes, &rows))?;
+        let mut planes = None;
+        for products in products.chunks(TOGETHER) {
+            let weight_tiles = weight_tiles(products) * (heads / group);
+            let tile = Tile::choose(device.as_ref(), rows.len() * group, weight_tiles, steps);
+            if !tile.splits() && planes.is_none() {
+                planes = Some(products[0].split(device, a, a.cols / heads, &rows)?);
+            }
+            multiply(device, products, tile, planes.as_ref(), &rows)?;
+        }
     }
     Ok(())
+}
+
+/// Tiles of weights of products that one launch makes.
+fn weight_tiles(products: &[Product<'_>]) -> usize {
+    products.iter().map(|product| (product.weights.len() * product.cols()).div_ceil(WEIGHT_ROWS)).sum()
 }
 
 impl Product<'_> {
@@ -116,23 +134,27 @@ impl Product<'_> {
     }
 }
 
-/// Products of the same split rows, by one launch.
+/// Products of the same rows, by one launch; `planes` are the rows where the tile's blocks do not split them.
 fn multiply(
     device: &Arc<dyn Device>,
     products: &[Product<'_>],
-    a: &CudaMat,
+    tile: &Tile,
+    planes: Option<&CudaMat>,
     rows: &Range<usize>,
 ) -> Result<()> {
-    let Product { epilogue, out, heads, group, .. } = products[0];
-    let groups = heads / group;
-    let m = rows.len() * group;
-    let weight_tiles =
-        products.iter().map(|product| (product.weights.len() * product.cols()).div_ceil(WEIGHT_ROWS)).sum();
-    let tile = Tile::choose(device.as_ref(), m, weight_tiles * groups, a.cols.div_ceil(STEP));
+    let Product { epilogue, a, out, heads, group, .. } = products[0];
+    let (groups, m, k) = (heads / group, rows.len() * group, a.cols / heads);
+    let boxes = |planes: &CudaMat| device.tensor_map(&planes.in_boxes(tile.rows as u32));
+    let whole = |mat: &CudaMat| WholeRows {
+        from: mat.row_address(rows.start),
+        pitch: mat.pitch(),
+        head: (mat.cols / heads) as i64,
+    };
     let mut args = HopperTwinProductArgs {
-        a: device.tensor_map(&a.in_boxes(tile.rows as u32))?,
+        a: if tile.splits() { TensorMap::default() } else { boxes(planes.expect("they were split"))? },
+        rows: whole(a),
         m: m as i32,
-        k: a.cols as i32,
+        k: k as i32,
         activation: epilogue.activation(),
         group: group as i32,
         out_head: (out.cols / heads) as i32,
@@ -148,23 +170,26 @@ fn multiply(
     // Until all is asked for.
     let mut split = Vec::new();
     for (i, (product, Operand { planes, update, bias }, inner)) in weights.enumerate() {
-        (args.b[i], args.b_low[i], args.planes[i]) = weight_maps(device.as_ref(), planes, a.cols)?;
+        (args.b[i], args.b_low[i], args.planes[i]) = weight_maps(device.as_ref(), planes, k)?;
         args.n[i] = product.cols() as i32;
         args.weight_rows[i] = planes.rows as i32;
         args.bias[i] = *bias;
         if let (Some(update), Some(inner)) = (update, inner) {
-            let inner = product.split(device, inner, update.rank, rows)?;
-            args.update_a[i] = device.tensor_map(&inner.in_boxes(tile.rows as u32))?;
+            args.update_rows[i] = whole(inner);
+            if !tile.splits() {
+                let inner = product.split(device, inner, update.rank, rows)?;
+                args.update_a[i] = boxes(&inner)?;
+                split.push(inner);
+            }
             (args.update_b[i], args.update_b_low[i], args.update_planes[i]) =
                 weight_maps(device.as_ref(), &update.b, update.rank)?;
             args.update_k[i] = update.rank as i32;
-            split.push(inner);
         }
     }
     let stage_bytes = (3 * tile.rows + WEIGHT_ROWS) * STEP * 2;
     let launch = Launch {
-        grid: [tile.blocks(m, weight_tiles) as u32, groups as u32, 1],
-        threads: 288,
+        grid: [tile.blocks(m, weight_tiles(products)) as u32, groups as u32, 1],
+        threads: if tile.splits() { 320 } else { 288 },
         shared_bytes: (tile.stages * (stage_bytes + 2 * 8)) as u32,
         floor: Product::floor_of_all(products, rows.len()),
     };

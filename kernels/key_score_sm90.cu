@@ -1,0 +1,173 @@
+// Scores of twin rows (twin_attend.cuh) for Hopper, where context rows are bf16 and heads begin at multiples of 16 bytes: keys[token, dim] ·
+// q[head, dim] by wgmma, q as sums of three bf16 numbers; what the pre-trained branch's keys differ by is multiplied likewise. Bytes bind.
+//
+// Tokens are the 64 rows of a product. Its 16 columns are numbers of four heads of a group: the first and second of each, then the third and
+// nothing, so that a thread has all of a head's. Every 64 dimensions have a sum of their own, as tensor cores cut off what a sum does not hold.
+// One warp brings the keys of a key head in tiles of 64 tokens (TMA), of differences first; tokens that are twin rows have keys in f32, one
+// dimension a thread. Blocks stay: the next keys come while a block splits the next q. Grid: (blocks).
+#include "path_rows.cuh"
+#include "twin_work.cuh"
+
+struct HopperKeyScoreArgs {
+    // Boxes of 64 columns and 64 rows, and of one.
+    TensorMap keys[2], difference[2];
+    TwinAttendArgs twin;
+    int32_t unused[10];
+};
+
+constexpr int TOKENS = 64, HEADS = 4, COLUMNS = 16;
+
+// BOXES times 64 dimensions.
+template <int BOXES>
+struct Shared {
+    static constexpr int STAGES = 8 / BOXES;
+    using Tile = bf16[BOXES][TOKENS * BOX];
+    Tile tiles[STAGES];
+    // Of every four heads of a group.
+    using Queries = bf16[BOXES][COLUMNS * BOX];
+    Barrier full[STAGES], empty[STAGES];
+    alignas(1024) Queries q[1];
+};
+
+// The pieces of work of a block: some tokens of a row, one key head.
+struct Work : TwinWork {
+    const int kv_heads;
+
+    __device__ __forceinline__ explicit Work(const TwinAttendArgs& args) : Work(args, args.heads / args.group) {}
+    __device__ __forceinline__ Work(const TwinAttendArgs& args, int kv_heads) : TwinWork(args, 1, args.score_blocks * kv_heads), kv_heads(kv_heads) {}
+    __device__ __forceinline__ int kv() const { return part % kv_heads; }
+    __device__ __forceinline__ int first() const { return part / kv_heads * args.score_tokens; }
+    __device__ __forceinline__ int end() const { return min(first() + args.score_tokens, row.tokens); }
+    // Of those, tokens of the context.
+    __device__ __forceinline__ int context_end() const { return min(end(), row.context_length); }
+};
+
+template <int BOXES>
+__device__ __forceinline__ void bring_work(const HopperKeyScoreArgs& args, Shared<BOXES>& shared) {
+    constexpr int STAGES = Shared<BOXES>::STAGES;
+    const int lane = threadIdx.x % 32;
+    int count = 0;
+    for (Work work(args.twin); work.left(); work.next()) {
+        for (int token = work.first(); token < work.context_end(); token += TOKENS) {
+            const PathRows<TOKENS> rows(args.twin.path_rows + work.row.path, token, work.context_end());
+            for (int own = args.twin.difference ? 0 : 1; own < 2; own++, count++) {
+                const int slot = count % STAGES;
+                barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
+                // No lane goes on before all have seen that the phase is over: what it does may end the next one.
+                __syncwarp();
+                if (lane == 0) barrier_expect(&shared.full[slot], rows.template bytes<BOXES>());
+                rows.bring(shared.tiles[slot], own ? args.keys : args.difference, &shared.full[slot], work.kv() * args.twin.head_dim);
+            }
+        }
+    }
+}
+
+// Puts q of a group of heads where products find it.
+template <int BOXES>
+__device__ __forceinline__ void split_queries(const TwinAttendArgs& args, Shared<BOXES>& shared, const float* q) {
+    constexpr int PAIRS = BOXES * BOX / 2;
+    for (int i = threadIdx.x; i < (args.group + HEADS - 1) / HEADS * HEADS * PAIRS; i += 128) {
+        const int head = i / PAIRS, dim = i % PAIRS * 2;
+        float2 rest = {};
+        if (head < args.group && dim < args.head_dim) rest = *reinterpret_cast<const float2*>(q + head * args.head_dim + dim);
+        char* tile = reinterpret_cast<char*>(shared.q[head / HEADS][dim / BOX]);
+#pragma unroll
+        for (int number = 0; number < 3; number++) {
+            const int column = number / 2 * 8 + head % HEADS * 2 + number % 2;
+            *reinterpret_cast<uint32_t*>(tile + swizzled(column, dim % BOX * 2)) = take_bf16(rest);
+        }
+    }
+    async_fence();
+    named_barrier(1, 128);
+}
+
+template <int BOXES>
+__device__ __forceinline__ void score(const HopperKeyScoreArgs& args, Shared<BOXES>& shared) {
+    constexpr int STAGES = Shared<BOXES>::STAGES;
+    const TwinAttendArgs& twin = args.twin;
+    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, tiles_of_token = twin.difference ? 2 : 1;
+    int count = 0;
+    for (Work work(twin); work.left(); work.next()) {
+        const float* q = twin.q + work.row.row * twin.q_pitch + work.kv() * twin.group * twin.head_dim;
+        const int64_t pitch = score_pitch(work.row);
+        float* scores = twin.scores + work.row.scores_start * twin.heads + work.kv() * twin.group * pitch;
+        const int first_seen = first_seen_of(twin, work.row);
+        auto store = [&](int head, int of, float sum) {
+            float score = sum * twin.scale;
+            if (twin.softcap != 0.0f) score = twin.softcap * tanhf(score / twin.softcap);
+            scores[head * pitch + of] = of < first_seen ? -INFINITY : score;
+        };
+        // Products with the last q are over.
+        named_barrier(1, 128);
+        split_queries(twin, shared, q);
+        for (int token = work.first(); token < work.context_end(); token += TOKENS, count += tiles_of_token) {
+            for (int i = 0; i < tiles_of_token; i++) barrier_wait(&shared.full[(count + i) % STAGES], (count + i) / STAGES % 2);
+            for (int first_head = 0; first_head < twin.group; first_head += HEADS) {
+                float sums[BOXES][COLUMNS / 2];
+                // Both cases are whole, as a product may not wait for what is decided on the way.
+                auto multiply = [&](auto tiles) {
+                    products_start();
+#pragma unroll
+                    for (int i = 0; i < decltype(tiles)::value; i++) {
+                        const int slot = __shfl_sync(~0u, (count + i) % STAGES, 0);
+#pragma unroll
+                        for (int box = 0; box < BOXES; box++)
+#pragma unroll
+                            for (int dim = 0; dim < BOX; dim += 16)
+                                wgmma(sums[box], tile_descriptor(shared.tiles[slot][box], dim),
+                                      tile_descriptor(shared.q[first_head / HEADS][box], dim), i > 0 || dim > 0);
+                    }
+                    products_commit();
+                    products_wait<0>();
+                };
+                if (twin.difference)
+                    multiply(Constant<2>());
+                else
+                    multiply(Constant<1>());
+                if (first_head + HEADS >= twin.group && thread == 0)
+                    for (int i = 0; i < tiles_of_token; i++) barrier_arrive(&shared.empty[(count + i) % STAGES]);
+                const int head = first_head + lane % 4;
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    float sum = 0.0f;
+                    // The smallest parts first.
+#pragma unroll
+                    for (int box = 0; box < BOXES; box++) sum += (sums[box][4 + half * 2] + sums[box][half * 2 + 1]) + sums[box][half * 2];
+                    const int of = token + warp * 16 + lane / 4 + half * 8;
+                    if (head < twin.group && of < work.context_end()) store(head, of, sum);
+                }
+            }
+        }
+        for (int of = max(work.first(), work.row.context_length); of < work.end(); of++) {
+            const float* key = twin.twin_keys + (work.row.twin_start + of - work.row.context_length) * twin.twin_key_pitch + work.kv() * twin.head_dim;
+            for (int head = warp; head < twin.group; head += 4) {
+                float sum = 0.0f;
+                for (int dim = lane; dim < twin.head_dim; dim += 32) sum = fmaf(q[head * twin.head_dim + dim], key[dim], sum);
+                sum = warp_sum(sum);
+                if (lane == 0) store(head, of, sum);
+            }
+        }
+    }
+}
+
+template <int BOXES>
+__device__ __forceinline__ void key_score(const HopperKeyScoreArgs& args) {
+    Shared<BOXES>& shared = *reinterpret_cast<Shared<BOXES>*>(shared_memory());
+    if (threadIdx.x == 0) {
+        for (int slot = 0; slot < Shared<BOXES>::STAGES; slot++) {
+            barrier_init(&shared.full[slot], 1);
+            barrier_init(&shared.empty[slot], 1);
+        }
+        barriers_ready();
+    }
+    __syncthreads();
+    if (threadIdx.x < 128)
+        score<BOXES>(args, shared);
+    else
+        bring_work<BOXES>(args, shared);
+}
+
+// Beside a narrow block of product_sm90.cu.
+LEAN_KERNEL(key_score_sm90_64, HopperKeyScoreArgs, 160, 112, key_score<1>)
+LEAN_KERNEL(key_score_sm90_128, HopperKeyScoreArgs, 160, 112, key_score<2>)
+LEAN_KERNEL(key_score_sm90_256, HopperKeyScoreArgs, 160, 112, key_score<4>)

@@ -1,0 +1,165 @@
+// The means of twin rows' attention (twin_mean.cuh) for Hopper, where context rows are bf16: p as sums of three bf16 numbers, f32 sums (wgmma).
+// Bytes bind.
+//
+// A block takes 32 heads of a row and some hundred columns, over the context's tokens in steps of 64, which one warp brings (TMA): the rows of a
+// step, and its piece of p, of which each block of a cluster brings a share for all, as they differ in columns only. The 64 rows of a product are
+// the first and the second numbers of 32 heads' p, those of a head in one thread; the third numbers have a product of their own, half of it
+// unused. Blocks stay: the next rows come while sums are stored.
+//
+// Of the first two numbers every step has a sum of its own, since tensor cores cut bits off where they add to a large one; the third numbers'
+// sums are too small for that to count. What lies after a row's last token may be anything, so it becomes zeros. Grid: (blocks).
+#include "path_rows.cuh"
+#include "twin_mean.cuh"
+#include "twin_work.cuh"
+
+struct HopperTwinMeanArgs {
+    // The context's normalized rows in boxes of 64 rows, and of one; the pieces of p, as rows of 64 tokens, in boxes of eight heads.
+    TensorMap normalized[2], weights;
+    TwinAttendArgs twin;
+    int32_t unused[10];
+};
+
+// Two warpgroups have 128 columns each; a third hands them registers, one of its warps brings the steps.
+struct Wide {
+    static constexpr int WIDTH = 128, CONSUMERS = 2, CLUSTER = 2, STAGES = 4;
+};
+// Where rows are too few to fill the GPU: beside a narrow block of product_sm90.cu.
+struct Narrow {
+    static constexpr int WIDTH = 64, CONSUMERS = 1, CLUSTER = 1, STAGES = 3;
+};
+template <class P>
+constexpr int COLUMNS = P::WIDTH * P::CONSUMERS;
+
+constexpr int STEP = PIECE_TOKENS, EIGHTS_OF_HEADS = PIECE_HEADS / 8;
+
+template <class P>
+struct Shared {
+    struct Stage {
+        bf16 rows[COLUMNS<P> / BOX][STEP * BOX];
+        // Of every eight heads the first, third and second numbers, and nothing: so first and second numbers lie evenly.
+        bf16 p[EIGHTS_OF_HEADS][4][EIGHT_HEADS];
+    };
+    Stage stages[P::STAGES];
+    Barrier full[P::STAGES], empty[P::STAGES];
+};
+
+// The pieces of work of a block, one after the other.
+template <class P>
+struct Work : TwinWork {
+    const int column_blocks;
+
+    __device__ __forceinline__ explicit Work(const TwinAttendArgs& args) : Work(args, (args.hidden + COLUMNS<P> * P::CLUSTER - 1) / (COLUMNS<P> * P::CLUSTER)) {}
+    __device__ __forceinline__ Work(const TwinAttendArgs& args, int column_blocks)
+        : TwinWork(args, P::CLUSTER, (args.heads + PIECE_HEADS - 1) / PIECE_HEADS * column_blocks), column_blocks(column_blocks) {}
+    __device__ __forceinline__ int first_head() const { return part / column_blocks * PIECE_HEADS; }
+    __device__ __forceinline__ int first_col() const { return (part % column_blocks * P::CLUSTER + int(cluster_rank())) * COLUMNS<P>; }
+    __device__ __forceinline__ int first_seen() const { return first_seen_of(args, row); }
+    __device__ __forceinline__ int first_step() const { return first_seen() / STEP; }
+    __device__ __forceinline__ int steps() const { return (row.context_length + STEP - 1) / STEP; }
+};
+
+template <class P>
+__device__ __forceinline__ void bring_work(const HopperTwinMeanArgs& args, Shared<P>& shared) {
+    constexpr int BOXES = COLUMNS<P> / BOX, SHARE = EIGHTS_OF_HEADS / P::CLUSTER;
+    const int lane = threadIdx.x % 32;
+    int count = 0;
+    for (Work<P> work(args.twin); work.left(); work.next()) {
+        for (int step = work.first_step(); step < work.steps(); step++, count++) {
+            const int slot = count % P::STAGES;
+            typename Shared<P>::Stage& stage = shared.stages[slot];
+            const PathRows<STEP> rows(args.twin.path_rows + work.row.path, step * STEP, work.row.context_length);
+            barrier_wait(&shared.empty[slot], count / P::STAGES % 2 ^ 1);
+            // No lane goes on before all have seen that the phase is over: what it does may end the next one.
+            __syncwarp();
+            if (lane == 0) barrier_expect(&shared.full[slot], rows.template bytes<BOXES>() + PIECE * int(sizeof(bf16)));
+            rows.bring(stage.rows, args.normalized, &shared.full[slot], work.first_col());
+            if (lane) continue;
+            const int piece_row = int(piece_of(args.twin, work.row, step * STEP, work.first_head())) * (PIECE / PIECE_TOKENS);
+            for (int i = 0; i < SHARE; i++) {
+                const int eight = int(cluster_rank()) * SHARE + i;
+                if (P::CLUSTER == 1)
+                    tensor_load(stage.p[eight], args.weights, &shared.full[slot], 0, piece_row + eight * 24);
+                else
+                    tensor_load_multicast(stage.p[eight], args.weights, &shared.full[slot], 0, piece_row + eight * 24, (1 << P::CLUSTER) - 1);
+            }
+        }
+    }
+}
+
+template <class P>
+__device__ __forceinline__ void average(const HopperTwinMeanArgs& args, Shared<P>& shared) {
+    constexpr int BOXES = P::WIDTH / BOX, BOX_BYTES_OF_STEP = STEP * BOX * int(sizeof(bf16));
+    // Told by one lane to all, so that the compiler knows that warps do not part where it decides.
+    const int consumer = __shfl_sync(~0u, threadIdx.x / 128, 0);
+    const int thread = threadIdx.x % 128, lane = thread % 32;
+    int count = 0;
+    for (Work<P> work(args.twin); work.left(); work.next()) {
+        // As many sums of first as of second numbers: of the thread's head those of pairs of columns, eight apart.
+        float high[P::WIDTH / 2], low[P::WIDTH / 2], means[1][P::WIDTH / 8][2] = {};
+#pragma unroll
+        for (float& sum : low) sum = 0.0f;
+        for (int step = work.first_step(); step < work.steps(); step++, count++) {
+            const int slot = __shfl_sync(~0u, count % P::STAGES, 0), tokens = work.row.context_length - step * STEP;
+            typename Shared<P>::Stage& stage = shared.stages[slot];
+            bf16(*rows)[STEP * BOX] = stage.rows + consumer * BOXES;
+            barrier_wait(&shared.full[slot], count / P::STAGES % 2);
+            if (tokens < STEP) {
+                for (int box = 0; box < BOXES; box++) {
+                    uint4* part = reinterpret_cast<uint4*>(rows[box]);
+                    for (int at = tokens * 8 + thread; at < STEP * 8; at += 128) part[at] = uint4{0, 0, 0, 0};
+                }
+                async_fence();
+                named_barrier(1 + consumer, 128);
+            }
+            products_start();
+#pragma unroll
+            for (int token = 0; token < STEP; token += 16) {
+                const uint64_t columns = transposed_descriptor(rows, token, BOX_BYTES_OF_STEP);
+                const int evenly = 2 * int(sizeof(stage.p[0][0]));
+                wgmma_transposed(low, tile_descriptor(stage.p[0][1], token, evenly), columns, true);
+                wgmma_transposed(high, tile_descriptor(stage.p[0][0], token, evenly), columns, token > 0);
+            }
+            products_commit();
+            products_wait<0>();
+            for (int rank = 0; rank < P::CLUSTER; rank++)
+                if (thread == 0) barrier_arrive(&shared.empty[slot], rank);
+#pragma unroll
+            for (int j = 0; j < P::WIDTH / 8; j++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) means[0][j][half] += high[j * 4 + 2 + half] + high[j * 4 + half];
+        }
+#pragma unroll
+        for (int j = 0; j < P::WIDTH / 8; j++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) means[0][j][half] += low[j * 4 + half];
+        const int head = work.first_head() + thread / 32 * 8 + lane / 4, col = work.first_col() + consumer * P::WIDTH + lane % 4 * 2;
+        finish_means(args.twin, work.row, work.index, work.first_seen(), head, col, means);
+    }
+}
+
+template <class P>
+__device__ __forceinline__ void twin_mean(const HopperTwinMeanArgs& args) {
+    Shared<P>& shared = *reinterpret_cast<Shared<P>*>(shared_memory());
+    if (threadIdx.x == 0) {
+        for (int slot = 0; slot < P::STAGES; slot++) {
+            barrier_init(&shared.full[slot], 1);
+            barrier_init(&shared.empty[slot], P::CONSUMERS * P::CLUSTER);
+        }
+        barriers_ready();
+        for (const TensorMap* map : {&args.normalized[0], &args.weights}) tensor_prefetch(*map);
+    }
+    previous_kernel_wait();
+    cluster_sync();
+    if (threadIdx.x < 128 * P::CONSUMERS) {
+        if (P::CONSUMERS > 1) registers_up<224>();
+        average<P>(args, shared);
+    } else {
+        if (P::CONSUMERS > 1) registers_down<56>();
+        if (threadIdx.x < 128 * P::CONSUMERS + 32) bring_work<P>(args, shared);
+    }
+    // Other blocks may still tell this one that a place is free.
+    cluster_meet();
+}
+
+CLUSTER_KERNEL(twin_mean_sm90_bf16, HopperTwinMeanArgs, 384, Wide::CLUSTER, twin_mean<Wide>)
+LEAN_CLUSTER_KERNEL(twin_mean_sm90_narrow_bf16, HopperTwinMeanArgs, 160, 112, Narrow::CLUSTER, twin_mean<Narrow>)

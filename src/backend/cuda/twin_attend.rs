@@ -1,0 +1,194 @@
+//! Launches of twin rows' attention.
+
+use super::{
+    args::{HopperKeyScoreArgs, HopperTwinMeanArgs, TwinAttendArgs},
+    attention::{ShapeNumbers, path_boxes},
+    device::{Boxed, Buffer, Device, Floor, Kernels, Launch},
+    launch::{SUM_BYTES, launch_tiles},
+    layout::{LayoutRows, PIECE_TOKENS},
+    mat::{CudaMat, Element},
+};
+use crate::{Result, backend::AttentionShape};
+use std::sync::Arc;
+
+/// Heads of a piece of `twin_attend.cuh`, and rows of its tokens' p: three numbers for each head.
+const PIECE_HEADS: usize = 32;
+const PIECE_ROWS: usize = 3 * PIECE_HEADS;
+/// Tokens of a step of `twin_mean.cu`.
+const MEAN_STEP: usize = 32;
+/// Of shared memory that every GPU gives a block.
+const MOST_SHARED_BYTES: usize = 96 << 10;
+
+/// What the context gives to the twin rows of a layout.
+pub struct Context<'a> {
+    pub keys: &'a CudaMat,
+    pub difference: Option<&'a CudaMat>,
+    pub normalized: &'a CudaMat,
+    pub rows: &'a LayoutRows,
+    pub shape: &'a AttentionShape,
+}
+
+impl Context<'_> {
+    /// Attention of the twin rows; `args` says where all but the context lies.
+    pub fn attend(&self, device: &Arc<dyn Device>, args: TwinAttendArgs) -> Result<()> {
+        let Self { keys, difference, normalized, rows, shape } = *self;
+        let heads = shape.num_attention_heads;
+        let scores = Buffer::new(device, rows.score_tokens * heads * 4)?;
+        let pieces = rows.score_tokens / PIECE_TOKENS * heads.div_ceil(PIECE_HEADS);
+        let weights = Buffer::new(device, pieces * PIECE_ROWS * PIECE_TOKENS * 2)?;
+        let context_share = Buffer::new(device, rows.twin_count * heads * 4)?;
+        let ShapeNumbers { window, scale, softcap } = shape.into();
+        let args = TwinAttendArgs {
+            keys: keys.address(),
+            difference: difference.map_or(0, CudaMat::address),
+            normalized: normalized.address(),
+            key_pitch: keys.pitch(),
+            difference_pitch: difference.map_or(0, CudaMat::pitch),
+            normalized_pitch: normalized.pitch(),
+            hidden: normalized.cols as i32,
+            rows: rows.address(rows.twin_rows),
+            row_count: rows.twin_count as i32,
+            path_rows: rows.address(rows.path_rows),
+            scores: scores.address(),
+            weights: weights.address(),
+            context_share: context_share.address(),
+            heads: heads as i32,
+            group: shape.group_size() as i32,
+            head_dim: shape.head_dim as i32,
+            window,
+            scale,
+            softcap,
+            ..args
+        };
+        let device = device.as_ref();
+        let score_bytes = rows.all_tokens * heads * 4;
+        let key_bytes = rows.all_tokens * keys.cols * keys.element.size();
+        let key_bytes = if difference.is_some() { 2 * key_bytes } else { key_bytes };
+        self.score(device, Floor::of_bytes(key_bytes + score_bytes), &args)?;
+        let weight_bytes = rows.all_tokens * heads * 3 * 2;
+        let floor = Floor::of_bytes(score_bytes + weight_bytes);
+        let grid = [args.row_count as u32, heads as u32, 1];
+        launch_tiles(
+            device,
+            "twin_softmax",
+            Launch { grid, threads: 128, shared_bytes: SUM_BYTES, floor },
+            &args,
+        )?;
+        let normalized_bytes = rows.all_tokens * normalized.cols * normalized.element.size();
+        let mean_bytes = rows.twin_count * heads * normalized.cols * 4;
+        let weights = Boxed {
+            address: weights.address(),
+            element: Element::Bf16,
+            rows: pieces * PIECE_ROWS,
+            cols: PIECE_TOKENS,
+            pitch: PIECE_TOKENS,
+            box_rows: 24,
+        };
+        self.average(device, &weights, Floor::of_bytes(normalized_bytes + weight_bytes + mean_bytes), args)
+    }
+
+    /// Whether there are context rows as Hopper's kernels take them. Prompts without context get the same from all kernels.
+    fn suits_hopper(&self, device: &dyn Device) -> bool {
+        self.normalized.element == Element::Bf16
+            && self.normalized.rows > 0
+            && device.kernels() == Kernels::Sm90a
+    }
+
+    /// `key_score` of `key_score_sm90.cu`, `key_score.cu` or `twin_scores.cu`.
+    fn score(&self, device: &dyn Device, floor: Floor, args: &TwinAttendArgs) -> Result<()> {
+        let (group, dim, element) = (self.shape.group_size(), self.shape.head_dim, self.keys.element);
+        let kv_heads = self.shape.num_key_value_heads;
+        let multiprocessors = device.multiprocessors() as usize;
+        // Several times 64 tokens a block, where there are blocks enough for all multiprocessors then.
+        let tiles = self.rows.twin_count * kv_heads * self.rows.most_tokens.div_ceil(64);
+        let times = (tiles / (4 * multiprocessors)).max(1);
+        let with_tokens = |tokens: usize| TwinAttendArgs {
+            score_blocks: self.rows.most_tokens.div_ceil(tokens) as i32,
+            score_tokens: tokens as i32,
+            ..*args
+        };
+        let blocks = |args: &TwinAttendArgs| args.row_count as usize * args.score_blocks as usize * kv_heads;
+        let grid = |blocks: usize| [blocks as u32, 1, 1];
+        let is_whole = element == Element::Bf16 && dim.is_multiple_of(8);
+        // A block's q: three numbers and one of nothing of every four heads.
+        let boxes = dim.div_ceil(64).next_power_of_two();
+        let query_bytes = group.div_ceil(4) * boxes * 16 * 64 * 2;
+        if is_whole && self.suits_hopper(device) && boxes <= 4 && query_bytes <= 32 << 10 {
+            let twin = with_tokens(64 * times);
+            let args = HopperKeyScoreArgs {
+                keys: path_boxes(device, self.keys)?,
+                difference: match self.difference {
+                    Some(difference) => path_boxes(device, difference)?,
+                    None => Default::default(),
+                },
+                twin,
+                ..HopperKeyScoreArgs::default()
+            };
+            // Blocks stay, three a multiprocessor where q is small.
+            let shared_bytes = ((64 + 1) << 10) + query_bytes;
+            let staying = multiprocessors * ((227 << 10) / (shared_bytes + (1 << 10)));
+            let launch = Launch {
+                grid: grid(blocks(&twin).min(staying)),
+                threads: 160,
+                shared_bytes: shared_bytes as u32,
+                floor,
+            };
+            return launch_tiles(device, &format!("key_score_sm90_{}", boxes * 64), launch, &args);
+        }
+        // `key_score.cu`: three planes of padded queries.
+        let shared_bytes = 3 * group.next_multiple_of(8) * (dim.next_multiple_of(64) + 32) * 2;
+        let (kernel, shared_bytes, args) = if is_whole && shared_bytes <= MOST_SHARED_BYTES {
+            ("key_score_bf16", shared_bytes, with_tokens(64 * times.min(4)))
+        } else {
+            // `twin_scores.cu`: as many lanes for a key as it has eights of dimensions, which share four tokens.
+            let lanes = dim.div_ceil(8).next_power_of_two().max(4);
+            let kernel = if element == Element::F32 { "key_score_f32" } else { "key_score_any_bf16" };
+            let args = TwinAttendArgs { lane_bits: lanes.ilog2() as i32, ..with_tokens(128 / lanes * 4) };
+            (kernel, group * lanes * 8 * 4, args)
+        };
+        let launch =
+            Launch { grid: grid(blocks(&args)), threads: 128, shared_bytes: shared_bytes as u32, floor };
+        launch_tiles(device, kernel, launch, &args)
+    }
+
+    /// `twin_mean.cu`, or `twin_mean_sm90.cu`, which takes p from `weights`.
+    fn average(
+        &self,
+        device: &dyn Device,
+        weights: &Boxed,
+        floor: Floor,
+        args: TwinAttendArgs,
+    ) -> Result<()> {
+        let (normalized, rows) = (self.normalized, self.rows.twin_count);
+        let multiprocessors = device.multiprocessors() as usize;
+        let head_blocks = (args.heads as usize).div_ceil(PIECE_HEADS);
+        let column_blocks = |columns: usize| normalized.cols.div_ceil(columns);
+        let blocks = |columns| rows * head_blocks * column_blocks(columns);
+        // Few rows leave most of the device idle.
+        let is_narrow = blocks(256) * 2 <= multiprocessors;
+        let columns = if is_narrow { 64 } else { 256 };
+        let suffix = if is_narrow { "_narrow" } else { "" };
+        if self.suits_hopper(device) {
+            let (threads, stages) = if is_narrow { (160, 3) } else { (384, 4) };
+            // A stage has room for a fourth number of each of p.
+            let stage_bytes = PIECE_TOKENS * (columns + 4 * PIECE_HEADS) * 2;
+            // Wide blocks are pairs, which stay.
+            let count = if is_narrow { blocks(64) } else { 2 * blocks(512).min(multiprocessors / 2) };
+            let args = HopperTwinMeanArgs {
+                normalized: path_boxes(device, normalized)?,
+                weights: device.tensor_map(weights)?,
+                twin: args,
+                ..HopperTwinMeanArgs::default()
+            };
+            let shared_bytes = (stages * (stage_bytes + 2 * 8)) as u32;
+            let launch = Launch { grid: [count as u32, 1, 1], threads, shared_bytes, floor };
+            return launch_tiles(device, &format!("twin_mean_sm90{suffix}_bf16"), launch, &args);
+        }
+        let (element, threads) = (normalized.element, if is_narrow { 64 } else { 128 });
+        let stages = if element == Element::F32 { 2 } else { 3 } * if is_narrow { 2 } else { 1 };
+        let stage_bytes = MEAN_STEP * (columns + 8) * element.size() + 3 * PIECE_HEADS * (MEAN_STEP + 8) * 2;
+        let grid = [(rows * column_blocks(columns)) as u32, head_blocks as u32, 1];
+        let launch = Launch { grid, threads, shared_bytes: (stages * stage_bytes) as u32, floor };
+        launch_tiles(device, &format!("twin_mean{suffix}_{}", element.name()), launch, &args)
+    }
+}
