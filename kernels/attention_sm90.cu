@@ -80,11 +80,6 @@ __device__ __forceinline__ void bring_work(const HopperAttentionArgs& args, Atte
     using Shared = AttentionShared<DH>;
     constexpr int KEYS = Shared::KEYS, BOXES = Shared::BOXES;
     const int lane = threadIdx.x;
-    // No lane goes on before all have seen that the phase is over: what it does may end the next one.
-    auto wait = [](Barrier& barrier, int parity) {
-        barrier_wait(&barrier, parity);
-        __syncwarp();
-    };
     int count = 0, landings = 0;
     for (Work work(args); work.left(); work.next()) {
         const AttentionTile& tile = work.tile;
@@ -92,27 +87,28 @@ __device__ __forceinline__ void bring_work(const HopperAttentionArgs& args, Atte
         const int kv = work.head() / args.group * DH;
         for (int step = steps.first; step < steps.end; step++, count++) {
             const int slot = count % STAGES, parity = count / STAGES % 2 ^ 1;
-            const PathRows<KEYS> rows(args.path_rows + tile.path, step * KEYS, tile.first_query + tile.queries);
+            PathRows<KEYS> rows(args.path_rows + tile.path, step * KEYS, tile.first_query + tile.queries);
+            rows.settle();
             auto bring = [&](typename Shared::Step& to, const TensorMap(&from)[2], Barrier* barrier) {
                 if (lane == 0) barrier_expect(barrier, rows.template bytes<BOXES>());
                 rows.bring(to, from, barrier, kv);
             };
-            wait(shared.k_empty[slot], parity);
+            warp_wait(shared.k_empty[slot], parity);
             bring(shared.k[slot], args.k, &shared.k_full[slot]);
             if (step == steps.first)
                 for (int consumer = 0; consumer < CONSUMERS; consumer++) {
-                    wait(shared.q_empty[consumer], work.count % 2 ^ 1);
+                    warp_wait(shared.q_empty[consumer], work.count % 2 ^ 1);
                     if (lane) continue;
                     barrier_expect(&shared.q_full[consumer], BOXES * BOX_BYTES);
                     for (int box = 0; box < BOXES; box++)
                         tensor_load(shared.q[consumer][box], args.q, &shared.q_full[consumer],
                                     work.head_of(consumer) * DH + box * BOX, tile.row + work.part_of(consumer) * QUERIES);
                 }
-            wait(shared.v_empty[slot], parity);
+            warp_wait(shared.v_empty[slot], parity);
             const bool whole_boxes = rows.count % BOX == 0;
             bring(shared.v[slot], args.v, whole_boxes ? &shared.v_full[slot] : &shared.landed);
             if (whole_boxes) continue;
-            wait(shared.landed, landings++ % 2);
+            warp_wait(shared.landed, landings++ % 2);
             for (int box = 0; box < BOXES; box++) {
                 uint4* part = reinterpret_cast<uint4*>(shared.v[slot][box]);
                 const int end = (rows.count + BOX - 1) / BOX * BOX;

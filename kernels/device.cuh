@@ -8,8 +8,6 @@
 #include "sim/sim.h"
 #else
 #include <cstdint>
-// One whose threads have no more than so many registers: what its blocks leave is for those of other kernels.
-#define LEAN_KERNEL(NAME, ARGS, THREADS, REGISTERS, ...) KERNEL_WITHIN(__maxnreg__(REGISTERS), NAME, ARGS, __VA_ARGS__)
 #define KERNEL(NAME, ARGS, THREADS, BLOCKS, ...) KERNEL_WITHIN(__launch_bounds__(THREADS, BLOCKS), NAME, ARGS, __VA_ARGS__)
 #define KERNEL_WITHIN(BOUNDS, NAME, ARGS, ...)                                                                     \
     extern "C" __global__ void BOUNDS tuco_##NAME(const __grid_constant__ ARGS args) {                             \

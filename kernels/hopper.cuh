@@ -11,6 +11,8 @@ struct alignas(64) TensorMap {
 #ifdef TUCO_SIM
 #include "sim/hopper.h"
 #else
+// A kernel whose threads have no more than so many registers: what its blocks leave is for those of other kernels.
+#define LEAN_KERNEL(NAME, ARGS, THREADS, REGISTERS, ...) KERNEL_WITHIN(__maxnreg__(REGISTERS), NAME, ARGS, __VA_ARGS__)
 // A kernel of clusters of CLUSTER blocks that follow each other in x. It calls previous_kernel_wait() once it is set up.
 #define CLUSTER_KERNEL(NAME, ARGS, THREADS, CLUSTER, ...) CLUSTER_KERNEL_WITHIN(__launch_bounds__(THREADS, 1), NAME, ARGS, CLUSTER, __VA_ARGS__)
 #define LEAN_CLUSTER_KERNEL(NAME, ARGS, THREADS, REGISTERS, CLUSTER, ...) CLUSTER_KERNEL_WITHIN(__maxnreg__(REGISTERS), NAME, ARGS, CLUSTER, __VA_ARGS__)

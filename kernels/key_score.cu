@@ -1,10 +1,11 @@
-// Scores of twin rows (twin_attend.cuh) where context rows are bf16 and heads begin at multiples of 16 bytes; the others are in twin_scores.cu.
+// Scores of twin rows (twin_attend.cuh) where context rows are bf16 and heads begin at multiples of 16 bytes; the others are in twin_scores.cu,
+// those for Hopper in key_score_sm90.cu.
 // keys[token, dim] · q[head, dim] by mma.sync, the heads of a group being the columns and q a sum of three bf16 numbers; what the pre-trained
 // branch's keys differ by is multiplied likewise. Bytes bind. A warp has 16 tokens of the context, whose keys its threads load as they lie, 16 bytes
 // each: so dimensions are taken in another order, in which q is read too. Every 32 dimensions have a sum of their own, as tensor cores cut off what
-// a sum does not hold. Tokens that are twin rows have keys in f32, one dimension a thread.
+// a sum does not hold.
 // Grid: key heads, then blocks of `score_tokens` tokens, 64 at a time, then rows.
-#include "twin_attend.cuh"
+#include "key_score.cuh"
 
 constexpr int THREADS = 128, TILE = 16, TOKENS = THREADS / 32 * TILE;
 // Of 32 dimensions, whose loads are under way together, and heads of a product.
@@ -85,17 +86,9 @@ __device__ __forceinline__ void key_score_bf16(const TwinAttendArgs& args) {
     look_up(next, token + TOKENS);
     load(0);
     Queries queries(args);
-    const float* q = args.q + row.row * args.q_pitch + kv * args.group * args.head_dim;
-    queries.split(args, q);
+    queries.split(args, queries_of(args, row, kv));
     __syncthreads();
-    const int64_t pitch = score_pitch(row);
-    float* scores = args.scores + row.scores_start * args.heads + kv * args.group * pitch;
-    const int first_seen = first_seen_of(args, row);
-    auto store = [&](int head, int of, float sum) {
-        float score = sum * args.scale;
-        if (args.softcap != 0.0f) score = args.softcap * tanhf(score / args.softcap);
-        scores[head * pitch + of] = of < first_seen ? -INFINITY : score;
-    };
+    const Scores scores(args, row, kv);
     const int chunks = (args.head_dim + CHUNK - 1) / CHUNK;
     for (; token - lane / 4 < end; token += TOKENS) {
         const bool there[2] = {at[0] >= 0, at[1] >= 0};
@@ -122,19 +115,11 @@ __device__ __forceinline__ void key_score_bf16(const TwinAttendArgs& args) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int head = first_head + lane % 4 * 2 + i % 2;
-                if (head < args.group && there[i / 2]) store(head, token + i / 2 * 8, sums[i]);
+                if (head < args.group && there[i / 2]) scores.store(head, token + i / 2 * 8, sums[i]);
             }
         }
     }
-    for (int of = max(first, row.context_length); of < end; of++) {
-        const float* key = args.twin_keys + (row.twin_start + of - row.context_length) * args.twin_key_pitch + kv * args.head_dim;
-        for (int head = warp; head < args.group; head += THREADS / 32) {
-            float sum = 0.0f;
-            for (int dim = lane; dim < args.head_dim; dim += 32) sum = fmaf(q[head * args.head_dim + dim], key[dim], sum);
-            sum = warp_sum(sum);
-            if (lane == 0) store(head, of, sum);
-        }
-    }
+    score_twin_rows<THREADS / 32>(args, row, kv, first, end);
 }
 
 KERNEL(key_score_bf16, TwinAttendArgs, THREADS, 4, key_score_bf16)

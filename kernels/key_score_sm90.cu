@@ -3,8 +3,9 @@
 //
 // Tokens are the 64 rows of a product. Its 16 columns are numbers of four heads of a group: the first and second of each, then the third and
 // nothing, so that a thread has all of a head's. Every 64 dimensions have a sum of their own, as tensor cores cut off what a sum does not hold.
-// One warp brings the keys of a key head in tiles of 64 tokens (TMA), of differences first; tokens that are twin rows have keys in f32, one
-// dimension a thread. Blocks stay: the next keys come while a block splits the next q. Grid: (blocks).
+// One warp brings a key head's tiles of 64 tokens (TMA), the difference's before that of the keys themselves. Blocks stay: the next keys come while
+// a block splits the next q. Grid: (blocks).
+#include "key_score.cuh"
 #include "path_rows.cuh"
 #include "twin_work.cuh"
 
@@ -20,16 +21,17 @@ constexpr int TOKENS = 64, HEADS = 4, COLUMNS = 16;
 // BOXES times 64 dimensions.
 template <int BOXES>
 struct Shared {
+    // 64 KiB: three blocks a multiprocessor, or one beside a narrow block of product_sm90.cu.
     static constexpr int STAGES = 8 / BOXES;
     using Tile = bf16[BOXES][TOKENS * BOX];
     Tile tiles[STAGES];
-    // Of every four heads of a group.
+    // Of every four heads of a group; a block has room for those that there are.
     using Queries = bf16[BOXES][COLUMNS * BOX];
     Barrier full[STAGES], empty[STAGES];
-    alignas(1024) Queries q[1];
+    alignas(1024) Queries q[(32 << 10) / sizeof(Queries)];
 };
 
-// The pieces of work of a block: some tokens of a row, one key head.
+// Of a row, some tokens and one key head.
 struct Work : TwinWork {
     const int kv_heads;
 
@@ -48,16 +50,20 @@ __device__ __forceinline__ void bring_work(const HopperKeyScoreArgs& args, Share
     const int lane = threadIdx.x % 32;
     int count = 0;
     for (Work work(args.twin); work.left(); work.next()) {
-        for (int token = work.first(); token < work.context_end(); token += TOKENS) {
-            const PathRows<TOKENS> rows(args.twin.path_rows + work.row.path, token, work.context_end());
+        const int end = work.context_end(), col = work.kv() * args.twin.head_dim;
+        auto rows_of = [&](int token) { return PathRows<TOKENS>(args.twin.path_rows + work.row.path, token, end); };
+        int token = work.first();
+        PathRows<TOKENS> rows = rows_of(token);
+        for (; token < end; token += TOKENS) {
+            const PathRows<TOKENS> next = rows_of(token + TOKENS);
             for (int own = args.twin.difference ? 0 : 1; own < 2; own++, count++) {
                 const int slot = count % STAGES;
-                barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
-                // No lane goes on before all have seen that the phase is over: what it does may end the next one.
-                __syncwarp();
+                warp_wait(shared.empty[slot], count / STAGES % 2 ^ 1);
+                rows.settle();
                 if (lane == 0) barrier_expect(&shared.full[slot], rows.template bytes<BOXES>());
-                rows.bring(shared.tiles[slot], own ? args.keys : args.difference, &shared.full[slot], work.kv() * args.twin.head_dim);
+                rows.bring(shared.tiles[slot], own ? args.keys : args.difference, &shared.full[slot], col);
             }
+            rows = next;
         }
     }
 }
@@ -88,18 +94,12 @@ __device__ __forceinline__ void score(const HopperKeyScoreArgs& args, Shared<BOX
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, tiles_of_token = twin.difference ? 2 : 1;
     int count = 0;
     for (Work work(twin); work.left(); work.next()) {
-        const float* q = twin.q + work.row.row * twin.q_pitch + work.kv() * twin.group * twin.head_dim;
-        const int64_t pitch = score_pitch(work.row);
-        float* scores = twin.scores + work.row.scores_start * twin.heads + work.kv() * twin.group * pitch;
-        const int first_seen = first_seen_of(twin, work.row);
-        auto store = [&](int head, int of, float sum) {
-            float score = sum * twin.scale;
-            if (twin.softcap != 0.0f) score = twin.softcap * tanhf(score / twin.softcap);
-            scores[head * pitch + of] = of < first_seen ? -INFINITY : score;
-        };
+        // Of a row shorter than others.
+        if (work.first() >= work.row.tokens) continue;
+        const Scores scores(twin, work.row, work.kv());
         // Products with the last q are over.
         named_barrier(1, 128);
-        split_queries(twin, shared, q);
+        split_queries(twin, shared, queries_of(twin, work.row, work.kv()));
         for (int token = work.first(); token < work.context_end(); token += TOKENS, count += tiles_of_token) {
             for (int i = 0; i < tiles_of_token; i++) barrier_wait(&shared.full[(count + i) % STAGES], (count + i) / STAGES % 2);
             for (int first_head = 0; first_head < twin.group; first_head += HEADS) {
@@ -134,19 +134,11 @@ __device__ __forceinline__ void score(const HopperKeyScoreArgs& args, Shared<BOX
 #pragma unroll
                     for (int box = 0; box < BOXES; box++) sum += (sums[box][4 + half * 2] + sums[box][half * 2 + 1]) + sums[box][half * 2];
                     const int of = token + warp * 16 + lane / 4 + half * 8;
-                    if (head < twin.group && of < work.context_end()) store(head, of, sum);
+                    if (head < twin.group && of < work.context_end()) scores.store(head, of, sum);
                 }
             }
         }
-        for (int of = max(work.first(), work.row.context_length); of < work.end(); of++) {
-            const float* key = twin.twin_keys + (work.row.twin_start + of - work.row.context_length) * twin.twin_key_pitch + work.kv() * twin.head_dim;
-            for (int head = warp; head < twin.group; head += 4) {
-                float sum = 0.0f;
-                for (int dim = lane; dim < twin.head_dim; dim += 32) sum = fmaf(q[head * twin.head_dim + dim], key[dim], sum);
-                sum = warp_sum(sum);
-                if (lane == 0) store(head, of, sum);
-            }
-        }
+        score_twin_rows<4>(twin, work.row, work.kv(), work.first(), work.end());
     }
 }
 

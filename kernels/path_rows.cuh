@@ -6,7 +6,15 @@
 // Rows and columns of a box.
 constexpr int BOX = 64, BOX_BYTES = BOX * BOX * int(sizeof(bf16));
 
-// ROWS rows of a path, a multiple of 64, or those of them that are before its end: those of each lane, as a warp looks them up.
+// All lanes of a warp wait for a phase, as those that ask for copies have to: none goes on before all have seen that it is over, since what it does
+// may end the next one.
+__device__ __forceinline__ void warp_wait(Barrier& barrier, int parity) {
+    barrier_wait(&barrier, parity);
+    __syncwarp();
+}
+
+// ROWS rows of a path, a multiple of 64, or those of them that are before its end: those of each lane, as a warp looks them up. They are on
+// their way until settle().
 template <int ROWS>
 struct PathRows {
     int32_t rows[ROWS / 32];
@@ -17,10 +25,12 @@ struct PathRows {
         const int lane = threadIdx.x % 32;
 #pragma unroll
         for (int j = 0; j < ROWS / 32; j++) rows[j] = j * 32 + lane < count ? path[start + j * 32 + lane] : -1;
+    }
+    __device__ __forceinline__ void settle() {
         first = __shfl_sync(~0u, rows[0], 0);
         bool follow = true;
 #pragma unroll
-        for (int j = 0; j < ROWS / 32; j++) follow &= rows[j] < 0 || rows[j] == first + j * 32 + lane;
+        for (int j = 0; j < ROWS / 32; j++) follow &= rows[j] < 0 || rows[j] == first + j * 32 + int(threadIdx.x) % 32;
         follow_each_other = __all_sync(~0u, follow);
     }
 

@@ -5,7 +5,7 @@
 // The two blocks of a cluster make tiles above each other: each brings half of the weights' rows for both. Blocks stay and take one tile
 // after the other, in an order in which those at work share most of what they read. Sums leave through shared memory in boxes of 64 rows of
 // 128 bytes, while the next steps come already. Narrow blocks leave more than a third of shared memory and registers to those of few twin
-// rows (twin_product_sm90.cu, twin_mean.cu), which wait for memory while these multiply.
+// rows (twin_product_sm90.cu, twin_mean_sm90.cu, key_score_sm90.cu), which wait for memory while these multiply.
 // Up to three products of the same rows are stored by one launch: their tiles lie beside each other.
 // The sum of an element is over k in order, updates last, whatever m and the tiles are. Grid: (blocks).
 #include "args.cuh"

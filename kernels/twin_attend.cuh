@@ -1,7 +1,7 @@
 // Attention of twin rows: mean[row, head] = Σ p(token) · normed(token), the tokens being those of its path (context rows: normalized · weight + bias
 // of the norm) and the twin rows up to the row itself. Values are projected afterwards (`head_values`).
 // Reference: `twin_attend` of backend/reference. Three kernels:
-//   key_score     (key_score.cu, twin_scores.cu) scores[row, head, token] = q · (k + difference), scaled and capped, −∞ where unseen; f32
+//   key_score     (key_score.cu, key_score_sm90.cu, twin_scores.cu) scores[row, head, token] = q · (k + difference), scaled and capped, −∞ where unseen; f32
 //   twin_softmax  (twin_scores.cu) p = softmax of them: of twin rows in place of their scores, of the context's tokens as a sum of three bf16; how
 //                 much of it falls on the context
 //   twin_mean     (twin_mean.cu, twin_mean_sm90.cu) the means; sums f32
@@ -10,8 +10,9 @@
 #pragma once
 #include "device.cuh"
 
-// p of a row's context lies in pieces of so many tokens and heads: of every eight heads the three numbers that it is the sum of.
-constexpr int PIECE_TOKENS = 64, PIECE_HEADS = 32, EIGHT_HEADS = 8 * PIECE_TOKENS, PIECE = 3 * PIECE_HEADS * PIECE_TOKENS;
+// p of a row's context lies in pieces of so many tokens and heads (in_piece); an octet is one of the three numbers that it is the sum of, of eight
+// heads.
+constexpr int PIECE_TOKENS = 64, PIECE_HEADS = 32, OCTET = 8 * PIECE_TOKENS, PIECE = 3 * PIECE_HEADS * PIECE_TOKENS;
 
 struct TwinRow {
     // In matrices of twin rows, and in those of this pack's means.
@@ -40,7 +41,7 @@ struct TwinAttendArgs {
     const int32_t* path_rows;
     // [heads, tokens] of every row, one after the other, tokens rounded up to pieces.
     float* scores;
-    // p of the context's tokens, zeros for other tokens: of every row its pieces (piece_of).
+    // p of the context's tokens, zeros for other tokens, anything for heads beyond the last: of every row its pieces (piece_of).
     bf16* weights;
     // [rows, heads]: what of a row's attention falls on the context.
     float* context_share;
@@ -62,10 +63,10 @@ __device__ __forceinline__ int64_t piece_of(const TwinAttendArgs& args, const Tw
     return (row.scores_start + token) / PIECE_TOKENS * ((args.heads + PIECE_HEADS - 1) / PIECE_HEADS) + head / PIECE_HEADS;
 }
 
-// Where the first, second or third number of a head lies in its piece. The second comes last: so the first and the second are as far apart as
-// those of one and the next eight heads, which products of whole warpgroups want.
+// Where the first, second or third number of a head lies in its piece: of every eight heads the first octet, the third, the second. With room for
+// a fourth after them, first and second ones lie evenly, which twin_mean_sm90.cu wants.
 __device__ __forceinline__ int in_piece(int head, int number) {
-    return (head % PIECE_HEADS / 8 * 3 + (number ? 3 - number : 0)) * EIGHT_HEADS + head % 8 * PIECE_TOKENS;
+    return (head % PIECE_HEADS / 8 * 3 + (number ? 3 - number : 0)) * OCTET + head % 8 * PIECE_TOKENS;
 }
 
 // The first token that the row's window lets it see.

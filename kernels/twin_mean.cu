@@ -1,7 +1,8 @@
-// The means of twin rows' attention (twin_mean.cuh) by mma.sync. A block has 32 heads and 256 columns of one row, a warp 64 of the columns, which read the same p; or 64 and 32 where rows
-// are too few to fill the GPU. It goes over the tokens in steps of 32, three of them in flight (cp.async; of rows in f32 two; of 64 columns twice
-// as many). Every step has a sum of its own, as tensor cores cut off what a sum does not hold. Grid: (columns / 256 or 64, then rows; heads / 32),
-// so that blocks at work together read whole rows.
+// The means of twin rows' attention (twin_mean.cuh) by mma.sync; for Hopper and context rows in bf16 they are in twin_mean_sm90.cu. A block has 32
+// heads and 256 columns of one row, a warp 64 of the columns, which read the same p; or 64 and 32 where rows are too few to fill the GPU. It goes
+// over the tokens in steps of 32, three of them in flight (cp.async; of rows in f32 two; of 64 columns twice as many). Every step has a sum of its
+// own, as tensor cores cut off what a sum does not hold. Grid: (columns / 256 or 64, then rows; heads / 32), so that blocks at work together read
+// whole rows.
 #include "twin_mean.cuh"
 
 // Tokens of a step.

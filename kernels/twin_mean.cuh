@@ -1,5 +1,5 @@
-// The end of the means of twin rows' attention (twin_attend.cuh): p[head, token] · n[token, column] are summed for the context's tokens, by
-// twin_mean_sm90.cu or twin_mean.cu; then what the twin rows of the path add.
+// What follows where p[head, token] · n[token, column] are summed over the context's tokens (twin_mean.cu, twin_mean_sm90.cu): the norm's weights,
+// and what the twin rows of the path add.
 #pragma once
 #include "twin_attend.cuh"
 

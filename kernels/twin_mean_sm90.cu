@@ -1,13 +1,13 @@
 // The means of twin rows' attention (twin_mean.cuh) for Hopper, where context rows are bf16: p as sums of three bf16 numbers, f32 sums (wgmma).
 // Bytes bind.
 //
-// A block takes 32 heads of a row and some hundred columns, over the context's tokens in steps of 64, which one warp brings (TMA): the rows of a
+// A block takes 32 heads of a row and 256 or 64 columns, over the context's tokens in steps of 64, which one warp brings (TMA): the rows of a
 // step, and its piece of p, of which each block of a cluster brings a share for all, as they differ in columns only. The 64 rows of a product are
 // the first and the second numbers of 32 heads' p, those of a head in one thread; the third numbers have a product of their own, half of it
-// unused. Blocks stay: the next rows come while sums are stored.
+// unused. Wide blocks stay: the next rows come while sums are stored.
 //
 // Of the first two numbers every step has a sum of its own, since tensor cores cut bits off where they add to a large one; the third numbers'
-// sums are too small for that to count. What lies after a row's last token may be anything, so it becomes zeros. Grid: (blocks).
+// sums are too small for that to count. What lies after the context's last token may be anything, so it becomes zeros. Grid: (blocks).
 #include "path_rows.cuh"
 #include "twin_mean.cuh"
 #include "twin_work.cuh"
@@ -37,18 +37,19 @@ struct Shared {
     struct Stage {
         bf16 rows[COLUMNS<P> / BOX][STEP * BOX];
         // Of every eight heads the first, third and second numbers, and nothing: so first and second numbers lie evenly.
-        bf16 p[EIGHTS_OF_HEADS][4][EIGHT_HEADS];
+        bf16 p[EIGHTS_OF_HEADS][4][OCTET];
     };
     Stage stages[P::STAGES];
     Barrier full[P::STAGES], empty[P::STAGES];
 };
 
-// The pieces of work of a block, one after the other.
+// Of a row, some heads and some columns.
 template <class P>
 struct Work : TwinWork {
     const int column_blocks;
 
-    __device__ __forceinline__ explicit Work(const TwinAttendArgs& args) : Work(args, (args.hidden + COLUMNS<P> * P::CLUSTER - 1) / (COLUMNS<P> * P::CLUSTER)) {}
+    __device__ __forceinline__ explicit Work(const TwinAttendArgs& args)
+        : Work(args, (args.hidden + COLUMNS<P> * P::CLUSTER - 1) / (COLUMNS<P> * P::CLUSTER)) {}
     __device__ __forceinline__ Work(const TwinAttendArgs& args, int column_blocks)
         : TwinWork(args, P::CLUSTER, (args.heads + PIECE_HEADS - 1) / PIECE_HEADS * column_blocks), column_blocks(column_blocks) {}
     __device__ __forceinline__ int first_head() const { return part / column_blocks * PIECE_HEADS; }
@@ -64,17 +65,21 @@ __device__ __forceinline__ void bring_work(const HopperTwinMeanArgs& args, Share
     const int lane = threadIdx.x % 32;
     int count = 0;
     for (Work<P> work(args.twin); work.left(); work.next()) {
-        for (int step = work.first_step(); step < work.steps(); step++, count++) {
+        const int steps = work.steps(), head = work.first_head(), col = work.first_col();
+        auto rows_of = [&](int step) { return PathRows<STEP>(args.twin.path_rows + work.row.path, step * STEP, work.row.context_length); };
+        int step = work.first_step();
+        PathRows<STEP> rows = rows_of(step);
+        for (; step < steps; step++, count++) {
+            const PathRows<STEP> next = rows_of(step + 1);
             const int slot = count % P::STAGES;
             typename Shared<P>::Stage& stage = shared.stages[slot];
-            const PathRows<STEP> rows(args.twin.path_rows + work.row.path, step * STEP, work.row.context_length);
-            barrier_wait(&shared.empty[slot], count / P::STAGES % 2 ^ 1);
-            // No lane goes on before all have seen that the phase is over: what it does may end the next one.
-            __syncwarp();
+            warp_wait(shared.empty[slot], count / P::STAGES % 2 ^ 1);
+            rows.settle();
             if (lane == 0) barrier_expect(&shared.full[slot], rows.template bytes<BOXES>() + PIECE * int(sizeof(bf16)));
-            rows.bring(stage.rows, args.normalized, &shared.full[slot], work.first_col());
+            rows.bring(stage.rows, args.normalized, &shared.full[slot], col);
+            rows = next;
             if (lane) continue;
-            const int piece_row = int(piece_of(args.twin, work.row, step * STEP, work.first_head())) * (PIECE / PIECE_TOKENS);
+            const int piece_row = int(piece_of(args.twin, work.row, step * STEP, head)) * (PIECE / PIECE_TOKENS);
             for (int i = 0; i < SHARE; i++) {
                 const int eight = int(cluster_rank()) * SHARE + i;
                 if (P::CLUSTER == 1)
@@ -89,12 +94,12 @@ __device__ __forceinline__ void bring_work(const HopperTwinMeanArgs& args, Share
 template <class P>
 __device__ __forceinline__ void average(const HopperTwinMeanArgs& args, Shared<P>& shared) {
     constexpr int BOXES = P::WIDTH / BOX, BOX_BYTES_OF_STEP = STEP * BOX * int(sizeof(bf16));
-    // Told by one lane to all, so that the compiler knows that warps do not part where it decides.
+    // `consumer` and `slot` are seen to be the same for all threads of a warp, so that descriptors are made once for it.
     const int consumer = __shfl_sync(~0u, threadIdx.x / 128, 0);
     const int thread = threadIdx.x % 128, lane = thread % 32;
     int count = 0;
     for (Work<P> work(args.twin); work.left(); work.next()) {
-        // As many sums of first as of second numbers: of the thread's head those of pairs of columns, eight apart.
+        // Of the thread's head, for pairs of columns eight apart: a step's sums of the first numbers and of the second, those of the third, all.
         float high[P::WIDTH / 2], low[P::WIDTH / 2], means[1][P::WIDTH / 8][2] = {};
 #pragma unroll
         for (float& sum : low) sum = 0.0f;
@@ -158,7 +163,7 @@ __device__ __forceinline__ void twin_mean(const HopperTwinMeanArgs& args) {
         if (threadIdx.x < 128 * P::CONSUMERS + 32) bring_work<P>(args, shared);
     }
     // Other blocks may still tell this one that a place is free.
-    cluster_meet();
+    cluster_sync();
 }
 
 CLUSTER_KERNEL(twin_mean_sm90_bf16, HopperTwinMeanArgs, 384, Wide::CLUSTER, twin_mean<Wide>)

@@ -1,6 +1,6 @@
 // The products of twin_product.cu for Hopper: out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ), a and out f32, f32 sums (wgmma). Each element of `a`
 // is a sum of three bf16 numbers, which `split_f32` (elementwise.cu) has put into three planes; so are weights, unless one plane holds them
-// all; up to eight rows come as they are, and a warp of each block splits what it needs. With few rows the time is that of reading the weights,
+// all. In tiles of eight rows they come as they are, and a warp of each block splits them. With few rows the time is that of reading the weights,
 // with many operations bind.
 //
 // The weights' rows are the 64 rows of an instruction, those of `a` its 8 to 128 columns. A block makes a tile of 128 rows of weights
@@ -16,7 +16,7 @@
 #include "hopper.cuh"
 
 // Rows of `a` as they are, of heads `head` elements apart.
-struct WholeRows {
+struct UnsplitRows {
     const float* from;
     int64_t pitch, head;
 };
@@ -28,7 +28,7 @@ struct HopperTwinProductArgs {
     // What updates add for each weight (ProductUpdate), over their own k.
     TensorMap update_a[2], update_b[2], update_b_low[2];
     // In place of `a` and `update_a` where a tile has eight rows.
-    WholeRows rows, update_rows[2];
+    UnsplitRows rows, update_rows[2];
     const float* bias[2];
     float* out[2];
     int64_t out_pitch[2];
@@ -47,8 +47,8 @@ struct HopperTwinProductArgs {
 };
 
 constexpr int STEP = 64, PARTS = 4;
-constexpr int CONSUMERS = 2, WEIGHT_ROWS = 64, TILE = CONSUMERS * WEIGHT_ROWS;
-// Whether a second warp brings the rows: those that are eight.
+constexpr int CONSUMERS = 2, WEIGHT_ROWS = 64, TILE = CONSUMERS * WEIGHT_ROWS, THREADS = 128 * CONSUMERS + 32;
+// Whether a second warp splits the rows: in tiles of eight.
 template <int ROWS>
 constexpr bool SPLITS = ROWS == 8;
 
@@ -179,7 +179,7 @@ struct SplitRow {
     template <Epilogue E>
     __device__ __forceinline__ void load(const HopperTwinProductArgs& args, const Steps<E>& step, int row) {
         const bool own = step.update < 0;
-        const WholeRows& rows = own ? args.rows : args.update_rows[step.update];
+        const UnsplitRows& rows = own ? args.rows : args.update_rows[step.update];
         const int k = own ? args.k : args.update_k[step.update], first = step.at + int(threadIdx.x) % 4 * 4;
         const float* from = rows.from + row / args.group * rows.pitch + (blockIdx.y * args.group + row % args.group) * rows.head;
 #pragma unroll
@@ -335,7 +335,7 @@ __device__ __forceinline__ void twin_product(const HopperTwinProductArgs& args) 
     else if (threadIdx.x == 128 * CONSUMERS)
         bring_steps<E, ROWS, CLUSTER>(args, shared, place);
     if constexpr (SPLITS<ROWS>)
-        if (threadIdx.x >= 128 * CONSUMERS + 32) split_steps<E>(args, shared, place);
+        if (threadIdx.x >= THREADS) split_steps<E>(args, shared, place);
     cluster_sync();
     if (multiplies) finish_share<E, ROWS, CLUSTER>(args, shared, place);
     // Other blocks may still read this one's sums.
@@ -344,12 +344,12 @@ __device__ __forceinline__ void twin_product(const HopperTwinProductArgs& args) 
 
 // Eight rows: beside a narrow block of product_sm90.cu.
 #define TWIN_PRODUCT(NAME, E)                                                                                            \
-    LEAN_CLUSTER_KERNEL(twin_product_sm90_8_##NAME, HopperTwinProductArgs, 320, 72, PARTS, twin_product<E, 8, PARTS>)    \
-    CLUSTER_KERNEL(twin_product_sm90_32_##NAME, HopperTwinProductArgs, 288, PARTS, twin_product<E, 32, PARTS>)           \
-    CLUSTER_KERNEL(twin_product_sm90_64_##NAME, HopperTwinProductArgs, 288, PARTS, twin_product<E, 64, PARTS>)           \
-    CLUSTER_KERNEL(twin_product_sm90_128_##NAME, HopperTwinProductArgs, 288, PARTS, twin_product<E, 128, PARTS>)         \
-    CLUSTER_KERNEL(twin_product_sm90_halves_##NAME, HopperTwinProductArgs, 288, 2, twin_product<E, 96, 2>)               \
-    CLUSTER_KERNEL(twin_product_sm90_whole_##NAME, HopperTwinProductArgs, 288, 1, twin_product<E, 96, 1>)
+    LEAN_CLUSTER_KERNEL(twin_product_sm90_8_##NAME, HopperTwinProductArgs, THREADS + 32, 72, PARTS, twin_product<E, 8, PARTS>) \
+    CLUSTER_KERNEL(twin_product_sm90_32_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 32, PARTS>)           \
+    CLUSTER_KERNEL(twin_product_sm90_64_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 64, PARTS>)           \
+    CLUSTER_KERNEL(twin_product_sm90_128_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 128, PARTS>)         \
+    CLUSTER_KERNEL(twin_product_sm90_halves_##NAME, HopperTwinProductArgs, THREADS, 2, twin_product<E, 96, 2>)               \
+    CLUSTER_KERNEL(twin_product_sm90_whole_##NAME, HopperTwinProductArgs, THREADS, 1, twin_product<E, 96, 1>)
 
 TWIN_PRODUCT(store, STORE)
 TWIN_PRODUCT(add, ADD)

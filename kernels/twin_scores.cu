@@ -1,5 +1,5 @@
-// What twin rows see of each token (twin_attend.cuh): `key_score` of other context rows than key_score.cu has, `twin_softmax`.
-#include "twin_attend.cuh"
+// What twin rows see of each token (twin_attend.cuh): `key_score` of other context rows than key_score.cu and key_score_sm90.cu have, `twin_softmax`.
+#include "key_score.cuh"
 
 constexpr int THREADS = 128, TOGETHER = 4;
 
@@ -41,7 +41,7 @@ __device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
     // Of every head first the first four dimensions of all lanes, then the others: no two lanes read the same bank.
     for (int i = threadIdx.x; i < args.group << (lane_bits + 3); i += THREADS) {
         const int head = i >> (lane_bits + 3), dim = (i >> 2 & (lanes - 1)) * 8 + (i >> (lane_bits + 2) & 1) * 4 + i % 4;
-        q[i] = dim < args.head_dim ? args.q[row.row * args.q_pitch + (kv * args.group + head) * args.head_dim + dim] : 0.0f;
+        q[i] = dim < args.head_dim ? queries_of(args, row, kv)[head * args.head_dim + dim] : 0.0f;
     }
     __syncthreads();
     float key[TOGETHER][8] = {};
@@ -55,9 +55,7 @@ __device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
         of_twin.load(args.twin_keys + (row.twin_start + own) * args.twin_key_pitch + col, dims);
         of_twin.add_to(key[i]);
     }
-    const int64_t pitch = score_pitch(row);
-    float* scores = args.scores + row.scores_start * args.heads + kv * args.group * pitch;
-    const int first_seen = first_seen_of(args, row);
+    const Scores scores(args, row, kv);
     const bool second_half = lane & lanes / 2, odd_quarter = lane & lanes / 4;
     for (int head = 0; head < args.group; head++) {
         const float4 low = load4(q + (head * 2 * lanes + lane) * 4), high = load4(q + ((head * 2 + 1) * lanes + lane) * 4);
@@ -76,10 +74,7 @@ __device__ __forceinline__ void key_score(const TwinAttendArgs& args) {
         mine = (odd_quarter ? next : mine) + __shfl_xor_sync(~0u, given, lanes / 4);
         for (int bits = lanes / 8; bits; bits /= 2) mine += __shfl_xor_sync(~0u, mine, bits);
         const int of = token + second_half * 2 + odd_quarter;
-        if ((lane & (lanes / 4 - 1)) != 0 || of >= row.tokens) continue;
-        float score = mine * args.scale;
-        if (args.softcap != 0.0f) score = args.softcap * tanhf(score / args.softcap);
-        scores[head * pitch + of] = of < first_seen ? -INFINITY : score;
+        if ((lane & (lanes / 4 - 1)) == 0 && of < row.tokens) scores.store(head, of, mine);
     }
 }
 

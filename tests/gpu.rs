@@ -10,7 +10,7 @@ mod kernel_cases;
 #[path = "common/unshared.rs"]
 mod unshared;
 
-use kernel_cases::{BF16_TOLERANCE, CASES, Case, F32_TOLERANCE, Weights, compare, shape};
+use kernel_cases::{BF16_TOLERANCE, CASES, Case, F32_TOLERANCE, LONG, Weights, compare, shape};
 use libtest_mimic::{Arguments, Trial};
 use std::{path::Path, process::exit, time::Instant};
 use tuco::{
@@ -110,11 +110,16 @@ fn long_products_agree_with_the_reference() {
     let cases = [Case::Products { rows: 8, d: 14336, f: 64 }];
     let cuda = || newest(ContextPrecision::Float32);
     compare(cuda, &cases, &[Weights::Bf16, Weights::Wide], F32_TOLERANCE);
+    compare(cuda, &[LONG], &[Weights::Wide, Weights::Adapted], F32_TOLERANCE);
 }
 
-/// So many twin rows that a block scores more tokens than it has threads for.
+/// So many twin rows that blocks have more than one piece of work, and wide ones average them.
 fn many_prompts_agree_with_the_reference() {
-    let cases = [Case::Heads { lengths: &[130; 300], shape: shape(4, 4, 8), d: 16 }];
+    let cases = [
+        Case::Heads { lengths: &[130; 300], shape: shape(4, 4, 8), d: 16 },
+        Case::Heads { lengths: &[130; 60], shape: shape(4, 4, 128), d: 16 },
+        Case::Heads { lengths: &[130; 60], shape: shape(2, 1, 8), d: 700 },
+    ];
     let cuda = || newest(ContextPrecision::Bfloat16);
     compare(cuda, &cases, &[Weights::Bf16], BF16_TOLERANCE);
 }

@@ -78,7 +78,9 @@ fn kernels_of_few_twin_rows_find_room_beside_narrow_products() {
     let others = [
         ("twin_mean_sm90_narrow_bf16", 5),
         ("twin_softmax", 4),
+        ("key_score_sm90_64", 5),
         ("key_score_sm90_128", 5),
+        ("key_score_sm90_256", 5),
         ("norm_f32_f32", 8),
         ("split_f32", 8),
         ("rotate_f32", 2),

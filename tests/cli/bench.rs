@@ -32,8 +32,26 @@ fn kernels_are_timed_one_by_one() {
     let folder = Pair::copy("llama_gqa_tied_bf16");
     let config = folder.write("config.json", CONFIG.replace("\"vocab", "\"head_dim\": 64, \"vocab"));
     for (target, kernels) in [
-        ("sm_80", ["product_narrow_add 32 × 64 | 1", "attention_64 | 1", "contribution | 2"]),
-        ("sm_90a", ["product_sm90_narrow_add 32 × 64 | 1", "attention_sm90_64 | 1", "contribution | 2"]),
+        (
+            "sm_80",
+            [
+                "product_narrow_add 32 × 64 | 1",
+                "attention_64 | 1",
+                "key_score_bf16 | 4",
+                "twin_mean_narrow_bf16 | 4",
+                "contribution | 2",
+            ],
+        ),
+        (
+            "sm_90a",
+            [
+                "product_sm90_narrow_add 32 × 64 | 1",
+                "attention_sm90_64 | 1",
+                "key_score_sm90_64 | 4",
+                "twin_mean_sm90_narrow_bf16 | 4",
+                "contribution | 2",
+            ],
+        ),
     ] {
         let text = run(tuco()
             .args(["bench", "--device", "sim", "--tokens", "20", "--lengths", "20", "--repeat", "1"])

@@ -88,7 +88,7 @@ args! {
         unused: i32,
     }
     /// `twin_product_sm90.cu`
-    WholeRows { from: Address, pitch: i64, head: i64 }
+    UnsplitRows { from: Address, pitch: i64, head: i64 }
     /// `twin_product_sm90.cu`
     HopperTwinProductArgs {
         a: TensorMap,
@@ -97,8 +97,8 @@ args! {
         update_a: [TensorMap; 2],
         update_b: [TensorMap; 2],
         update_b_low: [TensorMap; 2],
-        rows: WholeRows,
-        update_rows: [WholeRows; 2],
+        rows: UnsplitRows,
+        update_rows: [UnsplitRows; 2],
         bias: [Address; 2],
         out: [Address; 2],
         out_pitch: [i64; 2],
@@ -353,7 +353,7 @@ mod tests {
             ProductUpdate,
             ProductArgs,
             HopperProductArgs,
-            WholeRows,
+            UnsplitRows,
             HopperTwinProductArgs,
             NormArgs,
             NormHeadsArgs,

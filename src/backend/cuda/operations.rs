@@ -15,7 +15,7 @@ use super::{
     mat::{CudaMat, Element, pitch},
     product::{self, Epilogue, Operand, head_values, product},
     rotate::rotate,
-    twin_attend::Context,
+    twin_attend::TwinAttention,
     weight::{CudaWeight, KeyDifference, Planes, Update, key_difference_planes},
 };
 use crate::{
@@ -412,8 +412,8 @@ impl Backend for Cuda {
         let reads: Vec<&CudaMat> = reads.into_iter().chain(*key_difference).collect();
         self.run(&[out], &reads, |device| {
             let Some(rows) = &layout.rows else { return Ok(()) };
-            let context =
-                Context { keys: context_keys, difference: *key_difference, normalized, rows, shape };
+            let attention =
+                TwinAttention { keys: context_keys, difference: *key_difference, normalized, rows, shape };
             let args = TwinAttendArgs {
                 q: q.address(),
                 norm_weight: vector(device, norm.map(|norm| &norm.weight))?,
@@ -428,7 +428,7 @@ impl Backend for Cuda {
                 mean_pitch: out.pitch(),
                 ..TwinAttendArgs::default()
             };
-            context.attend(device, args)
+            attention.run(device, args)
         });
     }
 

@@ -80,6 +80,15 @@ impl Device for SimLane {
     }
 
     fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap> {
+        // As the driver would refuse it.
+        assert!(
+            matrix.rows > 0
+                && matrix.cols > 0
+                && (1..=256).contains(&matrix.box_rows)
+                && matrix.address.is_multiple_of(16)
+                && matrix.pitch_bytes().is_multiple_of(16),
+            "copies by descriptor cannot see {matrix:?}"
+        );
         // SimTensor of kernels/sim/hopper.h.
         let Boxed { address, element, rows, cols, box_rows, .. } = *matrix;
         let numbers =

@@ -19,8 +19,8 @@ const MEAN_STEP: usize = 32;
 /// Of shared memory that every GPU gives a block.
 const MOST_SHARED_BYTES: usize = 96 << 10;
 
-/// What the context gives to the twin rows of a layout.
-pub struct Context<'a> {
+/// Attention of the twin rows of a layout, and what it takes of the context.
+pub struct TwinAttention<'a> {
     pub keys: &'a CudaMat,
     pub difference: Option<&'a CudaMat>,
     pub normalized: &'a CudaMat,
@@ -28,10 +28,13 @@ pub struct Context<'a> {
     pub shape: &'a AttentionShape,
 }
 
-impl Context<'_> {
-    /// Attention of the twin rows; `args` says where all but the context lies.
-    pub fn attend(&self, device: &Arc<dyn Device>, args: TwinAttendArgs) -> Result<()> {
+impl TwinAttention<'_> {
+    /// `args` says where all but the context lies.
+    pub fn run(&self, device: &Arc<dyn Device>, args: TwinAttendArgs) -> Result<()> {
         let Self { keys, difference, normalized, rows, shape } = *self;
+        if rows.twin_count == 0 {
+            return Ok(());
+        }
         let heads = shape.num_attention_heads;
         let scores = Buffer::new(device, rows.score_tokens * heads * 4)?;
         let pieces = rows.score_tokens / PIECE_TOKENS * heads.div_ceil(PIECE_HEADS);
@@ -82,39 +85,51 @@ impl Context<'_> {
             rows: pieces * PIECE_ROWS,
             cols: PIECE_TOKENS,
             pitch: PIECE_TOKENS,
-            box_rows: 24,
+            box_rows: 3 * 8,
         };
         self.average(device, &weights, Floor::of_bytes(normalized_bytes + weight_bytes + mean_bytes), args)
     }
 
-    /// Whether there are context rows as Hopper's kernels take them. Prompts without context get the same from all kernels.
+    /// Whether there are context rows as Hopper's kernels take them; without any there is nothing to bring, and the other kernels do the rest.
     fn suits_hopper(&self, device: &dyn Device) -> bool {
         self.normalized.element == Element::Bf16
             && self.normalized.rows > 0
             && device.kernels() == Kernels::Sm90a
     }
 
+    /// Several times 64 tokens, so that there are still some four pieces of work for each of so many blocks at a time.
+    fn times_64_tokens(&self, blocks: usize) -> usize {
+        let tiles =
+            self.rows.twin_count * self.shape.num_key_value_heads * self.rows.most_tokens.div_ceil(64);
+        (tiles / (4 * blocks)).max(1)
+    }
+
+    /// `args` for pieces of work of so many tokens, and how many of them there are.
+    fn score_args(&self, args: &TwinAttendArgs, tokens: usize) -> (TwinAttendArgs, usize) {
+        let score_blocks = self.rows.most_tokens.div_ceil(tokens);
+        let args = TwinAttendArgs { score_blocks: score_blocks as i32, score_tokens: tokens as i32, ..*args };
+        (args, self.rows.twin_count * score_blocks * self.shape.num_key_value_heads)
+    }
+
     /// `key_score` of `key_score_sm90.cu`, `key_score.cu` or `twin_scores.cu`.
     fn score(&self, device: &dyn Device, floor: Floor, args: &TwinAttendArgs) -> Result<()> {
         let (group, dim, element) = (self.shape.group_size(), self.shape.head_dim, self.keys.element);
-        let kv_heads = self.shape.num_key_value_heads;
         let multiprocessors = device.multiprocessors() as usize;
-        // Several times 64 tokens a block, where there are blocks enough for all multiprocessors then.
-        let tiles = self.rows.twin_count * kv_heads * self.rows.most_tokens.div_ceil(64);
-        let times = (tiles / (4 * multiprocessors)).max(1);
-        let with_tokens = |tokens: usize| TwinAttendArgs {
-            score_blocks: self.rows.most_tokens.div_ceil(tokens) as i32,
-            score_tokens: tokens as i32,
-            ..*args
+        let launch = |blocks: usize, threads, shared_bytes: usize| Launch {
+            grid: [blocks as u32, 1, 1],
+            threads,
+            shared_bytes: shared_bytes as u32,
+            floor,
         };
-        let blocks = |args: &TwinAttendArgs| args.row_count as usize * args.score_blocks as usize * kv_heads;
-        let grid = |blocks: usize| [blocks as u32, 1, 1];
-        let is_whole = element == Element::Bf16 && dim.is_multiple_of(8);
-        // A block's q: three numbers and one of nothing of every four heads.
+        let in_eights = element == Element::Bf16 && dim.is_multiple_of(8);
+        // A ring of tiles, 1 KiB with its barriers, and q: of every four heads three numbers, and room for a fourth.
         let boxes = dim.div_ceil(64).next_power_of_two();
         let query_bytes = group.div_ceil(4) * boxes * 16 * 64 * 2;
-        if is_whole && self.suits_hopper(device) && boxes <= 4 && query_bytes <= 32 << 10 {
-            let twin = with_tokens(64 * times);
+        let shared_bytes = (64 << 10) + (1 << 10) + query_bytes;
+        if in_eights && self.suits_hopper(device) && boxes <= 4 && query_bytes <= 32 << 10 {
+            // Each block takes 1 KiB more of a multiprocessor's 228.
+            let staying = multiprocessors * ((228 << 10) / (shared_bytes + (1 << 10)));
+            let (twin, pieces) = self.score_args(args, 64 * self.times_64_tokens(staying));
             let args = HopperKeyScoreArgs {
                 keys: path_boxes(device, self.keys)?,
                 difference: match self.difference {
@@ -124,31 +139,22 @@ impl Context<'_> {
                 twin,
                 ..HopperKeyScoreArgs::default()
             };
-            // Blocks stay, three a multiprocessor where q is small.
-            let shared_bytes = ((64 + 1) << 10) + query_bytes;
-            let staying = multiprocessors * ((227 << 10) / (shared_bytes + (1 << 10)));
-            let launch = Launch {
-                grid: grid(blocks(&twin).min(staying)),
-                threads: 160,
-                shared_bytes: shared_bytes as u32,
-                floor,
-            };
+            let launch = launch(pieces.min(staying), 160, shared_bytes);
             return launch_tiles(device, &format!("key_score_sm90_{}", boxes * 64), launch, &args);
         }
         // `key_score.cu`: three planes of padded queries.
         let shared_bytes = 3 * group.next_multiple_of(8) * (dim.next_multiple_of(64) + 32) * 2;
-        let (kernel, shared_bytes, args) = if is_whole && shared_bytes <= MOST_SHARED_BYTES {
-            ("key_score_bf16", shared_bytes, with_tokens(64 * times.min(4)))
-        } else {
-            // `twin_scores.cu`: as many lanes for a key as it has eights of dimensions, which share four tokens.
-            let lanes = dim.div_ceil(8).next_power_of_two().max(4);
-            let kernel = if element == Element::F32 { "key_score_f32" } else { "key_score_any_bf16" };
-            let args = TwinAttendArgs { lane_bits: lanes.ilog2() as i32, ..with_tokens(128 / lanes * 4) };
-            (kernel, group * lanes * 8 * 4, args)
-        };
-        let launch =
-            Launch { grid: grid(blocks(&args)), threads: 128, shared_bytes: shared_bytes as u32, floor };
-        launch_tiles(device, kernel, launch, &args)
+        if in_eights && shared_bytes <= MOST_SHARED_BYTES {
+            let times = self.times_64_tokens(multiprocessors).min(4);
+            let (args, pieces) = self.score_args(args, 64 * times);
+            return launch_tiles(device, "key_score_bf16", launch(pieces, 128, shared_bytes), &args);
+        }
+        // `twin_scores.cu`: as many lanes for a key as it has eights of dimensions, which share four tokens.
+        let lanes = dim.div_ceil(8).next_power_of_two().max(4);
+        let kernel = if element == Element::F32 { "key_score_f32" } else { "key_score_any_bf16" };
+        let (args, pieces) = self.score_args(args, 128 / lanes * 4);
+        let args = TwinAttendArgs { lane_bits: lanes.ilog2() as i32, ..args };
+        launch_tiles(device, kernel, launch(pieces, 128, group * lanes * 8 * 4), &args)
     }
 
     /// `twin_mean.cu`, or `twin_mean_sm90.cu`, which takes p from `weights`.
@@ -164,15 +170,15 @@ impl Context<'_> {
         let head_blocks = (args.heads as usize).div_ceil(PIECE_HEADS);
         let column_blocks = |columns: usize| normalized.cols.div_ceil(columns);
         let blocks = |columns| rows * head_blocks * column_blocks(columns);
-        // Few rows leave most of the device idle.
-        let is_narrow = blocks(256) * 2 <= multiprocessors;
+        // Few rows leave most of the device idle; beside products of context rows there is only room for narrow blocks.
+        let is_narrow = device.is_apart() || blocks(256) * 2 <= multiprocessors;
         let columns = if is_narrow { 64 } else { 256 };
         let suffix = if is_narrow { "_narrow" } else { "" };
         if self.suits_hopper(device) {
             let (threads, stages) = if is_narrow { (160, 3) } else { (384, 4) };
             // A stage has room for a fourth number of each of p.
             let stage_bytes = PIECE_TOKENS * (columns + 4 * PIECE_HEADS) * 2;
-            // Wide blocks are pairs, which stay.
+            // Wide blocks stay, two that are neighbours in columns together.
             let count = if is_narrow { blocks(64) } else { 2 * blocks(512).min(multiprocessors / 2) };
             let args = HopperTwinMeanArgs {
                 normalized: path_boxes(device, normalized)?,

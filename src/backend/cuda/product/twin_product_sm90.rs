@@ -4,7 +4,7 @@ use super::{Operand, Product};
 use crate::{
     Result,
     backend::cuda::{
-        args::{Args, HopperTwinProductArgs, SplitArgs, TensorMap, WholeRows},
+        args::{Args, HopperTwinProductArgs, SplitArgs, TensorMap, UnsplitRows},
         device::{Boxed, Device, Floor, Launch},
         launch::ROW_THREADS,
         mat::{CudaMat, Element},
@@ -145,14 +145,14 @@ fn multiply(
     let Product { epilogue, a, out, heads, group, .. } = products[0];
     let (groups, m, k) = (heads / group, rows.len() * group, a.cols / heads);
     let boxes = |planes: &CudaMat| device.tensor_map(&planes.in_boxes(tile.rows as u32));
-    let whole = |mat: &CudaMat| WholeRows {
+    let unsplit = |mat: &CudaMat| UnsplitRows {
         from: mat.row_address(rows.start),
         pitch: mat.pitch(),
         head: (mat.cols / heads) as i64,
     };
     let mut args = HopperTwinProductArgs {
         a: if tile.splits() { TensorMap::default() } else { boxes(planes.expect("they were split"))? },
-        rows: whole(a),
+        rows: unsplit(a),
         m: m as i32,
         k: k as i32,
         activation: epilogue.activation(),
@@ -175,7 +175,7 @@ fn multiply(
         args.weight_rows[i] = planes.rows as i32;
         args.bias[i] = *bias;
         if let (Some(update), Some(inner)) = (update, inner) {
-            args.update_rows[i] = whole(inner);
+            args.update_rows[i] = unsplit(inner);
             if !tile.splits() {
                 let inner = product.split(device, inner, update.rank, rows)?;
                 args.update_a[i] = boxes(&inner)?;
