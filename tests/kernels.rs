@@ -5,7 +5,7 @@ mod bits;
 #[path = "common/kernel_cases.rs"]
 mod kernel_cases;
 
-use kernel_cases::{BF16_TOLERANCE, CASES, F32_TOLERANCE, Weights, compare};
+use kernel_cases::{BF16_TOLERANCE, CASES, Case, F32_TOLERANCE, LONG, Weights, compare};
 use tuco::{
     backend::{
         Backend, Role, Rows,
@@ -22,19 +22,25 @@ fn kernels_of_bf16_rows_agree_with_the_reference() {
     }
 }
 
-fn compare_f32_rows(kernels: Kernels) {
-    let cuda = || Cuda::simulated(ContextPrecision::Float32, kernels);
-    compare(cuda, CASES, &[Weights::Bf16, Weights::Wide, Weights::Adapted], F32_TOLERANCE);
+/// Apart from each other, so that they end at about the same time.
+macro_rules! f32_rows {
+    ($($name:ident: $kernels:ident, $weights:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            let cuda = || Cuda::simulated(ContextPrecision::Float32, Kernels::$kernels);
+            let cases: Vec<Case> = CASES.iter().copied().chain([LONG]).collect();
+            compare(cuda, &cases, &[Weights::$weights], F32_TOLERANCE);
+        }
+    )*};
 }
 
-#[test]
-fn kernels_of_f32_rows_agree_with_the_reference() {
-    compare_f32_rows(Kernels::Sm80);
-}
-
-#[test]
-fn kernels_of_f32_rows_for_hopper_agree_with_the_reference() {
-    compare_f32_rows(Kernels::Sm90a);
+f32_rows! {
+    kernels_of_f32_rows_agree_with_the_reference: Sm80, Bf16;
+    kernels_of_f32_rows_agree_with_the_reference_for_wide_weights: Sm80, Wide;
+    kernels_of_f32_rows_agree_with_the_reference_for_adapted_weights: Sm80, Adapted;
+    kernels_of_f32_rows_for_hopper_agree_with_the_reference: Sm90a, Bf16;
+    kernels_of_f32_rows_for_hopper_agree_with_the_reference_for_wide_weights: Sm90a, Wide;
+    kernels_of_f32_rows_for_hopper_agree_with_the_reference_for_adapted_weights: Sm90a, Adapted;
 }
 
 #[test]

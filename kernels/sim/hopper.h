@@ -2,6 +2,7 @@
 #pragma once
 #include "sim.h"
 
+#define LEAN_KERNEL(NAME, ARGS, THREADS, REGISTERS, ...) KERNEL(NAME, ARGS, THREADS, 1, __VA_ARGS__)
 #define LEAN_CLUSTER_KERNEL(NAME, ARGS, THREADS, REGISTERS, CLUSTER, ...) CLUSTER_KERNEL(NAME, ARGS, THREADS, CLUSTER, __VA_ARGS__)
 #define CLUSTER_KERNEL(NAME, ARGS, THREADS, CLUSTER, ...)                                     \
     static sim::Registered registered_##NAME({#NAME, sizeof(ARGS), (THREADS),                 \
@@ -201,12 +202,13 @@ struct SimTiles {
         if (descriptor >> 49 != 1 << 13 || descriptor & 0xc000c000) sim::die("a descriptor names no tile with swizzled rows of 128 bytes");
         if (start % 1024 > 96 || start % 32) sim::die("a descriptor's start is not one of its tile's first row");
     }
-    float at(uint32_t tile, uint32_t row, uint32_t col) const {
+    // Eight columns from `col` on, a multiple of eight.
+    void read(uint32_t tile, uint32_t row, uint32_t col, float (&to)[8]) const {
         const uint32_t offset = sim_swizzle(start + tile * tile_bytes + row / 8 * eight_rows + row % 8 * 128 + col * 2);
-        if (offset + 2 > sim::block().shared_bytes) sim::die("a product reads outside shared memory");
-        uint16_t bits;
-        memcpy(&bits, sim::block().shared() + offset, 2);
-        return sim_bf16(bits, 0);
+        if (offset + 16 > sim::block().shared_bytes) sim::die("a product reads outside shared memory");
+        uint16_t bits[8];
+        memcpy(bits, sim::block().shared() + offset, sizeof bits);
+        for (int i = 0; i < 8; i++) to[i] = sim_bf16(bits[i], 0);
     }
 };
 
@@ -221,6 +223,7 @@ void sim_each_sum(sim::Sums& sums, unsigned thread, Each each) {
 
 inline void sim_multiply(const sim::Product& product) {
     static thread_local float a[64][16], b[16][256];
+    float eight[8];
     sim::Sums& sums = *product.sums;
     const unsigned cols = sums.count * 2;
     const SimTiles b_tiles(product.b);
@@ -228,19 +231,35 @@ inline void sim_multiply(const sim::Product& product) {
     const SimTiles a_tiles(in_registers ? product.b : product.a);
     if ((!in_registers && a_tiles.tile_bytes != 16) || (!product.transposed && b_tiles.tile_bytes != 16))
         sim::die("a descriptor of tiles along k tells a distance to others");
-    for (int k = 0; k < 16; k++)
-        for (unsigned col = 0; col < cols; col++)
-            b[k][col] = product.transposed ? b_tiles.at(col / 64, k, col % 64) : b_tiles.at(0, col, k);
-    for (int row = 0; row < 64; row++)
-        for (int k = 0; k < 16; k++) {
-            const int thread = row / 16 * 32 + row % 8 * 4 + k % 8 / 2, part = row % 16 / 8 + k / 8 * 2;
-            a[row][k] = in_registers ? sim_bf16(product.rows[thread][part], k % 2) : a_tiles.at(0, row, k);
-        }
-    for (int row = 0; row < 64; row++) {
-        if (!product.add) std::fill_n(sums.values[row], cols, 0.0f);
+    if (product.transposed) {
         for (int k = 0; k < 16; k++)
-            for (unsigned col = 0; col < cols; col++) sums.values[row][col] += a[row][k] * b[k][col];
+            for (unsigned col = 0; col < cols; col += 8) {
+                b_tiles.read(col / 64, k, col % 64, eight);
+                memcpy(&b[k][col], eight, sizeof eight);
+            }
+    } else {
+        for (unsigned col = 0; col < cols; col++)
+            for (int k = 0; k < 16; k += 8) {
+                b_tiles.read(0, col, k, eight);
+                for (int i = 0; i < 8; i++) b[k + i][col] = eight[i];
+            }
     }
+    for (int row = 0; row < 64; row++)
+        for (int k = 0; k < 16; k += 8) {
+            const int thread = row / 16 * 32 + row % 8 * 4, part = row % 16 / 8 + k / 8 * 2;
+            if (in_registers)
+                for (int i = 0; i < 8; i++) eight[i] = sim_bf16(product.rows[thread + i / 2][part], i % 2);
+            else
+                a_tiles.read(0, row, k, eight);
+            memcpy(&a[row][k], eight, sizeof eight);
+        }
+    for (int row = 0; row < 64; row++)
+        for (unsigned col = 0; col < cols; col += 8) {
+            SimEight sum = {};
+            if (product.add) memcpy(&sum, &sums.values[row][col], sizeof sum);
+            for (int k = 0; k < 16; k++) sim_add_scaled(sum, a[row][k], &b[k][col]);
+            memcpy(&sums.values[row][col], &sum, sizeof sum);
+        }
     if (--sums.products) return;
     for (unsigned thread = 0; thread < 128; thread++)
         sim_each_sum(sums, thread, [](float value, float& in_register) { in_register = value; });

@@ -34,6 +34,14 @@ inline float sim_bf16(uint32_t pair, int half) {
     return __uint_as_float(half ? pair & 0xffff0000u : pair << 16);
 }
 
+// Eight numbers that are computed with at once.
+using SimEight = float __attribute__((vector_size(32)));
+inline void sim_add_scaled(SimEight& sum, float factor, const float* from) {
+    SimEight eight;
+    memcpy(&eight, from, sizeof eight);
+    sum += factor * eight;
+}
+
 inline void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     struct In { uint32_t a[4], b[2]; float c[4]; } in;
     struct Out { float c[4]; };
@@ -51,9 +59,12 @@ inline void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (
                 for (int half = 0; half < 2; half++) b[pair + half + i * 8][row] = sim_bf16(in[lane].b[i], half);
             for (int i = 0; i < 4; i++) c[row + i / 2 * 8][pair + i % 2] = in[lane].c[i];
         }
-        for (int i = 0; i < 16; i++)
-            for (int k = 0; k < 16; k++)
-                for (int j = 0; j < 8; j++) c[i][j] += a[i][k] * b[k][j];
+        for (int i = 0; i < 16; i++) {
+            SimEight sum;
+            memcpy(&sum, c[i], sizeof sum);
+            for (int k = 0; k < 16; k++) sim_add_scaled(sum, a[i][k], b[k]);
+            memcpy(c[i], &sum, sizeof sum);
+        }
         for (int lane = 0; lane < 32; lane++)
             for (int i = 0; i < 4; i++) out[lane].c[i] = c[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
     };

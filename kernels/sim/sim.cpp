@@ -48,10 +48,11 @@ void die(const char* what) {
 
 void yield(const char* at, const unsigned* generation) {
     Fiber& fiber = self();
+    Turn& turn = *fiber.turn;
     fiber.waits_at = at;
-    fiber.generation = generation;
-    if (generation) fiber.seen = *generation;
-    fiber.ended = running().ended;
+    turn.generation = generation;
+    if (generation) turn.seen = *generation;
+    turn.ended = running().ended;
     sim_switch(&fiber.stack_pointer, running().scheduler);
 }
 
@@ -81,19 +82,20 @@ static void start(Block& block, const Grid& grid, uint3 index) {
     block.warpgroups.assign((grid.threads + 127) / 128, Warpgroup{});
     block.barrier = Barrier{};
     for (auto& barrier : block.named) barrier = Barrier{};
-    memset(block.shared(), 0xFF, SHARED_BYTES);
+    memset(block.shared(), 0xFF, std::min(SHARED_BYTES, grid.shared_bytes + 1024));
     for (unsigned i = 0; i < grid.threads; i++) {
         Fiber& fiber = block.fibers[i];
         fiber.block = &block;
         fiber.index = i;
         fiber.done = false;
         fiber.products = 0;
-        fiber.generation = nullptr;
         fiber.copy_groups.clear();
         fiber.open_copies.clear();
         fiber.open_stores.clear();
         fiber.store_groups.clear();
-        void** top = (void**)(((uintptr_t)fiber.stack.get() + STACK_BYTES) & ~uintptr_t(15));
+        // Stacks lie at even distances: without this their ends, which are what is used, would all compete for the same few places of the cache.
+        const unsigned shift = i % 64 * 320;
+        void** top = (void**)(((uintptr_t)fiber.stack.get() + STACK_BYTES - shift) & ~uintptr_t(15));
         *--top = nullptr;
         *--top = (void*)enter;
         for (int i = 0; i < 6; i++) *--top = nullptr;
@@ -120,7 +122,7 @@ void run(const char* kernel, const Grid& grid, unsigned cluster, std::function<v
     if (grid.blocks[0] % cluster) die("the grid is not made of whole clusters");
     while (running().blocks.size() < cluster) running().blocks.emplace_back();
     const unsigned total = grid.blocks[0] * grid.blocks[1] * grid.blocks[2];
-    std::vector<Fiber*> fibers(cluster * grid.threads);
+    std::vector<Turn> turns(cluster * grid.threads);
     for (unsigned n = 0; n < total; n += cluster) {
         const unsigned first = reversed ? total - cluster - n : n;
         running().cluster_barrier = Barrier{};
@@ -129,18 +131,21 @@ void run(const char* kernel, const Grid& grid, unsigned cluster, std::function<v
             start(running().blocks[i], grid,
                   {b % grid.blocks[0], b / grid.blocks[0] % grid.blocks[1], b / (grid.blocks[0] * grid.blocks[1])});
         }
-        for (unsigned i = 0; i < fibers.size(); i++)
-            fibers[i] = &running().blocks[i / grid.threads].fibers[i % grid.threads];
-        if (reversed) std::reverse(fibers.begin(), fibers.end());
+        for (unsigned i = 0; i < turns.size(); i++) {
+            const unsigned at = reversed ? unsigned(turns.size()) - 1 - i : i;
+            turns[i] = {&running().blocks[at / grid.threads].fibers[at % grid.threads]};
+            turns[i].fiber->turn = &turns[i];
+        }
         for (bool alive = true; alive;) {
             const uint64_t before = running().progress;
             alive = false;
-            for (Fiber* fiber : fibers) {
-                if (fiber->done) continue;
+            for (Turn& turn : turns) {
+                if (!turn.fiber) continue;
                 alive = true;
-                if (fiber->generation && *fiber->generation == fiber->seen && fiber->ended == running().ended) continue;
-                running().fiber = fiber;
-                sim_switch(&running().scheduler, fiber->stack_pointer);
+                if (turn.generation && *turn.generation == turn.seen && turn.ended == running().ended) continue;
+                running().fiber = turn.fiber;
+                sim_switch(&running().scheduler, turn.fiber->stack_pointer);
+                if (turn.fiber->done) turn.fiber = nullptr;
             }
             if (alive && running().progress == before) {
                 running().fiber = nullptr;

@@ -71,6 +71,15 @@ struct Product {
 };
 
 struct Block;
+struct Fiber;
+
+// One of the threads at work, and what it waits for, as it was when it began to wait: see `yield`. Those of all threads lie together, as they are
+// looked at again and again.
+struct Turn {
+    Fiber* fiber;
+    const unsigned* generation = nullptr;
+    unsigned seen = 0, ended = 0;
+};
 
 struct Fiber {
     void* stack_pointer = nullptr;
@@ -80,9 +89,7 @@ struct Fiber {
     // Of a warpgroup that are not committed.
     unsigned products = 0;
     const char* waits_at = "";
-    // What it waits for, as it was when it began to wait: see `yield`.
-    const unsigned* generation = nullptr;
-    unsigned seen = 0, ended = 0;
+    Turn* turn = nullptr;
     std::vector<Copy> open_copies;
     std::deque<std::vector<Copy>> copy_groups;
     std::vector<std::function<void()>> open_stores;
@@ -263,7 +270,6 @@ inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 using std::max;
 using std::min;
 
-#define LEAN_KERNEL(NAME, ARGS, THREADS, REGISTERS, ...) KERNEL(NAME, ARGS, THREADS, 1, __VA_ARGS__)
 // Makes `FUNCTION(args)`, for every thread, the kernel `NAME`; `BLOCKS` a multiprocessor are what registers must allow.
 #define KERNEL(NAME, ARGS, THREADS, BLOCKS, ...)                                              \
     static sim::Registered registered_##NAME({#NAME, sizeof(ARGS), (THREADS),                 \
