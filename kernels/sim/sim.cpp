@@ -46,6 +46,30 @@ void die(const char* what) {
     abort();
 }
 
+// Goes on with the next thread that does not wait, or with the host when there is none left.
+static void pass_on(void** save) {
+    Running& now = running();
+    while (now.alive) {
+        if (++now.turn == now.turns.size()) {
+            now.turn = 0;
+            if (now.progress == now.progress_before) {
+                now.fiber = nullptr;
+                die("every thread waits");
+            }
+            now.progress_before = now.progress;
+        }
+        const Turn& turn = now.turns[now.turn];
+        if (!turn.fiber || (turn.generation && *turn.generation == turn.seen && turn.ended == now.ended)) continue;
+        // It may be the one that passes on.
+        void* to = turn.fiber->stack_pointer;
+        const bool stays = turn.fiber == now.fiber;
+        now.fiber = turn.fiber;
+        if (!stays) sim_switch(save, to);
+        return;
+    }
+    sim_switch(save, now.host);
+}
+
 void yield(const char* at, const unsigned* generation) {
     Fiber& fiber = self();
     Turn& turn = *fiber.turn;
@@ -53,7 +77,7 @@ void yield(const char* at, const unsigned* generation) {
     turn.generation = generation;
     if (generation) turn.seen = *generation;
     turn.ended = running().ended;
-    sim_switch(&fiber.stack_pointer, running().scheduler);
+    pass_on(&fiber.stack_pointer);
 }
 
 static void enter() {
@@ -65,11 +89,13 @@ static void enter() {
     if (!fiber.open_stores.empty() || !fiber.store_groups.empty()) die("a thread ends with stores that still read shared memory");
     if (!warpgroup().open.empty() || !warpgroup().committed.empty()) die("a warpgroup ends with products in flight");
     fiber.done = true;
-    running().ended++;
     fiber.block->live--;
     warp().live &= ~(1u << lane());
+    fiber.turn->fiber = nullptr;
+    running().ended++;
+    running().alive--;
     running().progress++;
-    sim_switch(&fiber.stack_pointer, running().scheduler);
+    pass_on(&fiber.stack_pointer);
     abort();
 }
 
@@ -122,7 +148,8 @@ void run(const char* kernel, const Grid& grid, unsigned cluster, std::function<v
     if (grid.blocks[0] % cluster) die("the grid is not made of whole clusters");
     while (running().blocks.size() < cluster) running().blocks.emplace_back();
     const unsigned total = grid.blocks[0] * grid.blocks[1] * grid.blocks[2];
-    std::vector<Turn> turns(cluster * grid.threads);
+    std::vector<Turn>& turns = running().turns;
+    turns.resize(cluster * grid.threads);
     for (unsigned n = 0; n < total; n += cluster) {
         const unsigned first = reversed ? total - cluster - n : n;
         running().cluster_barrier = Barrier{};
@@ -136,22 +163,12 @@ void run(const char* kernel, const Grid& grid, unsigned cluster, std::function<v
             turns[i] = {&running().blocks[at / grid.threads].fibers[at % grid.threads]};
             turns[i].fiber->turn = &turns[i];
         }
-        for (bool alive = true; alive;) {
-            const uint64_t before = running().progress;
-            alive = false;
-            for (Turn& turn : turns) {
-                if (!turn.fiber) continue;
-                alive = true;
-                if (turn.generation && *turn.generation == turn.seen && turn.ended == running().ended) continue;
-                running().fiber = turn.fiber;
-                sim_switch(&running().scheduler, turn.fiber->stack_pointer);
-                if (turn.fiber->done) turn.fiber = nullptr;
-            }
-            if (alive && running().progress == before) {
-                running().fiber = nullptr;
-                die("every thread waits");
-            }
-        }
+        running().fiber = nullptr;
+        running().alive = unsigned(turns.size());
+        // The first turn follows the last.
+        running().turn = turns.size() - 1;
+        running().progress_before = running().progress - 1;
+        pass_on(&running().host);
     }
     running().fiber = nullptr;
     check_guards();

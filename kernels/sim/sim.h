@@ -145,11 +145,16 @@ struct Running {
     unsigned cluster = 1;
     std::deque<Block> blocks;
     Barrier cluster_barrier;
+    // All threads, in the order in which they run in turns; the one at work.
+    std::vector<Turn> turns;
+    size_t turn = 0;
     Fiber* fiber = nullptr;
-    void* scheduler = nullptr;
-    uint64_t progress = 0;
-    // Threads that have ended.
-    unsigned ended = 0;
+    // Who waits for all to end.
+    void* host = nullptr;
+    // Counts what threads achieve; what it was when the turns began anew.
+    uint64_t progress = 0, progress_before = 0;
+    // Threads that have ended, of the cluster those that have not.
+    unsigned ended = 0, alive = 0;
     std::function<void()> body;
 };
 

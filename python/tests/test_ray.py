@@ -283,4 +283,4 @@ def test_without_ray_it_says_what_to_install():
     program = "import sys; sys.modules['ray'] = None; import tuco.ray"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "ImportError: tuco.ray needs Ray: pip install 'tuco[ray]'"
+    assert done.stderr.splitlines()[-1] == "ImportError: tuco.ray needs Ray: pip install 'ray[data]'"

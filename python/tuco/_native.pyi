@@ -93,7 +93,8 @@ class Pair:
 
         Args:
             prompts: see `tuco.Pair`.
-            alpha: the factor on the fine-tuning component of every token: 1 (the default) is the tuned model, 0 the base's blocks.
+            alpha: the factor on the fine-tuning component of every token: 1 (the default) is the tuned model, 0 the base's blocks
+                between the tuned embedding and head.
                 A list of factors costs less than as many calls.
             tokens: only the logits of these tokens, in this order.
 
@@ -151,7 +152,7 @@ class Pair:
         Args:
             prompts: see `tuco.Pair`.
             alpha: the factor on the fine-tuning component of every token of prompt and completion: 1 is the tuned model, 0 the
-                base's blocks.
+                base's blocks between the tuned embedding and head.
             max_new_tokens: most tokens of a completion.
             temperature: divides the logits before a random choice; 0 takes the likeliest token.
             top_p: choose among the fewest of the likeliest tokens whose probabilities sum up to this.

@@ -20,7 +20,7 @@ try:
     import ray
     from ray.exceptions import RayTaskError
 except ImportError as _missing:
-    raise ImportError("tuco.ray needs Ray: pip install 'tuco[ray]'") from _missing
+    raise ImportError("tuco.ray needs Ray: pip install 'ray[data]'") from _missing
 
 from . import _native
 from .errors import BadRowsError, DeviceError, ReadWriteError, UsageError

@@ -16,13 +16,13 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// Measures the Tuning Contribution (TuCo) of a fine-tuned language model: the share of each response's last hidden
+/// Measures the Tuning Contribution (TuCo) of a fine-tuned language model: the share of each prompt's last hidden
 /// state that fine-tuning wrote (arXiv 2506.23423).
 #[derive(Debug, Parser)]
 #[command(name = "tuco", version, propagate_version = true, max_term_width = 110)]
 #[command(
-    after_help = "Exit codes: 0 done · 1 try again (I/O) · 2 wrong usage · 3 too many bad rows, or rows to merge are missing · \
-                        42 not a pair, or not this run's output: do not retry · 75 stopped cleanly: run it again"
+    after_help = "Exit codes: 0 done · 1 try again (I/O, device) · 2 wrong usage · 3 too many bad rows, or rows to merge are missing · \
+                        42 broken checkpoint, not a pair, or not this run's output: do not retry · 75 stopped cleanly: run it again (experiments: with --overwrite)"
 )]
 pub struct Cli {
     #[command(subcommand)]

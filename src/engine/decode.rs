@@ -215,7 +215,7 @@ impl<'e, 'a, B: Backend, W: PairWeights> Decoder<'e, 'a, B, W> {
                 backend.resize(after, last_rows.len());
                 backend.gather(x, last_rows, after);
                 backend.gather(&context.rows.normed, last_rows, &mut last.normed);
-                block.fill_queries(*backend, last);
+                block.fill_queries(*backend, last_tokens, last);
                 block.move_rows(*backend, after, last_tokens, keys, values, last, None);
             } else {
                 backend.resize(after, *rows);

@@ -277,6 +277,12 @@ impl<'w, B: Backend> Block<'w, B> {
         }
     }
 
+    fn rotate_both(&self, backend: &B, mats: [&mut B::Mat; 2], layout: &B::Layout, rows: Rows) {
+        if let Some(rope) = self.rope {
+            backend.rotate_both(mats, self.shape.head_dim, layout, rows, rope);
+        }
+    }
+
     /// Before attention: normed rows, queries and keys of all twin rows `x[R, D]`.
     ///
     /// Both branches come through here and through [`Block::finish_twin`], so that what rounds alike cancels.
@@ -289,13 +295,10 @@ impl<'w, B: Backend> Block<'w, B> {
                 backend.norm_heads(mat, norm);
             }
         }
-        if let Some(rope) = self.rope {
-            backend.rotate_both([queries, keys], self.shape.head_dim, layout, Rows::Twin, rope);
-        }
+        self.rotate_both(backend, [queries, keys], layout, Rows::Twin);
     }
 
-    /// Normed rows and rotated keys of a pack's context rows; where some go on values too, where all do queries too, which are not normed or
-    /// rotated yet.
+    /// Normed rows and rotated keys of a pack's context rows; where some go on values too, where all do rotated queries too.
     pub fn prepare_context(
         &self,
         backend: &B,
@@ -316,7 +319,7 @@ impl<'w, B: Backend> Block<'w, B> {
             Onward::None => backend.linear(normed, &self.key, keys),
             Onward::Some => backend.linears(normed, &mut [(&self.key, keys), (&self.value, values)]),
             Onward::All => {
-                let queries = (&self.query, heads);
+                let queries = (&self.query, &mut *heads);
                 backend.linears(normed, &mut [queries, (&self.key, keys), (&self.value, values)]);
             }
         }
@@ -324,7 +327,15 @@ impl<'w, B: Backend> Block<'w, B> {
             backend.copy(keys, raw_keys);
             backend.norm_heads(keys, norm);
         }
-        self.rotate(backend, keys, pack.layout, Rows::Context);
+        match onward {
+            Onward::None | Onward::Some => self.rotate(backend, keys, pack.layout, Rows::Context),
+            Onward::All => {
+                if let Some(norm) = &self.query_norm {
+                    backend.norm_heads(heads, norm);
+                }
+                self.rotate_both(backend, [heads, keys], pack.layout, Rows::Context);
+            }
+        }
     }
 
     /// Attention of a pack's twin rows: the outputs of their heads.
@@ -412,12 +423,17 @@ impl<'w, B: Backend> Block<'w, B> {
         self.move_rows(backend, &mut pack.context, &pack.layout, keys, values, rows, None);
     }
 
-    /// Queries of rows of which `space` has the output of the attention norm.
-    pub fn fill_queries(&self, backend: &B, space: &mut RowSpace<B::Mat>) {
-        backend.linear(&space.normed, &self.query, &mut space.heads);
+    /// Rotated queries of rows of which `space` has the output of the attention norm.
+    pub fn fill_queries(&self, backend: &B, layout: &B::Layout, space: &mut RowSpace<B::Mat>) {
+        let RowSpace { normed, heads, .. } = space;
+        backend.linear(normed, &self.query, heads);
+        if let Some(norm) = &self.query_norm {
+            backend.norm_heads(heads, norm);
+        }
+        self.rotate(backend, heads, layout, Rows::Context);
     }
 
-    /// Moves rows `x[C, D]` through the block: `space` has their queries, `keys` and `values` hold the rows that the layout's
+    /// Moves rows `x[C, D]` through the block: `space` has their rotated queries, `keys` and `values` hold the rows that the layout's
     /// paths name. Where the stream is between attention and MLP is kept where asked for.
     #[allow(clippy::too_many_arguments, reason = "what a block reads and writes")]
     pub fn move_rows(
@@ -440,10 +456,6 @@ impl<'w, B: Backend> Block<'w, B> {
                 backend.accumulate(normed, x);
             }
         };
-        if let Some(norm) = &self.query_norm {
-            backend.norm_heads(heads, norm);
-        }
-        self.rotate(backend, heads, layout, Rows::Context);
         backend.attention(heads, keys, values, layout, &self.shape);
         if self.parallel_residual {
             norm_or_copy(backend, x, self.mlp_norm.as_ref(), normed);

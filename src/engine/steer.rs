@@ -163,7 +163,7 @@ fn steer_layer<B: Backend>(
             backend.resize(to, chosen.rows.len());
             backend.gather(from, &chosen.rows, to);
             backend.gather(&row_space.normed, &chosen.rows, &mut last.normed);
-            block.fill_queries(backend, last);
+            block.fill_queries(backend, chosen_layout, last);
             block.move_rows(backend, to, chosen_layout, keys, values, last, None);
         } else {
             backend.resize(to, rows);

@@ -51,7 +51,7 @@ pub struct GenerateOptions {
 #[command(next_help_heading = "Choice of tokens")]
 pub struct ChoiceOptions {
     /// What the fine-tuning component is multiplied with, on every token of prompt and completion: 1 is the tuned model, 0 the
-    /// base's blocks, above 1 more fine-tuning than there was
+    /// base's blocks between the tuned embedding and head, above 1 more fine-tuning than there was
     #[arg(long, value_name = "A", default_value = "1", allow_negative_numbers = true, env = "TUCO_ALPHA")]
     pub alpha: f64,
     /// Divides the logits before a random choice; 0 takes the likeliest token; default: 0, of tuco jailbreak 1
