@@ -28,6 +28,7 @@ struct HopperAttentionArgs {
 };
 
 constexpr int CONSUMERS = 2, QUERIES = 64, THREADS = 128 * (1 + CONSUMERS), STAGES = 2;
+
 // Tiles of 64 columns beside each other.
 template <int DH>
 struct AttentionShared {
@@ -109,11 +110,7 @@ __device__ __forceinline__ void bring_work(const HopperAttentionArgs& args, Atte
             bring(shared.v[slot], args.v, whole_boxes ? &shared.v_full[slot] : &shared.landed);
             if (whole_boxes) continue;
             warp_wait(shared.landed, landings++ % 2);
-            for (int box = 0; box < BOXES; box++) {
-                uint4* part = reinterpret_cast<uint4*>(shared.v[slot][box]);
-                const int end = (rows.count + BOX - 1) / BOX * BOX;
-                for (int at = rows.count * 8 + lane; at < end * 8; at += 32) part[at] = uint4{0, 0, 0, 0};
-            }
+            for (int box = 0; box < BOXES; box++) clear_rows(shared.v[slot][box], rows.count, (rows.count + BOX - 1) / BOX * BOX, lane, 32);
             async_fence();
             __syncwarp();
             if (lane == 0) barrier_arrive(&shared.v_full[slot]);

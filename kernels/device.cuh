@@ -51,6 +51,14 @@ __device__ __forceinline__ float4 load4(const bf16* from) {
     const Bf16x4 pairs = *reinterpret_cast<const Bf16x4*>(from);
     return {low_float(pairs.low), high_float(pairs.low), low_float(pairs.high), high_float(pairs.high)};
 }
+
+// Four neighbours from column `col` on of a row of `cols`, zeros beyond it; `aligned` where that is at whole 16 bytes.
+__device__ __forceinline__ float4 load4_within(const float* row, int col, int cols, bool aligned) {
+    if (aligned && col + 4 <= cols) return load4(row + col);
+    auto at = [&](int col) { return col < cols ? row[col] : 0.0f; };
+    return {at(col), at(col + 1), at(col + 2), at(col + 3)};
+}
+
 __device__ __forceinline__ void store4(float* to, float4 v) { *reinterpret_cast<float4*>(to) = v; }
 __device__ __forceinline__ void store4(bf16* to, float4 v) {
     *reinterpret_cast<Bf16x4*>(to) = Bf16x4{pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)};

@@ -108,12 +108,7 @@ __device__ void split(const SplitArgs& args) {
     const int row = blockIdx.x / args.heads, head = blockIdx.x % args.heads;
     const int col = (blockIdx.y * THREADS + threadIdx.x) * 4;
     if (col >= args.cols) return;
-    const float* a = args.a + row * args.a_pitch + head * args.a_head + col;
-    float4 v;
-    if (args.a_head % 4 == 0)
-        v = load4(a);
-    else
-        v = {a[0], col + 1 < args.cols ? a[1] : 0.0f, col + 2 < args.cols ? a[2] : 0.0f, col + 3 < args.cols ? a[3] : 0.0f};
+    const float4 v = load4_within(args.a + row * args.a_pitch + head * args.a_head, col, args.cols, args.a_head % 4 == 0);
     const int64_t rows_of_group = gridDim.x / args.heads * args.group;
     const int64_t out_row = head / args.group * 3 * rows_of_group + row * args.group + head % args.group;
     bf16* out = args.out + out_row * args.out_pitch + col;

@@ -56,10 +56,10 @@ __device__ __forceinline__ void bring_work(const HopperKeyScoreArgs& args, Share
         PathRows<TOKENS> rows = rows_of(token);
         for (; token < end; token += TOKENS) {
             const PathRows<TOKENS> next = rows_of(token + TOKENS);
+            rows.settle();
             for (int own = args.twin.difference ? 0 : 1; own < 2; own++, count++) {
                 const int slot = count % STAGES;
                 warp_wait(shared.empty[slot], count / STAGES % 2 ^ 1);
-                rows.settle();
                 if (lane == 0) barrier_expect(&shared.full[slot], rows.template bytes<BOXES>());
                 rows.bring(shared.tiles[slot], own ? args.keys : args.difference, &shared.full[slot], col);
             }
@@ -94,13 +94,14 @@ __device__ __forceinline__ void score(const HopperKeyScoreArgs& args, Shared<BOX
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, tiles_of_token = twin.difference ? 2 : 1;
     int count = 0;
     for (Work work(twin); work.left(); work.next()) {
+        const int kv = work.kv(), first = work.first(), end = work.end(), context_end = work.context_end();
         // Of a row shorter than others.
-        if (work.first() >= work.row.tokens) continue;
-        const Scores scores(twin, work.row, work.kv());
+        if (first >= end) continue;
+        const Scores scores(twin, work.row, kv);
         // Products with the last q are over.
         named_barrier(1, 128);
-        split_queries(twin, shared, queries_of(twin, work.row, work.kv()));
-        for (int token = work.first(); token < work.context_end(); token += TOKENS, count += tiles_of_token) {
+        split_queries(twin, shared, queries_of(twin, work.row, kv));
+        for (int token = first; token < context_end; token += TOKENS, count += tiles_of_token) {
             for (int i = 0; i < tiles_of_token; i++) barrier_wait(&shared.full[(count + i) % STAGES], (count + i) / STAGES % 2);
             for (int first_head = 0; first_head < twin.group; first_head += HEADS) {
                 float sums[BOXES][COLUMNS / 2];
@@ -134,11 +135,11 @@ __device__ __forceinline__ void score(const HopperKeyScoreArgs& args, Shared<BOX
 #pragma unroll
                     for (int box = 0; box < BOXES; box++) sum += (sums[box][4 + half * 2] + sums[box][half * 2 + 1]) + sums[box][half * 2];
                     const int of = token + warp * 16 + lane / 4 + half * 8;
-                    if (head < twin.group && of < work.context_end()) scores.store(head, of, sum);
+                    if (head < twin.group && of < context_end) scores.store(head, of, sum);
                 }
             }
         }
-        score_twin_rows<4>(twin, work.row, work.kv(), work.first(), work.end());
+        score_twin_rows<4>(twin, work.row, kv, first, end);
     }
 }
 

@@ -13,6 +13,15 @@ __device__ __forceinline__ void warp_wait(Barrier& barrier, int parity) {
     __syncwarp();
 }
 
+// Makes rows `first` and up of a tile zeros, before `end`; `threads` threads take part, this one as number `thread`. What products then read of it
+// they see after async_fence() and a barrier.
+__device__ __forceinline__ void clear_rows(bf16* tile, int first, int end, int thread, int threads) {
+    // Of a row, 16 bytes each.
+    constexpr int PARTS = BOX * int(sizeof(bf16)) / 16;
+    uint4* part = reinterpret_cast<uint4*>(tile);
+    for (int at = first * PARTS + thread; at < end * PARTS; at += threads) part[at] = uint4{0, 0, 0, 0};
+}
+
 // ROWS rows of a path, a multiple of 64, or those of them that are before its end: those of each lane, as a warp looks them up. They are on
 // their way until settle().
 template <int ROWS>

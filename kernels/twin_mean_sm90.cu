@@ -109,10 +109,7 @@ __device__ __forceinline__ void average(const HopperTwinMeanArgs& args, Shared<P
             bf16(*rows)[STEP * BOX] = stage.rows + consumer * BOXES;
             barrier_wait(&shared.full[slot], count / P::STAGES % 2);
             if (tokens < STEP) {
-                for (int box = 0; box < BOXES; box++) {
-                    uint4* part = reinterpret_cast<uint4*>(rows[box]);
-                    for (int at = tokens * 8 + thread; at < STEP * 8; at += 128) part[at] = uint4{0, 0, 0, 0};
-                }
+                for (int box = 0; box < BOXES; box++) clear_rows(rows[box], tokens, STEP, thread, 128);
                 async_fence();
                 named_barrier(1 + consumer, 128);
             }

@@ -180,19 +180,11 @@ struct SplitRow {
     __device__ __forceinline__ void load(const HopperTwinProductArgs& args, const Steps<E>& step, int row) {
         const bool own = step.update < 0;
         const UnsplitRows& rows = own ? args.rows : args.update_rows[step.update];
-        const int k = own ? args.k : args.update_k[step.update], first = step.at + int(threadIdx.x) % 4 * 4;
+        // Rows beyond the last have no columns.
+        const int k = row >= args.m ? 0 : own ? args.k : args.update_k[step.update], first = step.at + int(threadIdx.x) % 4 * 4;
         const float* from = rows.from + row / args.group * rows.pitch + (blockIdx.y * args.group + row % args.group) * rows.head;
 #pragma unroll
-        for (int i = 0; i < STEP / 16; i++) {
-            const int col = first + i * 16;
-            // Where heads begin anywhere, or the last columns are not four, one by one.
-            if (row < args.m && rows.head % 4 == 0 && col + 4 <= k) {
-                fours[i] = load4(from + col);
-            } else {
-                auto at = [&](int col) { return row < args.m && col < k ? from[col] : 0.0f; };
-                fours[i] = {at(col), at(col + 1), at(col + 2), at(col + 3)};
-            }
-        }
+        for (int i = 0; i < STEP / 16; i++) fours[i] = load4_within(from, first + i * 16, k, rows.head % 4 == 0);
     }
     __device__ __forceinline__ void store(bf16 (&planes)[3][8 * STEP]) const {
         const int lane = threadIdx.x % 32;

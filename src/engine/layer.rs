@@ -290,11 +290,8 @@ impl<'w, B: Backend> Block<'w, B> {
         let TwinSpace { normed, queries, keys, .. } = space;
         norm_or_copy(backend, x, self.attention_norm.as_ref(), normed);
         backend.linears(normed, &mut [(&self.query, queries), (&self.key, keys)]);
-        for (mat, norm) in [(&mut *queries, &self.query_norm), (&mut *keys, &self.key_norm)] {
-            if let Some(norm) = norm {
-                backend.norm_heads(mat, norm);
-            }
-        }
+        norm_heads(backend, queries, self.query_norm.as_ref());
+        norm_heads(backend, keys, self.key_norm.as_ref());
         self.rotate_both(backend, [queries, keys], layout, Rows::Twin);
     }
 
@@ -330,9 +327,7 @@ impl<'w, B: Backend> Block<'w, B> {
         match onward {
             Onward::None | Onward::Some => self.rotate(backend, keys, pack.layout, Rows::Context),
             Onward::All => {
-                if let Some(norm) = &self.query_norm {
-                    backend.norm_heads(heads, norm);
-                }
+                norm_heads(backend, heads, self.query_norm.as_ref());
                 self.rotate_both(backend, [heads, keys], pack.layout, Rows::Context);
             }
         }
@@ -427,9 +422,7 @@ impl<'w, B: Backend> Block<'w, B> {
     pub fn fill_queries(&self, backend: &B, layout: &B::Layout, space: &mut RowSpace<B::Mat>) {
         let RowSpace { normed, heads, .. } = space;
         backend.linear(normed, &self.query, heads);
-        if let Some(norm) = &self.query_norm {
-            backend.norm_heads(heads, norm);
-        }
+        norm_heads(backend, heads, self.query_norm.as_ref());
         self.rotate(backend, heads, layout, Rows::Context);
     }
 
@@ -477,6 +470,13 @@ impl<'w, B: Backend> Block<'w, B> {
                 experts.add(backend, self.activation, normed, *count, expert_space, x);
             }
         }
+    }
+}
+
+/// The norm of every head, where there is one.
+fn norm_heads<B: Backend>(backend: &B, heads: &mut B::Mat, norm: Option<&Norm<B::Weight<'_>>>) {
+    if let Some(norm) = norm {
+        backend.norm_heads(heads, norm);
     }
 }
 

@@ -84,8 +84,14 @@ fn help_names_every_exit_code() {
     let help = run(tuco().arg("--help")).expect(0, &[]).stdout;
     // However its lines are broken.
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    for code in ["0 done", "1 try again", "2 wrong usage", "3 too many", "42 broken checkpoint", "75 stopped"]
-    {
+    for code in [
+        "0 done",
+        "1 try again",
+        "2 wrong usage",
+        "3 too many",
+        "42 broken checkpoint, not a pair",
+        "75 stopped",
+    ] {
         assert!(words.contains(code), "{code:?} is not in\n{help}");
     }
 }
