@@ -7,36 +7,49 @@
     python benches/peers.py run bench.json
 
 ceilings: a product of 8192³ in bf16, alone and in a row; a copy of 1 GiB, bytes read and written counted.
-kernels: products and attention alone, as libraries do them, beside tuco's kernels if the bench was made with --by-kernel.
+kernels: products and attention alone, as libraries do them: the best in a row of cuBLAS as torch calls it and cuBLASLt, and of
+  SDPA's backends flash, cuDNN and memory-efficient (this one with keys and values repeated for the heads that share them).
 run: peers, each in a process of its own, all with random weights and without an lm_head:
   packed     two full passes over packed tokens (varlen attention), compiled
   trimmed    tuco's algorithm in PyTorch: packed, of the pre-trained model the keys and one row a prompt, compiled
   hooks      two models of `transformers`, SDPA, padded batches of like lengths, a hook on each layer (transformers_peer.py)
   compiled   the same, layers under torch.compile
   one-pass   one model of `packed`
-Needs torch; `hooks` and `compiled` need transformers. Median of --repeat runs after one to warm up.
+  each with that library for products which is faster in one run
+Needs torch; `hooks` and `compiled` need transformers. Median of --repeat runs (3 where one takes more than a second), least and
+most in brackets, after three to warm up.
 """
 
 import argparse
+import contextlib
 import functools
 import inspect
 import json
 import multiprocessing
+import os
 import pathlib
 import statistics
 import sys
 import time
+import warnings
 
-import torch
-import torch.nn.functional as F
+# Else torch tells amid a table that the choice of a library for products is experimental. It reads this at its start.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 PEERS = ["packed", "trimmed", "hooks", "compiled", "one-pass"]
+BACKENDS = {"flash": "FLASH_ATTENTION", "cuDNN": "CUDNN_ATTENTION", "memory-efficient": "EFFICIENT_ATTENTION"}
+OWN = "torch's own choice"
+WARM_UPS, FEWEST = 3, 3
 
 
 class Clock:
-    """Times work on a device."""
+    """Times work on a device: lists of seconds."""
 
     def __init__(self, device, repeat):
         self.device, self.repeat = device, repeat
@@ -52,30 +65,70 @@ class Clock:
         self.wait()
         return time.perf_counter() - start
 
+    def repetitions(self, work):
+        """Of work that is warm."""
+        count, seconds = self.repeat, [self.once(work)]
+        if seconds[0] > 1:
+            count = min(count, FEWEST)
+        return seconds + [self.once(work) for _ in range(count - 1)]
+
     def __call__(self, work):
-        work()
-        return statistics.median(self.once(work) for _ in range(self.repeat))
+        for _ in range(WARM_UPS):
+            self.once(work)
+        return self.repetitions(work)
 
     def in_a_row(self, work, seconds=0.4):
-        """The time of one of many that follow each other, as kernels of a whole pass do: then the power that a GPU may take binds."""
-        count = max(self.repeat, int(seconds / self(work)))
+        """The time of one of many that follow each other, as kernels of a whole pass do: then the power that a GPU may take binds.
+        The GPU waits only between the parts that are timed, for some microseconds of at least 40 ms."""
+        count = max(1, round(seconds / self.repeat / statistics.median(self(work))))
 
-        def many():
+        def part():
             for _ in range(count):
                 work()
 
-        self.once(many)
-        return self.once(many) / count
+        warm = time.perf_counter() + seconds
+        while time.perf_counter() < warm:
+            self.once(part)
+        return [taken / count for taken in self.repetitions(part)]
+
+
+@contextlib.contextmanager
+def products_by(library):
+    """Products by a library; None: by the one that torch takes."""
+    before = torch.backends.cuda.preferred_blas_library() if library else None
+    try:
+        if library:
+            torch.backends.cuda.preferred_blas_library(library)
+        yield
+    finally:
+        if library:
+            torch.backends.cuda.preferred_blas_library(before)
+
+
+def libraries(device):
+    """Names of the libraries that products are tried with, and how torch calls them."""
+    return {OWN: None} | ({"cuBLASLt": "cublaslt"} if device.type == "cuda" else {})
+
+
+def range_of(amount, seconds, digits=1):
+    """Amounts a second: median, least and most."""
+    rates = [amount / taken for taken in (statistics.median(seconds), max(seconds), min(seconds))]
+    return "{} ({} to {})".format(*(f"{rate:.{digits}f}" for rate in rates))
 
 
 def ceilings(clock, device, size=8192, copied=1 << 30):
+    """What the device reaches at most; with all rates, not the median alone, under "range"."""
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    product, in_a_row = (time(lambda: a @ b.T) for time in (clock, clock.in_a_row))
     source = torch.empty(copied, dtype=torch.uint8, device=device).random_()
     target = torch.empty_like(source)
-    copy = clock(lambda: target.copy_(source))
-    rates = {"peak_tflops": product, "peak_tflops_in_a_row": in_a_row}
-    return {name: 2 * size**3 / seconds / 1e12 for name, seconds in rates.items()} | {"copy_rate": 2 * copied / copy / 1e9}
+    product, operations, moved = lambda: a @ b.T, 2 * size**3 / 1e12, 2 * copied / 1e9
+    measured = {
+        "peak_tflops": (operations, clock(product)),
+        "peak_tflops_in_a_row": (operations, clock.in_a_row(product)),
+        "copy_rate": (moved, clock(lambda: target.copy_(source))),
+    }
+    medians = {name: amount / statistics.median(seconds) for name, (amount, seconds) in measured.items()}
+    return medians | {"range": {name: [n / max(seconds), n / min(seconds)] for name, (n, seconds) in measured.items()}}
 
 
 def causal_varlen(group):
@@ -241,7 +294,7 @@ def hook_peer(config, lengths, device, budget, compiles):
     from transformers_peer import Contributions
 
     kind, vocabulary = config.pop("model_type"), min(config["vocab_size"], 4096)
-    config = AutoConfig.for_model(kind, **config, dtype=torch.bfloat16, use_cache=False)
+    config = AutoConfig.for_model(kind, **config | {"dtype": torch.bfloat16, "use_cache": False})
     with torch.device(device):
         pair = [AutoModel.from_config(config, attn_implementation="sdpa", dtype=torch.bfloat16) for _ in range(2)]
     base, tuned = (model.eval() for model in pair)
@@ -285,6 +338,26 @@ def first_line(error):
     return f"{type(error).__name__}: {error}".splitlines()[0][:120].replace("|", "/")
 
 
+def best_of(clock, ways):
+    """The name of the way that is fastest in a row, its seconds alone and in a row, and by the names of the others their seconds in
+    a row, or why they do not run. Each way is a context and what makes the work."""
+    found, failed = {}, {}
+    for name, (context, prepare) in ways.items():
+        try:
+            # Why a backend is not for this device is said by warnings before the error.
+            with context, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                work = prepare()
+                found[name] = clock(work), clock.in_a_row(work)
+        except Exception as error:  # noqa: BLE001  (one that does not run is told, the others go on)
+            failed[name] = first_line(error)
+    if not found:
+        return None, None, None, failed
+    best = min(found, key=lambda name: statistics.median(found[name][1]))
+    others = {name: in_a_row for name, (_, in_a_row) in found.items() if name != best}
+    return best, *found[best], others | failed
+
+
 def kernels(clock, config, lengths, device):
     """A row for each of a layer's products and for its attention, as libraries do them. Whether all ran."""
     d, f, h = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
@@ -296,28 +369,45 @@ def kernels(clock, config, lengths, device):
 
     def product(rows, cols):
         x, w = random(tokens, cols), random(rows, cols)
-        return (lambda: x @ w.T), 2.0 * tokens * rows * cols
+        ways = {name: (products_by(library), lambda: lambda: x @ w.T) for name, library in libraries(device).items()}
+        return 2.0 * tokens * rows * cols, ways
 
     def attention():
         count = max(tokens // longest, 1)
         q, kv = random(count, h, longest, dim), random(count, k, longest, dim)
-        work = functools.partial(F.scaled_dot_product_attention, q, kv, kv, is_causal=True, enable_gqa=True)
-        return work, 2.0 * count * h * dim * longest * (longest + 1)
+
+        def attend(name):
+            # The memory-efficient backend has no heads that share keys.
+            keys = kv.repeat_interleave(h // k, dim=1) if name == "memory-efficient" else kv
+            shared = keys.shape[1] != h
+            return functools.partial(F.scaled_dot_product_attention, q, keys, keys, is_causal=True, enable_gqa=shared)
+
+        ways = {
+            name: (sdpa_kernel(getattr(SDPBackend, backend)), functools.partial(attend, name))
+            for name, backend in BACKENDS.items()
+        }
+        return 2.0 * count * h * dim * longest * (longest + 1), ways
 
     shapes = {"q": (h * dim, d), "k": (k * dim, d), "o": (d, h * dim), "gate, up": (2 * f, d), "down": (d, f)}
     found = {f"product {name} {[*shape]}": functools.partial(product, *shape) for name, shape in shapes.items()}
-    row("library's kernel", "ms", "TFLOP/s", "TFLOP/s in a row")
-    row("---", "---:", "---:", "---:")
+    row("library's kernel", "best in a row", "ms", "TFLOP/s", "TFLOP/s in a row", "others, TFLOP/s in a row")
+    row("---", "---", "---:", "---:", "---:", "---")
     all_ran = True
     for name, prepare in (found | {f"SDPA, {longest} tokens": attention}).items():
         try:
-            work, operations = prepare()
-            seconds, in_a_row = clock(work), clock.in_a_row(work)
-        except Exception as error:  # noqa: BLE001  (one that does not run is told, the others go on)
-            row(name, f"does not run: {first_line(error)}", "", "")
+            operations, ways = prepare()
+        except Exception as error:  # noqa: BLE001  (as above)
+            row(name, f"does not run: {first_line(error)}", "", "", "", "")
             all_ran = False
             continue
-        row(name, f"{seconds * 1e3:.3f}", *(f"{operations / taken / 1e12:.1f}" for taken in (seconds, in_a_row)))
+        best, alone, in_a_row, others = best_of(clock, ways)
+        told = [f"{other}: {what if isinstance(what, str) else range_of(operations / 1e12, what)}" for other, what in others.items()]
+        if best is None:
+            row(name, "does not run", "", "", "", "; ".join(told))
+            all_ran = False
+            continue
+        rates = (range_of(operations / 1e12, seconds) for seconds in (alone, in_a_row))
+        row(name, best, f"{statistics.median(alone) * 1e3:.3f}", *rates, "; ".join(told))
     return all_ran
 
 
@@ -328,28 +418,48 @@ def peer(name, tuco, clock, config, lengths, device, budget):
             work = hook_peer(config, lengths, device, budget, name == "compiled")
         else:
             work = packed_peer(name, config, lengths, device)
-        rate = sum(lengths) / clock(work)
+        seconds, library = timed(clock, work, device)
+        rate = sum(lengths) / statistics.median(seconds)
     except Exception as error:  # noqa: BLE001  (as above)
-        row(name, f"does not run: {first_line(error)}", "")
+        row(name, f"does not run: {first_line(error)}", "", "")
         sys.exit(1)
-    row(name, f"{rate:.0f}", f"{tuco / rate:.2f}")
+    row(name, range_of(sum(lengths), seconds, 0), f"{tuco / rate:.2f}", library)
+
+
+def timed(clock, work, device):
+    """The times of work with that library for products which is faster in one run, and which that is. These runs are its warm-ups, as
+    one takes seconds."""
+    tried, failed, names = {}, "", libraries(device)
+    # The first run compiles too; the last one of a library counts.
+    for name in [OWN] * (WARM_UPS + 1 - len(names)) + [*names][1:]:
+        try:
+            with products_by(names[name]):
+                tried[name] = clock.once(work)
+        except Exception as error:  # noqa: BLE001  (as above)
+            if name == OWN:
+                raise
+            failed = f"; {name} does not run: {first_line(error)}"
+    best = min(tried, key=tried.get)
+    with products_by(names[best]):
+        return clock.repetitions(work), best + failed
 
 
 def run(names, limit, bench, *arguments):
     """A row for each peer. What one leaves in memory, breaks or does not finish does not touch the others. Whether all ran."""
-    tuco = next(timing for timing in bench["timings"] if timing["name"] == "score")["tokens_per_second"]
-    row("peer", "tokens/s", "tuco / peer")
-    row("---", "---:", "---:")
-    row(f"tuco score ({bench['device']})", f"{tuco:.0f}", "")
+    score = next(timing for timing in bench["timings"] if timing["name"] == "score")
+    tuco = score["tokens_per_second"]
+    row("peer", "tokens/s", "tuco / peer", "products")
+    row("---", "---:", "---:", "---")
+    row(f"tuco score ({bench['device']})", range_of(bench["tokens"], score["seconds"], 0), "", "")
     all_ran = True
     for name in names:
         process = multiprocessing.get_context("spawn").Process(target=peer, args=(name, tuco, *arguments), daemon=True)
         process.start()
         process.join(limit)
         if process.is_alive():
-            row(name, f"stopped after {limit} s", "")
+            row(name, f"stopped after {limit} s", "", "")
         elif process.exitcode not in (0, 1):
-            row(name, f"does not run: exit code {process.exitcode}", "")
+            row(name, f"does not run: exit code {process.exitcode}", "", "")
         all_ran &= process.exitcode == 0
         process.kill()
         process.join()
@@ -368,7 +478,7 @@ def main():
     parser.add_argument("what", choices=["ceilings", "kernels", "run"])
     parser.add_argument("bench", nargs="?", type=pathlib.Path, help="what tuco bench --output wrote")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--repeat", type=int, help="default: 10, for peers 3")
+    parser.add_argument("--repeat", type=int, default=10, help="default: 10; 3 are enough of what takes more than a second")
     parser.add_argument("--tokens", type=int, help="another number of tokens than the bench's")
     parser.add_argument("--lengths", type=lambda text: [int(n) for n in text.split(",")], help="other lengths than the bench's")
     parser.add_argument("--peers", type=names_of_peers, default=PEERS, help=f"default: {','.join(PEERS)}")
@@ -376,7 +486,7 @@ def main():
     parser.add_argument("--batch-tokens", type=int, default=16384, help="padded tokens in a batch of transformers")
     options = parser.parse_args()
     device = torch.device(options.device)
-    clock = Clock(device, options.repeat or (3 if options.what == "run" else 10))
+    clock = Clock(device, options.repeat)
     if options.what == "ceilings":
         small = {} if device.type == "cuda" else {"size": 1024, "copied": 1 << 26}
         print(json.dumps(ceilings(clock, device, **small)))

@@ -1,10 +1,15 @@
-// Ragged causal attention of context rows, in place: the queries of a tile become its outputs. Online softmax in f32,
-// products in bf16 with f32 sums (mma.sync); grouped queries, sliding window, soft cap.
-// Reference: `attention` of backend/reference. Operations bind: 4 · H · Dh a pair of tokens that see each other.
+// Ragged causal attention of context rows, in place: the queries of a tile become its outputs.
+//   q[i, h] = Σ p[j] · v[j], p = softmax of cap(scale · q[i, h] · k[j]), cap(s) = softcap · tanh(s / softcap) where there is a cap
+// j: the tokens of the sequence's path up to i, within a window if there is one; k and v: of the key head of h.
+// q: [C, H·Dh], k, v: [rows, K·Dh]: bf16, in attention_f32 (below) f32.
 //
-// A block takes 64 queries of one head of one sequence, a warp 16 of them, over keys in steps of 64 (32 from 256 dimensions on),
-// two steps in flight. Grid: (tiles, heads); the host orders tiles longest first. Heads are padded to DH dimensions with zeros.
-// What a query gets depends on its own sequence only.
+// Grid: (tiles; H), 128 threads; the host orders tiles longest first. A block takes 64 queries of one head of one sequence, a warp 16 of
+// them, over keys in steps of 64 (32 for heads of more than 128 dimensions), two steps in flight. Heads are padded to DH dimensions with
+// zeros.
+// Online softmax in f32, products in bf16, p too, with f32 sums (mma.sync). Steps begin at multiples of their length and are taken in
+// order: what a query gets depends on its own sequence only (tests/common/bits.rs).
+// Reference: `attention` of backend/reference.
+// Operations bind: 4 · H · Dh a pair of tokens that see each other. Figures: docs/kernel-notes.md, *Attention of context rows*.
 #include "args.cuh"
 
 constexpr int THREADS = 128, QUERIES = 64;

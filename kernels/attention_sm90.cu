@@ -1,14 +1,19 @@
-// Attention of context rows for Hopper, as attention.cu has it: bf16 operands, f32 sums (wgmma), heads of the dimensions below, scales
-// above 0. Operations bind.
+// Attention of context rows for Hopper, as attention.cu has it, for heads of the dimensions below and scales above 0.
+//   out[i, h] = Σ p[j] · v[j], p = softmax of cap(scale · q[i, h] · k[j]), cap(s) = softcap · tanh(s / softcap) where there is a cap
+// j: the tokens of the sequence's path up to i, within a window if there is one; k and v: of the key head of h.
+// q, out: [C, H·Dh] bf16, in one place; k, v: [rows, K·Dh] bf16.
 //
-// A block takes 128 rows of queries: 64 of two heads that share a key head, or 128 of one head. Two warpgroups have 64 rows each and go
-// through the same keys and values in steps of KEYS, which begin at the sequence's first token. A third brings them (TMA), two steps in
-// flight. A warpgroup multiplies the next step's keys while it makes weights of the scores before, and the two take turns in asking for
-// products, so that the tensor cores have work of one while the other makes weights. Weights go into products from registers, values as
-// they lie. Blocks stay and take one piece of work after the other, longest first. Grid: (blocks).
-//
+// Grid: (blocks), 384 threads. A block takes 128 rows of queries: 64 of two heads that share a key head, or 128 of one head. Two warpgroups
+// have 64 rows each and go through the same keys and values in steps of KEYS, which begin at the sequence's first token. A third brings
+// them (TMA), two steps in flight. A warpgroup multiplies the next step's keys while it makes weights of the scores before, and the two
+// take turns in asking for products, so that the tensor cores have work of one while the other makes weights. Weights go into products from
+// registers, values as they lie. Blocks stay and take one piece of work after the other, longest first.
 // Keys and values come in boxes of 64 rows where the path's rows follow each other, else row by row. Of a step that ends within a box, the
-// values' other rows become zeros: what lies there may be anything. What a query gets depends on its own sequence only.
+// values' other rows become zeros: what lies there may be anything.
+// Online softmax in f32, products in bf16, weights too, with f32 sums (wgmma), over steps in order: what a query gets depends on its own
+// sequence only (tests/common/bits.rs).
+// Reference: `attention` of backend/reference.
+// Operations bind. Figures: docs/kernel-notes.md, *Attention of context rows*.
 #include "args.cuh"
 #include "path_rows.cuh"
 

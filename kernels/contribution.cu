@@ -1,6 +1,11 @@
-// What a layer writes: P += f_pt, F += f_ft − f_pt, x += f_ft, and the L1 norms of P and F. Sums and norms in f64, x in f32.
-// Without f_pt the layer is the same in both models: P += f_ft, F stays to the bit. One block a twin row; bytes bind.
-// Reference: `contribution` of backend/reference.
+// What a layer writes: P += f_pt, F += f_ft − f_pt, x += f_ft, and the L1 norms of P and F after that. Without f_pt the layer is the same
+// in both models: P += f_ft, F stays to the bit.
+// f_pt, f_ft, x: [R, D] f32; P, F: [R, D] f64; norms: [R, 2] f64. f_ft − f_pt is taken in f64, x in f32.
+// `trace` (below) does so for attention and MLP apart: streams and sums [rows, D] f32, rows of either kind; norms [rows, 6] f64.
+//
+// Grid: (rows), 256 threads: one block a row. Norms are sums in f64: a thread's columns in order, then lanes, then warps.
+// Reference: `contribution`, `trace` of backend/reference.
+// Bytes bind. Figures of `contribution`: docs/kernel-notes.md, *Norms, rotation, scores and means of twin rows*.
 #include "device.cuh"
 
 constexpr int THREADS = 256;

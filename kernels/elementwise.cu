@@ -1,9 +1,17 @@
-// Operations on the elements of rows. One block a row; bytes bind. Reference: the operations of these names in
-// backend/reference.
+// Operations on the elements of rows, [rows, cols] each; computed in f32. No element depends on those beside it. Bytes bind.
 //
-// copy: out = a · accumulate: out += a · add: out = a + b · scale: out = factor · out · gather: out[i] = a[rows[i]]
-// · scatter: out[rows[i]] = a[i] · scatter_add: out[rows[i]] += factors[i] · a[i] · blend: out = (1 − factor) a + factor out
-// · split: rows as sums of three bf16 numbers, for twin_product_sm90.cu
+// copy: out = a, each bf16 or f32 · accumulate: out f32 += a, bf16 or f32 · add: out = a + b, f32 · scale: out = factor · out, bf16 or f32
+// · gather: out[i] = a[rows[i]], bf16 to bf16, bf16 to f32, f32 to f32 · scatter: out[rows[i]] = a[i], both bf16 or both f32 · scatter_add:
+// out[rows[i]] += factors[i] · a[i], f32 · blend: out = (1 − factor) a + factor out, both bf16 or both f32. `rows` (i32) names no row twice
+// that is written.
+// Grid: (rows), 256 threads: one block a row, of scatter and scatter_add a row of `a`.
+// Reference: the operations of these names in backend/reference. tests/kernels.rs also holds gather and copy_bf16_f32, as `embed` uses
+// them, to the bits of the table. Figures of gather: docs/kernel-notes.md, *Embeddings*.
+//
+// split: rows as sums of three bf16 numbers, each what the ones before leave, rounded; for twin_product_sm90.cu. a: [rows, heads·cols] f32
+// to out: [heads / group, 3, rows·group, cols] bf16; rows that are whole have heads = group = 1.
+// Grid: (rows · heads; ⌈cols / 1024⌉), 256 threads. Reference: none of its own; the products of twin_product_sm90.cu in tiles of more than
+// eight rows are compared after it. Figures: docs/kernel-notes.md, *Rows in f32*.
 #include "device.cuh"
 
 constexpr int THREADS = 256;

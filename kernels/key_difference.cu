@@ -1,7 +1,13 @@
-// The weight whose product with the normalized rows is the difference of the branches' keys (`key_difference`):
-//   weight = W_pt ∘ (g_pt + offset) − W_ft ∘ (g_ft + offset), rounded to bf16 after the subtraction, and two more numbers of what that leaves,
-//   bias = b_pt − b_ft + W_pt β_pt − W_ft β_ft (β: biases of norms), f32.
-// One block a row of the weight; bytes bind. Reference: `key_difference` of backend/reference.
+// The weight whose product with the normalized rows is the difference of the branches' keys, and its bias:
+//   weight = W_pt ∘ (g_pt + offset) − W_ft ∘ (g_ft + offset), bias = b_pt − b_ft + W_pt β_pt − W_ft β_ft (each branch has its own offset)
+// W: [K·Dh, D], with what an adapter adds, B[K·Dh, rank] · A[rank, D]: bf16, or sums of three bf16 numbers where there are low planes.
+// g, β: [D] f32, weights and biases of norms; g + offset is 1 without a norm. b: [K·Dh] f32.
+// weight: [K·Dh, D] bf16, and two more planes of what that leaves where context rows are f32; bias: [K·Dh] f32.
+//
+// Grid: (K·Dh), 256 threads: one block a row of the weight. All is computed in f64. The difference is rounded to f32, and that to bf16; the
+// bias is rounded to f32 at the end, its sums being over a thread's columns in order, then lanes, then warps.
+// Reference: `key_difference` of backend/reference, with which the product with this weight is compared.
+// Bytes bind.
 #include "device.cuh"
 
 constexpr int THREADS = 256;

@@ -1,10 +1,17 @@
-// Scores of twin rows (twin_attend.cuh) where context rows are bf16 and heads begin at multiples of 16 bytes; the others are in twin_scores.cu,
-// those for Hopper in key_score_sm90.cu.
-// keys[token, dim] · q[head, dim] by mma.sync, the heads of a group being the columns and q a sum of three bf16 numbers; what the pre-trained
-// branch's keys differ by is multiplied likewise. Bytes bind. A warp has 16 tokens of the context, whose keys its threads load as they lie, 16 bytes
-// each: so dimensions are taken in another order, in which q is read too. Every 32 dimensions have a sum of their own, as tensor cores cut off what
-// a sum does not hold.
-// Grid: key heads, then blocks of `score_tokens` tokens, 64 at a time, then rows.
+// Scores of twin rows (twin_attend.cuh) where context rows are bf16, heads begin at multiples of 16 bytes, and q of a group has room in
+// shared memory; the others are in twin_scores.cu, those for Hopper in key_score_sm90.cu.
+//   scores[row, h, t] = cap(scale · q[row, h] · (k[t] + difference[t])), cap(s) = softcap · tanh(s / softcap) where there is a cap
+// k and difference are of the key head of h; what the row's window leaves out has −∞. Only the pre-trained branch has a difference.
+// q: [R, H·Dh] f32, taken as sums of three bf16 numbers; keys, difference: [C, K·Dh] bf16; keys of twin rows: [R, K·Dh] f32; scores: of
+// each row [H, tokens] f32.
+//
+// Grid: (K · blocks of `score_tokens` tokens · R), 128 threads. A warp has 16 tokens of the context, as rows of mma.sync whose columns are
+// the heads of a group. Its threads load keys as they lie, 16 bytes each: so dimensions are taken in another order, in which q is read too.
+// Tokens that are twin rows take the path of key_score.cuh, in f32.
+// Every 32 dimensions have an f32 sum of their own, the difference before the keys, the smallest parts of q first, as tensor cores cut off
+// what a sum does not hold; these are added in order, so bits depend on Dh alone.
+// Reference: `twin_attend` of backend/reference, with `twin_softmax` and `twin_mean`.
+// Bytes bind. Figures: docs/kernel-notes.md, *Norms, rotation, scores and means of twin rows*.
 #include "key_score.cuh"
 
 constexpr int THREADS = 128, TILE = 16, TOKENS = THREADS / 32 * TILE;

@@ -1,10 +1,18 @@
-// Scores of twin rows (twin_attend.cuh) for Hopper, where context rows are bf16 and heads begin at multiples of 16 bytes: keys[token, dim] ·
-// q[head, dim] by wgmma, q as sums of three bf16 numbers; what the pre-trained branch's keys differ by is multiplied likewise. Bytes bind.
+// Scores of twin rows (twin_attend.cuh) for Hopper, where context rows are bf16 and heads begin at multiples of 16 bytes: heads of up to
+// 64, 128 or 256 dimensions, of which at most 64, 32 or 16 share a key head.
+//   scores[row, h, t] = cap(scale · q[row, h] · (k[t] + difference[t])), cap(s) = softcap · tanh(s / softcap) where there is a cap
+// k and difference are of the key head of h; what the row's window leaves out has −∞. Only the pre-trained branch has a difference.
+// q: [R, H·Dh] f32, taken as sums of three bf16 numbers; keys, difference: [C, K·Dh] bf16; keys of twin rows: [R, K·Dh] f32; scores: of
+// each row [H, tokens] f32.
 //
-// Tokens are the 64 rows of a product. Its 16 columns are numbers of four heads of a group: the first and second of each, then the third and
-// nothing, so that a thread has all of a head's. Every 64 dimensions have a sum of their own, as tensor cores cut off what a sum does not hold.
-// One warp brings a key head's tiles of 64 tokens (TMA), the difference's before that of the keys themselves. Blocks stay: the next keys come while
-// a block splits the next q. Grid: (blocks).
+// Grid: (blocks), 160 threads. Blocks stay, and take some tokens of a row for one key head after the other. One warp brings a key head's
+// tiles of 64 tokens (TMA), the difference's before that of the keys themselves; four multiply: the next keys come while they split the
+// next q. Tokens are the 64 rows of a product (wgmma). Its 16 columns are numbers of four heads of a group: the first and second of each,
+// then the third and nothing, so that a thread has all of a head's. Tokens that are twin rows take the path of key_score.cuh, in f32.
+// Every 64 dimensions have f32 sums of their own, one for each of q's three numbers, as tensor cores cut off what a sum does not hold;
+// (third + second) + first are added in order of dimensions, so bits depend on Dh alone.
+// Reference: `twin_attend` of backend/reference, with `twin_softmax` and `twin_mean`.
+// Bytes bind. Predictions: docs/kernel-notes.md, *Norms, rotation, scores and means of twin rows*.
 #include "key_score.cuh"
 #include "path_rows.cuh"
 #include "twin_work.cuh"

@@ -1,8 +1,17 @@
-// Norms of rows: normalized = (x − mean?) / sqrt(mean(x²) + eps), normed = normalized · (weight + offset) + bias: RMSNorm, or
-// LayerNorm where `centered`. One block a row; sums in f32, in an order that depends on the columns alone.
-// norm_heads: an RMSNorm in place of every `cols` elements of a row; one warp each.
-// normed_key_difference: difference = norm_pt(key + difference) − norm_ft(key), the same way.
-// Reference: `norm`, `norm_heads`, `normed_key_difference` of backend/reference. Bytes bind.
+// Norms of rows, computed in f32. Weights and biases are f32.
+// norm: normalized = (x − μ) / sqrt(mean((x − μ)²) + eps), normed = normalized · (weight + offset) + bias: RMSNorm, μ = 0, or LayerNorm
+// where `centered`, μ = mean(x). x: [rows, D] f32 or bf16; normalized (if asked for), normed: [rows, D] bf16 or f32, as names of kernels
+// say (norm_IN_OUT); weight, bias: [D]. Grid: (rows), 256 threads: one block a row.
+// norm_heads: an RMSNorm in place of every `cols` elements of a row, of each head or all together: x: [rows, H·Dh] or [rows, K·Dh] bf16 or
+// f32; weight: [cols].
+// normed_key_difference: d = norm_pt(k + d) − norm_ft(k) of every `cols` elements, taken as d · s_pt + k · (s_pt − s_ft), s being what a
+// norm multiplies its elements with. k, d: [C, K·Dh] bf16 or f32; weights: [cols].
+// Grid of the last two: (⌈rows · parts / 8⌉), 256 threads: one warp every `cols` elements.
+//
+// Sums are over a thread's columns in order, in `norm` four at a time, then over lanes, in `norm` then over warps: the order depends on the
+// columns alone.
+// Reference: `norm`, `norm_heads`, `normed_key_difference` of backend/reference.
+// Bytes bind. Figures of `norm`: docs/kernel-notes.md, *Norms, rotation, scores and means of twin rows*.
 #include "device.cuh"
 
 constexpr int THREADS = 256;

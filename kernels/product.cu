@@ -1,12 +1,17 @@
-// Matrix products of context rows: out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ), bf16 operands, f32 sums (mma.sync).
+// Matrix products of context rows: out[m, n] = epilogue(v), v = a[m, k] · b[n, k]ᵀ, to which an adapter's term is added (ProductUpdate).
+// a: [C, k] bf16; b: weights [n, k] bf16, of wider ones the first plane; bias: [n] f32; out: [C, n] bf16 or f32. k and n are columns and
+// rows of the weight, such as D and F.
 //
-// store_bf16, store_f32: out = v + bias · add: out f32 += v + bias · gated: out bf16 = act(v + bias) · (up + bias)
-// · activated: out bf16 = act(v + bias). Reference: `linear`, `linear_add`, `gated`, `activated` of backend/reference.
+// store_bf16, store_f32: out = v + bias · add: out f32 += v + bias · activated: out bf16 = act(v + bias)
+// · gated: out bf16 = act(v + bias) · (up + bias), up being the second weight's v.
+// Reference: `linear`, `linear_add`, `gated`, `activated` of backend/reference.
 //
-// A block makes a tile of 128 rows and 256 columns, or of 128 where tiles are too few for all multiprocessors (gated: half as many of each
-// weight), by warps of 64 × 64, over k in steps of 32 of which several are in flight (cp.async), those of updates last. A warp reads
-// the next 16 of k from shared memory while it multiplies those before, so it waits for nothing but one barrier a step.
-// The sum of an element is over k in order, whatever m and the tiles are. Grid: (tiles).
+// Grid: (tiles), 256 threads, or 128 for narrow ones. A block makes a tile of 128 rows and 256 columns, or of 128 where tiles are too few
+// for all multiprocessors (gated: half as many of each weight), by warps of 64 × 64, over k in steps of 32 of which several are in flight
+// (cp.async), those of updates last. A warp reads the next 16 of k from shared memory while it multiplies those before, so it waits for
+// nothing but one barrier a step.
+// The f32 sum of an element is over k in order, 16 at a time (mma.sync), whatever m and the tiles are (tests/common/bits.rs).
+// Operations bind. Figures: docs/kernel-notes.md, *The portable product*.
 #include "args.cuh"
 
 constexpr int TILE_M = 128, STEP = 32, WARP_TILE = 64;

@@ -1,13 +1,18 @@
-// The products of product.cu for Hopper: out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ), bf16 operands, f32 sums (wgmma). Operations bind.
+// The products of product.cu for Hopper: out[m, n] = epilogue(v), v = a[m, k] · b[n, k]ᵀ and an adapter's term, of context rows.
+// a: [C, k] bf16; b: weights [n, k] bf16, of wider ones the first plane; bias: [n] f32; out: [C, n] bf16 or f32. Epilogues are those of
+// product.cu. Reference: `linear`, `linear_add`, `gated`, `activated` of backend/reference.
 //
-// A block makes tiles of 128 rows and 256 columns (gated: 128 columns of each weight), or half as many columns where tiles are too few for
-// all blocks. One warpgroup has 64 rows, over k in steps of 64; a third warpgroup's first thread brings the steps (TMA), four in flight.
-// The two blocks of a cluster make tiles above each other: each brings half of the weights' rows for both. Blocks stay and take one tile
-// after the other, in an order in which those at work share most of what they read. Sums leave through shared memory in boxes of 64 rows of
-// 128 bytes, while the next steps come already. Narrow blocks leave more than a third of shared memory and registers to those of few twin
-// rows (twin_product_sm90.cu, twin_mean_sm90.cu, key_score_sm90.cu), which wait for memory while these multiply.
-// Up to three products of the same rows are stored by one launch: their tiles lie beside each other.
-// The sum of an element is over k in order, updates last, whatever m and the tiles are. Grid: (blocks).
+// Grid: (blocks), 384 threads, in clusters of two. A block makes tiles of 128 rows and 256 columns (gated: 128 columns of each weight), or
+// half as many columns where tiles are too few for all blocks, or other lanes work beside it. Two warpgroups have 64 rows each, over k in
+// steps of 64; the first thread of a third brings the steps (TMA), four in flight. The two blocks of a cluster make tiles above each other:
+// each brings half of the weights' rows for both. Blocks stay and take one tile after the other, in an order in which those at work share
+// most of what they read. Sums leave through shared memory in boxes of 64 rows of 128 bytes, while the next steps come already. Narrow
+// blocks leave more than a third of shared memory and registers to those of few twin rows (twin_product_sm90.cu, twin_mean_sm90.cu,
+// key_score_sm90.cu), which wait for memory while these multiply. Up to three products of the same rows are stored by one launch: their
+// tiles lie beside each other.
+// The f32 sum of an element is over k in order, 16 at a time (wgmma), updates last, whatever m and the tiles are (tests/common/bits.rs);
+// what is added to memory is v + bias (cp.reduce).
+// Operations bind. Figures: docs/kernel-notes.md, *Product of context rows*.
 #include "args.cuh"
 #include "hopper.cuh"
 

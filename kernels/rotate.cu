@@ -1,6 +1,11 @@
-// Rotary embedding in place: of the first 2·half dimensions of every head, i and i + half are turned by the angle of the row's
-// position. Tables hold (cos, sin) in f32, `half` of them a position. One block a row of one matrix, or of two with the same rows; bytes bind.
-// Reference: `rotate` of backend/reference.
+// Rotary embedding in place: of the first 2·half dimensions of every head, i and i + half are turned by the angle of the row's position:
+//   x[i], x[i + half] = x[i] · cos − x[i + half] · sin, x[i + half] · cos + x[i] · sin
+// x: [rows, heads·Dh] bf16 or f32, one matrix, or two with the same rows (queries and keys). Tables: [positions, half] of (cos, sin) f32,
+// one for each sequence. Computed in f32, each product rounded before they are added.
+//
+// Grid: (rows; matrices), 64 threads: one block a row of a matrix.
+// Reference: `rotate`, of two matrices `rotate_both`, of backend/reference.
+// Bytes bind. Figures: docs/kernel-notes.md, *Norms, rotation, scores and means of twin rows*.
 #include "device.cuh"
 
 constexpr int THREADS = 64;

@@ -1,8 +1,17 @@
-// The means of twin rows' attention (twin_mean.cuh) by mma.sync; for Hopper and context rows in bf16 they are in twin_mean_sm90.cu. A block has 32
-// heads and 256 columns of one row, a warp 64 of the columns, which read the same p; or 64 and 32 where rows are too few to fill the GPU. It goes
-// over the tokens in steps of 32, three of them in flight (cp.async; of rows in f32 two; of 64 columns twice as many). Every step has a sum of its
-// own, as tensor cores cut off what a sum does not hold. Grid: (columns / 256 or 64, then rows; heads / 32), so that blocks at work together read
-// whole rows.
+// The means of twin rows' attention (twin_mean.cuh) by mma.sync; for Hopper and context rows in bf16 they are in twin_mean_sm90.cu.
+//   mean[row, h] = (Σ p[h, t] · normalized[t]) ∘ (weight + offset) + (Σ p[h, t]) · bias + Σ p[h, u] · normed[u]
+// t: tokens of the context, u: twin rows up to this one; weight, bias: of the norm, [D] f32; without one only the first and the last sum.
+// p of t: sums of three bf16 numbers, in pieces (twin_attend.cuh); p of u and Σ p[h, t]: f32; normalized: [C, D] bf16, or f32, taken as
+// sums of two bf16 numbers; normed: [R, D] f32; means: [R, H·D] f32.
+//
+// Grid: (⌈D / 256⌉ · R; ⌈H / 32⌉), 128 threads, narrow (⌈D / 64⌉ · R; ⌈H / 32⌉), 64, in an order in which blocks at work together read
+// whole rows. A block has 32 heads and 256 columns of one row, a warp 64 of the columns, which read the same p; narrow ones 64 and 32,
+// where rows are too few to fill the GPU or other lanes work beside them. It goes over the tokens in steps of 32, three of them in flight
+// (cp.async; of rows in f32 two; of 64 columns twice as many).
+// Every step has an f32 sum of its own, as tensor cores cut off what a sum does not hold, of each 16 tokens the smallest parts first; steps
+// are added in order, then what the norm and twin rows give, in f32 (tests/common/bits.rs).
+// Reference: `twin_attend` of backend/reference.
+// Bytes bind. Figures: docs/kernel-notes.md, *Norms, rotation, scores and means of twin rows*.
 #include "twin_mean.cuh"
 
 // Tokens of a step.

@@ -1,13 +1,19 @@
-// The means of twin rows' attention (twin_mean.cuh) for Hopper, where context rows are bf16: p as sums of three bf16 numbers, f32 sums (wgmma).
-// Bytes bind.
+// The means of twin rows' attention (twin_mean.cuh) for Hopper, where context rows are bf16:
+//   mean[row, h] = (Σ p[h, t] · normalized[t]) ∘ (weight + offset) + (Σ p[h, t]) · bias + Σ p[h, u] · normed[u]
+// t: tokens of the context, u: twin rows up to this one; weight, bias: of the norm, [D] f32; without one only the first and the last sum.
+// p of t: sums of three bf16 numbers, in pieces (twin_attend.cuh); p of u and Σ p[h, t]: f32; normalized: [C, D] bf16; normed: [R, D] f32;
+// means: [R, H·D] f32.
 //
-// A block takes 32 heads of a row and 256 or 64 columns, over the context's tokens in steps of 64, which one warp brings (TMA): the rows of a
-// step, and its piece of p, of which each block of a cluster brings a share for all, as they differ in columns only. The 64 rows of a product are
-// the first and the second numbers of 32 heads' p, those of a head in one thread; the third numbers have a product of their own, half of it
-// unused. Wide blocks stay: the next rows come while sums are stored.
-//
-// Of the first two numbers every step has a sum of its own, since tensor cores cut bits off where they add to a large one; the third numbers'
-// sums are too small for that to count. What lies after the context's last token may be anything, so it becomes zeros. Grid: (blocks).
+// Grid: (blocks), 384 threads, in clusters of two; narrow ones 160, each alone. A block takes 32 heads of a row and 256 or 64 columns, over
+// the context's tokens in steps of 64, which one warp brings (TMA): the rows of a step, and its piece of p, of which each block of a
+// cluster brings a share for all, as they differ in columns only. The 64 rows of a product (wgmma) are the first and the second numbers of
+// 32 heads' p, those of a head in one thread; the third numbers have a product of their own, half of it unused. Wide blocks stay: the next
+// rows come while sums are stored. What lies after the context's last token may be anything, so it becomes zeros.
+// Of the first two numbers every step has an f32 sum of its own, since tensor cores cut bits off where they add to a large one; second +
+// first of each step are added in order. The third numbers have one sum over all steps, too small for that to count, which is added after
+// them; then what the norm and twin rows give (tests/common/bits.rs).
+// Reference: `twin_attend` of backend/reference.
+// Bytes bind. Predictions: docs/kernel-notes.md, *Norms, rotation, scores and means of twin rows*.
 #include "path_rows.cuh"
 #include "twin_mean.cuh"
 #include "twin_work.cuh"

@@ -1,14 +1,19 @@
-// Matrix products of rows in f32: out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ), a and out f32. Each element of `a` is taken as a sum of
-// three bf16 numbers, exactly; so are weights, unless one holds them all (checkpoints in bf16); of the products those that
-// matter in f32 are taken, summed in f32: in a step by mma.sync, which cuts bits off a sum that products are added to, the steps by additions
-// that round. Both branches take the same path, so equal weights give equal bits.
+// Matrix products of rows in f32, twin rows and, in small models, context rows: out[m, n] = epilogue(v), v = a[m, k] · b[n, k]ᵀ, to which
+// an adapter's term is added (ProductUpdate).
+// a: [rows, k] f32; b: weights [n, k], one plane of bf16, or three (`wide_*`: weights, or updates, that are more than bf16); bias: [n] f32;
+// out: [rows, n] f32. `head_values`: a: [R, H·D], b: [K·Dh, D], out: [R, H·Dh], where heads are rows of the product (ProductArgs::group).
 //
-// store, add, gated, activated: as in product.cu, out f32. `store` also projects heads (ProductArgs::group).
+// store, add, gated, activated: as in product.cu, out f32. `store` also projects heads.
 // Reference: `linear`, `linear_add`, `gated`, `activated`, `head_values` of backend/reference.
 //
-// A block makes a tile of 64 rows and 64 columns (gated: 32 of each weight), a warp 16 rows of it, so that rows are split once a tile; over k in
-// steps of 32, several in flight, those of updates last. Grid: (columns, rows, groups of heads). Few rows: the time is that of reading the weights.
-// `wide_*` take weights, or updates, that are more than bf16.
+// Grid: (⌈n / 64⌉, gated ⌈n / 32⌉; ⌈m / 64⌉; groups of heads, 1 where rows are whole), 128 threads. A block makes a tile of 64 rows and 64
+// columns (gated: 32 of each weight), a warp 16 rows of it, so that rows are split once a tile; over k in steps of 32, several in flight,
+// those of updates last.
+// Each element of `a` is taken as a sum of three bf16 numbers, exactly. Multiplied with one plane of weights all three count, with three
+// planes the six products that matter in f32, the smallest first. A step has an f32 sum of its own by mma.sync, which cuts bits off a sum
+// that products are added to; the steps' sums are added in order by additions that round. Both branches take the same path, so equal
+// weights give equal bits.
+// Few rows: the time is that of reading the weights. Figures: docs/kernel-notes.md, *Rows in f32*.
 #include "args.cuh"
 
 constexpr int TILE_M = 64, TILE_N = 64, STEP = 32;

@@ -1,17 +1,20 @@
-// The products of twin_product.cu for Hopper: out[m, n] = epilogue(a[m, k] · b[n, k]ᵀ), a and out f32, f32 sums (wgmma). Each element of `a`
-// is a sum of three bf16 numbers, which `split_f32` (elementwise.cu) has put into three planes; so are weights, unless one plane holds them
-// all. In tiles of eight rows they come as they are, and a warp of each block splits them. With few rows the time is that of reading the weights,
-// with many operations bind.
+// The products of twin_product.cu for Hopper: out[m, n] = epilogue(v), v = a[m, k] · b[n, k]ᵀ and an adapter's term, of rows in f32.
+// a: [rows, k] f32, each element a sum of three bf16 numbers, which `split_f32` (elementwise.cu) has put into three planes; in tiles of
+// eight rows they come as they are, and a warp of each block splits them. b: weights [n, k] in one bf16 plane, or three; bias: [n] f32;
+// out: [rows, n] f32. Epilogues and heads are as in twin_product.cu. Reference: `linear`, `linear_add`, `gated`, `activated`, `head_values`
+// of backend/reference.
 //
-// The weights' rows are the 64 rows of an instruction, those of `a` its 8 to 128 columns. A block makes a tile of 128 rows of weights
-// (gated: 64 of each) and ROWS of `a`. A step is 64 columns of one plane of the weights and of those planes of `a` that it is multiplied
-// with. Two warpgroups have 64 rows of the weights each (gated: the gate's and the up's), one warp brings the steps (TMA).
+// Grid: (blocks; groups of heads), 288 threads, in tiles of eight rows 320. The weights' rows are the 64 rows of an instruction, those of
+// `a` its 8 to 128 columns. A block makes a tile of 128 rows of weights (gated: 64 of each) and ROWS of `a`. A step is 64 columns of one
+// plane of the weights and of those planes of `a` that it is multiplied with. Two warpgroups have 64 rows of the weights each (gated: the
+// gate's and the up's), one warp brings the steps (TMA). Two products of the same rows may be stored by one launch: their tiles follow each
+// other.
 //
-// A step has sums of its own, since tensor cores cut bits off where they add to a large one; they are added up in f32. The sum of an element is
-// ((p0 + p1) + p2) + p3 of four parts of k, each over its steps in order, updates last: whatever m and the tiles are. Two products of the same
-// rows may be stored by one launch: their tiles follow each other. The four blocks of a
-// cluster have a part each, so that few tiles fill the GPU too; or two have two, or one has all. Sums meet in shared memory, where each block
-// of a cluster finishes a share of the tile's columns. Grid: (blocks, groups of heads).
+// A step has f32 sums of its own (wgmma, the smallest products first), since tensor cores cut bits off where they add to a large one; they
+// are added up in f32. The sum of an element is ((p0 + p1) + p2) + p3 of four parts of k, each over its steps in order, updates last:
+// whatever m and the tiles are (tests/common/bits.rs). The four blocks of a cluster have a part each, so that few tiles fill the GPU too;
+// or two have two, or one has all. Sums meet in shared memory, where each block of a cluster finishes a share of the tile's columns.
+// Few rows: the time is that of reading the weights; of 96 L2 binds, of many operations. Figures: docs/kernel-notes.md, *Rows in f32*.
 #include "args.cuh"
 #include "hopper.cuh"
 

@@ -1,4 +1,18 @@
-// What twin rows see of each token (twin_attend.cuh): `key_score` of other context rows than key_score.cu and key_score_sm90.cu have, `twin_softmax`.
+// What twin rows see of each token (twin_attend.cuh): `key_score` of other context rows than key_score.cu and key_score_sm90.cu have,
+// `twin_softmax`.
+//
+// key_score_f32, key_score_any_bf16: scores[row, h, t] = cap(scale · q[row, h] · (k[t] + difference[t])),
+// cap(s) = softcap · tanh(s / softcap) where there is a cap. k and difference are of the key head of h; of a twin row k alone counts; what
+// the row's window leaves out has −∞.
+// q: [R, H·Dh] f32; keys, difference: [C, K·Dh] f32 or bf16; keys of twin rows: [R, K·Dh] f32; scores: of each row [H, tokens] f32.
+// Grid: (K · blocks of tokens · R), 128 threads. A lane has eight dimensions of four tokens and adds key and difference before it
+// multiplies; f32 sums are over its dimensions in order (fmaf), then over lanes, in an order that depends on Dh alone.
+//
+// twin_softmax: p = exp(score − largest) / Σ exp(score − largest) over a row's tokens, f32. Of the context p goes to `weights` as a sum of
+// three bf16 numbers, exactly, and Σ p to context_share [R, H] f32; of twin rows p takes the place of the scores.
+// Grid: (R, H), 128 threads. Sums are over a thread's tokens in order, then lanes, then warps; they depend on the row's tokens alone.
+//
+// Reference: `twin_attend` of backend/reference, with `twin_mean`. Bytes bind.
 #include "key_score.cuh"
 
 constexpr int THREADS = 128, TOGETHER = 4;

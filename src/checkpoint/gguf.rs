@@ -287,13 +287,21 @@ fn add(
     };
     // A name that the family does not have is told as it is in the file.
     let name_of = |tensor| family.layer_tensor_name(layer, tensor).unwrap_or_else(|| info.name.clone());
-    if tensor.expert().is_some() {
+    if tensor.expert().is_some() && family.suffix(tensor).is_some() {
+        let experts = spec.experts.as_ref().map_or(0, |experts| experts.count);
+        // The tensor's own number is not to be trusted: an entry is made for each expert.
         let [count, rows, cols] = info.shape[..] else {
             return Err(format!(
                 "has tensor {} of shape {:?}, expected three dimensions",
                 info.name, info.shape
             ));
         };
+        if count != experts {
+            return Err(format!(
+                "has tensor {} of shape {:?}, expected {experts} experts ({}.expert_count)",
+                info.name, info.shape, architecture.name
+            ));
+        }
         let length = info.range.len() / count.max(1);
         for expert in 0..count {
             let start = info.range.start + expert * length;
@@ -350,4 +358,32 @@ fn other_name(family: &Family, name: &str) -> String {
         _ => None,
     };
     named.unwrap_or(name).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_tensor_has_as_many_experts_as_the_metadata_say() {
+        let name = "blk.0.ffn_gate_exps.weight";
+        let golden = fs::read("tests/golden/gguf_mixtral/base/model.gguf").unwrap();
+        let at = golden.windows(name.len()).position(|found| found == name.as_bytes()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        // Such shapes are whole: no bytes are needed for tensors without rows.
+        for experts in [5, (1 << 16) + 4, 1u64 << 40] {
+            let mut bytes = golden.clone();
+            // After the name comes the number of dimensions, then they, that of experts last.
+            let dimensions = [0, 0, experts].map(u64::to_le_bytes).concat();
+            bytes[at + name.len() + 4..][..dimensions.len()].copy_from_slice(&dimensions);
+            fs::write(&path, bytes).unwrap();
+            let message = open(&path, None).unwrap_err().message;
+            let told = format!(
+                "model.gguf has tensor {name} of shape [{experts}, 0, 0], expected 4 experts (llama.expert_count)"
+            );
+            assert!(message.ends_with(&told), "{message}");
+        }
+    }
 }

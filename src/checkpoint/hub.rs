@@ -22,12 +22,13 @@ pub fn resolve(flag: &str, name: &str, revision: Option<&str>) -> Result<PathBuf
 
 fn resolve_in(cache: &Path, flag: &str, name: &str, revision: Option<&str>) -> Result<PathBuf> {
     let path = Path::new(name);
+    if revision.is_some() && path.exists() {
+        let kind = if path.is_dir() { "directory" } else { "file" };
+        return Err(Error::usage(format!(
+            "{flag}-revision is given, but {flag} {name} is a {kind}, not a Hub id"
+        )));
+    }
     if path.is_dir() {
-        if revision.is_some() {
-            return Err(Error::usage(format!(
-                "{flag}-revision is given, but {flag} {name} is a directory, not a Hub id"
-            )));
-        }
         return Ok(path.to_path_buf());
     }
     if path.exists() {
@@ -113,6 +114,12 @@ mod tests {
         assert!(resolve("org/name", Some("../../x")).is_err());
         let message = resolve("./no/such/dir", None).unwrap_err().message;
         assert!(message.contains("no such directory") && !message.contains("hf download"), "{message}");
-        assert!(resolve(cache.path().to_str().unwrap(), Some("v1")).is_err());
+        let file = cache.path().join("model.gguf");
+        fs::write(&file, "").unwrap();
+        assert_eq!(resolve(file.to_str().unwrap(), None).unwrap(), file);
+        for (path, kind) in [(cache.path(), "directory"), (file.as_path(), "file")] {
+            let message = resolve(path.to_str().unwrap(), Some("v1")).unwrap_err().message;
+            assert!(message.contains("--base-revision") && message.contains(kind), "{message}");
+        }
     }
 }

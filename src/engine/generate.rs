@@ -302,6 +302,8 @@ fn follow<B: Backend, W: PairWeights>(
     drafts: &mut [&mut Draft],
     observer: Observer<'_>,
 ) -> Result<Vec<Next>> {
+    // Where rotations depend on the length, each new token has a table of its own, which nobody needs again.
+    decoder.ropes.forget_many();
     let mut next: Vec<Option<Next>> = drafts.iter().map(|_| None).collect();
     let (mut token_ids, mut sequences, mut packs) = (Vec::new(), Vec::new(), Vec::new());
     let (mut going_on, mut again) = (Vec::new(), Vec::new());

@@ -29,11 +29,24 @@ impl Sampling {
     /// # Errors
     /// A usage error for a parameter out of range, and for one that has no effect at temperature 0.
     pub fn new(temperature: f64, top_k: Option<usize>, top_p: f64) -> Result<Self> {
+        Self::named(temperature, top_k, top_p, ["top_k", "top_p"])
+    }
+
+    /// [`Sampling::new`] for callers who have other names for `top_k` and `top_p`.
+    ///
+    /// # Errors
+    /// As there; what has no effect is called by its name.
+    pub fn named(
+        temperature: f64,
+        top_k: Option<usize>,
+        top_p: f64,
+        [k_name, p_name]: [&str; 2],
+    ) -> Result<Self> {
         if temperature != 0.0 {
             let sampling = Self::Random { temperature, top_k, top_p };
             return sampling.check().map(|()| sampling);
         }
-        let idle = if top_k.is_some() { Some("top_k") } else { (top_p != 1.0).then_some("top_p") };
+        let idle = if top_k.is_some() { Some(k_name) } else { (top_p != 1.0).then_some(p_name) };
         idle.map_or(Ok(Self::Greedy), |name| {
             Err(Error::usage(format!(
                 "{name} has no effect at temperature 0, which takes the likeliest token; give a temperature too"

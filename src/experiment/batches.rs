@@ -2,7 +2,8 @@
 
 use super::{
     queue::{self, Queue},
-    rows::{BatchLimits, Failure, Filling, Outcome, Ready, Task, Worker, in_parts, stopped, watching},
+    rows::{BatchLimits, Failure, Filling, Outcome, Ready, Task, stopped, watching},
+    worker::Worker,
 };
 use crate::{
     Result,
@@ -69,9 +70,9 @@ impl Batching<'_> {
             let tokens = ready.map(|row| row.token_ids.len() + task.new_tokens()).sum();
             (!batch.is_empty()).then_some(Batch { of: batch, rows: batch.len(), tokens })
         });
-        let compute = |task: &_, batch: &&[Prompt<A>], observer: Observer<'_>| {
+        let compute = |worker: &Worker<'_, _>, batch: &&[Prompt<A>], observer: Observer<'_>| {
             let ready: Vec<Ready<'_>> = batch.iter().filter_map(Prompt::ready).collect();
-            in_parts(&ready, self.warn, &|part| Task::compute(task, part, observer))
+            worker.outcomes(&ready, self.warn, observer)
         };
         self.share(tasks, batches, compute, |batch, outcomes| {
             let mut outcomes = outcomes.into_iter();
@@ -99,7 +100,7 @@ impl Batching<'_> {
         prompts.iter().take_while(|prompt| fits(prompt)).count()
     }
 
-    /// Computes batches, each by one of the tasks, of which each device has one; `take` gets what comes of them in their
+    /// Computes batches, each by one of the workers, of which each device has one; `take` gets what comes of them in their
     /// order. Interrupted between two layers when asked to stop.
     ///
     /// # Errors
@@ -108,18 +109,18 @@ impl Batching<'_> {
         &self,
         tasks: &[W],
         batches: impl Iterator<Item = Batch<T>>,
-        compute: impl Fn(&W, &T, Observer<'_>) -> Result<D> + Sync,
+        compute: impl Fn(&Worker<'_, W>, &T, Observer<'_>) -> Result<D> + Sync,
         take: impl FnMut(T, D) -> Result<()>,
     ) -> Result<()> {
-        let workers = tasks.iter().zip(self.pools).map(|(task, pool)| Worker { task, pool });
-        let workers: Vec<Worker<'_, &W>> = workers.collect();
+        let workers = tasks.iter().zip(self.pools).map(|(task, pool)| Worker::new(task, pool));
+        let workers: Vec<Worker<'_, W>> = workers.collect();
         let mut sharing = Sharing { progress: self.progress, batches, take };
         queue::pass(&mut sharing, &workers, |worker, (number, of), unwanted| {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(stopped());
             }
             let stops = [self.stop, unwanted];
-            worker.pool.install(|| compute(worker.task, of, &watching(self.progress, *number, &stops)))
+            compute(worker, of, &watching(self.progress, *number, &stops))
         })
     }
 }

@@ -29,7 +29,7 @@ impl<T: Task> Run<'_, T> {
     /// Reading, or an interruption.
     pub fn plan(&self, lines: &mut Lines, limit: u64, warn: &(dyn Fn(&str) + Sync)) -> Result<Plan> {
         let mut plan = Plan::default();
-        let mut filling = Filling::of_task(self.limits, &self.workers[0].task);
+        let mut filling = Filling::of_task(self.limits, self.workers[0].task);
         while let Some(line) = self.next(lines, limit, &mut plan.done, warn)? {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(stopped());

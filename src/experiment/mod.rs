@@ -7,6 +7,7 @@ pub mod cost;
 pub mod demo;
 pub mod dry_run;
 pub mod generate;
+pub(crate) mod holding;
 pub mod inspect;
 pub mod jailbreak;
 pub mod many_shot;
@@ -19,6 +20,7 @@ pub mod scored;
 pub mod shapes;
 pub mod sweep;
 pub mod trace;
+pub mod worker;
 
 use crate::output::Report;
 use serde_json::Value;

@@ -1,7 +1,10 @@
 //! A row of output for every row of input, in order, whatever happens on the way: what `tuco score` and `tuco generate`
 //! have in common.
 
-use super::queue::{self, Queue};
+use super::{
+    queue::{self, Queue},
+    worker::Worker,
+};
 use crate::{
     Error, ErrorKind, Result,
     engine::{Footprint, Observer, RowCount},
@@ -154,12 +157,6 @@ pub fn watching<'a>(
     }
 }
 
-/// What computes a batch at a time.
-pub struct Worker<'a, T> {
-    pub task: T,
-    pub pool: &'a rayon::ThreadPool,
-}
-
 /// A run: where rows come from and go to.
 pub struct Run<'a, T> {
     /// They share the batches; results do not depend on which of them computes what. At least one.
@@ -229,7 +226,7 @@ impl<T: Task> Run<'_, T> {
             limit,
             sink,
             warn,
-            filling: Filling::of_task(self.limits, &self.workers[0].task),
+            filling: Filling::of_task(self.limits, self.workers[0].task),
             rest: Vec::new(),
             resuming: true,
             summary: Done::default(),
@@ -237,9 +234,8 @@ impl<T: Task> Run<'_, T> {
         queue::pass(&mut passing, &self.workers, |worker, batch: &Batch, unwanted| {
             let stops = [self.stop, unwanted];
             let observer = watching(self.progress, batch.number, &stops);
-            let prompts: Vec<Ready<'_>> = batch.rows.iter().filter_map(Pending::ready).collect();
-            let compute = |part: &[Ready<'_>]| worker.task.compute(part, &observer);
-            worker.pool.install(|| in_parts(&prompts, warn, &compute))
+            let rows: Vec<Ready<'_>> = batch.rows.iter().filter_map(Pending::ready).collect();
+            worker.outcomes(&rows, warn, &observer)
         })?;
         let Passing { summary, .. } = passing;
         match sink.next_written()? {
@@ -377,26 +373,6 @@ fn check_off(line: &Line, written: &Value) -> Result<()> {
     )))
 }
 
-/// Computes all rows, or halves of them where a device's memory does not hold them together.
-pub fn in_parts<R, T>(
-    prompts: &[R],
-    warn: &(dyn Fn(&str) + Sync),
-    pass: &dyn Fn(&[R]) -> Result<Vec<T>>,
-) -> Result<Vec<T>> {
-    match pass(prompts) {
-        Err(error) if error.kind == ErrorKind::OutOfMemory && prompts.len() > 1 => {
-            warn(&format!(
-                "{error}; going on with half as many prompts at once (--max-batch-tokens sets fewer)"
-            ));
-            let (first, second) = prompts.split_at(prompts.len() / 2);
-            let mut passed = in_parts(first, warn, pass)?;
-            passed.extend(in_parts(second, warn, pass)?);
-            Ok(passed)
-        }
-        outcome => outcome,
-    }
-}
-
 /// In a shard the line's number; `id`, then the outcome, then what is passed through.
 fn output_row(
     line: Option<u64>,
@@ -416,22 +392,4 @@ fn output_row(
     }
     row.extend([("label", label), ("meta", meta)].into_iter().filter_map(|(k, v)| Some((k.into(), v?))));
     Value::Object(row)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_that_does_not_fit_is_passed_in_halves() {
-        let prompts: Vec<u32> = (0..7).collect();
-        let at_most = |most: usize| {
-            move |part: &[u32]| match part.len() <= most {
-                true => Ok(part.to_vec()),
-                false => Err(Error::new(ErrorKind::OutOfMemory, "too much")),
-            }
-        };
-        assert_eq!(in_parts(&prompts, &|_| (), &at_most(2)).unwrap(), [0, 1, 2, 3, 4, 5, 6]);
-        assert_eq!(in_parts(&prompts, &|_| (), &at_most(0)).unwrap_err().kind, ErrorKind::OutOfMemory);
-    }
 }

@@ -3,6 +3,7 @@
 use super::{
     batches::{self, Batch, Batching},
     questions::{Question, Row},
+    worker::Worker,
 };
 use crate::{
     Error, Result,
@@ -72,44 +73,46 @@ pub fn run<B: Backend, W: PairWeights>(
             tokens: rows.iter().map(tokens).sum(),
         })
     });
-    let compute = |engine: &_, (_, rows): &(usize, &[Row]), observer: Observer<'_>| {
-        ask(engine, rows, &grid.alphas, observer)
+    let compute = |worker: &Worker<'_, _>, (_, rows): &(usize, &[Row]), observer: Observer<'_>| {
+        let questions: Vec<&Question> = rows.iter().filter_map(|row| row.question.as_ref().ok()).collect();
+        let tokens = |question: &&Question| grid.alphas.len() * question.token_ids.len();
+        let ask = |engine: &_, part: &[&Question], observer: Observer<'_>| {
+            ask(engine, part, &grid.alphas, observer)
+        };
+        // Accuracy without the questions that a device does not hold would be another number.
+        worker.in_parts(&questions, tokens, batching.warn, observer, ask)?.into_iter().collect()
     };
     batching.share(engines, batches, compute, |(task, rows), answers| {
-        folder.append(&rows_of(&tasks[task].name, rows, &answers, &mut correct[task]))
+        folder.append(&rows_of(&tasks[task].name, rows, answers, &mut correct[task]))
     })?;
     let summaries = tasks.iter().zip(&correct).map(|(task, correct)| summarize(task, grid, correct));
     let summaries: Vec<Value> = summaries.collect();
     Ok(json!({ "experiment": "sweep", "alphas": grid.alphas, "folds": grid.folds, "tasks": summaries }))
 }
 
-/// What a batch of questions is answered.
-struct Answers {
-    /// Tokens that answers begin with, sorted.
-    tokens: Vec<u32>,
-    /// Their logits, by alpha and question.
-    logits: Vec<Vec<Vec<f64>>>,
-}
+/// The logits of a question's answers, by alpha.
+type Answers = Vec<Vec<f64>>;
 
 fn ask<B: Backend, W: PairWeights>(
     engine: &Engine<'_, B, W>,
-    rows: &[Row],
+    questions: &[&Question],
     alphas: &[f64],
     observer: Observer<'_>,
-) -> Result<Answers> {
-    let questions: Vec<&Question> = rows.iter().filter_map(|row| row.question.as_ref().ok()).collect();
+) -> Result<Vec<Answers>> {
     let prompts: Vec<&[u32]> = questions.iter().map(|question| question.token_ids.as_slice()).collect();
     let mut tokens: Vec<u32> = questions.iter().flat_map(|question| question.answer_tokens.clone()).collect();
     tokens.sort_unstable();
     tokens.dedup();
     let logits = engine.steer(&prompts, alphas, Tokens::Of(&tokens), observer)?;
-    Ok(Answers { tokens, logits })
+    let of_question = |(index, question): (usize, &&Question)| {
+        logits.iter().map(|of_alpha| of_answers(question, &tokens, &of_alpha[index])).collect()
+    };
+    Ok(questions.iter().enumerate().map(of_question).collect())
 }
 
 /// The rows of a batch; `correct` gets for every alpha whether each question was answered as it is labelled.
-fn rows_of(task: &str, batch: &[Row], answers: &Answers, correct: &mut [Vec<bool>]) -> Vec<Value> {
-    let Answers { tokens, logits } = answers;
-    let mut asked = 0..;
+fn rows_of(task: &str, batch: &[Row], answers: Vec<Answers>, correct: &mut [Vec<bool>]) -> Vec<Value> {
+    let mut answers = answers.into_iter();
     let mut rows = Vec::with_capacity(batch.len());
     for Row { id, question } in batch {
         let mut row = Map::new();
@@ -120,9 +123,7 @@ fn rows_of(task: &str, batch: &[Row], answers: &Answers, correct: &mut [Vec<bool
                 row.insert("error".into(), json!({ "type": "invalid_row", "message": problem }));
             }
             Ok(question) => {
-                let index = asked.next().expect("logits for every question");
-                let of_alpha: Vec<Vec<f64>> =
-                    logits.iter().map(|prompts| of_answers(question, tokens, &prompts[index])).collect();
+                let of_alpha = answers.next().expect("logits for every question");
                 let chosen: Vec<Option<usize>> =
                     of_alpha.iter().map(|logits| strictly_largest(logits)).collect();
                 for (correct, chosen) in correct.iter_mut().zip(&chosen) {

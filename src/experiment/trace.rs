@@ -1,6 +1,9 @@
 //! `tuco trace`: the contributions to every token of one prompt and response, layer by layer, and what fine-tuning says.
 
-use super::batches::{Batch, Batching};
+use super::{
+    batches::{Batch, Batching},
+    worker::Worker,
+};
 use crate::{
     Result,
     backend::Backend,
@@ -35,10 +38,12 @@ pub fn run<B: Backend, W: PairWeights>(
 ) -> Result<Value> {
     let prompts = [text.token_ids.as_slice()];
     let batch = Batch { of: (), rows: 1, tokens: text.token_ids.len() };
-    let compute = |engine: &&Engine<'_, B, W>, (): &(), observer: Observer<'_>| {
-        let trace = engine.trace(&prompts, observer)?.remove(0);
-        let says = engine.logits_of_parts(&trace.split)?;
-        Ok((trace, says))
+    let compute = |worker: &Worker<'_, &Engine<'_, B, W>>, (): &(), observer: Observer<'_>| {
+        worker.install(|engine| {
+            let trace = engine.trace(&prompts, observer)?.remove(0);
+            let says = engine.logits_of_parts(&trace.split)?;
+            Ok((trace, says))
+        })
     };
     let name = |token: u32| encoder.text_of(token).unwrap_or_else(|| format!("<{token}>"));
     let mut traced = None;

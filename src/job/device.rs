@@ -2,6 +2,8 @@
 
 use super::MachineOptions;
 #[cfg(any(feature = "cuda", feature = "sim"))]
+use super::memory::Size;
+#[cfg(any(feature = "cuda", feature = "sim"))]
 use crate::backend::cuda::{ContextPrecision, Cuda, Kernels};
 use crate::{
     Error, Result,
@@ -186,7 +188,7 @@ impl Computer {
             Device::Reference => Ok(Self::Reference(Reference)),
             Device::Auto => Self::best(machine, pair, tell),
             Device::Cuda(ordinals) => Self::cuda(ordinals[0], machine, pair, tell),
-            Device::Sim(_) => Self::simulator(machine, pair),
+            Device::Sim(_) => Self::simulator(machine, pair, tell),
         }
     }
 
@@ -230,9 +232,7 @@ impl Computer {
         tell: &dyn Fn(&str),
     ) -> Result<Self> {
         let precision = context_precision(machine, pair);
-        let cuda = fitted(Cuda::open(ordinal, precision, machine.kernels.kernels())?, machine, pair)?;
-        tell(&format!("device: {cuda}"));
-        Ok(Self::Cuda(Box::new(cuda)))
+        fitted(Cuda::open(ordinal, precision, machine.kernels.kernels())?, machine, pair, tell)
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -241,14 +241,13 @@ impl Computer {
     }
 
     #[cfg(feature = "sim")]
-    fn simulator(machine: &MachineOptions, pair: &impl PairWeights) -> Result<Self> {
+    fn simulator(machine: &MachineOptions, pair: &impl PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
         let kernels = machine.kernels.kernels().unwrap_or(Kernels::Sm90a);
-        let cuda = fitted(Cuda::simulated(context_precision(machine, pair), kernels), machine, pair)?;
-        Ok(Self::Cuda(Box::new(cuda)))
+        fitted(Cuda::simulated(context_precision(machine, pair), kernels), machine, pair, tell)
     }
 
     #[cfg(not(feature = "sim"))]
-    fn simulator(_: &MachineOptions, _: &impl PairWeights) -> Result<Self> {
+    fn simulator(_: &MachineOptions, _: &impl PairWeights, _: &dyn Fn(&str)) -> Result<Self> {
         Err(Error::usage("--device sim: this program was built without it; build with `--features sim`"))
     }
 }
@@ -324,19 +323,32 @@ fn context_precision(machine: &MachineOptions, pair: &impl PairWeights) -> Conte
     }
 }
 
-/// Decides whether the weights stay on the device.
+/// Decides whether the weights stay on the device, and tells what the device is.
 #[cfg(any(feature = "cuda", feature = "sim"))]
-fn fitted(cuda: Cuda, machine: &MachineOptions, pair: &impl PairWeights) -> Result<Cuda> {
+fn fitted(
+    cuda: Cuda,
+    machine: &MachineOptions,
+    pair: &impl PairWeights,
+    tell: &dyn Fn(&str),
+) -> Result<Computer> {
+    let bytes = Cuda::resident_bytes(pair, context_precision(machine, pair));
+    let (free, _) = cuda.memory()?;
     let resident = match machine.resident {
         Resident::On => true,
         Resident::Off => false,
         // A fifth of the memory is left for rows.
-        Resident::Auto => {
-            let bytes = Cuda::resident_bytes(pair, context_precision(machine, pair));
-            bytes <= cuda.memory()?.0 / 5 * 4
-        }
+        Resident::Auto => bytes <= free / 5 * 4,
     };
-    Ok(cuda.with_resident_weights(resident))
+    let cuda = cuda.with_resident_weights(resident);
+    let size = |bytes: usize| Size(bytes as u64);
+    let why = match (machine.resident, resident) {
+        (Resident::Auto, false) => {
+            format!(": {} would take more than four fifths of the {} that are free", size(bytes), size(free))
+        }
+        _ => String::new(),
+    };
+    tell(&format!("device: {cuda}{why}"));
+    Ok(Computer::Cuda(Box::new(cuda)))
 }
 
 #[cfg(test)]

@@ -70,20 +70,10 @@ pub struct ChoiceOptions {
 
 impl ChoiceOptions {
     /// # Errors
-    /// Flags that have no effect: those of random choices at temperature 0.
+    /// Flags out of range, and those that have no effect: those of random choices at temperature 0.
     pub fn sampling(&self, default_temperature: f64) -> Result<Sampling> {
-        let ChoiceOptions { temperature, top_k, top_p, .. } = *self;
-        let temperature = temperature.unwrap_or(default_temperature);
-        if temperature != 0.0 {
-            return Ok(Sampling::Random { temperature, top_k, top_p });
-        }
-        let flag = if top_k.is_some() { Some("--top-k") } else { (top_p != 1.0).then_some("--top-p") };
-        match flag {
-            None => Ok(Sampling::Greedy),
-            Some(flag) => Err(Error::usage(format!(
-                "{flag} has no effect at temperature 0, which takes the likeliest token; give --temperature too"
-            ))),
-        }
+        let temperature = self.temperature.unwrap_or(default_temperature);
+        Sampling::named(temperature, self.top_k, self.top_p, ["--top-k", "--top-p"])
     }
 }
 
@@ -116,4 +106,23 @@ pub fn generate(options: GenerateOptions, caller: Caller<'_>) -> Result<Done> {
         Ok(What::Generate(Completing { generation, stop: options.stop, seed: options.choice.seed }))
     };
     RowsJob::prepare(options.common, caller, what)?.run()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_that_cannot_be_meant_are_refused() {
+        let usual = ChoiceOptions { alpha: 1.0, temperature: None, top_k: None, top_p: 1.0, seed: 0 };
+        assert_eq!(usual.sampling(0.0).unwrap(), Sampling::Greedy);
+        let refused = |options: ChoiceOptions, part: &str| {
+            let message = options.sampling(0.0).unwrap_err().message;
+            assert!(message.contains(part), "{message}");
+        };
+        refused(ChoiceOptions { top_k: Some(5), ..usual.clone() }, "--top-k has no effect");
+        refused(ChoiceOptions { top_p: 0.5, ..usual.clone() }, "--top-p has no effect");
+        refused(ChoiceOptions { temperature: Some(-1.0), ..usual.clone() }, "temperature is -1");
+        refused(ChoiceOptions { temperature: Some(1.0), top_p: 2.0, ..usual }, "top_p is 2");
+    }
 }

@@ -14,8 +14,9 @@ use crate::{
     engine::{Engine, Footprint, PackLimits},
     experiment::{
         generate::{Completing, Generating},
-        rows::{BatchLimits, Memory, Run, Task, Worker},
+        rows::{BatchLimits, Memory, Run, Task},
         score::{Columns, Scoring},
+        worker::Worker,
     },
     model::PairWeights,
     output::{self, Done, Manifest, Progress, Shard, Sink},
@@ -287,13 +288,13 @@ impl SharedWork for Running<'_> {
             What::Score { columns, prefix_sharing } => {
                 let engines = engines.map(|engine| engine.with_prefix_sharing(*prefix_sharing));
                 let tasks = engines.map(|engine| Scoring { engine, columns: *columns });
-                self.pass(tasks.collect(), most_tokens)
+                self.pass(&tasks.collect::<Vec<_>>(), most_tokens)
             }
             What::Generate(completing) => {
                 let tasks = engines.map(|engine| Generating { engine, encoder, completing });
                 let tasks: Vec<_> = tasks.collect();
                 let most_tokens = most_tokens.min(tasks[0].most_tokens());
-                self.pass(tasks, most_tokens)
+                self.pass(&tasks, most_tokens)
             }
         }
     }
@@ -301,9 +302,9 @@ impl SharedWork for Running<'_> {
 
 impl Running<'_> {
     /// Passes all rows through the tasks, one of each device.
-    fn pass(self, tasks: Vec<impl Task>, most_tokens: usize) -> Result<Done> {
+    fn pass(self, tasks: &[impl Task], most_tokens: usize) -> Result<Done> {
         let Setup { caller, options, encoder, pools, shard, memory, limit, .. } = self.setup;
-        let workers = tasks.into_iter().zip(pools).map(|(task, pool)| Worker { task, pool });
+        let workers = tasks.iter().zip(pools).map(|(task, pool)| Worker::new(task, pool));
         let run = Run {
             workers: workers.collect(),
             encoder,

@@ -22,11 +22,16 @@ pub fn auc(negative: &[f64], positive: &[f64]) -> Option<f64> {
 
 /// The `q`-quantile of values, with linear interpolation (numpy's default). `None` of nothing.
 pub fn quantile(values: &[f64], q: f64) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
+    let sorted = sorted(values);
     let position = q * (sorted.len().checked_sub(1)? as f64);
     let (low, high) = (position.floor() as usize, position.ceil() as usize);
     Some(sorted[low] + (sorted[high] - sorted[low]) * (position - low as f64))
+}
+
+pub(super) fn sorted(values: &[f64]) -> Vec<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! How sure an AUC is, and what a threshold on the score is worth.
 
-use super::{auc, quantile};
+use super::{auc, classes::sorted, quantile};
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{RngCore, SeedableRng},
+};
 
 /// 97.5 % quantile of the standard normal distribution: intervals are of 95 %.
 pub(super) const Z: f64 = 1.959_963_984_540_054;
@@ -12,17 +16,21 @@ pub fn delong(negative: &[f64], positive: &[f64]) -> Option<(f64, f64)> {
         return None;
     }
     let center = auc(negative, positive)?;
-    let variance = placements(positive, negative, |own, other| own > other)
-        + placements(negative, positive, |own, other| own < other);
+    let variance =
+        placements(positive, negative, |below, _| below) + placements(negative, positive, |_, above| above);
     let half = Z * variance.sqrt();
     Some(((center - half).max(0.0), (center + half).min(1.0)))
 }
 
-/// Variance of the mean share of the others that each of `own` stands right to, ties counting half.
-fn placements(own: &[f64], others: &[f64], wins: impl Fn(f64, f64) -> bool) -> f64 {
+/// Variance of the mean share of the others that each of `own` stands right to, ties counting half. `right` takes how many
+/// of the others are below a score and how many above.
+fn placements(own: &[f64], others: &[f64], right: impl Fn(usize, usize) -> usize) -> f64 {
+    let others = sorted(others);
     let share = |own: &f64| {
-        let count = |other: &f64| if own == other { 0.5 } else { f64::from(u8::from(wins(*own, *other))) };
-        others.iter().map(count).sum::<f64>() / others.len() as f64
+        let below = others.partition_point(|other| other < own);
+        let above = others.len() - others.partition_point(|other| other <= own);
+        let ties = others.len() - below - above;
+        (right(below, above) as f64 + ties as f64 / 2.0) / others.len() as f64
     };
     let shares: Vec<f64> = own.iter().map(share).collect();
     let mean = shares.iter().sum::<f64>() / shares.len() as f64;
@@ -33,8 +41,9 @@ fn placements(own: &[f64], others: &[f64], wins: impl Fn(f64, f64) -> bool) -> f
 /// The 2.5 % and 97.5 % quantiles of the AUC over `resamples` random samples with replacement, of each class for itself. The
 /// same seed gives the same interval. `None` where a class is empty.
 pub fn bootstrap(negative: &[f64], positive: &[f64], resamples: usize, seed: u64) -> Option<(f64, f64)> {
-    let mut random = Random::new(seed);
-    let mut draw = |from: &[f64]| from.iter().map(|_| from[random.below(from.len())]).collect::<Vec<f64>>();
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut below = |end: usize| ((u128::from(random.next_u64()) * end as u128) >> 64) as usize;
+    let mut draw = |from: &[f64]| from.iter().map(|_| from[below(from.len())]).collect::<Vec<f64>>();
     let aucs: Option<Vec<f64>> = (0..resamples).map(|_| auc(&draw(negative), &draw(positive))).collect();
     let aucs = aucs?;
     Some((quantile(&aucs, 0.025)?, quantile(&aucs, 0.975)?))
@@ -46,36 +55,73 @@ pub fn tpr_at_fpr(negative: &[f64], positive: &[f64], fpr: f64) -> Option<f64> {
     if negative.is_empty() || positive.is_empty() {
         return None;
     }
+    let (negative, positive) = (sorted(negative), sorted(positive));
     let above = |scores: &[f64], threshold: f64| {
-        scores.iter().filter(|score| **score >= threshold).count() as f64 / scores.len() as f64
+        (scores.len() - scores.partition_point(|score| *score < threshold)) as f64 / scores.len() as f64
     };
-    let allowed = positive.iter().filter(|threshold| above(negative, **threshold) <= fpr);
-    Some(allowed.map(|threshold| above(positive, *threshold)).fold(0.0, f64::max))
+    let allowed = positive.iter().filter(|threshold| above(&negative, **threshold) <= fpr);
+    Some(allowed.map(|threshold| above(&positive, *threshold)).fold(0.0, f64::max))
 }
 
-/// Random numbers that are the same on every machine (SplitMix64, Steele, Lea and Flood 2014).
-#[derive(Debug, Clone)]
-pub struct Random(u64);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
+    /// [`placements`] by comparing every two scores.
+    fn compared(own: &[f64], others: &[f64], wins: impl Fn(f64, f64) -> bool) -> f64 {
+        let share = |own: &f64| {
+            let count =
+                |other: &f64| if own == other { 0.5 } else { f64::from(u8::from(wins(*own, *other))) };
+            others.iter().map(count).sum::<f64>() / others.len() as f64
+        };
+        let shares: Vec<f64> = own.iter().map(share).collect();
+        let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+        let squares: f64 = shares.iter().map(|share| (share - mean).powi(2)).sum();
+        squares / (shares.len() - 1) as f64 / shares.len() as f64
     }
 
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+    /// [`tpr_at_fpr`] by comparing every two scores.
+    fn tpr_compared(negative: &[f64], positive: &[f64], fpr: f64) -> f64 {
+        let above = |scores: &[f64], threshold: f64| {
+            scores.iter().filter(|score| **score >= threshold).count() as f64 / scores.len() as f64
+        };
+        let allowed = positive.iter().filter(|threshold| above(negative, **threshold) <= fpr);
+        allowed.map(|threshold| above(positive, *threshold)).fold(0.0, f64::max)
     }
 
-    /// From 0 up to but not 1.
-    pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    #[test]
+    fn ranks_say_what_comparing_every_two_scores_says() {
+        // Few values, so that most come often and in both classes; 0 and -0 are one of them.
+        let scores = |count: usize, step: usize, least: f64| -> Vec<f64> {
+            (0..count).map(|i| (i * step % 23) as f64 / 16.0 + least).chain([-0.0]).collect()
+        };
+        let classes = [
+            scores(150, 7, -0.5),
+            scores(91, 5, 0.0),
+            scores(40, 3, 0.25),
+            scores(1, 1, 2.0),
+            scores(2, 9, -3.0),
+        ];
+        for negative in &classes {
+            for positive in &classes {
+                let won = placements(positive, negative, |below, _| below);
+                assert_eq!(won, compared(positive, negative, |own, other| own > other));
+                let lost = placements(negative, positive, |_, above| above);
+                assert_eq!(lost, compared(negative, positive, |own, other| own < other));
+                for fpr in [0.0, 0.05, 0.2, 1.0] {
+                    let found = tpr_at_fpr(negative, positive, fpr);
+                    assert_eq!(found, Some(tpr_compared(negative, positive, fpr)), "{fpr}");
+                }
+            }
+        }
     }
 
-    /// From 0 up to but not `end`.
-    pub fn below(&mut self, end: usize) -> usize {
-        ((u128::from(self.next()) * end as u128) >> 64) as usize
+    #[test]
+    fn large_classes_are_no_work() {
+        // Comparing every two of them would be 10^11 steps.
+        let scores = |above: f64| -> Vec<f64> { (0..300_000).map(|i| f64::from(i) * 1e-6 + above).collect() };
+        let (negative, positive) = (scores(0.0), scores(1.0));
+        assert_eq!(delong(&negative, &positive), Some((1.0, 1.0)));
+        assert_eq!(tpr_at_fpr(&negative, &positive, 0.05), Some(1.0));
     }
 }

@@ -43,7 +43,9 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
         }
     };
     if head_dim % 2 != 0 {
-        return Err(format!("head_dim is {head_dim}; rotary embeddings need an even one"));
+        return Err(format!(
+            "head_dim is {head_dim}, expected an even number: dimensions of a head are read in pairs"
+        ));
     }
     if config.known("use_bidirectional_attention").is_some_and(|value| value != false) {
         return Err("use_bidirectional_attention is set: an encoder, which has no next token to score".into());
@@ -268,5 +270,18 @@ fn no_rope_layers(config: &Fields, num_hidden_layers: usize) -> Result<Vec<bool>
             let interval = config.size("no_rope_layer_interval")?;
             Ok((1..=num_hidden_layers).map(|layer| !layer.is_multiple_of(interval)).collect())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn odd_heads_are_refused_whether_they_rotate_or_not() {
+        let problem = |config: Value| parse_config(&config).unwrap_err();
+        let gpt2 = problem(json!({"model_type": "gpt2", "n_embd": 15, "n_head": 3}));
+        assert!(gpt2.contains("head_dim is 5, expected an even number"), "{gpt2}");
     }
 }

@@ -50,6 +50,12 @@ pub fn ropes_of(config: &Fields, head_dim: usize, max_position_embeddings: usize
     } else {
         None
     };
+    // Where layers have two rotary embeddings, only that of full attention is stretched: models are trained so (Gemma 3), and
+    // max_position_embeddings is the length that they were trained to in the end.
+    let context_length = match full.scaling {
+        RopeScaling::Linear { .. } if has_local => max_position_embeddings,
+        _ => context_length,
+    };
     Ok(Ropes { full, sliding, context_length })
 }
 
@@ -167,4 +173,31 @@ fn longrope(config: &Fields, rope: &Fields, rotary_dim: usize, longest: f64) -> 
         attention_factor: rope.number_or("attention_factor", default)?,
         original_max_position_embeddings: original,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::parse_config;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn linear_scaling_stretches_what_was_not_trained_stretched() {
+        let context_length = |config: Value| parse_config(&config).unwrap().context_length;
+        // lmsys/vicuna-7b-v1.5-16k
+        let vicuna = json!({
+            "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096,
+            "rope_scaling": {"type": "linear", "factor": 4.0},
+        });
+        assert_eq!(context_length(vicuna), 16384);
+        // google/gemma-3-4b-it, as transformers 4 and 5 write it.
+        let mut gemma = json!({"model_type": "gemma3_text", "max_position_embeddings": 131072});
+        let linear = json!({"rope_type": "linear", "factor": 8.0});
+        gemma["rope_scaling"] = linear.clone();
+        assert_eq!(context_length(gemma.clone()), 131072);
+        gemma["rope_scaling"] = Value::Null;
+        gemma["rope_parameters"] =
+            json!({"full_attention": linear, "sliding_attention": {"rope_type": "default"}});
+        assert_eq!(context_length(gemma), 131072);
+    }
 }

@@ -1,6 +1,6 @@
 //! The folder that an experiment leaves behind: rows, summary, plots, report.
 
-use super::{Report, page};
+use super::{Report, page, write_whole};
 use crate::{Error, Result};
 use serde_json::Value;
 use std::{
@@ -70,15 +70,19 @@ impl Folder {
     }
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
-        let path = self.dir.join(name);
-        fs::write(&path, text).map_err(|error| Error::io("write", &path, &error))
+        write_text(&self.dir.join(name), text)
     }
+}
+
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    write_whole(path, |file| {
+        file.write_all(text.as_bytes()).map_err(|error| Error::io("write", path, &error))
+    })
 }
 
 /// Writes the summary into an experiment's folder.
 pub fn write_summary(dir: &Path, summary: &Value) -> Result<()> {
-    let path = dir.join(SUMMARY);
-    fs::write(&path, format!("{summary:#}\n")).map_err(|error| Error::io("write", &path, &error))
+    write_text(&dir.join(SUMMARY), &format!("{summary:#}\n"))
 }
 
 /// The summary that an experiment left: of its folder, or the file itself.
@@ -93,5 +97,24 @@ pub fn read_summary(path: &Path) -> Result<Value> {
             "{} is no experiment's {SUMMARY}: it has no field experiment",
             file.display()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_summary_is_replaced_and_never_half_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str| write_summary(dir.path(), &json!({ "experiment": name })).unwrap();
+        write("first");
+        // Another name of the file shows whether its bytes were written over.
+        let other = dir.path().join("other.json");
+        fs::hard_link(dir.path().join(SUMMARY), &other).unwrap();
+        write("second");
+        assert_eq!(read_summary(&other).unwrap()["experiment"], "first");
+        assert_eq!(read_summary(dir.path()).unwrap()["experiment"], "second");
     }
 }

@@ -117,6 +117,11 @@ impl Part {
         if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock_shared() {
             return Ok(None);
         }
+        // A run makes its file first: one that was killed before it wrote the manifest leaves none.
+        let beside = Manifest::path_beside(&path);
+        if !beside.try_exists().map_err(|error| Error::io("read", &beside, &error))? {
+            return Ok(None);
+        }
         let (manifest, done) = Manifest::read(&path)?;
         let reader = BufReader::new(file);
         Ok(done.map(|done| Self { shard, path, manifest, done, rows: 0, line: 0, reader }))
@@ -203,4 +208,18 @@ fn check_numbers(parts: &[Part], found: &mut Done) -> Result<()> {
     found.errors = parts.iter().map(|part| part.done.errors).sum();
     found.first_error = parts.iter().find_map(|part| part.done.first_error.clone());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_without_a_manifest_is_not_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(Shard { index: 0, count: 2 }.path(folder.path()), "").unwrap();
+        let error = merge(folder.path(), &folder.path().join("merged.jsonl"), false).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Incomplete);
+        assert!(error.message.contains("0/2 is not finished, 1/2 is missing"), "{error}");
+    }
 }

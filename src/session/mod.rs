@@ -29,7 +29,7 @@ use crate::{
         Continued, Finish, LOGITS_AT_ONCE, Likelihood, Observer, Prompt, Score, Split, Tokens, Trace,
         check_alphas,
     },
-    experiment::rows::{BatchLimits, in_parts},
+    experiment::{holding::Holding, rows::BatchLimits},
     job::{Computer, open_encoder, open_pair, thread_pool},
     model::{ModelSpec, PairWeights},
     prompt::{ContentRef, Encoded, Encoder, RowError},
@@ -60,6 +60,7 @@ struct Opened {
     pool: rayon::ThreadPool,
     encoder: Encoder,
     limits: BatchLimits,
+    holding: Holding,
     device: String,
     /// The process whose threads these are.
     process: u32,
@@ -94,6 +95,7 @@ impl Session {
                 tokens: machine.max_batch_tokens,
                 memory: None,
             },
+            holding: Holding::default(),
             process: std::process::id(),
             turn: Mutex::new(()),
             warnings,
@@ -145,7 +147,7 @@ impl Session {
     /// A usage error for a prompt without tokens, with more than the model's context or with a token that the vocabulary does
     /// not have; [`ErrorKind::Interrupted`] when the observer stops the work; failures of the device.
     pub fn score(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Score>> {
-        self.pass(prompts, Room::default(), |engine, part| engine.score(part, observer))
+        self.pass(prompts, Room::default(), observer, |engine, part, observer| engine.score(part, observer))
     }
 
     /// The last token's hidden state after the last layer of one model's blocks, run on their own from the tuned model's
@@ -161,7 +163,9 @@ impl Session {
         prompts: &[&[u32]],
         observer: Observer<'_>,
     ) -> Result<Vec<Vec<f64>>> {
-        self.pass(prompts, Room::default(), |engine, part| engine.plain(branch, part, observer))
+        self.pass(prompts, Room::default(), observer, |engine, part, observer| {
+            engine.plain(branch, part, observer)
+        })
     }
 
     /// Logits of the token after each prompt with `x + ptc + alpha · ftc` on all tokens: 1 is the tuned model, 0 the base's
@@ -191,7 +195,7 @@ impl Session {
         for some in prompts.chunks((LOGITS_AT_ONCE / (alphas.len() * width).max(1)).max(1)) {
             // A stream for each alpha is in memory.
             let room = Room { streams: alphas.len(), ..Room::default() };
-            let by_prompt = self.pass(some, room, |engine, part| {
+            let by_prompt = self.pass(some, room, observer, |engine, part, observer| {
                 let by_alpha = engine.steer(part, alphas, tokens, observer)?;
                 Ok((0..part.len())
                     .map(|prompt| by_alpha.iter().map(|rows| rows[prompt].clone()).collect())
@@ -214,7 +218,7 @@ impl Session {
     /// # Errors
     /// As [`Session::score`].
     pub fn trace(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Trace>> {
-        self.pass(prompts, Room::default(), |engine, part| engine.trace(part, observer))
+        self.pass(prompts, Room::default(), observer, |engine, part, observer| engine.trace(part, observer))
     }
 
     /// How likely every token is that follows a prompt, under alpha, see
@@ -232,7 +236,9 @@ impl Session {
         for (index, text) in texts.iter().enumerate() {
             self.check_ids(&format!("prompt {index}"), text.token_ids)?;
         }
-        self.pass(texts, Room::default(), |engine, part| engine.likelihoods(part, alpha, observer))
+        self.pass(texts, Room::default(), observer, |engine, part, observer| {
+            engine.likelihoods(part, alpha, observer)
+        })
     }
 
     /// Completes each prompt, as `tuco generate` does. [`Pair::stop_tokens`] tells which tokens end a completion as a rule.
@@ -250,7 +256,7 @@ impl Session {
         self.pair().checkpoints.ft.head()?;
         let most_tokens = completing.most_tokens(self.spec());
         let room = Room { new_tokens: completing.new_tokens(), most_tokens, ..Room::default() };
-        let completions = self.pass(prompts, room, |engine, part| {
+        let completions = self.pass(prompts, room, observer, |engine, part, observer| {
             engine.complete(part, completing, self.encoder(), observer)
         })?;
         let is_broken = |of: &Vec<Text>| of.iter().any(|text| text.completion.finish == Finish::NotFinite);
@@ -280,7 +286,8 @@ impl Session {
         &self,
         prompts: &[P],
         room: Room,
-        pass: impl Fn(&dyn Passes, &[P]) -> Result<Vec<T>> + Sync,
+        observer: Observer<'_>,
+        pass: impl Fn(&dyn Passes, &[P], Observer<'_>) -> Result<Vec<T>> + Sync,
     ) -> Result<Vec<T>> {
         let context = self.spec().context_length;
         for (index, prompt) in prompts.iter().map(TokenIds::token_ids).enumerate() {
@@ -296,10 +303,14 @@ impl Session {
         let opened = &*self.opened;
         let warn = |text: &str| push(&opened.warnings, text);
         opened.engines.with_dependent(|_, engine| {
+            let tokens = |prompt: &P| room.streams * prompt.token_ids().len() + room.new_tokens;
+            let pass = |part: &[P], observer: Observer<'_>| pass(engine.as_ref(), part, observer);
             let mut passed = Vec::with_capacity(prompts.len());
             for batch in batches(prompts, opened.limits, room, engine.row_count()) {
-                let pass = |part: &[P]| pass(engine.as_ref(), part);
-                passed.extend(opened.pool.install(|| in_parts(batch, &warn, &pass))?);
+                let in_parts = || opened.holding.pass(batch, tokens, &warn, observer, &pass);
+                for outcome in opened.pool.install(in_parts)? {
+                    passed.push(outcome?);
+                }
             }
             Ok(passed)
         })

@@ -36,7 +36,7 @@ fn devices_that_cannot_be_meant_are_refused() {
 mod simulated {
     use super::{command, prepared};
     use crate::{
-        common::{Ran, rows, run},
+        common::{Pair, Ran, rows, run},
         scene::Scene,
     };
     use serde_json::Value;
@@ -116,5 +116,81 @@ mod simulated {
         assert!(whole.starts_with(&written) && written.len() < whole.len());
         run(&mut command(&pair, "score", "sim:2,1,0", &args)).expect(0, &["were there already"]);
         assert_eq!(fs::read_to_string(&output).unwrap(), whole);
+    }
+
+    /// Eight prompts of 6 tokens, but the sixth of 118.
+    fn one_long_prompt() -> Pair {
+        let pair = prepared(0);
+        let row = |id: u32| {
+            let ids: Vec<u32> = (0..if id == 5 { 118 } else { 6 }).map(|i| (7 * id + i) % 90 + 1).collect();
+            format!("{{\"id\": {id}, \"token_ids\": {ids:?}}}\n")
+        };
+        pair.write("in.jsonl", (0..8).map(row).collect::<String>());
+        pair
+    }
+
+    fn with_memory(pair: &Pair, bytes: &str, more: &[&str]) -> Ran {
+        run(command(pair, "score", "sim", more).env("TUCO_SIM_MEMORY", bytes))
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_goes_on_in_parts() {
+        let pair = one_long_prompt();
+        let whole =
+            with_memory(&pair, "10000000", &[]).expect(0, &["tuco: device: simulator", "weights resident"]);
+        assert!(!whole.stderr.contains("going on"), "{}", whole.stderr);
+        for bytes in ["550000", "450000"] {
+            let parts = with_memory(&pair, bytes, &[]).expect(0, &["cannot allocate", "--max-batch-tokens"]);
+            assert_eq!(parts.stdout, whole.stdout);
+            assert_eq!(parts.stderr.matches("going on").count(), 1, "{}", parts.stderr);
+        }
+    }
+
+    #[test]
+    fn a_prompt_that_does_not_fit_alone_is_an_error_row() {
+        let pair = one_long_prompt();
+        let whole = with_memory(&pair, "10000000", &[]).expect(0, &[]).rows();
+        let rows = with_memory(&pair, "340000", &[]).expect(0, &["1 of 8 rows are errors"]).rows();
+        let error = &rows[5]["error"];
+        assert_eq!(error["type"], "out_of_memory");
+        let message = error["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("the prompt has 118 tokens, which do not fit alone: simulator:"),
+            "{message}"
+        );
+        assert!((0..8).filter(|row| *row != 5).all(|row| rows[row] == whole[row]));
+
+        let pair = prepared(8);
+        let more = ["--max-new-tokens", "2"];
+        let whole = run(&mut command(&pair, "generate", "sim", &more)).expect(0, &[]);
+        let parts = run(command(&pair, "generate", "sim", &more).env("TUCO_SIM_MEMORY", "250000"));
+        assert_eq!(parts.expect(0, &["going on"]).stdout, whole.stdout);
+    }
+
+    #[test]
+    fn weights_that_do_not_fit_end_the_run() {
+        let pair = one_long_prompt();
+        let advice = "the weights do not fit: cannot allocate";
+        with_memory(&pair, "120000", &["--resident", "on"]).expect(1, &[advice, "--resident off"]);
+        let why =
+            ["weights brought layer by layer: 1M would take more than four fifths of the 1M that are free"];
+        pair.write("in.jsonl", rows(1));
+        assert!(with_memory(&pair, "160000", &[]).expect(0, &why).rows()[0]["tuco"].is_number());
+    }
+
+    #[test]
+    fn what_a_lost_device_has_computed_is_kept() {
+        let pair = prepared(12);
+        let whole = run(&mut command(&pair, "score", "sim", &[])).expect(0, &[]).stdout;
+        for device in ["sim", "sim:0,1"] {
+            let args = ["-o", "out.jsonl", "--batch-size", "2", "--overwrite"];
+            let mut lost = command(&pair, "score", device, &args);
+            let said = ["simulator: the device is lost", "are complete, the same command goes on"];
+            run(lost.env("TUCO_SIM_LAUNCHES", "150")).expect(1, &said);
+            let written = fs::read_to_string(pair.path("out.jsonl")).unwrap();
+            assert!(!written.is_empty() && whole.starts_with(&written) && written.len() < whole.len());
+            run(&mut command(&pair, "score", device, &args[..4])).expect(0, &["were there already"]);
+            assert_eq!(fs::read_to_string(pair.path("out.jsonl")).unwrap(), whole);
+        }
     }
 }

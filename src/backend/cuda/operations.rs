@@ -177,7 +177,7 @@ impl Backend for Cuda {
     }
 
     fn weight<'w>(&self, tensor: Tensor<'w>) -> CudaWeight<'w> {
-        CudaWeight::new(tensor, &self.matrices)
+        CudaWeight::new(tensor, &self.matrices, self.resident)
     }
 
     fn fetch(&self, weight: &CudaWeight<'_>) {

@@ -13,6 +13,28 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+/// A number that the environment may say instead of us, so that tests see a device that is too small or breaks.
+struct Variable {
+    name: &'static str,
+    otherwise: usize,
+}
+
+/// Bytes of a device's memory.
+const MEMORY: Variable = Variable { name: "TUCO_SIM_MEMORY", otherwise: 1 << 30 };
+/// Launches after which a device is lost.
+const LAUNCHES: Variable = Variable { name: "TUCO_SIM_LAUNCHES", otherwise: usize::MAX };
+
+impl Variable {
+    fn read(&self) -> usize {
+        match std::env::var(self.name) {
+            Ok(text) => {
+                text.parse().unwrap_or_else(|_| panic!("{} is {text:?}, expected a number", self.name))
+            }
+            Err(_) => self.otherwise,
+        }
+    }
+}
+
 /// A simulated device. Its memory is the host's, full of NaN when it is new; only common memory is left to others.
 pub struct Sim {
     kernels: Kernels,
@@ -35,11 +57,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Sim {
     /// The lanes of a new one.
     pub fn open(kernels: Kernels) -> [Arc<dyn Device>; Lane::ALL.len()] {
-        let mut work = Work::new();
+        let mut work = Work::new(MEMORY.read(), LAUNCHES.read());
         let points = Points::new(|| Ok(work.new_event())).expect("events of the simulator are numbers");
         let sim = Arc::new(Self { kernels, work: Mutex::new(work), common: Mutex::default(), points });
         let lane = |lane| SimLane { sim: sim.clone(), lane, apart: AtomicBool::default() };
         Lane::ALL.map(|it| Arc::new(lane(it)) as Arc<dyn Device>)
+    }
+
+    /// New memory; what nobody uses is given back before there is too little.
+    fn fresh(&self, bytes: usize) -> Result<Address> {
+        if lock(&self.work).memory().0 < bytes {
+            lock(&self.common).release_unused(self)?;
+            lock(&self.work).finish_lanes()?;
+        }
+        lock(&self.work).alloc(bytes)
     }
 }
 
@@ -100,7 +131,7 @@ impl Device for SimLane {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Address> {
-        Ok(lock(&self.sim.work).alloc(bytes))
+        self.sim.fresh(bytes)
     }
 
     fn free(&self, address: Address, _bytes: usize) {
@@ -112,7 +143,7 @@ impl Device for SimLane {
 
     fn alloc_common(&self, bytes: usize) -> Result<Address> {
         let left = lock(&self.sim.common).take(&*self.sim, bytes)?;
-        left.map_or_else(|| self.alloc(bytes), Ok)
+        left.map_or_else(|| self.sim.fresh(bytes), Ok)
     }
 
     fn free_common(&self, address: Address, bytes: usize) {
@@ -179,7 +210,7 @@ impl Device for SimLane {
     }
 
     fn memory(&self) -> Result<(usize, usize)> {
-        Ok((1 << 30, 1 << 30))
+        Ok(lock(&self.sim.work).memory())
     }
 }
 

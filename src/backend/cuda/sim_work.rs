@@ -5,7 +5,7 @@
 use super::{args::Address, device::Lane, transfer::Stream};
 use crate::{Error, ErrorKind, Result};
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     ffi::{CString, c_char, c_int, c_void},
     time::Instant,
 };
@@ -78,6 +78,11 @@ struct Recorded {
 
 pub struct Work {
     device: *mut c_void,
+    /// Bytes that it has.
+    capacity: usize,
+    used: HashMap<Address, usize>,
+    /// Launches until it is lost.
+    launches_left: usize,
     /// Of the lanes, and of copies.
     queues: [VecDeque<Task>; Lane::ALL.len() + 1],
     /// Each time that each event was recorded.
@@ -93,15 +98,29 @@ pub struct Work {
 unsafe impl Send for Work {}
 
 impl Work {
-    pub fn new() -> Self {
-        let (queues, events, marks) = Default::default();
+    /// A device of so many bytes that is lost after so many launches.
+    pub fn new(capacity: usize, launches_left: usize) -> Self {
+        let (used, queues, events, marks) = Default::default();
         // SAFETY: no preconditions.
-        Self { device: unsafe { sim_open() }, queues, events, marks, copies_asked: 0, turns: 1 }
+        let device = unsafe { sim_open() };
+        Self { device, capacity, used, launches_left, queues, events, marks, copies_asked: 0, turns: 1 }
     }
 
-    pub fn alloc(&mut self, bytes: usize) -> Address {
+    /// What is free, and all.
+    pub fn memory(&self) -> (usize, usize) {
+        (self.capacity - self.used.values().sum::<usize>(), self.capacity)
+    }
+
+    pub fn alloc(&mut self, bytes: usize) -> Result<Address> {
+        let (free, _) = self.memory();
+        if bytes > free {
+            let message = format!("cannot allocate {bytes} bytes, {free} are free");
+            return Err(Error::new(ErrorKind::OutOfMemory, message));
+        }
         // SAFETY: the device is open.
-        (unsafe { sim_alloc(self.device, bytes) }) as Address
+        let address = (unsafe { sim_alloc(self.device, bytes) }) as Address;
+        self.used.insert(address, bytes);
+        Ok(address)
     }
 
     fn queue(&mut self, stream: Stream) -> &mut VecDeque<Task> {
@@ -220,8 +239,11 @@ impl Work {
             // SAFETY: as above.
             Task::Clear { at, bytes } => unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) },
             Task::Launch { kernel, grid, args } => return self.launch(&kernel, &grid, &args),
-            // SAFETY: allocated by `alloc`; the simulator stops the program if not.
-            Task::Free(address) => unsafe { sim_free(self.device, address as *mut c_void) },
+            Task::Free(address) => {
+                self.used.remove(&address);
+                // SAFETY: allocated by `alloc`; the simulator stops the program if not.
+                unsafe { sim_free(self.device, address as *mut c_void) }
+            }
             Task::Mark(mark) => self.marks[mark] = Some(Instant::now()),
             Task::Record(moment) => self.recorded(moment).passed = true,
             Task::Wait(_) => {}
@@ -229,7 +251,9 @@ impl Work {
         Ok(())
     }
 
-    fn launch(&self, kernel: &str, grid: &Grid, args: &[u8]) -> Result<()> {
+    fn launch(&mut self, kernel: &str, grid: &Grid, args: &[u8]) -> Result<()> {
+        let lost = || Error::new(ErrorKind::Device, "the device is lost");
+        self.launches_left = self.launches_left.checked_sub(1).ok_or_else(lost)?;
         let name = CString::new(kernel).expect("names of kernels hold no zero");
         // SAFETY: the simulator checks the name, the size of the arguments and the threads.
         let code = unsafe { sim_launch(self.device, name.as_ptr(), grid, args.as_ptr().cast(), args.len()) };

@@ -8,7 +8,7 @@ use super::{
     mat::{Element, pitch},
 };
 use crate::{
-    Result,
+    Error, ErrorKind, Result,
     model::{LayerTensor, PairWeights},
     tensor::{Addend, Dtype, Tensor, View},
     twin::Branch,
@@ -35,6 +35,8 @@ pub struct CudaWeight<'w> {
     wide: Arc<OnceLock<Buffer>>,
     /// Of a key weight of the tuned model.
     key_difference: Arc<OnceLock<KeyDifference>>,
+    /// It is kept from one batch to the next.
+    stays: bool,
 }
 
 /// What the pre-trained model's key weight and bias differ by from the tuned model's, norms' factors included.
@@ -206,7 +208,7 @@ impl Update {
 }
 
 impl<'w> CudaWeight<'w> {
-    pub fn new(tensor: Tensor<'w>, matrices: &Matrices) -> Self {
+    pub fn new(tensor: Tensor<'w>, matrices: &Matrices, stays: bool) -> Self {
         let matrix = without_addend(&tensor);
         let update = tensor.addend_rank().map(|_| Arc::default());
         Self {
@@ -216,17 +218,36 @@ impl<'w> CudaWeight<'w> {
             update,
             wide: Arc::default(),
             key_difference: Arc::default(),
+            stays,
         }
+    }
+
+    /// What was brought to the device before, or is now.
+    fn get<'a, T>(&self, cell: &'a OnceLock<T>, load: impl FnOnce() -> Result<T>) -> Result<&'a T> {
+        if cell.get().is_none() {
+            // Another thread may have been faster: then its value stays.
+            let _ = cell.set(load().map_err(|error| self.does_not_fit(error))?);
+        }
+        Ok(cell.get().expect("just set"))
+    }
+
+    /// A device that has no room for weights that stay has none with fewer rows.
+    fn does_not_fit(&self, error: Error) -> Error {
+        if error.kind != ErrorKind::OutOfMemory || !self.stays {
+            return error;
+        }
+        let message = format!("the weights do not fit: {error}; --resident off brings them layer by layer");
+        Error::new(ErrorKind::Device, message)
     }
 
     /// As a matrix, without its [`CudaWeight::update`].
     pub fn planes(&self, device: &Arc<dyn Device>) -> Result<&Planes> {
-        get_or_try(&self.planes, || Planes::of_tensor(device, &self.matrix))
+        self.get(&self.planes, || Planes::of_tensor(device, &self.matrix))
     }
 
     /// What an adapter adds to the matrix.
     pub fn update(&self, device: &Arc<dyn Device>) -> Result<Option<&Update>> {
-        let load = |slot| get_or_try(slot, || Update::of(device, &self.tensor));
+        let load = |slot| self.get(slot, || Update::of(device, &self.tensor));
         self.update.as_deref().map(load).transpose()
     }
 
@@ -237,19 +258,19 @@ impl<'w> CudaWeight<'w> {
             values.resize(pitch(values.len()), 0.0);
             Buffer::common_of(device, &values)
         };
-        Ok(get_or_try(&self.wide, load)?.address())
+        Ok(self.get(&self.wide, load)?.address())
     }
 
     /// The difference, which `make` makes of weights that stay the same.
     pub fn key_difference(&self, make: impl FnOnce() -> Result<KeyDifference>) -> Result<&KeyDifference> {
-        get_or_try(&self.key_difference, make)
+        self.get(&self.key_difference, make)
     }
 
     /// Rows of a table, with an adapter's part: as they are stored where that is bf16, otherwise in f32.
     pub fn rows(&self, device: &Arc<dyn Device>) -> Result<(Element, Address)> {
         Ok(match bf16_rows(&self.tensor) {
             Some(_) => (Element::Bf16, self.planes(device)?.high.address()),
-            None => (Element::F32, get_or_try(&self.wide, || wide(device, &self.tensor))?.address()),
+            None => (Element::F32, self.get(&self.wide, || wide(device, &self.tensor))?.address()),
         })
     }
 }
@@ -320,14 +341,6 @@ pub fn resident_bytes(weights: &impl PairWeights, context: Element) -> usize {
     layers + tables.map(|table| table_bytes(&table)).sum::<usize>()
 }
 
-fn get_or_try<T>(cell: &OnceLock<T>, load: impl FnOnce() -> Result<T>) -> Result<&T> {
-    if cell.get().is_none() {
-        // Another thread may have been faster: then its value stays.
-        let _ = cell.set(load()?);
-    }
-    Ok(cell.get().expect("just set"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,7 +356,7 @@ mod tests {
         let merged = LowRank { merged_to: Some(Dtype::Bf16), ..update };
         let merged = Tensor { update: Some(merged), ..base };
         let matrices = Matrices::default();
-        let weight = |tensor| CudaWeight::new(tensor, &matrices);
+        let weight = |tensor| CudaWeight::new(tensor, &matrices, true);
         let planes = weight(base).planes;
         assert!(Arc::ptr_eq(&planes, &weight(sum).planes));
         for other in [merged, base.row_range(1..3), Tensor { rounded_to: Dtype::Bf16, ..base }] {

@@ -23,6 +23,8 @@ include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
 /// The oldest GPUs that kernels are compiled for.
 const OLDEST: (i32, i32) = (8, 0);
+/// The oldest driver that loads what this version of nvcc makes, as it numbers itself.
+const OLDEST_DRIVER: i32 = 13_000;
 /// The one that runs kernels for sm_90a.
 const HOPPER: (i32, i32) = (9, 0);
 
@@ -71,8 +73,13 @@ pub fn failed(what: &str, error: DriverError) -> Error {
         sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => ErrorKind::OutOfMemory,
         _ => ErrorKind::Device,
     };
-    let said = error.error_string().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
-    Error::new(kind, format!("the GPU cannot {what}: {said} ({error:?})"))
+    Error::new(kind, format!("the GPU cannot {what}: {}", said(error)))
+}
+
+/// What the driver says of an error, and its name.
+fn said(error: DriverError) -> String {
+    let text = error.error_string().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{text} ({:?})", error.0)
 }
 
 /// How many GPUs the driver shows (`CUDA_VISIBLE_DEVICES`).
@@ -89,13 +96,34 @@ pub fn count() -> Result<usize> {
         Ok(devices) => format!(" (CUDA_VISIBLE_DEVICES is {devices:?})"),
         Err(_) => String::new(),
     };
-    result::init().map_err(|error| none(format!("the NVIDIA driver does not start{visible}: {error:?}")))?;
-    let count = result::device::get_count()
-        .map_err(|error| none(format!("the NVIDIA driver lists no GPUs{visible}: {error:?}")))?;
-    match count {
-        0 => Err(none(format!("the NVIDIA driver shows no GPU{visible}"))),
-        count => Ok(count as usize),
+    match result::init().and_then(|()| result::device::get_count()) {
+        // That is how a driver starts where it may show none.
+        Ok(0) | Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => {
+            Err(none(format!("the NVIDIA driver shows no GPU{visible}")))
+        }
+        Ok(count) => Ok(count as usize),
+        Err(error) => Err(none(format!("the NVIDIA driver does not start{visible}: {}", said(error)))),
     }
+}
+
+/// # Errors
+/// [`ErrorKind::Device`] for a driver that does not load what the kernels were compiled to.
+fn check_driver() -> Result<()> {
+    let mut version = 0;
+    // SAFETY: writes to what is passed.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }
+        .result()
+        .map_err(|error| failed("tell its driver", error))?;
+    if version >= OLDEST_DRIVER {
+        return Ok(());
+    }
+    let named = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
+    let message = format!(
+        "the NVIDIA driver is for CUDA {}; the kernels need one for CUDA {} (580) or newer",
+        named(version),
+        named(OLDEST_DRIVER)
+    );
+    Err(Error::new(ErrorKind::Device, message))
 }
 
 /// The lanes of GPU `ordinal` of those that the driver shows.
@@ -111,6 +139,7 @@ pub fn open(ordinal: usize, kernels: Option<Kernels>) -> Result<[Arc<dyn Device>
 impl Gpu {
     fn open(ordinal: usize, kernels: Option<Kernels>) -> Result<Self> {
         let count = count()?;
+        check_driver()?;
         if ordinal >= count {
             let message = format!("--device cuda:{ordinal}: the driver shows {count} GPUs, from cuda:0");
             return Err(Error::usage(message));
@@ -156,13 +185,8 @@ impl Gpu {
         let points = Points::new(|| Event::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING))?;
         let load = |image: &[u8]| {
             // SAFETY: a fatbin that nvcc made.
-            unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|error| {
-                let error = failed("load the kernels", error);
-                Error::new(
-                    error.kind,
-                    format!("{}; they need a driver for CUDA 13.0 (580) or newer", error.message),
-                )
-            })
+            unsafe { result::module::load_data(image.as_ptr().cast()) }
+                .map_err(|error| failed("load the kernels", error))
         };
         let mut modules = Vec::with_capacity(FATBINS.len());
         for (image, is_for_hopper) in FATBINS {
