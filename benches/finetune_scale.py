@@ -112,7 +112,8 @@ def write_moved(base, tuned, folder, size, dtype):
 
 def read_prompts(path, limit):
     """Rows numbered anew, with nothing but what is scored."""
-    rows = read_jsonl(path)[:limit]
+    with open(path, encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines if line.strip()][:limit]
     return [{"id": i} | {field: row[field] for field in FIELDS if field in row} for i, row in enumerate(rows)]
 
 
@@ -172,7 +173,7 @@ def parse_arguments():
     parser.add_argument("--device", default="cpu", help="cpu, cuda, or sim of a program built with the simulator")
     parser.add_argument("--device-args", default="", help="more flags for tuco score on this device, as one string")
     parser.add_argument("--yardstick", choices=["reference", "cpu"], help="default: cpu, for --device cpu reference")
-    parser.add_argument("--scales", type=lambda text: [float(s) for s in text.split(",")], default=[1, 0.3, 0.1, 0.03], help="of s")
+    parser.add_argument("--scales", type=lambda text: [float(s) for s in text.split(",")], default=[1, 0.3, 0.1, 0.03], help="values of s")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the moved weights")
     parser.add_argument("--limit", type=int, help="only the first prompts")
     parser.add_argument("--threads", type=int, default=2)

@@ -8,7 +8,8 @@
 #   tests      every test of tests/gpu.rs, in a process of its own
 #   bench      tuco bench with the shapes of real models; PyTorch for ceilings
 #   peers      PyTorch with the same prompts and as kernels; times tuco first, unless bench has done so in this run
-#   sanitize   every kernel under compute-sanitizer
+#   sanitize   every kernel under compute-sanitizer: memcheck and synccheck
+#   race       and racecheck, where kernels have no bulk copies
 #   all        these, one after the other
 #
 # OUT gets report.md, to which each run adds, results.json, written anew after every bench, and the logs of tests and sanitizers: what was
@@ -193,8 +194,11 @@ peers() {
     attempt 120 python3 benches/peers.py run "$work/mixed.json" --peers packed,trimmed,hooks
 }
 
-sanitize() {
-    title Sanitizers
+# Runs these tools of compute-sanitizer over the tests whose names a pattern matches.
+sanitizers() {
+    local tests=$1
+    shift
+    title "Sanitizers: $*"
     if ! command -v compute-sanitizer >/dev/null; then
         echo "**Missing**: compute-sanitizer is neither in PATH nor in /usr/local/cuda/bin."
         failed=1
@@ -204,22 +208,25 @@ sanitize() {
         failed=1
         return
     fi
-    local name
+    local name tool
     while IFS= read -r name; do
         name=${name%: test}
-        if [[ $name != every_kernel_* ]] || is_ignored "$name"; then continue; fi
-        sanitize_test memcheck "$name"
-        sanitize_test synccheck "$name"
-        # It does not follow bulk copies.
-        if [[ $name != *_sm_90a ]]; then sanitize_test racecheck "$name"; fi
+        if ! [[ $name =~ $tests ]] || is_ignored "$name"; then continue; fi
+        for tool in "$@"; do sanitize_test "$tool" "$name"; done
     done <<<"$all"
 }
+
+# Only many prompts make blocks that stay go round their rings more than once.
+sanitize() { sanitizers '^(every_kernel|many_prompts)_' memcheck synccheck; }
+
+# It does not follow bulk copies.
+race() { sanitizers '^every_kernel_.*_sm_80$' racecheck; }
 
 # Leaks are not looked for, as the driver frees what the process leaves; nor errors of calls, as kernels are looked for in one module after the
 # other.
 sanitize_test() {
     local tool=$1 name=$2 log=$out/$1.$2.log status=0 start=$SECONDS
-    run_test 150 "$log" "$name" compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 1 || status=$?
+    run_test 220 "$log" "$name" compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 1 || status=$?
     local last
     last=$(sed -n 's/^========= //p' "$log" | tail -n 1)
     echo "- $tool, $((SECONDS - start)) s: $name: ${last:-no findings told, $(head -c 200 "$log")}"
@@ -235,8 +242,8 @@ sanitize_test() {
 run() {
     local stages
     case $stage in
-    tests | bench | peers | sanitize) stages=("$stage") ;;
-    all) stages=(tests bench peers sanitize) ;;
+    tests | bench | peers | sanitize | race) stages=("$stage") ;;
+    all) stages=(tests bench peers sanitize race) ;;
     *) usage ;;
     esac
     mkdir -p "$out"

@@ -79,7 +79,7 @@ class Clock:
 
     def in_a_row(self, work, seconds=0.4):
         """The time of one of many that follow each other, as kernels of a whole pass do: then the power that a GPU may take binds.
-        The GPU waits only between the parts that are timed, for some microseconds of at least 40 ms."""
+        Between the parts that are timed, of 40 ms or so, the GPU waits for some microseconds."""
         count = max(1, round(seconds / self.repeat / statistics.median(self(work))))
 
         def part():
@@ -478,7 +478,7 @@ def main():
     parser.add_argument("what", choices=["ceilings", "kernels", "run"])
     parser.add_argument("bench", nargs="?", type=pathlib.Path, help="what tuco bench --output wrote")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--repeat", type=int, default=10, help="default: 10; 3 are enough of what takes more than a second")
+    parser.add_argument("--repeat", type=int, default=10, help="default: 10; at most 3 of what takes more than a second")
     parser.add_argument("--tokens", type=int, help="another number of tokens than the bench's")
     parser.add_argument("--lengths", type=lambda text: [int(n) for n in text.split(",")], help="other lengths than the bench's")
     parser.add_argument("--peers", type=names_of_peers, default=PEERS, help=f"default: {','.join(PEERS)}")

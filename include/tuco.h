@@ -23,7 +23,7 @@ typedef enum tuco_status {
     TUCO_FAILED = 1,
     /* An option, path, prompt or argument that cannot be meant. */
     TUCO_USAGE = 2,
-    /* A broken checkpoint, or two that are not a pair. */
+    /* A broken checkpoint, two that are not a pair, or weights that overflow on a prompt: do not retry. */
     TUCO_WRONG_PAIR = 42,
 } tuco_status;
 

@@ -11,6 +11,8 @@ pub enum ErrorKind {
     Checkpoint,
     /// Two checkpoints that are not a pair, or a run that does not continue the one on disk.
     Mismatch,
+    /// Hidden states or logits overflowed: finite weights that are too large for this prompt; the same call fails again.
+    NotFinite,
     /// Reading or writing failed; the same command may work later.
     Io,
     /// The device failed or is not there; the same command may work later or elsewhere.
@@ -56,9 +58,21 @@ impl Error {
         Self::new(ErrorKind::Io, format!("cannot {verb} {}: {error}", path.display()))
     }
 
-    /// A file that the user named and that cannot be read: a usage error, unlike [`Error::io`].
+    /// A file that the user named and that cannot be read. A usage error where the name is at fault, or what lies there; any
+    /// other failure may pass, as those of [`Error::io`].
     pub fn unreadable(path: &Path, error: &std::io::Error) -> Self {
-        Self::new(ErrorKind::Usage, format!("cannot read {}: {error}", path.display()))
+        use std::io::ErrorKind as Cause;
+        let kind = match error.kind() {
+            Cause::NotFound
+            | Cause::PermissionDenied
+            | Cause::IsADirectory
+            | Cause::NotADirectory
+            | Cause::InvalidFilename
+            | Cause::InvalidInput
+            | Cause::InvalidData => ErrorKind::Usage,
+            _ => ErrorKind::Io,
+        };
+        Self { kind, ..Self::io("read", path, error) }
     }
 
     /// The exit code that tells a scheduler what to do: 1 try again, 2 mend the command, 3 look at the error rows
@@ -68,7 +82,7 @@ impl Error {
             ErrorKind::Io | ErrorKind::Device | ErrorKind::OutOfMemory => 1,
             ErrorKind::Usage => 2,
             ErrorKind::BadRows | ErrorKind::Incomplete => 3,
-            ErrorKind::Checkpoint | ErrorKind::Mismatch => 42,
+            ErrorKind::Checkpoint | ErrorKind::Mismatch | ErrorKind::NotFinite => 42,
             ErrorKind::Interrupted => 75,
         }
     }
@@ -81,3 +95,38 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{self, ErrorKind as Cause};
+
+    fn exit_code(error: io::Error) -> u8 {
+        let unreadable = Error::unreadable(Path::new("weights"), &error);
+        assert!(unreadable.message.starts_with("cannot read weights: "), "{unreadable}");
+        unreadable.exit_code()
+    }
+
+    #[test]
+    fn only_what_is_named_wrongly_is_wrong_usage() {
+        for cause in [
+            Cause::NotFound,
+            Cause::PermissionDenied,
+            Cause::IsADirectory,
+            Cause::NotADirectory,
+            Cause::InvalidFilename,
+            Cause::InvalidInput,
+            Cause::InvalidData,
+        ] {
+            assert_eq!(exit_code(cause.into()), 2, "{cause}");
+        }
+        for cause in [Cause::StaleNetworkFileHandle, Cause::OutOfMemory, Cause::TimedOut, Cause::Other] {
+            assert_eq!(exit_code(cause.into()), 1, "{cause}");
+        }
+        // EIO, ENOMEM, EMFILE.
+        #[cfg(unix)]
+        for code in [5, 12, 24] {
+            assert_eq!(exit_code(io::Error::from_raw_os_error(code)), 1, "{code}");
+        }
+    }
+}

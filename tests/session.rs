@@ -3,14 +3,16 @@
 use serde_json::Value;
 use std::{
     fs,
-    ops::ControlFlow,
+    ops::{ControlFlow, Range},
     path::{Path, PathBuf},
 };
 use tuco::{
-    ErrorKind, Session, SessionOptions,
+    Error, ErrorKind, Session, SessionOptions,
     backend::cpu::Cpu,
     checkpoint::Pair,
-    engine::{Continued, Engine, Generation, Prompt, Sampling, Tokens, unheard, unobserved},
+    engine::{
+        Continued, Engine, Finish, Generation, LOGITS_AT_ONCE, Prompt, Sampling, Tokens, unheard, unobserved,
+    },
     job::Device,
     prompt::{Content, ContentRef},
     session::Completing,
@@ -22,7 +24,11 @@ fn golden(name: &str) -> PathBuf {
 }
 
 fn options(name: &str) -> SessionOptions {
-    let path = |side: &str| golden(name).join(side).display().to_string();
+    options_in(&golden(name))
+}
+
+fn options_in(dir: &Path) -> SessionOptions {
+    let path = |side: &str| dir.join(side).display().to_string();
     let mut options = SessionOptions::new(path("base"), path("tuned"));
     options.machine.device = Device::Cpu;
     options.machine.threads = Some(2);
@@ -36,6 +42,37 @@ fn prompts(name: &str) -> Vec<Vec<u32>> {
 }
 
 const CASE: &str = "llama_gqa_tied_bf16";
+
+/// A pair of finite weights whose tuned model overflows wherever the token 5 is.
+fn overflowing() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for side in ["base", "tuned"] {
+        fs::create_dir(dir.path().join(side)).unwrap();
+        for entry in fs::read_dir(golden("llama_mha_untied_f32").join(side)).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), dir.path().join(side).join(entry.file_name())).unwrap();
+        }
+    }
+    let path = dir.path().join("tuned/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let place = |name: &str| {
+        let [start, end] = [0, 1].map(|i| header[name]["data_offsets"][i].as_u64().unwrap() as usize);
+        8 + length + start..8 + length + end
+    };
+    let mut set = |place: Range<usize>, value: &dyn Fn(usize) -> f32| {
+        for (i, element) in bytes[place].chunks_exact_mut(4).enumerate() {
+            element.copy_from_slice(&value(i).to_le_bytes());
+        }
+    };
+    // What the first MLP adds is too much for the largest numbers alone.
+    set(place("model.layers.0.mlp.down_proj.weight"), &|_| 1e33);
+    let row = place("model.embed_tokens.weight").start + 5 * 30 * size_of::<f32>();
+    set(row..row + 30 * size_of::<f32>(), &|i| if i % 2 == 0 { -f32::MAX } else { f32::MAX });
+    fs::write(&path, bytes).unwrap();
+    dir
+}
 
 #[test]
 fn a_session_gives_what_the_engine_gives_in_batches_of_any_size() {
@@ -137,6 +174,68 @@ fn what_cannot_be_passed_is_told_before_anything_is_computed() {
     assert!(of(&[vocab_size], 1.0).unwrap_err().message.starts_with("tokens: token 0 has id"));
     assert!(of(&[1], -1.0).unwrap_err().message.contains("alpha is -1"));
     assert_eq!(of(&[], 1.0).unwrap().values, [0.0; 0]);
+    // Prompts are counted from the first, however many go together.
+    let never = |_: f64| -> ControlFlow<()> { panic!("something is computed") };
+    let alphas = vec![1.0; LOGITS_AT_ONCE / vocab_size as usize + 1];
+    let error = session.logits(&[&[1], &[]], &alphas, Tokens::All, &never).unwrap_err();
+    assert!(error.message.starts_with("prompt 1 has 0 tokens"), "{error}");
+    let mut options = options(CASE);
+    options.machine.batch_size = Some(1);
+    let session = Session::open(&options).unwrap();
+    let texts = [1, 3].map(|n_prompt| Continued { token_ids: &[1, 2], n_prompt });
+    let error = session.likelihoods(&texts, 1.0, &never).unwrap_err();
+    assert!(error.message.starts_with("text 1: 3 of its 2 tokens"), "{error}");
+}
+
+#[test]
+fn an_overflow_is_told_of_its_prompt_alone() {
+    let dir = overflowing();
+    let mut options = options_in(dir.path());
+    options.machine.batch_size = Some(1);
+    let session = Session::open(&options).unwrap();
+    let ids: [&[u32]; 3] = [&[1, 3], &[1, 5, 3], &[2]];
+    let told = |error: Error, message: &str| {
+        assert_eq!((error.kind, error.exit_code()), (ErrorKind::NotFinite, 42));
+        assert!(error.message.starts_with(message), "{error}");
+    };
+    let scores = session.score(&ids, &unobserved).unwrap();
+    let finite: Vec<bool> = scores.iter().map(|score| score.check_finite().is_ok()).collect();
+    assert_eq!(finite, [true, false, true]);
+    // The base's own blocks do not overflow.
+    assert!(session.logits(&ids, &[0.0], Tokens::All, &unobserved).is_ok());
+    let error = session.logits(&ids, &[0.0, 1.0], Tokens::All, &unobserved).unwrap_err();
+    told(error, "prompt 1: the logits under alpha 1 are not numbers");
+    let texts = ids.map(|token_ids| Continued { token_ids, n_prompt: 1 });
+    let error = session.likelihoods(&texts, 1.0, &unobserved).unwrap_err();
+    told(error, "text 1: the logits are not numbers");
+
+    let traces = session.trace(&ids, &unobserved).unwrap();
+    assert!(traces[0].check_finite().is_ok() && traces[2].check_finite().is_ok());
+    let why = traces[1].check_finite().unwrap_err();
+    assert!(why.starts_with("the hidden state overflowed: |P| is "), "{why}");
+    assert!(session.logits_of_parts(&traces[0].split).is_ok());
+    told(session.logits_of_parts(&traces[1].split).unwrap_err(), "the logits of the hidden state's parts");
+
+    let prompts = ids.map(|token_ids| Prompt { token_ids, seed: 0 });
+    let generation = Generation { max_new_tokens: 3, ..Generation::default() };
+    let completing = Completing { generation, stop: Vec::new(), seed: 0 };
+    let completions = session.generate(&prompts, &completing, &unobserved).unwrap();
+    let finish: Vec<Finish> = completions.iter().map(|of| of[0].completion.finish).collect();
+    assert_eq!(finish, [Finish::Length, Finish::NotFinite, Finish::Length]);
+    assert_eq!(completions[1][0].fields().unwrap_err().kind, "not_finite");
+}
+
+#[test]
+fn a_light_trace_stops_in_its_second_pass_too() {
+    let session = Session::open(&options("light_f32")).unwrap();
+    let prompts = prompts("light_f32");
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    // That pass counts no tokens.
+    let stop = |tokens: f64| match tokens == 0.0 {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    };
+    assert_eq!(session.trace(&prompts, &stop).unwrap_err().kind, ErrorKind::Interrupted);
 }
 
 #[test]

@@ -92,7 +92,7 @@ unsafe fn write(prompts: &[&[u32]], session: &Session, scores: *mut TucoScore) -
     }
     let found = session.score(prompts, &unobserved)?;
     let check = |(index, score): (usize, &Score)| {
-        let wrong = |why| Error::new(tuco::ErrorKind::Device, format!("prompt {index}: {why}"));
+        let wrong = |why| Error::new(tuco::ErrorKind::NotFinite, format!("prompt {index}: {why}"));
         score.check_finite().map_err(wrong)
     };
     found.iter().enumerate().try_for_each(check)?;
@@ -275,11 +275,11 @@ mod tests {
 
     #[test]
     fn statuses_are_exit_codes() {
-        use tuco::ErrorKind::{Checkpoint, Device, Io, Mismatch, OutOfMemory, Usage};
+        use tuco::ErrorKind::{Checkpoint, Device, Io, Mismatch, NotFinite, OutOfMemory, Usage};
         for (kinds, name) in [
             (&[Io, Device, OutOfMemory][..], "TUCO_FAILED"),
             (&[Usage], "TUCO_USAGE"),
-            (&[Checkpoint, Mismatch], "TUCO_WRONG_PAIR"),
+            (&[Checkpoint, Mismatch, NotFinite], "TUCO_WRONG_PAIR"),
         ] {
             for kind in kinds {
                 let code = Error::new(*kind, "").exit_code();

@@ -1,7 +1,10 @@
 // The scheduler of the simulated device, its memory, and what the host calls.
 #include "sim.h"
 
+#include <csignal>
 #include <map>
+
+#include <sys/mman.h>
 
 #if !defined(__x86_64__)
 #error "the simulator switches fibers on x86-64 only"
@@ -21,12 +24,43 @@ void make_running() {
     of_thread = &made;
 }
 
-// A device's memory: allocations by address, between guards.
+// A device's memory: allocations by address. How many kernels it has run.
 struct Device {
     std::map<const unsigned char*, size_t> allocations;
+    unsigned launches = 0;
 };
-constexpr size_t GUARD = 256;
+
+// What nobody may write.
 constexpr unsigned char GUARD_BYTE = 0xA5;
+constexpr size_t PAGE = 4096;
+static size_t pages(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
+
+// Memory that ends where a page begins that nobody may touch, after another such page.
+static unsigned char* guarded(size_t bytes) {
+    void* all = mmap(nullptr, pages(bytes) + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (all == MAP_FAILED || mprotect((char*)all + PAGE, pages(bytes), PROT_READ | PROT_WRITE)) die("the host has no memory left");
+    unsigned char* data = (unsigned char*)all + PAGE + pages(bytes) - bytes;
+    memset(data - (pages(bytes) - bytes), GUARD_BYTE, pages(bytes) - bytes);
+    return data;
+}
+
+static void release(unsigned char* data, size_t bytes) { munmap(data + bytes - pages(bytes) - PAGE, pages(bytes) + 2 * PAGE); }
+
+Shared::Shared() : end(guarded(pages(SHARED_BYTES)) + pages(SHARED_BYTES)) {}
+Shared::~Shared() { release(end - pages(SHARED_BYTES), pages(SHARED_BYTES)); }
+
+// Says which kernel it was that touched memory which is not its own.
+static struct sigaction handler_before;
+static void on_fault(int, siginfo_t*, void*) {
+    if (of_thread && of_thread->fiber) die("memory is touched that is outside of what there is");
+    sigaction(SIGSEGV, &handler_before, nullptr);
+}
+static void watch_faults() {
+    struct sigaction ours {};
+    ours.sa_sigaction = on_fault;
+    ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaction(SIGSEGV, &ours, &handler_before);
+}
 
 static std::vector<Entry>& kernels() {
     static std::vector<Entry> all;
@@ -80,6 +114,12 @@ void yield(const char* at, const unsigned* generation) {
     pass_on(&fiber.stack_pointer);
 }
 
+// What shared memory has beyond what was asked for.
+static void check_slack(const Block& block) {
+    for (const unsigned char* at = block.shared() + block.shared_bytes; at < block.memory.end; at++)
+        if (*at != GUARD_BYTE) die("something was written behind a block's shared memory");
+}
+
 static void enter() {
     running().body();
     Fiber& fiber = self();
@@ -89,7 +129,7 @@ static void enter() {
     if (!fiber.open_stores.empty() || !fiber.store_groups.empty()) die("a thread ends with stores that still read shared memory");
     if (!warpgroup().open.empty() || !warpgroup().committed.empty()) die("a warpgroup ends with products in flight");
     fiber.done = true;
-    fiber.block->live--;
+    if (!--fiber.block->live) check_slack(*fiber.block);
     warp().live &= ~(1u << lane());
     fiber.turn->fiber = nullptr;
     running().ended++;
@@ -108,7 +148,8 @@ static void start(Block& block, const Grid& grid, uint3 index) {
     block.warpgroups.assign((grid.threads + 127) / 128, Warpgroup{});
     block.barrier = Barrier{};
     for (auto& barrier : block.named) barrier = Barrier{};
-    memset(block.shared(), 0xFF, std::min(SHARED_BYTES, grid.shared_bytes + 1024));
+    memset(block.shared(), 0xFF, block.shared_bytes);
+    memset(block.shared() + block.shared_bytes, GUARD_BYTE, block.memory.end - block.shared() - block.shared_bytes);
     for (unsigned i = 0; i < grid.threads; i++) {
         Fiber& fiber = block.fibers[i];
         fiber.block = &block;
@@ -132,14 +173,14 @@ static void start(Block& block, const Grid& grid, uint3 index) {
 
 static void check_guards() {
     for (auto& [data, bytes] : running().device->allocations)
-        for (size_t i = 0; i < GUARD; i++)
-            if (data[bytes + i] != GUARD_BYTE || data[-1 - (ptrdiff_t)i] != GUARD_BYTE)
-                die("something was written outside an allocation");
+        for (size_t i = 1; i <= std::min<size_t>(pages(bytes) - bytes, 256); i++)
+            if (*(data - i) != GUARD_BYTE) die("something was written before an allocation");
 }
 
 void run(const char* kernel, const Grid& grid, unsigned cluster, std::function<void()> body) {
     static const char* order = getenv("TUCO_SIM_ORDER");
-    const bool reversed = order && strcmp(order, "reversed") == 0;
+    // Every second launch of a device runs its blocks and threads from the last to the first.
+    const bool reversed = (running().device->launches++ % 2 == 1) != (order && strcmp(order, "reversed") == 0);
     running().kernel = kernel;
     running().grid = grid;
     running().cluster = cluster;
@@ -187,30 +228,31 @@ void check_global(const void* from, size_t bytes) {
 
 extern "C" {
 
-sim::Device* sim_open() { return new sim::Device; }
+sim::Device* sim_open() {
+    static const bool watching = (sim::watch_faults(), true);
+    (void)watching;
+    return new sim::Device;
+}
 
 void sim_close(sim::Device* device) {
-    for (auto& [data, bytes] : device->allocations) free((void*)(data - sim::GUARD));
+    for (auto& [data, bytes] : device->allocations) sim::release((unsigned char*)data, bytes);
     delete device;
 }
 
-// Memory full of NaN.
+// Memory full of NaN, `bytes` a multiple of what it has to be aligned to.
 void* sim_alloc(sim::Device* device, size_t bytes) {
-    auto* raw = (unsigned char*)aligned_alloc(sim::GUARD, (bytes + 3 * sim::GUARD - 1) / sim::GUARD * sim::GUARD);
-    memset(raw, sim::GUARD_BYTE, sim::GUARD);
-    memset(raw + sim::GUARD, 0xFF, bytes);
-    memset(raw + sim::GUARD + bytes, sim::GUARD_BYTE, sim::GUARD);
-    device->allocations[raw + sim::GUARD] = bytes;
-    return raw + sim::GUARD;
+    unsigned char* data = sim::guarded(bytes);
+    memset(data, 0xFF, bytes);
+    device->allocations[data] = bytes;
+    return data;
 }
 
 void sim_free(sim::Device* device, unsigned char* data) {
     const auto allocation = device->allocations.find(data);
     if (allocation == device->allocations.end()) sim::die("memory is freed that was not allocated");
-    // For who still reads it.
-    memset(data, 0xFF, allocation->second);
+    const size_t bytes = allocation->second;
     device->allocations.erase(allocation);
-    free(data - sim::GUARD);
+    sim::release(data, bytes);
 }
 
 // 0, or 1 for a kernel that is not there, 2 for arguments or threads that are not its own.

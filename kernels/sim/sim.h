@@ -1,7 +1,8 @@
 // CUDA device code on the CPU, for tests: every thread of a block is a fiber; the blocks of a cluster run together,
-// clusters one after another. It shows what a test should catch: missing barriers (threads also run in reverse order),
-// deadlocks, reads of shared memory nobody wrote (it starts as NaN), copies used before they were waited for, bad
-// alignment, copies from outside an allocation. It says nothing of speed or of the memory model.
+// clusters one after another. It shows what a test should catch: missing barriers (every second kernel runs its threads in reverse
+// order), deadlocks, reads of shared memory nobody wrote (it starts as NaN), copies used before they were waited for, bad
+// alignment of what is copied, anything read or written outside of buffers and of shared memory. It says nothing of speed or of the
+// memory model.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -114,6 +115,14 @@ struct Warpgroup {
 
 constexpr unsigned NAMED_BARRIERS = 16;
 
+// Room for a block's shared memory, which ends where it does, but for what it is aligned to.
+struct Shared {
+    unsigned char* const end;
+    Shared();
+    ~Shared();
+    Shared(const Shared&) = delete;
+};
+
 struct Block {
     uint3 index{};
     std::deque<Fiber> fibers;
@@ -121,12 +130,11 @@ struct Block {
     std::vector<Warpgroup> warpgroups;
     Barrier barrier, named[NAMED_BARRIERS];
     unsigned threads = 0, live = 0;
-    std::unique_ptr<unsigned char[]> shared_raw{new unsigned char[SHARED_BYTES + 1024]};
     unsigned shared_bytes = 0;
+    Shared memory;
 
-    unsigned char* shared() {
-        return (unsigned char*)(((uintptr_t)shared_raw.get() + 1023) & ~uintptr_t(1023));
-    }
+    // 1024 bytes aligned.
+    unsigned char* shared() const { return memory.end - (shared_bytes + 1023) / 1024 * 1024; }
 };
 
 struct Grid {

@@ -9,6 +9,7 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
         ErrorKind::Usage => "UsageError",
         ErrorKind::Checkpoint => "CheckpointError",
         ErrorKind::Mismatch => "MismatchError",
+        ErrorKind::NotFinite => "NotFiniteError",
         ErrorKind::Io => "ReadWriteError",
         ErrorKind::Device => "DeviceError",
         ErrorKind::OutOfMemory => "OutOfMemoryError",

@@ -19,8 +19,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 use tuco::{
-    Session, SessionOptions,
-    engine::{Continued, Prompt, Tokens, check_alphas},
+    Error, ErrorKind, Session, SessionOptions,
+    engine::{Continued, Finish, Prompt, Tokens, check_alphas},
     metrics,
     model::PairWeights,
     prompt::{ContentRef, Encoded, RowError, RowErrorKind},
@@ -73,6 +73,11 @@ impl Pair {
         }
         Ok(())
     }
+}
+
+/// The error of a prompt that has overflowed.
+fn not_finite(why: String) -> RowError {
+    RowError::new(RowErrorKind::NotFinite, why)
 }
 
 fn tokens(encoded: &[&[u32]]) -> u64 {
@@ -262,7 +267,13 @@ impl Pair {
             .map(|row| {
                 let encoded = row?;
                 let (score, output_co, trace) = scored.next().expect("a score for every prompt");
-                score.check_finite().map_err(|why| RowError::new(RowErrorKind::NotFinite, why))?;
+                score.check_finite().map_err(not_finite)?;
+                if output_co.is_some_and(|output_co| !output_co.is_finite()) {
+                    return Err(not_finite("the base's own hidden state overflowed".into()));
+                }
+                if let Some(trace) = &trace {
+                    trace.check_finite().map_err(not_finite)?;
+                }
                 Ok(Scored { score, encoded, output_co, trace })
             })
             .collect();
@@ -414,8 +425,22 @@ impl Pair {
         let completions =
             run(py, bar, |observer| session.generate(&prompts, &completing, observer))?.raise(py)?;
         Self::warn(py, &session)?;
-        let of_prompt = |of: Vec<_>| of.into_iter().map(|text| Completion::new(py, text)).collect();
-        Ok(completions.into_iter().map(of_prompt).collect())
+        let mut first_error = None;
+        let mut made: Vec<Vec<Completion>> = Vec::with_capacity(completions.len());
+        for (index, of_prompt) in completions.into_iter().enumerate() {
+            let broken = of_prompt.iter().find(|text| text.completion.finish == Finish::NotFinite);
+            if let Some(failure) = broken.and_then(|text| text.fields().err()) {
+                first_error.get_or_insert_with(|| (index, not_finite(failure.message)));
+                made.push(Vec::new());
+            } else {
+                made.push(of_prompt.into_iter().map(|text| Completion::new(py, text)).collect());
+            }
+        }
+        let Some((index, error)) = first_error else { return Ok(made) };
+        let error = row_exception(py, index, &error);
+        // What was generated is not lost.
+        error.value(py).setattr("completions", made)?;
+        Err(error)
     }
 
     /// The contributions of every layer to every token of a prompt, and of the response that follows it.
@@ -435,6 +460,7 @@ impl Pair {
         }
         let (trace, says) = run(py, Bar::new(py, Some(false), "trace", 0)?, |observer| {
             let trace = session.trace(&[&ids], observer)?.remove(0);
+            trace.check_finite().map_err(|why| Error::new(ErrorKind::NotFinite, why))?;
             let says = match session.pair().head() {
                 Ok(_) => Some(session.logits_of_parts(&trace.split)?),
                 Err(_) => None,

@@ -94,6 +94,7 @@ def test_errors_are_of_the_kinds_that_python_knows(tmp_path):
         tuco.Pair.from_pretrained(DEMO / "base", tmp_path / "tuned")
     assert issubclass(tuco.ReadWriteError, OSError) and issubclass(tuco.DeviceError, RuntimeError)
     assert issubclass(tuco.OutOfMemoryError, MemoryError) and issubclass(tuco.UsageError, ValueError)
+    assert issubclass(tuco.errors.NotFiniteError, OverflowError) and tuco.errors.NotFiniteError.exit_code == 42
     error = pickle.loads(pickle.dumps(tuco.PromptError("m", 3, "too_long")))
     assert (str(error), error.index, error.kind) == ("m", 3, "too_long")
 

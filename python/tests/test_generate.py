@@ -76,6 +76,13 @@ def test_a_completion_has_what_was_asked_for(demo):
     assert demo.generate([]) == []
 
 
+def test_an_overflow_loses_no_other_completion(overflowing):
+    with pytest.raises(tuco.PromptError, match=r"prompts\[1\]: the logits of a next token are not numbers") as raised:
+        overflowing.generate([[1, 3], [1, 5, 3], [2]], max_new_tokens=3, ignore_eos=True)
+    assert (raised.value.kind, raised.value.index) == ("not_finite", 1)
+    assert [[len(each.token_ids) for each in of] for of in raised.value.completions] == [[3], [], [3]]
+
+
 def test_what_cannot_be_meant_is_told(demo):
     def told(**options):
         with pytest.raises(tuco.UsageError) as error:

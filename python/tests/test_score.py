@@ -170,3 +170,18 @@ def test_an_overflow_loses_no_other_score(tmp_path):
             pair.score([[1], [1, 3, 5], [2]])
         assert raised.value.kind == "not_finite" and raised.value.index == 1
         assert np.isfinite(raised.value.scores.tuco).tolist() == [True, False, True]
+
+
+def test_an_overflow_of_what_else_is_asked_for_is_an_error(overflowing, tmp_path):
+    # The last token's own row is float64 in a score, and float32 in a trace.
+    prompts = [[1, 3], [3, 5]]
+    assert overflowing.score(prompts, errors="rows").errors == {}
+    errors = overflowing.score(prompts, all_tokens=True, errors="rows").errors
+    assert list(errors) == [1] and errors[1].startswith("the hidden state overflowed")
+    for side in ("base", "tuned"):
+        shutil.copytree(GOLDEN / "llama_mha_untied_f32" / side, tmp_path / side)
+    overwrite(tmp_path / "base/model.safetensors", "model.layers.0.mlp.down_proj.weight", 3e38)
+    with tuco.Pair.from_pretrained(tmp_path / "base", tmp_path / "tuned", device="cpu") as pair:
+        scores = pair.score([[1, 3, 5], [2]], output_co=True, errors="rows")
+        assert scores.errors == {0: "the base's own hidden state overflowed"}
+        assert np.isfinite(scores.output_co).tolist() == [False, True]

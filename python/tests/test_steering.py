@@ -64,3 +64,15 @@ def test_a_trace_has_arrays_by_token_and_layer(demo):
         demo.trace(["a", "b"])
     with pytest.raises(tuco.UsageError, match="response"):
         demo.trace("a", response="")
+
+
+def test_an_overflow_is_an_error_of_its_prompt(overflowing):
+    error = tuco.errors.NotFiniteError
+    with pytest.raises(error, match="prompt 1: the logits under alpha 1 are not numbers") as raised:
+        overflowing.logits([[1, 3], [1, 5, 3]], [0.0, 1.0])
+    assert raised.value.exit_code == 42 and isinstance(raised.value, OverflowError)
+    assert np.isfinite(overflowing.logits([[1, 3], [1, 5, 3]], 0.0)).all()
+    with pytest.raises(error, match="text 1: the logits are not numbers"):
+        overflowing.likelihoods([[1], [1, 5]], [[3], [3]])
+    with pytest.raises(error, match="the hidden state overflowed"):
+        overflowing.trace([1, 5, 3])

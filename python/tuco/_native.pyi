@@ -100,6 +100,9 @@ class Pair:
 
         Returns:
             float64, `[prompts, tokens]`; for a list of alphas `[alphas, prompts, tokens]`.
+
+        Raises:
+            NotFiniteError: logits that overflow.
         """
     @overload
     def logits(
@@ -129,6 +132,9 @@ class Pair:
         Returns:
             for each prompt the natural logarithms of the probabilities of its continuation's tokens, and whether each is what greedy
             decoding takes.
+
+        Raises:
+            NotFiniteError: logits that overflow.
         """
     def generate(
         self,
@@ -167,10 +173,15 @@ class Pair:
 
         Raises:
             UsageError: a number out of range, or one that has no effect at temperature 0.
-            PromptError: a prompt that is empty, too long, or does not suit the chat template.
+            PromptError: a prompt that is empty, too long, or does not suit the chat template; one whose logits overflow (its
+                `completions` are those of the others).
         """
     def trace(self, prompt: Prompt, response: str | None = None) -> Trace:
-        """The contributions of every layer to every token of a prompt, and of the response that follows it."""
+        """The contributions of every layer to every token of a prompt, and of the response that follows it.
+
+        Raises:
+            NotFiniteError: a hidden state that overflows.
+        """
 
 @final
 class Completion:

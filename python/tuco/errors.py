@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._native import Scores
+    from ._native import Completion, Scores
 
 
 class TucoError(Exception):
@@ -29,12 +29,15 @@ class PromptError(UsageError):
     """A stable name, `error.type` of `tuco score`: empty_prompt, too_long, token_out_of_range, template_error, …"""
     scores: Scores | None
     """The other prompts' scores, if they had been computed."""
+    completions: list[list[Completion]] | None
+    """The other prompts' completions, if they had been generated; an empty list for one that has none."""
 
     def __init__(self, message: str, index: int = 0, kind: str = "invalid_row") -> None:
         super().__init__(message)
         self.index = index
         self.kind = kind
         self.scores = None
+        self.completions = None
 
     def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
         return type(self), (str(self), self.index, self.kind)
@@ -48,6 +51,12 @@ class CheckpointError(TucoError, ValueError):
 
 class MismatchError(TucoError, ValueError):
     """Two checkpoints that are not a pair, or outputs that do not belong together."""
+
+    exit_code = 42
+
+
+class NotFiniteError(TucoError, OverflowError):
+    """Hidden states or logits overflowed: finite weights that are too large for a prompt. The same call fails again."""
 
     exit_code = 42
 

@@ -7,7 +7,6 @@ use crate::{
     job::Caller,
     output::{self, read_summary, write_summary},
 };
-use clap::Parser;
 use std::{fs, path::Path, sync::atomic::AtomicBool, time::Instant};
 
 /// Runs every experiment and makes one report of them.
@@ -18,15 +17,14 @@ pub fn all(options: &DemoOptions, caller: Caller<'_>) -> Result<()> {
     let start = Instant::now();
     let output = &options.output;
     fs::create_dir_all(output).map_err(|error| Error::io("make", output, &error))?;
-    let (dir, out) = (options.dir.display().to_string(), output.display().to_string());
+    let place = |argument: &&str| placed(argument, &options.dir, output);
     let mut summaries = Vec::new();
-    let mut inputs = vec![out.clone()];
+    let mut inputs = vec![output.display().to_string()];
     for Experiment { name, arguments, result } in EXPERIMENTS {
-        let place = |argument: &&str| argument.replace("DEMO", &dir).replace("OUT", &out);
         let pair = ["--base", "DEMO/base", "--tuned", "DEMO/tuned", "--overwrite", "--quiet", "-o", result];
         let arguments = [&[*name], *arguments, &pair].concat();
         run(&arguments.iter().map(place).collect::<Vec<String>>(), caller.stop)?;
-        let result = result.replace("OUT", &out);
+        let result = place(result);
         if Path::new(&result).is_dir() {
             summaries.push(read_summary(Path::new(&result))?);
         }
@@ -34,14 +32,25 @@ pub fn all(options: &DemoOptions, caller: Caller<'_>) -> Result<()> {
     }
     let summary = demo::effects(&summaries, start.elapsed().as_secs_f64());
     write_summary(output, &summary)?;
-    let page = format!("{out}/report.html");
+    let page = place(&"OUT/report.html");
     let report = [vec!["report".to_owned()], inputs, vec!["-o".into(), page.clone()]].concat();
     run(&report, caller.stop)?;
     let shown = demo::report(&summary).expect("its own summary").to_markdown();
     output::print(&format!("\n{shown}\nEverything is in {page}\n"))
 }
 
-/// Runs one command line, which is told.
+/// `DEMO/…` and `OUT/…` as paths in these folders; any other word as it is.
+fn placed(argument: &str, dir: &Path, output: &Path) -> String {
+    let folder = |name: &str| match name {
+        "DEMO" => Some(dir),
+        "OUT" => Some(output),
+        _ => None,
+    };
+    let path = argument.split_once('/').and_then(|(name, rest)| Some(folder(name)?.join(rest)));
+    path.map_or_else(|| argument.to_owned(), |path| path.display().to_string())
+}
+
+/// Runs one command line, which is told. It says all: what the user's environment has for other runs is not read.
 fn run(arguments: &[String], stop: &AtomicBool) -> Result<()> {
     let quoted = |argument: &String| {
         if argument.contains([' ', '\'']) { format!("\"{argument}\"") } else { argument.clone() }
@@ -49,6 +58,20 @@ fn run(arguments: &[String], stop: &AtomicBool) -> Result<()> {
     let told: Vec<String> = arguments.iter().map(quoted).collect();
     output::print(&format!("\n$ tuco {}\n\n", told.join(" ")))?;
     let command = [&["tuco".to_owned()], arguments].concat();
-    let cli = Cli::try_parse_from(&command).map_err(|error| Error::usage(error.to_string()))?;
-    cli.run(Caller { command: &command, stop })
+    Cli::of_program(&command)?.run(Caller { command: &command, stop })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_leading_folder_is_a_placeholder() {
+        let place = |argument| placed(argument, Path::new("LAYOUT/DEMO"), Path::new("OUT/x"));
+        assert_eq!(place("DEMO/base"), "LAYOUT/DEMO/base");
+        assert_eq!(place("OUT/sweep"), "OUT/x/sweep");
+        for word in ["--by", "DEMO", "DEMOS/base", "a/OUT/b", "How do I get OUT of DEMO/base?"] {
+            assert_eq!(place(word), word);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 mod demo;
 
 use crate::{
-    Error, Result,
+    Error, ErrorKind, Result,
     experiment::demo::{self as demo_pair, DemoOptions},
     job::{
         self, BenchOptions, Caller, CompareOptions, GenerateOptions, JailbreakOptions, ManyShotOptions,
@@ -13,6 +13,7 @@ use crate::{
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::{
     ffi::OsString,
+    io::Write,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -67,13 +68,22 @@ struct InspectOptions {
 /// Set by Ctrl-C and SIGTERM.
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Lets Ctrl-C and SIGTERM stop the program cleanly; a second one ends it at once.
-fn stop_on_signals() {
-    let set = ctrlc::set_handler(|| {
+/// Lets Ctrl-C and SIGTERM stop the program: cleanly, a second one at once; or at once, where there is nothing to leave behind.
+fn stop_on_signals(at_once: bool) {
+    let stopped = Error::new(ErrorKind::Interrupted, "stopped");
+    // That nobody reads what is told is no reason to go on.
+    let tell = |text: &str| {
+        let _ = writeln!(std::io::stderr(), "tuco: {text}");
+    };
+    let set = ctrlc::set_handler(move || {
+        if at_once {
+            tell(&stopped.message);
+            std::process::exit(stopped.exit_code().into());
+        }
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("tuco: stopping after what is written; once more stops at once");
+        tell("stopping; once more stops at once");
     });
     set.expect("the program sets no other handler");
 }
@@ -81,7 +91,6 @@ fn stop_on_signals() {
 /// The program: runs a command line, whose first word is the program's name, and tells what went wrong on standard error.
 /// Gives the exit code ([`Error::exit_code`]). To be called once in a process: signals are its own from then on.
 pub fn main(line: impl IntoIterator<Item = OsString>) -> u8 {
-    stop_on_signals();
     let line: Vec<OsString> = line.into_iter().collect();
     let cli = match Cli::try_parse_from(&line) {
         Ok(cli) => cli,
@@ -91,6 +100,7 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> u8 {
             return error.exit_code() as u8;
         }
     };
+    stop_on_signals(cli.ends_at_once());
     let command: Vec<String> = line.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     match cli.run(Caller { command: &command, stop: &STOP }) {
         Ok(()) => 0,
@@ -113,6 +123,15 @@ impl Cli {
         parsed.map_err(|error| Error::usage(job::told_by_clap(&error)))
     }
 
+    /// Whether there is nothing to leave behind in order when it is stopped.
+    fn ends_at_once(&self) -> bool {
+        match &self.command {
+            Command::Inspect(_) => true,
+            Command::Demo(options) => !options.all,
+            _ => false,
+        }
+    }
+
     /// Runs the subcommand.
     ///
     /// # Errors
@@ -121,7 +140,7 @@ impl Cli {
         match self.command {
             Command::Score(options) => job::score(*options, caller).map(|_| ()),
             Command::Generate(options) => job::generate(*options, caller).map(|_| ()),
-            Command::Merge(options) => job::merge(&options),
+            Command::Merge(options) => job::merge(&options, caller.stop),
             Command::Compare(options) => job::compare(*options, caller),
             Command::Sweep(options) => job::sweep(*options, caller),
             Command::Jailbreak(options) => job::jailbreak(*options, caller),
@@ -129,7 +148,7 @@ impl Cli {
             Command::Trace(options) => job::trace(*options, caller),
             Command::Report(options) => job::report(&options),
             Command::Inspect(options) => job::inspect(&options.pair),
-            Command::Bench(options) => job::bench(&options),
+            Command::Bench(options) => job::bench(&options, caller.stop),
             Command::Demo(options) if options.all => demo::all(&options, caller),
             Command::Demo(options) => demo_pair::run(&options),
         }

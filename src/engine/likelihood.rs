@@ -27,12 +27,24 @@ impl<'a> Continued<'a> {
     pub fn passing(&self) -> &'a [u32] {
         &self.token_ids[..self.token_ids.len().saturating_sub(1).max(1).min(self.token_ids.len())]
     }
+
+    /// # Errors
+    /// A usage error for the first text whose prompt has no tokens, or more than there are.
+    pub fn check(texts: &[Self]) -> Result<()> {
+        let is_wrong = |text: &Self| !(1..=text.token_ids.len()).contains(&text.n_prompt);
+        let Some(index) = texts.iter().position(is_wrong) else { return Ok(()) };
+        let Continued { token_ids, n_prompt } = texts[index];
+        Err(Error::usage(format!(
+            "text {index}: {n_prompt} of its {} tokens are the prompt's, expected at least 1 and no more than there are",
+            token_ids.len()
+        )))
+    }
 }
 
 /// How likely a token is after those before it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Likelihood {
-    /// The natural logarithm of its probability.
+    /// The natural logarithm of its probability; not finite where the logits have overflowed.
     pub log_likelihood: f64,
     /// Whether it is what greedy decoding takes: the token with the largest logit, of equal ones the first.
     pub is_greedy: bool,
@@ -57,22 +69,14 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
     /// Prompts with several continuations share their rows.
     ///
     /// # Errors
-    /// As [`Engine::steer`]; a usage error for a prompt without tokens or with more than there are.
+    /// As [`Engine::steer`] and [`Continued::check`].
     pub fn likelihoods(
         &self,
         texts: &[Continued<'_>],
         alpha: f64,
         observer: Observer<'_>,
     ) -> Result<Vec<Vec<Likelihood>>> {
-        if let Some(index) =
-            texts.iter().position(|text| !(1..=text.token_ids.len()).contains(&text.n_prompt))
-        {
-            let Continued { token_ids, n_prompt } = texts[index];
-            return Err(Error::usage(format!(
-                "text {index}: {n_prompt} of its {} tokens are the prompt's, expected at least 1 and no more than there are",
-                token_ids.len()
-            )));
-        }
+        Continued::check(texts)?;
         let backend = self.backend;
         let head = Head::load(backend, self.weights, Meeting::Packs)?;
         // Nothing follows a prompt that is the whole text.

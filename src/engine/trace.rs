@@ -5,14 +5,14 @@
 //! ([`LIGHT`]), the prompt is traced again in the precision of twin rows.
 
 use super::{
-    Engine, Layer, Observer,
+    Engine, Layer, Observer, Score,
     head::Head,
     layer::{Block, Meeting, Onward, PackView},
     tree::{Forest, plant},
     workspace::ContextSpace,
 };
 use crate::{
-    Result,
+    Error, ErrorKind, Result,
     backend::{Backend, PartSums, Role, Rows},
     metrics::{PartsL1, tuco},
     model::{ModelSpec, PairWeights},
@@ -32,6 +32,20 @@ pub struct Trace {
     pub split: Split,
 }
 
+impl Trace {
+    /// Why the trace is no numbers, if it is none.
+    ///
+    /// # Errors
+    /// As [`Score::check_finite`]. It is not said at which token, as one that overflows may take those before it along: a weight of 0
+    /// times a value that is not a number is none.
+    pub fn check_finite(&self) -> Result<(), String> {
+        self.tokens.iter().try_for_each(|layers| {
+            let running = layers.iter().map(|l1| l1.whole).collect();
+            Score { running, last_hidden: Vec::new() }.check_finite()
+        })
+    }
+}
+
 /// The final hidden state of a token as the sum of its parts, `[D]` each: `x_L = x_0 + P_L + F_L`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Split {
@@ -48,7 +62,7 @@ impl Split {
 }
 
 impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
-    /// Traces prompts, in order.
+    /// Traces prompts, in order; [`Trace::check_finite`] tells whether one has overflowed.
     ///
     /// # Errors
     /// [`ErrorKind::Interrupted`](crate::ErrorKind), when the observer stops the work; see also [`Backend::check`].
@@ -59,8 +73,13 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
             last.map(|l1| tuco(l1.whole)).any(|tuco| tuco < LIGHT && tuco != 0.0)
         };
         let light: Vec<usize> = (0..prompts.len()).filter(|prompt| is_light(&traces[*prompt])).collect();
+        if light.is_empty() {
+            return Ok(traces);
+        }
         let again: Vec<&[u32]> = light.iter().map(|prompt| prompts[*prompt]).collect();
-        for (prompt, trace) in light.into_iter().zip(self.trace_in(Rows::Twin, &again, &super::unobserved)?) {
+        // Tokens that pass again count once, but whoever wants to stop is heard.
+        let again = self.trace_in(Rows::Twin, &again, &|_| observer(0.0))?;
+        for (prompt, trace) in light.into_iter().zip(again) {
             traces[prompt] = trace;
         }
         Ok(traces)
@@ -71,11 +90,16 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
     /// scaling and capping.
     ///
     /// # Errors
-    /// Where the checkpoint has no head that can be read.
+    /// Where the checkpoint has no head that can be read; [`ErrorKind::NotFinite`] where the logits overflow.
     pub fn logits_of_parts(&self, split: &Split) -> Result<Split> {
         let head = Head::load(self.backend, self.weights, Meeting::Packs)?;
         let parts = [&split.embedding, &split.pt, &split.ft].map(Vec::as_slice);
         let [embedding, pt, ft] = head.logits_of_parts(self.backend, &split.hidden(), parts);
+        if [&embedding, &pt, &ft].into_iter().flatten().any(|logit| !logit.is_finite()) {
+            let message =
+                "the logits of the hidden state's parts overflowed: the weights are finite but too large";
+            return Err(Error::new(ErrorKind::NotFinite, message));
+        }
         Ok(Split { embedding, pt, ft })
     }
 

@@ -22,8 +22,8 @@ const SEED: u64 = 1;
 /// Bins of the histograms.
 const BINS: usize = 30;
 
-/// A prompt and its class.
-pub type Prompt = batches::Prompt<String>;
+/// A prompt and its class; a row that cannot be read has none.
+pub type Prompt = batches::Prompt<Option<String>>;
 
 /// The scores of a class of prompts.
 pub struct Class<'a> {
@@ -36,32 +36,47 @@ pub struct Class<'a> {
 /// The classes in the order of their first prompts.
 pub fn classes(prompts: &[Prompt]) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
-    for prompt in prompts {
-        if !names.contains(&prompt.about.as_str()) {
-            names.push(&prompt.about);
+    for name in prompts.iter().filter_map(|prompt| prompt.about.as_deref()) {
+        if !names.contains(&name) {
+            names.push(name);
         }
     }
     names
 }
 
 /// Checks what can be checked before anything is computed.
-pub fn check(prompts: &[Prompt]) -> Result<()> {
-    let names = classes(prompts);
-    if names.len() < 2 {
-        let which = names.first().map_or(String::new(), |name| format!(" ({name:?})"));
-        return Err(Error::usage(format!(
-            "there is only one class of prompts{which}; name two or more files, or give rows a label"
-        )));
+///
+/// # Returns
+/// A sentence for each class of which nothing can be scored.
+///
+/// # Errors
+/// A usage error where there are not two other classes.
+pub fn check(prompts: &[Prompt]) -> Result<Vec<String>> {
+    let first_of = |class: Option<&str>| {
+        let mut of_class = prompts.iter().filter(|prompt| prompt.about.as_deref() == class);
+        let first = of_class.find_map(|prompt| prompt.encoded.as_ref().err());
+        first.map_or(String::new(), |failure| format!("; the first: {}", failure.message))
+    };
+    let is_scored = |name: &&str| {
+        prompts.iter().any(|prompt| prompt.about.as_deref() == Some(*name) && prompt.encoded.is_ok())
+    };
+    let (scored, broken): (Vec<&str>, Vec<&str>) = classes(prompts).into_iter().partition(is_scored);
+    let told = |name: &&str| format!("no prompt of class {name:?} can be scored{}", first_of(Some(*name)));
+    let broken: Vec<String> = broken.iter().map(told).collect();
+    if scored.len() > 1 {
+        return Ok(broken);
     }
-    for name in names {
-        let mut of_class = prompts.iter().filter(|prompt| prompt.about == name);
-        if of_class.clone().all(|prompt| prompt.encoded.is_err()) {
-            let first = of_class.find_map(|prompt| prompt.encoded.as_ref().err());
-            let problem = first.map_or(String::new(), |failure| format!("; the first: {}", failure.message));
-            return Err(Error::usage(format!("no prompt of class {name:?} can be scored{problem}")));
-        }
+    if let Some(told) = broken.first() {
+        return Err(Error::usage(told));
     }
-    Ok(())
+    let which = scored.first().map_or(String::new(), |name| format!(" ({name:?})"));
+    let unread = match prompts.iter().filter(|prompt| prompt.about.is_none()).count() {
+        0 => String::new(),
+        count => format!("; {count} rows cannot be read{}", first_of(None)),
+    };
+    Err(Error::usage(format!(
+        "there is only one class of prompts{which}; name two or more files, or give rows a label{unread}"
+    )))
 }
 
 /// Scores all prompts, on one engine for each device. Rows go to `folder` as they are ready.
@@ -79,21 +94,31 @@ pub fn run<B: Backend, W: PairWeights>(
     let mut classes: Vec<Class<'_>> =
         classes(prompts).into_iter().map(|name| Class { name, scores: Vec::new(), errors: 0 }).collect();
     batching.pass(&scoring, prompts, folder, |prompt, outcome| {
-        let class = classes.iter_mut().find(|class| class.name == prompt.about).expect("a prompt's class");
-        let mut row = Map::from_iter([("class".to_owned(), json!(prompt.about))]);
+        let own = prompt.about.as_deref();
+        let class = classes.iter_mut().find(|class| Some(class.name) == own);
+        let mut row = Map::new();
+        row.extend(own.map(|name| ("class".to_owned(), json!(name))));
         match outcome {
             Ok(fields) => {
-                class.scores.extend(fields["tuco"].as_f64());
+                if let Some(class) = class {
+                    class.scores.extend(fields["tuco"].as_f64());
+                }
                 row.extend(fields);
             }
             Err(failure) => {
-                class.errors += 1;
+                if let Some(class) = class {
+                    class.errors += 1;
+                }
                 row.insert("error".into(), failure.to_json());
             }
         }
         row
     })?;
-    let mut summary = Map::from_iter([("experiment".to_owned(), json!("compare"))]);
+    let scored: usize = classes.iter().map(|class| class.scores.len()).sum();
+    let mut summary = Map::new();
+    summary.insert("experiment".into(), json!("compare"));
+    summary.insert("rows".into(), json!(prompts.len()));
+    summary.insert("errors".into(), json!(prompts.len() - scored));
     summary.extend(describe(&classes));
     Ok(summary.into())
 }
@@ -177,6 +202,10 @@ pub fn report(summary: &Value) -> Option<Report> {
         _ => None,
     };
     let plots = plot.map(|svg| ("Histograms of TuCo".to_owned(), svg)).into_iter().collect();
+    let mut notes = super::about(summary);
+    if let (Some(rows), Some(errors)) = (summary["rows"].as_u64(), summary["errors"].as_u64()) {
+        notes.push(format!("{rows} prompts, {errors} errors"));
+    }
     let title = "TuCo of classes of prompts (compare)".into();
-    Some(Report { title, notes: super::about(summary), tables: vec![quantiles, pairs], plots })
+    Some(Report { title, notes, tables: vec![quantiles, pairs], plots })
 }

@@ -28,8 +28,8 @@ pub struct DemoOptions {
     pub output: PathBuf,
 }
 
-/// An experiment of `tuco demo --all`, as its command line without the pair: `DEMO` is the demo's folder, `OUT` that of
-/// the results.
+/// An experiment of `tuco demo --all`, as its command line without the pair: `DEMO/…` lies in the demo's folder, `OUT/…` in
+/// that of the results.
 pub struct Experiment {
     pub name: &'static str,
     pub arguments: &'static [&'static str],

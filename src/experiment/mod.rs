@@ -39,13 +39,15 @@ pub fn report(summary: &Value) -> Option<Report> {
     }
 }
 
-/// What a summary says about its run: models, version.
+/// What a summary says about its run: models with their adapters, version.
 fn about(summary: &Value) -> Vec<String> {
     let text = |name: &str| summary[name].as_str();
     let (Some(base), Some(tuned), Some(version)) = (text("base"), text("tuned"), text("tuco_version")) else {
         return Vec::new();
     };
-    vec![format!("base {base}, tuned {tuned} (tuco {version})")]
+    let with = |name: &str| text(name).map_or(String::new(), |adapter| format!(" with {adapter}"));
+    let (base_adapter, adapter) = (with("base_adapter"), with("adapter"));
+    vec![format!("base {base}{base_adapter}, tuned {tuned}{adapter} (tuco {version})")]
 }
 
 /// A number of a summary, for a table.

@@ -3,7 +3,7 @@
 
 use crate::{
     Error, Result,
-    prompt::{Content, Encoder, table_lines},
+    prompt::{Content, Encoded, Encoder, RowError, RowErrorKind, table_lines},
 };
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -12,6 +12,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Question {
     pub token_ids: Vec<u32>,
+    /// Tokens were left out.
+    pub truncated: bool,
     pub answers: Vec<String>,
     /// The first token of each answer; no two are the same.
     pub answer_tokens: Vec<u32>,
@@ -22,7 +24,7 @@ pub struct Question {
 /// A row of a file: its id, and the question or what is wrong with it.
 pub struct Row {
     pub id: Value,
-    pub question: std::result::Result<Question, String>,
+    pub question: Result<Question, RowError>,
 }
 
 /// Example questions that come before each of MMLU's.
@@ -106,11 +108,12 @@ fn json_lines(path: &Path) -> Result<String> {
 /// # Errors
 /// Where the file cannot be read, or no row of it is a question: the first row's problem.
 pub fn read(path: &Path, examples: &Examples, encoder: &Encoder) -> Result<Vec<Row>> {
-    let plain: Vec<(Value, std::result::Result<Plain, String>)> = if has_extension(path, "csv") {
+    let plain: Vec<(Value, Result<Plain, RowError>)> = if has_extension(path, "csv") {
         let subject = subject_of(path);
         let introduction = introduction(&subject, examples);
-        let question =
-            |(number, row): (usize, Vec<String>)| (Value::from(number + 1), mmlu(&row, &introduction));
+        let question = |(number, row): (usize, Vec<String>)| {
+            (Value::from(number + 1), mmlu(&row, &introduction).map_err(invalid))
+        };
         csv_rows(path)?.into_iter().enumerate().map(question).collect()
     } else {
         let text = json_lines(path)?;
@@ -126,11 +129,17 @@ pub fn read(path: &Path, examples: &Examples, encoder: &Encoder) -> Result<Vec<R
     }
     match rows.iter().all(|row| row.question.is_err()).then(|| &rows[0]) {
         Some(Row { id, question: Err(problem) }) => Err(Error::usage(format!(
-            "{} has no question that can be asked; row {id}: {problem}",
-            path.display()
+            "{} has no question that can be asked; row {id}: {}",
+            path.display(),
+            problem.message
         ))),
         _ => Ok(rows),
     }
+}
+
+/// A row that is no question.
+fn invalid(problem: String) -> RowError {
+    RowError::new(RowErrorKind::InvalidRow, problem)
 }
 
 fn json_row(
@@ -138,10 +147,13 @@ fn json_row(
     line: &str,
     as_chat: bool,
     examples: &Examples,
-) -> (Value, std::result::Result<Plain, String>) {
+) -> (Value, Result<Plain, RowError>) {
     let fields: Map<String, Value> = match serde_json::from_str(line) {
         Ok(fields) => fields,
-        Err(error) => return (number.into(), Err(format!("not a JSON object: {error}"))),
+        Err(error) => {
+            let kind = if error.is_data() { RowErrorKind::InvalidRow } else { RowErrorKind::InvalidJson };
+            return (number.into(), Err(RowError::new(kind, format!("not a JSON object: {error}"))));
+        }
     };
     let id = fields.get("id").filter(|id| id.is_string() || id.is_u64()).cloned().unwrap_or(number.into());
     let plain = if fields.contains_key("answer_matching_behavior") {
@@ -154,7 +166,7 @@ fn json_row(
         let found: Vec<&str> = fields.keys().map(String::as_str).collect();
         Err(format!("has the columns {}; {EXPECTED}", found.join(", ")))
     };
-    (id, plain)
+    (id, plain.map_err(invalid))
 }
 
 /// As `lm-eval` asks them where there is no chat template.
@@ -258,23 +270,22 @@ fn mmlu_text(row: &[String]) -> String {
     format!("{}\n{}Answer:", row[0].trim(), answers.collect::<String>())
 }
 
-fn ready(plain: Plain, encoder: &Encoder) -> std::result::Result<Question, String> {
+fn ready(plain: Plain, encoder: &Encoder) -> Result<Question, RowError> {
     let Plain { content, mut answers, label } = plain;
     if encoder.applies_chat_template() || matches!(content, Content::Messages(_)) {
         // An answer begins the assistant's message.
         answers.iter_mut().for_each(|answer| *answer = answer.trim_start().to_owned());
     }
-    let encoded = encoder.encode(&content).map_err(|error| error.message)?;
-    let tokens: std::result::Result<Vec<u32>, _> =
-        answers.iter().map(|answer| encoder.continuation(answer).map(|ids| ids[0])).collect();
-    let answer_tokens = tokens.map_err(|error| error.message)?;
+    let Encoded { token_ids, truncated } = encoder.encode(&content)?;
+    let first = |answer: &String| encoder.continuation(answer).map(|ids| ids[0]);
+    let answer_tokens = answers.iter().map(first).collect::<Result<Vec<u32>, RowError>>()?;
     for (index, token) in answer_tokens.iter().enumerate() {
         if let Some(earlier) = answer_tokens[..index].iter().position(|other| other == token) {
-            return Err(format!(
+            return Err(invalid(format!(
                 "the answers {:?} and {:?} begin with the same token ({token}): the next token cannot tell them apart",
                 answers[earlier], answers[index]
-            ));
+            )));
         }
     }
-    Ok(Question { token_ids: encoded.token_ids, answers, answer_tokens, label })
+    Ok(Question { token_ids, truncated, answers, answer_tokens, label })
 }

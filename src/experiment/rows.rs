@@ -120,7 +120,9 @@ impl<'a> Filling<'a> {
             self.streams * rows + prompts * self.new_tokens > self.limits.tokens
                 || self.limits.memory.is_some_and(|memory| !memory.holds(rows, prompts, longest))
         };
-        self.prompts > 0 && (self.prompts == self.limits.prompts || token_ids.is_some_and(is_long))
+        // Rows that are errors take memory too.
+        let is_crowded = self.prompts >= self.limits.prompts.min(self.limits.tokens);
+        self.prompts > 0 && (is_crowded || token_ids.is_some_and(is_long))
     }
 
     /// Adds a prompt; to an empty batch if this one is full, and then says so.

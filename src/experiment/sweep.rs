@@ -3,15 +3,17 @@
 use super::{
     batches::{self, Batch, Batching},
     questions::{Question, Row},
+    rows::Failure,
     worker::Worker,
 };
 use crate::{
-    Error, Result,
+    Error, ErrorKind, Result,
     backend::Backend,
     engine::{Engine, Observer, Tokens},
     metrics::{Goal, cross_validate},
     model::PairWeights,
     output::{Axes, Folder, Report, Series, Table, curves},
+    prompt::{RowError, RowErrorKind},
 };
 use serde_json::{Map, Value, json};
 
@@ -55,6 +57,10 @@ pub fn check(tasks: &[Task], grid: &Grid) -> Result<()> {
 ///
 /// # Returns
 /// The summary.
+///
+/// # Errors
+/// As [`Batching::share`]; [`ErrorKind::NotFinite`] where the logits of so many questions overflow that fewer than the folds are
+/// left.
 pub fn run<B: Backend, W: PairWeights>(
     engines: &[Engine<'_, B, W>],
     tasks: &[Task],
@@ -83,10 +89,10 @@ pub fn run<B: Backend, W: PairWeights>(
         worker.in_parts(&questions, tokens, batching.warn, observer, ask)?.into_iter().collect()
     };
     batching.share(engines, batches, compute, |(task, rows), answers| {
-        folder.append(&rows_of(&tasks[task].name, rows, answers, &mut correct[task]))
+        folder.append(&rows_of(&tasks[task].name, rows, &grid.alphas, answers, &mut correct[task]))
     })?;
     let summaries = tasks.iter().zip(&correct).map(|(task, correct)| summarize(task, grid, correct));
-    let summaries: Vec<Value> = summaries.collect();
+    let summaries = summaries.collect::<Result<Vec<Value>>>()?;
     Ok(json!({ "experiment": "sweep", "alphas": grid.alphas, "folds": grid.folds, "tasks": summaries }))
 }
 
@@ -110,36 +116,67 @@ fn ask<B: Backend, W: PairWeights>(
     Ok(questions.iter().enumerate().map(of_question).collect())
 }
 
-/// The rows of a batch; `correct` gets for every alpha whether each question was answered as it is labelled.
-fn rows_of(task: &str, batch: &[Row], answers: Vec<Answers>, correct: &mut [Vec<bool>]) -> Vec<Value> {
+/// The rows of a batch; `correct` gets for every alpha whether each question was answered as it is labelled, errors left out.
+fn rows_of(
+    task: &str,
+    batch: &[Row],
+    alphas: &[f64],
+    answers: Vec<Answers>,
+    correct: &mut [Vec<bool>],
+) -> Vec<Value> {
     let mut answers = answers.into_iter();
     let mut rows = Vec::with_capacity(batch.len());
     for Row { id, question } in batch {
         let mut row = Map::new();
         row.insert("id".into(), id.clone());
         row.insert("task".into(), task.into());
-        match question {
+        let fields = question.as_ref().map_err(RowError::clone).and_then(|question| {
+            let answers = answers.next().expect("logits for every question");
+            check_finite(&answers, alphas)?;
+            Ok(answered(question, &answers, correct))
+        });
+        match fields {
+            Ok(fields) => row.extend(fields),
             Err(problem) => {
-                row.insert("error".into(), json!({ "type": "invalid_row", "message": problem }));
-            }
-            Ok(question) => {
-                let of_alpha = answers.next().expect("logits for every question");
-                let chosen: Vec<Option<usize>> =
-                    of_alpha.iter().map(|logits| strictly_largest(logits)).collect();
-                for (correct, chosen) in correct.iter_mut().zip(&chosen) {
-                    correct.push(*chosen == Some(question.label));
-                }
-                let chosen = chosen.iter().map(|chosen| chosen.map(|index| &question.answers[index]));
-                row.insert("label".into(), json!(question.answers[question.label]));
-                row.insert("chosen".into(), json!(chosen.collect::<Vec<_>>()));
-                row.insert("answers".into(), json!(question.answers));
-                row.insert("logits".into(), json!(of_alpha));
-                row.insert("n_tokens".into(), question.token_ids.len().into());
+                row.insert("error".into(), Failure::from(problem).to_json());
             }
         }
         rows.push(Value::Object(row));
     }
     rows
+}
+
+/// # Errors
+/// Where logits are not numbers: they choose no answer, not a wrong one.
+fn check_finite(answers: &Answers, alphas: &[f64]) -> Result<(), RowError> {
+    for (logits, alpha) in answers.iter().zip(alphas) {
+        if logits.iter().any(|logit| !logit.is_finite()) {
+            let message = format!(
+                "the logits of the answers are not numbers under alpha {alpha}: the hidden state overflowed"
+            );
+            return Err(RowError::new(RowErrorKind::NotFinite, message));
+        }
+    }
+    Ok(())
+}
+
+/// The fields of a question's row; `correct` as in [`rows_of`].
+fn answered(question: &Question, answers: &Answers, correct: &mut [Vec<bool>]) -> Map<String, Value> {
+    let chosen: Vec<Option<usize>> = answers.iter().map(|logits| strictly_largest(logits)).collect();
+    for (correct, chosen) in correct.iter_mut().zip(&chosen) {
+        correct.push(*chosen == Some(question.label));
+    }
+    let chosen = chosen.iter().map(|chosen| chosen.map(|index| &question.answers[index]));
+    let mut fields = Map::new();
+    fields.insert("label".into(), json!(question.answers[question.label]));
+    fields.insert("chosen".into(), json!(chosen.collect::<Vec<_>>()));
+    fields.insert("answers".into(), json!(question.answers));
+    fields.insert("logits".into(), json!(answers));
+    fields.insert("n_tokens".into(), question.token_ids.len().into());
+    if question.truncated {
+        fields.insert("truncated".into(), true.into());
+    }
+    fields
 }
 
 /// The logits of a question's answers, of those of all `tokens`, which are sorted.
@@ -158,23 +195,33 @@ fn share(correct: &[bool]) -> f64 {
     correct.iter().filter(|correct| **correct).count() as f64 / correct.len() as f64
 }
 
-fn summarize(task: &Task, grid: &Grid, correct: &[Vec<bool>]) -> Value {
+/// # Errors
+/// [`ErrorKind::NotFinite`] where fewer questions than folds have logits that are numbers.
+fn summarize(task: &Task, grid: &Grid, correct: &[Vec<bool>]) -> Result<Value> {
+    let (count, answered) = (task.questions().count(), correct.first().map_or(0, Vec::len));
+    if answered < grid.folds {
+        let message = format!(
+            "{}: {answered} of {count} questions have logits that are numbers, fewer than {} folds; the hidden states of the \
+             others overflowed",
+            task.name, grid.folds
+        );
+        return Err(Error::new(ErrorKind::NotFinite, message));
+    }
     let accuracy: Vec<f64> = correct.iter().map(|correct| share(correct)).collect();
     let tuned = grid.alphas.iter().position(|alpha| *alpha == 1.0).map_or(f64::NAN, |place| accuracy[place]);
     let chosen = |goal| {
-        let chosen = cross_validate(&grid.alphas, correct, grid.folds, goal).expect("checked before");
+        let chosen = cross_validate(&grid.alphas, correct, grid.folds, goal).expect("enough questions");
         let alphas: Vec<f64> = chosen.alphas.iter().map(|place| grid.alphas[*place]).collect();
         json!({ "acc_cv": chosen.accuracy, "delta_cv": chosen.accuracy - tuned, "alphas": alphas })
     };
-    let errors = task.rows.iter().filter(|row| row.question.is_err()).count();
-    json!({
+    Ok(json!({
         "name": task.name,
         "rows": task.rows.len(),
-        "errors": errors,
+        "errors": task.rows.len() - answered,
         "accuracy": accuracy,
         "maximize": chosen(Goal::Maximize),
         "minimize": chosen(Goal::Minimize),
-    })
+    }))
 }
 
 /// Tables and plots of a summary; `None` where it lacks something.
@@ -226,5 +273,36 @@ mod tests {
         assert_eq!(strictly_largest(&[1.0, 3.0, 2.0]), Some(1));
         assert_eq!(strictly_largest(&[3.0, 3.0, 2.0]), None);
         assert_eq!(strictly_largest(&[]), None);
+    }
+
+    /// A question whose answers have an overflow is neither right nor wrong.
+    #[test]
+    fn logits_that_are_no_numbers_are_errors() {
+        let question = |label| Question {
+            token_ids: vec![1],
+            truncated: false,
+            answers: vec!["Yes".into(), "No".into()],
+            answer_tokens: vec![2, 3],
+            label,
+        };
+        let row = |id: u64, label| Row { id: id.into(), question: Ok(question(label)) };
+        let task = Task { name: "t".into(), rows: vec![row(1, 0), row(2, 0), row(3, 1)] };
+        let answers = vec![
+            vec![vec![2.0, 1.0], vec![2.0, 1.0]],
+            vec![vec![2.0, 1.0], vec![f64::NAN, 1.0]],
+            vec![vec![2.0, 1.0], vec![1.0, 2.0]],
+        ];
+        let mut correct: Vec<Vec<bool>> = vec![Vec::new(); 2];
+        let rows = rows_of("t", &task.rows, &[0.5, 1.0], answers, &mut correct);
+        assert_eq!(correct, [[true, false], [true, true]]);
+        assert!(rows[0]["error"].is_null() && rows[2]["error"].is_null());
+        assert_eq!(rows[1]["error"]["type"], "not_finite");
+        assert!(rows[1]["error"]["message"].as_str().unwrap().contains("under alpha 1:"), "{}", rows[1]);
+        let grid = |folds| Grid { alphas: vec![0.5, 1.0], folds };
+        let summary = summarize(&task, &grid(2), &correct).unwrap();
+        assert_eq!((&summary["errors"], &summary["accuracy"]), (&json!(1), &json!([0.5, 1.0])));
+        let error = summarize(&task, &grid(3), &correct).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NotFinite);
+        assert!(error.message.contains("2 of 3 questions") && error.message.contains("3 folds"), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    Result,
+    Error, ErrorKind, Result,
     backend::Backend,
     engine::{Engine, Observer, Split, Trace},
     metrics::{PartsL1, RunningL1, tuco},
@@ -23,12 +23,17 @@ pub struct Text {
     pub token_ids: Vec<u32>,
     /// How many of them are the prompt's.
     pub prompt: usize,
+    /// Tokens of the prompt were left out.
+    pub truncated: bool,
 }
 
 /// Traces the text.
 ///
 /// # Returns
 /// The summary.
+///
+/// # Errors
+/// As [`Batching::share`]; [`ErrorKind::NotFinite`] where the hidden state or the logits overflow.
 pub fn run<B: Backend, W: PairWeights>(
     engine: &Engine<'_, B, W>,
     text: &Text,
@@ -41,6 +46,7 @@ pub fn run<B: Backend, W: PairWeights>(
     let compute = |worker: &Worker<'_, &Engine<'_, B, W>>, (): &(), observer: Observer<'_>| {
         worker.install(|engine| {
             let trace = engine.trace(&prompts, observer)?.remove(0);
+            trace.check_finite().map_err(|why| Error::new(ErrorKind::NotFinite, why))?;
             let says = engine.logits_of_parts(&trace.split)?;
             Ok((trace, says))
         })
@@ -61,6 +67,7 @@ pub fn run<B: Backend, W: PairWeights>(
     Ok(json!({
         "experiment": "trace",
         "tokens": text.token_ids.len(),
+        "truncated": text.truncated,
         "texts": text.token_ids.iter().map(|token| name(*token)).collect::<Vec<_>>(),
         "beta": shares(|l1| l1.whole),
         "last_token": {
@@ -173,9 +180,13 @@ pub fn report(summary: &Value) -> Option<Report> {
     let heat = heatmap(&names, &beta?).map(|svg| ("β after every layer (columns), by token".to_owned(), svg));
     let lines = curves(&Axes { x: "layer", y: "β of the last token" }, &series)
         .map(|svg| ("β of the last token after every layer, and of attention and MLP alone".to_owned(), svg));
+    let mut notes = super::about(summary);
+    if summary["truncated"] == true {
+        notes.push("Tokens of the prompt were left out (--on-overlength).".into());
+    }
     Some(Report {
         title: "Contributions to every token (trace)".into(),
-        notes: super::about(summary),
+        notes,
         tables: vec![tokens, says],
         plots: lines.into_iter().chain(heat).collect(),
     })

@@ -2,9 +2,9 @@
 
 use super::{Computer, MachineOptions, Work, parse_count, thread_pool};
 use crate::{
-    Error, Result,
+    Error, ErrorKind, Result,
     backend::{Backend, KernelTime},
-    engine::{Engine, unobserved},
+    engine::Engine,
     experiment::{
         bench::{self, Ceilings, Timed, Timing},
         cost::Operations,
@@ -16,7 +16,12 @@ use crate::{
 };
 use clap::Args;
 use serde_json::json;
-use std::{path::PathBuf, time::Instant};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 /// Flags of `tuco bench`.
 #[derive(Debug, Clone, Args)]
@@ -59,8 +64,8 @@ pub struct BenchOptions {
 /// `tuco bench`: prints how fast pairs of a shape are scored.
 ///
 /// # Errors
-/// Flags out of range; those of the device.
-pub fn bench(options: &BenchOptions) -> Result<()> {
+/// Flags out of range; those of the device; [`ErrorKind::Interrupted`] when it is stopped.
+pub fn bench(options: &BenchOptions, stop: &AtomicBool) -> Result<()> {
     let (config, mut spec) = shape(&options.shape)?;
     if let Some(layers) = options.layers {
         if layers > spec.num_hidden_layers {
@@ -77,6 +82,9 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
             return Err(Error::usage(format!("{flag}: expected a number above 0")));
         }
     }
+    if let Some(path) = &options.output {
+        check_output(path)?;
+    }
     let ceilings = Ceilings {
         operations: options.peak_tflops.map(|peak| peak * 1e12),
         bytes: options.copy_rate.map(|rate| rate * 1e9),
@@ -86,26 +94,30 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
     let tokens: usize = prompts.iter().map(Vec::len).sum();
     let pool = thread_pool(&options.machine)?;
     let computer = Computer::choose(&options.machine, &pair, &|_| ())?;
-    let timings =
-        pool.install(|| computer.run(Timings { pair: &pair, prompts: &prompts, repeat: options.repeat }))?;
+    let timings = pool
+        .install(|| computer.run(Timings { pair: &pair, prompts: &prompts, repeat: options.repeat, stop }))
+        .map_err(|error| what_is_lost(error, "nothing was measured completely"))?;
     let device = computer.describe();
     let adapter = options.adapter_rank.map_or(String::new(), |rank| format!(", an adapter of rank {rank}"));
-    let mut text = format!(
+    // What was measured is shown before anything else can fail.
+    output::print(&format!(
         "{}, {} layers{adapter}: {tokens} tokens in {} prompts; {device}\n\n{}",
         options.shape,
         pair.spec().ft.num_hidden_layers,
         prompts.len(),
         bench::table(tokens, &timings, ceilings)
-    );
+    ))?;
     let mut kernels = Vec::new();
     if options.by_kernel {
-        kernels = pool.install(|| computer.profiled().run(Kernels { pair: &pair, prompts: &prompts }))?;
-        text += &match kernels.as_slice() {
+        kernels = pool
+            .install(|| computer.profiled().run(Kernels { pair: &pair, prompts: &prompts, stop }))
+            .map_err(|error| what_is_lost(error, "the kernels were not measured completely"))?;
+        output::print(&match kernels.as_slice() {
             [] => format!("\n--by-kernel: {device} has no kernels\n"),
             kernels => {
                 format!("\nOne score, kernel by kernel:\n\n{}", bench::kernel_table(kernels, ceilings))
             }
-        };
+        })?;
     }
     if let Some(path) = &options.output {
         let mut summary = bench::summary(tokens, &timings, &kernels, ceilings);
@@ -116,10 +128,32 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
         summary["lengths"] = json!(options.lengths);
         summary["device"] = json!(device);
         summary["tuco_version"] = json!(env!("CARGO_PKG_VERSION"));
-        std::fs::write(path, format!("{summary:#}\n"))
-            .map_err(|error| Error::usage(format!("--output {}: {error}", path.display())))?;
+        std::fs::write(path, format!("{summary:#}\n")).map_err(|error| Error::io("write", path, &error))?;
     }
-    output::print(&text)
+    Ok(())
+}
+
+/// Finds out before minutes of measuring that no file can be made there.
+fn check_output(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() || !folder.is_dir() {
+        let path = path.display();
+        return Err(Error::usage(format!("--output {path}: expected a file in a folder that is there")));
+    }
+    Ok(())
+}
+
+/// Says of a run that was stopped what it does not leave.
+fn what_is_lost(error: Error, lost: &str) -> Error {
+    match error.kind {
+        ErrorKind::Interrupted => Error::new(error.kind, format!("stopped; {lost}")),
+        _ => error,
+    }
+}
+
+/// An observer that stops the work when `stop` is set.
+fn until(stop: &AtomicBool) -> impl Fn(f64) -> ControlFlow<()> + Sync {
+    move |_| if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// Scores and plain passes in turn.
@@ -127,6 +161,7 @@ struct Timings<'a> {
     pair: &'a RandomPair,
     prompts: &'a [Vec<u32>],
     repeat: usize,
+    stop: &'a AtomicBool,
 }
 
 impl Work for Timings<'_> {
@@ -136,19 +171,19 @@ impl Work for Timings<'_> {
         let engine = Engine::new(backend, self.pair);
         let prompts: Vec<&[u32]> = self.prompts.iter().map(Vec::as_slice).collect();
         let Operations { pass, score } = bench::operations(self.pair.spec().ft, self.prompts);
-        let start = Instant::now();
+        let (start, observer) = (Instant::now(), until(self.stop));
         bench::time(
             self.repeat,
             &mut [
                 Timed {
                     name: "score",
                     operations: score,
-                    run: &mut || engine.score(&prompts, &unobserved).map(|_| ()),
+                    run: &mut || engine.score(&prompts, &observer).map(|_| ()),
                 },
                 Timed {
                     name: "one forward pass",
                     operations: pass,
-                    run: &mut || engine.plain(Branch::Ft, &prompts, &unobserved).map(|_| ()),
+                    run: &mut || engine.plain(Branch::Ft, &prompts, &observer).map(|_| ()),
                 },
             ],
             || start.elapsed().as_secs_f64(),
@@ -160,6 +195,7 @@ impl Work for Timings<'_> {
 struct Kernels<'a> {
     pair: &'a RandomPair,
     prompts: &'a [Vec<u32>],
+    stop: &'a AtomicBool,
 }
 
 impl Work for Kernels<'_> {
@@ -168,9 +204,10 @@ impl Work for Kernels<'_> {
     fn on<B: Backend>(self, backend: &B) -> Self::Output {
         let engine = Engine::new(backend, self.pair);
         let prompts: Vec<&[u32]> = self.prompts.iter().map(Vec::as_slice).collect();
-        engine.score(&prompts, &unobserved)?;
+        let observer = until(self.stop);
+        engine.score(&prompts, &observer)?;
         backend.kernel_times()?;
-        engine.score(&prompts, &unobserved)?;
+        engine.score(&prompts, &observer)?;
         backend.kernel_times()
     }
 }

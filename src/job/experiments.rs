@@ -22,7 +22,8 @@ use crate::{
         trace,
     },
     output::{self, Folder, Progress},
-    prompt::{Content, Encoded, Encoder, Line, RowError, Source},
+    prompt::{Content, Encoded, Encoder, Line, RowError, RowErrorKind, Source},
+    tensor::Dtype,
 };
 use clap::Args;
 use serde_json::{Value, json};
@@ -129,8 +130,12 @@ impl<'a> Opened<'a> {
     pub fn open(options: ExperimentOptions, caller: Caller<'a>) -> Result<Self> {
         let pool = thread_pool(&options.machine)?;
         let pair = pool.install(|| open_pair(&options.pair))?;
-        let date = options.prompts.template_date.unwrap_or_else(|| chrono::Local::now().date_naive());
-        let encoder = open_encoder(&pair, &options.prompts, date)?;
+        let tell = |text: &str| {
+            if !options.quiet {
+                eprintln!("tuco: {text}");
+            }
+        };
+        let encoder = open_encoder(&pair, &options.prompts, options.prompts.date(None), &tell)?;
         Ok(Self { caller, options, pair, pool, encoder })
     }
 
@@ -164,6 +169,25 @@ impl<'a> Opened<'a> {
         content.and_then(|content| self.encoder.encode(&content)).map_err(Failure::from)
     }
 
+    /// The fields of a summary that tell the pair, as [`report`](super::report()) compares them.
+    fn about_pair(&self) -> [(&'static str, Value); 6] {
+        let PairOptions { dtype, merge_adapter, .. } = &self.options.pair;
+        let checkpoints = self.pair.checkpoints.as_ref();
+        let models = checkpoints.map(|checkpoint| checkpoint.path.display().to_string());
+        let adapters = checkpoints
+            .map(|checkpoint| checkpoint.adapter.as_ref().map(|adapter| adapter.dir.display().to_string()));
+        let dtypes =
+            checkpoints.map(|checkpoint| dtype.dtype().map_or(checkpoint.encoding().name(), Dtype::name));
+        [
+            ("base", models.pt.into()),
+            ("tuned", models.ft.into()),
+            ("base_adapter", adapters.pt.into()),
+            ("adapter", adapters.ft.into()),
+            ("merge_adapter", (*merge_adapter).into()),
+            ("dtype", json!({ "base": dtypes.pt, "tuned": dtypes.ft })),
+        ]
+    }
+
     /// Runs the experiment on the device, writes what it found and prints its tables.
     pub fn run(&self, experiment: &Experiment) -> Result<()> {
         let rows = experiment.rows();
@@ -186,6 +210,7 @@ impl<'a> Opened<'a> {
                 several.as_slice()
             }
         };
+        let device = computers.name();
         let warn = |text: &str| self.tell(text);
         let batching = Batching { limits, progress: &progress, pools, stop: self.caller.stop, warn: &warn };
         let outcome =
@@ -198,9 +223,10 @@ impl<'a> Opened<'a> {
             }
             _ => error,
         })?;
-        let dirs = pair.checkpoints.as_ref().map(|checkpoint| checkpoint.path.display().to_string());
-        summary["base"] = dirs.pt.into();
-        summary["tuned"] = dirs.ft.into();
+        for (name, value) in self.about_pair() {
+            summary[name] = value;
+        }
+        summary["device"] = device.into();
         summary["apply_chat_template"] = options.prompts.apply_chat_template.into();
         summary["tuco_version"] = env!("CARGO_PKG_VERSION").into();
         summary["command"] = json!(self.caller.command);
@@ -324,22 +350,30 @@ pub fn compare(options: CompareOptions, caller: Caller<'_>) -> Result<()> {
     let is_label = options.by == "label";
     opened.read(&options.inputs, Some(&options.by), |path, line| {
         let class = match line.field(&options.by) {
-            Some(Value::String(class)) => class.clone(),
-            Some(class) => class.to_string(),
-            None if is_label => stem(path),
-            None => format!("no {}", options.by),
+            Some(Value::String(class)) => Some(class.clone()),
+            Some(class) => Some(class.to_string()),
+            // It might have told another class than its file.
+            None if is_unread(&line) => None,
+            None if is_label => Some(stem(path)),
+            None => Some(format!("no {}", options.by)),
         };
         prompts.push(compare::Prompt { id: line.id, about: class, encoded: opened.encode(line.content) });
         Ok(())
     })?;
-    compare::check(&prompts)?;
+    compare::check(&prompts)?.iter().for_each(|warning| opened.tell(warning));
     opened.run(&Experiment::Compare(prompts))
+}
+
+/// Whether a line is no row.
+fn is_unread(line: &Line) -> bool {
+    use RowErrorKind::{InvalidJson, InvalidRow, InvalidUtf8};
+    matches!(&line.content, Err(RowError { kind: InvalidJson | InvalidRow | InvalidUtf8, .. }))
 }
 
 /// `tuco trace`.
 ///
 /// # Errors
-/// As [`sweep()`].
+/// As [`sweep()`]; weights that overflow on this text.
 pub fn trace(options: TraceOptions, caller: Caller<'_>) -> Result<()> {
     if options.prompt.is_empty() || options.response.as_ref().is_some_and(String::is_empty) {
         let what = if options.prompt.is_empty() { "the prompt" } else { "--response" };
@@ -349,8 +383,9 @@ pub fn trace(options: TraceOptions, caller: Caller<'_>) -> Result<()> {
     let opened = Opened::open(options.common, caller)?;
     opened.pair.checkpoints.ft.head()?;
     let encoder = &opened.encoder;
-    let usage = |error: crate::prompt::RowError| Error::usage(error.message);
-    let mut token_ids = encoder.encode(&Content::Prompt(options.prompt)).map_err(usage)?.token_ids;
+    let usage = |error: RowError| Error::usage(error.message);
+    let encoded = encoder.encode(&Content::Prompt(options.prompt)).map_err(usage)?;
+    let Encoded { mut token_ids, truncated } = encoded;
     let prompt = token_ids.len();
     if let Some(response) = &options.response {
         token_ids.extend(encoder.continuation(response).map_err(usage)?);
@@ -362,7 +397,7 @@ pub fn trace(options: TraceOptions, caller: Caller<'_>) -> Result<()> {
             encoder.max_length()
         )));
     }
-    opened.run(&Experiment::Trace(trace::Text { token_ids, prompt }))
+    opened.run(&Experiment::Trace(trace::Text { token_ids, prompt, truncated }))
 }
 
 /// A file's name without its ending.

@@ -2,7 +2,7 @@
 
 use crate::{Result, output};
 use clap::Args;
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::atomic::AtomicBool};
 
 /// Flags of `tuco merge`.
 #[derive(Debug, Clone, Args)]
@@ -25,8 +25,8 @@ pub struct MergeOptions {
 ///
 /// # Errors
 /// See [`output::merge`].
-pub fn merge(options: &MergeOptions) -> Result<()> {
-    let found = output::merge(&options.folder, &options.output, options.overwrite)?;
+pub fn merge(options: &MergeOptions, stop: &AtomicBool) -> Result<()> {
+    let found = output::merge(&options.folder, &options.output, options.overwrite, stop)?;
     if !options.quiet {
         eprintln!("tuco: {} rows, {} of them errors, each there once", found.rows, found.errors);
     }

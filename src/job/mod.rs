@@ -97,8 +97,14 @@ pub fn inspect(options: &PairOptions) -> Result<()> {
     output::print(&inspect::report(&open_pair(options)?))
 }
 
-/// The tuned model's tokenizer and template, as the flags want them.
-pub fn open_encoder(pair: &Pair, options: &PromptOptions, template_date: NaiveDate) -> Result<Encoder> {
+/// The tuned model's tokenizer and template, as the flags want them; `tell` hears in what the vocabulary of another tokenizer
+/// differs.
+pub fn open_encoder(
+    pair: &Pair,
+    options: &PromptOptions,
+    template_date: NaiveDate,
+    tell: &dyn Fn(&str),
+) -> Result<Encoder> {
     let tuned = &pair.checkpoints.ft;
     let max_length = options.max_length.unwrap_or(tuned.spec.context_length);
     if max_length == 0 || max_length > tuned.spec.context_length {
@@ -119,7 +125,7 @@ pub fn open_encoder(pair: &Pair, options: &PromptOptions, template_date: NaiveDa
     if let Some(given) = &given {
         let notices =
             checkpoint::compare_vocabularies(&Twin::new(own, given), &Twin::new("tuned", "--tokenizer"))?;
-        notices.iter().for_each(|notice| eprintln!("tuco: {notice}"));
+        notices.iter().for_each(|notice| tell(notice));
     }
     Encoder::open(given.as_deref().unwrap_or(own), tuned.spec.vocab_size, max_length, encoder_options)
 }

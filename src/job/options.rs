@@ -69,6 +69,13 @@ pub struct PromptOptions {
     pub on_overlength: Overlength,
 }
 
+impl PromptOptions {
+    /// The day that chat templates see: as told, or that of an `earlier` run that is to go on, or today.
+    pub fn date(&self, earlier: Option<NaiveDate>) -> NaiveDate {
+        self.template_date.or(earlier).unwrap_or_else(|| chrono::Local::now().date_naive())
+    }
+}
+
 /// Which rows.
 #[derive(Debug, Clone, Args)]
 pub struct InputOptions {
@@ -276,6 +283,17 @@ mod tests {
         assert_eq!("2K".parse(), Ok(Limit::Rows(2000)));
         assert_eq!(Limit::Fraction(0.25).of(10), 3);
         assert!("1.5".parse::<Limit>().is_err() && "0".parse::<Limit>().is_err());
+    }
+
+    #[test]
+    fn a_given_day_is_before_that_of_an_earlier_run() {
+        let day = |day| NaiveDate::from_ymd_opt(2024, 7, day);
+        let date = |template_date, earlier| {
+            PromptOptions { template_date, ..PromptOptions::default() }.date(earlier)
+        };
+        assert_eq!(Some(date(day(1), day(2))), day(1));
+        assert_eq!(Some(date(None, day(2))), day(2));
+        assert!(date(None, None) > date(None, day(2)));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::{
 use clap::Args;
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -24,30 +25,38 @@ pub struct ReportOptions {
     pub output: PathBuf,
 }
 
+/// What numbers that are put side by side have in common: fields of summaries, and what manifests call them.
+const PAIR: [(&str, &str); 7] = [
+    ("base", "base_dir"),
+    ("tuned", "tuned_dir"),
+    ("base_adapter", "base_adapter_dir"),
+    ("adapter", "adapter_dir"),
+    ("merge_adapter", "merge_adapter"),
+    ("dtype", "dtype"),
+    ("device", "device"),
+];
+
 /// `tuco report`.
 ///
 /// # Errors
 /// Inputs that are no summaries, or of different pairs.
 pub fn report(options: &ReportOptions) -> Result<()> {
     let mut reports: Vec<Report> = Vec::new();
-    let mut first: Option<(&Path, [Value; 2])> = None;
+    // The value of each field, and who said so first.
+    let mut known: BTreeMap<&str, (Value, &Path)> = BTreeMap::new();
     for path in &options.inputs {
         let summary = if is_jsonl(path) { of_rows(path)? } else { read_summary(path)? };
-        let pair = [summary["base"].clone(), summary["tuned"].clone()];
-        match &first {
-            Some((earlier, other)) if *other != pair => {
+        for (name, _) in PAIR {
+            // What a summary does not have it says nothing of.
+            let Some(value) = summary.get(name) else { continue };
+            let (other, earlier) = known.entry(name).or_insert_with(|| (value.clone(), path.as_path()));
+            if *other != *value {
                 return Err(Error::usage(format!(
-                    "{} is of base {} and tuned {}, {} of base {} and tuned {}: make a report of each pair",
+                    "{name} of {} is {other}, of {} {value}: make a report of each",
                     earlier.display(),
-                    other[0],
-                    other[1],
-                    path.display(),
-                    pair[0],
-                    pair[1]
+                    path.display()
                 )));
             }
-            Some(_) => {}
-            None => first = Some((path, pair)),
         }
         let report = experiment::report(&summary)
             .ok_or_else(|| Error::usage(format!("{} is no summary that can be shown", path.display())))?;
@@ -77,7 +86,7 @@ fn of_rows(path: &Path) -> Result<Value> {
         .summary()
         .ok_or_else(|| Error::usage(format!("{} has no row with a score", path.display())))?;
     let manifest = Manifest::read(path).ok();
-    for (field, about) in [("base", "base_dir"), ("tuned", "tuned_dir"), ("tuco_version", "tuco_version")] {
+    for (field, about) in PAIR.into_iter().chain([("tuco_version", "tuco_version")]) {
         summary[field] = manifest.as_ref().and_then(|(manifest, _)| manifest.told(about)).cloned().into();
     }
     Ok(summary)

@@ -162,7 +162,7 @@ impl<'a> RowsJob<'a> {
         let neighbour = folder.as_deref().zip(shard).map(|(folder, shard)| shard.neighbour(folder));
         let neighbour = neighbour.transpose()?.flatten();
         let date = template_date(&options, neighbour.as_deref());
-        let encoder = open_encoder(&pair, &options.prompts, date)?;
+        let encoder = open_encoder(&pair, &options.prompts, date, &tell)?;
         let what = what(&pair, &encoder)?;
         let source = Source::open(&options.input.inputs)?;
         let lines = source.count_lines()?;
@@ -173,8 +173,8 @@ impl<'a> RowsJob<'a> {
             None => Sink::Stdout,
             Some(path) => {
                 let device = computers.name();
-                let manifest = pool
-                    .install(|| manifest(&options, caller, &what, &pair, &device, &encoder, &source, date))?;
+                let manifest =
+                    pool.install(|| manifest(&options, caller, &what, &pair, &device, &encoder, &source))?;
                 let manifest = match shard {
                     None => manifest,
                     Some(shard) => manifest.with("shards", shard.count.into()),
@@ -250,14 +250,17 @@ impl<'a> RowsJob<'a> {
 fn how_to_go_on(options: &RowsOptions, error: Error) -> Error {
     let Some(path) = &options.output else { return error };
     let path = path.display();
+    let goes_on = if options.overwrite {
+        "the same command without --overwrite goes on"
+    } else {
+        "the same command goes on"
+    };
     let message = match error.kind {
-        ErrorKind::Interrupted => {
-            format!("stopped; the rows in {path} are complete, the same command goes on")
-        }
+        ErrorKind::Interrupted => format!("stopped; the rows in {path} are complete, {goes_on}"),
         ErrorKind::Device | ErrorKind::OutOfMemory => {
-            format!("{error}; the rows in {path} are complete, the same command goes on")
+            format!("{error}; the rows in {path} are complete, {goes_on}")
         }
-        ErrorKind::Io => format!("{error}; what was written before is kept, the same command goes on"),
+        ErrorKind::Io => format!("{error}; what was written before is kept, {goes_on}"),
         _ => return error,
     };
     Error::new(error.kind, message)
@@ -339,12 +342,10 @@ fn template_date(options: &RowsOptions, neighbour: Option<&Path>) -> NaiveDate {
         manifest.field("template_date")?.as_str()?.parse().ok()
     };
     let outputs = options.output.as_deref().into_iter().chain(neighbour);
-    let earlier = || outputs.filter(|_| !options.overwrite).find_map(earlier);
-    options.prompts.template_date.or_else(earlier).unwrap_or_else(|| chrono::Local::now().date_naive())
+    options.prompts.date(outputs.filter(|_| !options.overwrite).find_map(earlier))
 }
 
 /// What the rows depend on, and what is good to know.
-#[allow(clippy::too_many_arguments)]
 fn manifest(
     options: &RowsOptions,
     caller: Caller<'_>,
@@ -353,7 +354,6 @@ fn manifest(
     device: &str,
     encoder: &Encoder,
     source: &Source,
-    date: NaiveDate,
 ) -> Result<Manifest> {
     let files = pair.fingerprints()?.map(|files| {
         let entries = files.into_iter().map(|(name, hash)| (name, Value::from(hash)));
@@ -369,9 +369,6 @@ fn manifest(
         "dtype": { "base": dtype.pt, "tuned": dtype.ft },
         "base": files.pt,
         "tuned": files.ft,
-        "tokenizer_sha256": encoder.tokenizer_sha256(),
-        "chat_template_sha256": encoder.template_sha256(),
-        "template_date": encoder.uses_date().then(|| date.to_string()),
         "merge_adapter": options.pair.merge_adapter,
         "apply_chat_template": options.prompts.apply_chat_template,
         "system_instruction": options.prompts.system_instruction,
@@ -380,8 +377,9 @@ fn manifest(
         "limit": options.input.limit.map(|limit| format!("{limit:?}")),
         "inputs": inputs.iter().map(|(_, hash)| hash).collect::<Vec<_>>(),
     });
-    if let (Value::Object(fields), Value::Object(own)) = (&mut fingerprint, what.fingerprint()) {
-        fields.extend(own);
+    let fields = fingerprint.as_object_mut().expect("just made so");
+    for part in [encoder.fingerprint(), what.fingerprint()] {
+        fields.extend(part.as_object().cloned().unwrap_or_default());
     }
     let paths = Twin::new(&pair.checkpoints.pt.path, &pair.checkpoints.ft.path);
     let adapters = pair.checkpoints.as_ref().map(|checkpoint| checkpoint.adapter.as_ref().map(|a| &a.dir));

@@ -9,15 +9,17 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// Merges the shards of a folder into `output`: JSON lines, or a Parquet file. Proves that every row of the input is there
-/// once.
+/// once. `stop` ends it between two rows; once all are read, it is too late for that.
 ///
 /// # Errors
 /// A usage error where there are no shards, or `output` is there; rows that are missing, and which shards lack them
-/// ([`ErrorKind::Incomplete`]); a mismatch where shards are not of one run; I/O errors. `output` is untouched then.
-pub fn merge(folder: &Path, output: &Path, overwrite: bool) -> Result<Done> {
+/// ([`ErrorKind::Incomplete`]); a mismatch where shards are not of one run; [`ErrorKind::Interrupted`]; I/O errors. `output` is
+/// untouched then.
+pub fn merge(folder: &Path, output: &Path, overwrite: bool, stop: &AtomicBool) -> Result<Done> {
     if output.is_dir() {
         return Err(Error::usage(format!("-o {} is a directory, expected a file", output.display())));
     }
@@ -32,11 +34,11 @@ pub fn merge(folder: &Path, output: &Path, overwrite: bool) -> Result<Done> {
     let mut found = Done { rows: 0, rows_of_all: parts[0].done.rows_of_all, errors: 0, first_error: None };
     if table::is_table(output) {
         let journal = table::journal_of(output);
-        write_whole(&journal, |file| merge_lines(parts, file, &journal, &mut found))?;
+        write_whole(&journal, |file| merge_lines(parts, file, &journal, &mut found, stop))?;
         table::write(&journal, output)?;
         std::fs::remove_file(&journal).map_err(|error| Error::io("remove", &journal, &error))?;
     } else {
-        write_whole(output, |file| merge_lines(parts, file, output, &mut found))?;
+        write_whole(output, |file| merge_lines(parts, file, output, &mut found, stop))?;
     }
     manifest.write(output, Some(&found))?;
     Ok(found)
@@ -164,7 +166,13 @@ fn split_line(json: &[u8]) -> Option<(u64, Vec<u8>)> {
 }
 
 /// Writes the rows of all parts by the numbers of their lines, one row of each part in memory.
-fn merge_lines(mut parts: Vec<Part>, file: &mut File, path: &Path, found: &mut Done) -> Result<()> {
+fn merge_lines(
+    mut parts: Vec<Part>,
+    file: &mut File,
+    path: &Path,
+    found: &mut Done,
+    stop: &AtomicBool,
+) -> Result<()> {
     let mut out = BufWriter::new(file);
     let mut heads = BinaryHeap::new();
     for (index, part) in parts.iter_mut().enumerate() {
@@ -172,6 +180,9 @@ fn merge_lines(mut parts: Vec<Part>, file: &mut File, path: &Path, found: &mut D
     }
     let mut last = 0;
     while let Some(Reverse((line, index, row))) = heads.pop() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Interrupted, "stopped; nothing was written"));
+        }
         if line == last {
             return Err(Error::mismatch(format!(
                 "line {line} of the input is in two shards, one of them {}: these are not shards of one run",
@@ -218,7 +229,8 @@ mod tests {
     fn a_shard_without_a_manifest_is_not_finished() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(Shard { index: 0, count: 2 }.path(folder.path()), "").unwrap();
-        let error = merge(folder.path(), &folder.path().join("merged.jsonl"), false).unwrap_err();
+        let output = folder.path().join("merged.jsonl");
+        let error = merge(folder.path(), &output, false, &AtomicBool::new(false)).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Incomplete);
         assert!(error.message.contains("0/2 is not finished, 1/2 is missing"), "{error}");
     }

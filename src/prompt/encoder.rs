@@ -59,6 +59,7 @@ pub struct Encoder {
     /// `Err`: why there is none. That matters only to rows of text.
     tokenizer: Result<Tokenizer, String>,
     tokenizer_sha256: Option<String>,
+    special_tokens_sha256: String,
     /// `Err`: why the checkpoint's template cannot be used. That matters only to the rows that need it.
     template: Option<Result<ChatTemplate>>,
     /// The id of `bos_token`, to find a doubled one.
@@ -101,6 +102,7 @@ impl Encoder {
             path: path.to_owned(),
             tokenizer: files.tokenizer,
             tokenizer_sha256: files.tokenizer_sha256,
+            special_tokens_sha256: files.special_tokens_sha256,
             template,
             bos_id,
             told_double_bos: AtomicBool::new(false),
@@ -215,19 +217,17 @@ impl Encoder {
         self.options.apply_chat_template
     }
 
-    /// SHA-256 of `tokenizer.json`, in hexadecimal.
-    pub fn tokenizer_sha256(&self) -> Option<&str> {
-        self.tokenizer_sha256.as_deref()
-    }
-
-    /// SHA-256 of the chat template's source, in hexadecimal.
-    pub fn template_sha256(&self) -> Option<&str> {
-        self.template()?.ok().map(ChatTemplate::source_sha256)
-    }
-
-    /// Whether what is scored may depend on [`EncoderOptions::template_date`].
-    pub fn uses_date(&self) -> bool {
-        self.template().is_some_and(|template| template.is_ok_and(ChatTemplate::uses_date))
+    /// What the tokens of a row depend on besides the row and the options, for a manifest: the tokenizer, the chat template,
+    /// and the day that it sees if it asks for one.
+    pub fn fingerprint(&self) -> Value {
+        let template = self.template().and_then(Result::ok);
+        let uses_date = template.is_some_and(ChatTemplate::uses_date);
+        json!({
+            "tokenizer_sha256": self.tokenizer_sha256,
+            "special_tokens_sha256": self.special_tokens_sha256,
+            "chat_template_sha256": template.map(ChatTemplate::source_sha256),
+            "template_date": uses_date.then(|| self.options.template_date.to_string()),
+        })
     }
 
     fn template(&self) -> Option<Result<&ChatTemplate, &Error>> {

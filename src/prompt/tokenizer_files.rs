@@ -1,8 +1,8 @@
 //! What a checkpoint says about text: `tokenizer.json` and the files beside it, or the metadata of a GGUF file.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::{gguf, template::SpecialTokens};
@@ -18,12 +18,27 @@ pub(super) struct TokenizerFiles {
     pub tokenizer: Result<Tokenizer, String>,
     /// Of `tokenizer.json`, or of what a GGUF file has in its place.
     pub tokenizer_sha256: Option<String>,
+    /// Of what the files beside it say about tokens.
+    pub special_tokens_sha256: String,
     /// The chat template's source.
     pub template: Option<String>,
     pub special_tokens: SpecialTokens,
 }
 
 type Fields = Map<String, Value>;
+
+/// Fields of `tokenizer_config.json` with tokens, besides those with a name of their own.
+const ADDED_TOKENS: &str = "added_tokens_decoder";
+const EXTRA_TOKENS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+
+/// Whether a field of `tokenizer_config.json` decides about tokens.
+fn is_of_tokens(name: &str) -> bool {
+    is_named_token(name) || name == ADDED_TOKENS || EXTRA_TOKENS.contains(&name)
+}
+
+fn is_named_token(name: &str) -> bool {
+    name.ends_with("_token")
+}
 
 impl TokenizerFiles {
     /// Reads what is there; `path` is a directory or a GGUF file.
@@ -37,7 +52,7 @@ impl TokenizerFiles {
     fn of_directory(dir: &Path) -> Result<Self> {
         let mut config = read_object(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         // Checkpoints of before transformers 4.34 have their special tokens in this file, which then wins.
-        if !config.contains_key("added_tokens_decoder") {
+        if !config.contains_key(ADDED_TOKENS) {
             config.extend(read_object(&dir.join("special_tokens_map.json"))?.unwrap_or_default());
         }
         let path = dir.join("tokenizer.json");
@@ -62,12 +77,15 @@ impl TokenizerFiles {
     ) -> Result<Self> {
         let named = named_tokens(config);
         let tokenizer_sha256 = json.as_ref().ok().map(|bytes| hash::sha256(bytes));
+        let fields: BTreeMap<&String, &Value> =
+            config.iter().filter(|(name, _)| is_of_tokens(name)).collect();
+        let special_tokens_sha256 = hash::sha256(json!(fields).to_string().as_bytes());
         let tokenizer = match json {
             Ok(bytes) => Ok(load(path, &bytes, config, &named)?),
             Err(reason) => Err(reason),
         };
         let special_tokens = named.into_iter().map(|(name, token)| (name, token.content)).collect();
-        Ok(Self { tokenizer, tokenizer_sha256, template, special_tokens })
+        Ok(Self { tokenizer, tokenizer_sha256, special_tokens_sha256, template, special_tokens })
     }
 }
 
@@ -131,7 +149,7 @@ fn default_template(field: &Value) -> Option<&str> {
 /// `bos_token` and all others with such a name: those of every tokenizer (`SPECIAL_TOKENS_ATTRIBUTES` of
 /// `transformers.tokenization_utils_base`) and the model's own. The template sees them by name.
 fn named_tokens(config: &Fields) -> Vec<(String, AddedToken)> {
-    let named = config.iter().filter(|(name, _)| name.ends_with("_token"));
+    let named = config.iter().filter(|(name, _)| is_named_token(name));
     named.filter_map(|(name, token)| Some((name.clone(), added_token(token)?))).collect()
 }
 
@@ -164,8 +182,7 @@ fn load(path: &Path, bytes: &[u8], config: &Fields, named: &[(String, AddedToken
     let known: Vec<AddedToken> = tokenizer.get_added_tokens_decoder().into_values().collect();
     let mut added = declared_tokens(config);
     added.retain(|token| !known.contains(token));
-    let extra =
-        ["additional_special_tokens", "extra_special_tokens"].into_iter().filter_map(|name| config.get(name));
+    let extra = EXTRA_TOKENS.into_iter().filter_map(|name| config.get(name));
     let extra = extra.filter_map(Value::as_array).flatten().filter_map(added_token);
     for token in named.iter().map(|(_, token)| token.clone()).chain(extra) {
         // What is declared elsewhere has its flags from there.
@@ -181,7 +198,7 @@ fn load(path: &Path, bytes: &[u8], config: &Fields, named: &[(String, AddedToken
 
 /// `added_tokens_decoder`, by id.
 fn declared_tokens(config: &Fields) -> Vec<AddedToken> {
-    let declared = config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten();
+    let declared = config.get(ADDED_TOKENS).and_then(Value::as_object).into_iter().flatten();
     let mut tokens: Vec<(u64, AddedToken)> =
         declared.filter_map(|(id, token)| Some((id.parse().ok()?, added_token(token)?))).collect();
     tokens.sort_by_key(|(id, _)| *id);

@@ -26,8 +26,7 @@ use crate::{
     Error, ErrorKind, Result,
     checkpoint::Pair,
     engine::{
-        Continued, Finish, LOGITS_AT_ONCE, Likelihood, Observer, Prompt, Score, Split, Tokens, Trace,
-        check_alphas,
+        Continued, LOGITS_AT_ONCE, Likelihood, Observer, Prompt, Score, Split, Tokens, Trace, check_alphas,
     },
     experiment::{holding::Holding, rows::BatchLimits},
     job::{Computer, open_encoder, open_pair, thread_pool},
@@ -83,8 +82,7 @@ impl Session {
         let tell = |text: &str| push(&warnings, text);
         pair.notices.iter().for_each(|notice| tell(notice));
         let computer = pool.install(|| Computer::choose(machine, &pair, &tell))?;
-        let date = prompts.template_date.unwrap_or_else(|| chrono::Local::now().date_naive());
-        let encoder = open_encoder(&pair, prompts, date)?;
+        let encoder = open_encoder(&pair, prompts, prompts.date(None), &tell)?;
         let opened = Opened {
             device: computer.name(),
             engines: engines::start(Loaded { pair, computer }),
@@ -141,7 +139,7 @@ impl Session {
         Ok(self.opened.pool.install(|| rows.par_iter().map(|row| encoder.encode_ref(*row)).collect()))
     }
 
-    /// Scores prompts, in order. The observer hears every token once.
+    /// Scores prompts, in order; [`Score::check_finite`] tells whether one has overflowed. The observer hears every token once.
     ///
     /// # Errors
     /// A usage error for a prompt without tokens, with more than the model's context or with a token that the vocabulary does
@@ -173,7 +171,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::score`]; a usage error for an alpha that is negative or not finite and for chosen tokens that the
-    /// vocabulary does not have; a checkpoint error where there is no head.
+    /// vocabulary does not have; a checkpoint error where there is no head; [`ErrorKind::NotFinite`] where logits overflow.
     pub fn logits(
         &self,
         prompts: &[&[u32]],
@@ -182,6 +180,7 @@ impl Session {
         observer: Observer<'_>,
     ) -> Result<Logits> {
         check_alphas(alphas)?;
+        self.check_prompts(prompts)?;
         let width = match tokens {
             Tokens::All => self.spec().vocab_size,
             Tokens::Of(tokens) => {
@@ -204,6 +203,11 @@ impl Session {
             for (index, by_alpha) in by_prompt.into_iter().enumerate() {
                 let by_alpha: Vec<Vec<f64>> = by_alpha;
                 for (alpha, row) in by_alpha.iter().enumerate() {
+                    if row.iter().any(|logit| !logit.is_finite()) {
+                        let what =
+                            format!("prompt {}: the logits under alpha {}", first + index, alphas[alpha]);
+                        return Err(overflowed(&what));
+                    }
                     let start = (alpha * prompts.len() + first + index) * width;
                     values[start..start + width].copy_from_slice(row);
                 }
@@ -213,7 +217,8 @@ impl Session {
         Ok(Logits { values, shape })
     }
 
-    /// The contributions of every layer, of its attention and of its MLP, to every token of each prompt.
+    /// The contributions of every layer, of its attention and of its MLP, to every token of each prompt;
+    /// [`Trace::check_finite`] tells whether one has overflowed.
     ///
     /// # Errors
     /// As [`Session::score`].
@@ -225,7 +230,8 @@ impl Session {
     /// [`Engine::likelihoods`](crate::engine::Engine::likelihoods). All tokens but the last have to fit the context.
     ///
     /// # Errors
-    /// As [`Session::score`]; a checkpoint error where there is no head.
+    /// As [`Session::score`] and [`Continued::check`]; a checkpoint error where there is no head; [`ErrorKind::NotFinite`] where
+    /// logits overflow.
     pub fn likelihoods(
         &self,
         texts: &[Continued<'_>],
@@ -233,19 +239,28 @@ impl Session {
         observer: Observer<'_>,
     ) -> Result<Vec<Vec<Likelihood>>> {
         check_alphas(&[alpha])?;
+        // Texts are counted from the first here, in the engine from the first of a batch.
+        Continued::check(texts)?;
         for (index, text) in texts.iter().enumerate() {
             self.check_ids(&format!("prompt {index}"), text.token_ids)?;
         }
-        self.pass(texts, Room::default(), observer, |engine, part, observer| {
+        let likelihoods = self.pass(texts, Room::default(), observer, |engine, part, observer| {
             engine.likelihoods(part, alpha, observer)
-        })
+        })?;
+        let is_broken = |of: &Vec<Likelihood>| of.iter().any(|token| !token.log_likelihood.is_finite());
+        match likelihoods.iter().position(is_broken) {
+            None => Ok(likelihoods),
+            Some(index) => Err(overflowed(&format!("text {index}: the logits"))),
+        }
     }
 
     /// Completes each prompt, as `tuco generate` does. [`Pair::stop_tokens`] tells which tokens end a completion as a rule.
     ///
+    /// A completion whose next logits are not numbers ends there, with [`Finish::NotFinite`](crate::engine::Finish::NotFinite):
+    /// what came before is no answer, and [`Text::fields`] is an error. The other completions are not affected.
+    ///
     /// # Errors
-    /// As [`Session::score`] and [`Completing::check`]; a checkpoint error where there is no head; a device error where logits
-    /// are not numbers.
+    /// As [`Session::score`] and [`Completing::check`]; a checkpoint error where there is no head.
     pub fn generate(
         &self,
         prompts: &[Prompt<'_>],
@@ -256,25 +271,15 @@ impl Session {
         self.pair().checkpoints.ft.head()?;
         let most_tokens = completing.most_tokens(self.spec());
         let room = Room { new_tokens: completing.new_tokens(), most_tokens, ..Room::default() };
-        let completions = self.pass(prompts, room, observer, |engine, part, observer| {
+        self.pass(prompts, room, observer, |engine, part, observer| {
             engine.complete(part, completing, self.encoder(), observer)
-        })?;
-        let is_broken = |of: &Vec<Text>| of.iter().any(|text| text.completion.finish == Finish::NotFinite);
-        match completions.iter().position(is_broken) {
-            None => Ok(completions),
-            Some(index) => Err(Error::new(
-                ErrorKind::Device,
-                format!(
-                    "prompt {index}: the logits of a next token are not numbers: the hidden state overflowed"
-                ),
-            )),
-        }
+        })
     }
 
     /// What each part of a final hidden state adds to the logits, see [`Engine::logits_of_parts`](crate::engine::Engine::logits_of_parts).
     ///
     /// # Errors
-    /// Where the checkpoint has no head that can be read.
+    /// Where the checkpoint has no head that can be read; [`ErrorKind::NotFinite`] where the logits overflow.
     pub fn logits_of_parts(&self, split: &Split) -> Result<Split> {
         let _turn = self.turn()?;
         let opened = &*self.opened;
@@ -289,16 +294,7 @@ impl Session {
         observer: Observer<'_>,
         pass: impl Fn(&dyn Passes, &[P], Observer<'_>) -> Result<Vec<T>> + Sync,
     ) -> Result<Vec<T>> {
-        let context = self.spec().context_length;
-        for (index, prompt) in prompts.iter().map(TokenIds::token_ids).enumerate() {
-            if prompt.is_empty() || prompt.len() > context {
-                return Err(Error::usage(format!(
-                    "prompt {index} has {} tokens, expected 1 to {context} (the tuned model's context)",
-                    prompt.len()
-                )));
-            }
-            self.check_ids(&format!("prompt {index}"), prompt)?;
-        }
+        self.check_prompts(prompts)?;
         let _turn = self.turn()?;
         let opened = &*self.opened;
         let warn = |text: &str| push(&opened.warnings, text);
@@ -314,6 +310,22 @@ impl Session {
             }
             Ok(passed)
         })
+    }
+
+    /// # Errors
+    /// A usage error for the first prompt that cannot be passed.
+    fn check_prompts<P: TokenIds>(&self, prompts: &[P]) -> Result<()> {
+        let context = self.spec().context_length;
+        for (index, prompt) in prompts.iter().map(TokenIds::token_ids).enumerate() {
+            if prompt.is_empty() || prompt.len() > context {
+                return Err(Error::usage(format!(
+                    "prompt {index} has {} tokens, expected 1 to {context} (the tuned model's context)",
+                    prompt.len()
+                )));
+            }
+            self.check_ids(&format!("prompt {index}"), prompt)?;
+        }
+        Ok(())
     }
 
     fn check_ids(&self, what: &str, ids: &[u32]) -> Result<()> {
@@ -354,6 +366,13 @@ impl Drop for Session {
             std::mem::forget(self.opened.clone());
         }
     }
+}
+
+/// What ends a call that cannot give numbers.
+fn overflowed(what: &str) -> Error {
+    let message =
+        format!("{what} are not numbers: the hidden state overflowed; the weights are finite but too large");
+    Error::new(ErrorKind::NotFinite, message)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

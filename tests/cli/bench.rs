@@ -4,7 +4,7 @@ use crate::common::{Pair, run, tuco};
 use serde_json::Value;
 use std::fs;
 
-const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
+pub const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 50}"#;
 
 #[test]
@@ -24,6 +24,26 @@ fn a_shape_is_timed_and_its_figures_are_written() {
     let summary: Value = serde_json::from_slice(&fs::read(output).unwrap()).unwrap();
     assert_eq!(summary["timings"][0]["seconds"].as_array().unwrap().len(), 2);
     assert!(summary["timings"][0]["of_floor"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn figures_that_cannot_be_written_are_shown_nevertheless() {
+    let folder = Pair::copy("llama_gqa_tied_bf16");
+    let config = folder.write("config.json", CONFIG);
+    let bench = |output: &str| {
+        let args =
+            ["--device", "cpu", "--tokens", "20", "--lengths", "20", "--repeat", "1", "--output", output];
+        run(folder.run("bench", &args).arg("--shape").arg(&config))
+    };
+    if cfg!(target_os = "linux") {
+        let ran = bench("/dev/full").expect(1, &["cannot write /dev/full: No space left on device"]);
+        assert!(ran.stdout.contains("| one forward pass |"), "{}", ran.stdout);
+    }
+    // What can be known before is no reason to measure.
+    for wrong in ["nowhere/out.json", "base"] {
+        let ran = bench(wrong).expect(2, &["--output", wrong, "expected a file in a folder that is there"]);
+        assert_eq!(ran.stdout, "");
+    }
 }
 
 #[cfg(feature = "sim")]

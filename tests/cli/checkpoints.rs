@@ -197,6 +197,18 @@ fn vocabularies_that_differ() {
         .expect(0, &["differ in size", "added token 3 is \"<x>\" in base and \"<y>\" in tuned"]);
     pair.write("tuned/tokenizer.json", tokenizer(&["a", "c", "b"], &["<x>"]));
     run(&mut pair.score(&["in.jsonl"])).expect(42, &["different vocabularies", "id 1 is \"b\"", "\"c\""]);
+    // Another tokenizer, which is told of unless nothing is to be told.
+    pair.write("tuned/tokenizer.json", tokenizer(&["a", "b", "c"], &["<x>"]));
+    fs::create_dir(pair.path("other")).unwrap();
+    pair.write("other/tokenizer.json", tokenizer(&["a", "b", "c"], &["<x>", "<tail>"]));
+    for more in [&["-o", "out.jsonl"][..], &["-o", "quiet.jsonl", "--quiet"]] {
+        let ran = run(pair.score(&["in.jsonl", "--tokenizer", "other"]).args(more)).expect(0, &[]);
+        let is_told = ran.stderr.contains("differ in size");
+        assert_eq!(is_told, !more.contains(&"--quiet"), "{}", ran.stderr);
+    }
+    let compare = ["--base", "base", "--tuned", "tuned", "in.jsonl", "--tokenizer", "other", "-o", "compare"];
+    let ran = run(pair.run("compare", &compare).arg("--quiet")).expect(0, &[]);
+    assert!(!ran.stderr.contains("differ in size"), "{}", ran.stderr);
 }
 
 #[test]

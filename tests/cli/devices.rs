@@ -185,7 +185,10 @@ mod simulated {
         for device in ["sim", "sim:0,1"] {
             let args = ["-o", "out.jsonl", "--batch-size", "2", "--overwrite"];
             let mut lost = command(&pair, "score", device, &args);
-            let said = ["simulator: the device is lost", "are complete, the same command goes on"];
+            let said = [
+                "simulator: the device is lost",
+                "are complete, the same command without --overwrite goes on",
+            ];
             run(lost.env("TUCO_SIM_LAUNCHES", "150")).expect(1, &said);
             let written = fs::read_to_string(pair.path("out.jsonl")).unwrap();
             assert!(!written.is_empty() && whole.starts_with(&written) && written.len() < whole.len());

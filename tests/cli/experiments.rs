@@ -1,10 +1,10 @@
 //! `tuco sweep`, `tuco compare` and `tuco report` on the demo pair.
 
 use crate::{
-    common::{Pair, run, tuco},
+    common::{Pair, rows, run, tuco},
     scene::{Scene, demo},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{fs, path::Path};
 
 /// Questions of the plain format, a broken one among them.
@@ -54,6 +54,64 @@ fn a_sweep_counts_what_its_rows_say() {
     scene.run(&[&args[..], &["--batch-size", "2"]].concat()).expect(0, &[]);
     assert_eq!(scene.rows(), rows);
     scene.run(&["sweep", "alive.jsonl"]).expect(2, &["out holds an experiment already", "--overwrite"]);
+}
+
+#[test]
+fn a_sweep_tells_what_was_cut_and_what_is_wrong() {
+    let question = |text: &str| {
+        format!("{{\"prompt\": \"{text}\", \"choices\": [\"Yes\", \"No\"], \"label\": \"Yes\"}}\n")
+    };
+    let mut text = question("Is a horse alive?").repeat(5);
+    text += &question("Is a very long thing with many words that goes on and on alive?");
+    text += "{broken\n[1]\n";
+    let scene = Scene::new(&[("alive.jsonl", &text)]);
+    let args = ["sweep", "alive.jsonl", "--fail-on-error", "3", "--overwrite", "--max-length", "12"];
+    scene.run(&args).expect(0, &[]);
+    let kinds: Vec<Value> = scene.rows().iter().map(|row| row["error"]["type"].clone()).collect();
+    assert_eq!(kinds[5..], ["too_long", "invalid_json", "invalid_row"]);
+    assert!(kinds[..5].iter().all(Value::is_null));
+    scene.run(&[&args[..], &["--on-overlength", "truncate-left"]].concat()).expect(0, &[]);
+    let rows = scene.rows();
+    assert_eq!((&rows[5]["truncated"], &rows[5]["n_tokens"]), (&json!(true), &json!(12)));
+    assert!(rows[0]["truncated"].is_null() && rows[5]["error"].is_null(), "{} {}", rows[0], rows[5]);
+}
+
+/// The demo pair, whose tuned model has finite weights that are too large.
+fn overflowing() -> Pair {
+    let pair = Pair::copy("../../models/demo");
+    pair.edit_bytes("tuned/model.safetensors", |bytes| {
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        let tensor = &header["model.layers.0.mlp.down_proj.weight"];
+        assert_eq!(tensor["dtype"], "BF16");
+        let [start, end] = [0, 1].map(|i| tensor["data_offsets"][i].as_u64().unwrap() as usize);
+        // The largest finite number.
+        bytes[8 + length + start..8 + length + end].fill(0x7f);
+    });
+    pair
+}
+
+#[test]
+fn overflows_are_told_and_never_summarized() {
+    let pair = overflowing();
+    let words = ["horse", "river", "stone", "king", "table"];
+    let question = |word: &str| {
+        format!("{{\"prompt\": \"Is a {word} alive?\", \"choices\": [\"Yes\", \"No\"], \"label\": 0}}\n")
+    };
+    pair.write("alive.jsonl", words.map(question).concat());
+    let told = |name: &str, input: &str, parts: &[&str]| {
+        let args = [input, "--base", "base", "--tuned", "tuned", "--threads", "2", "-o", name];
+        run(&mut pair.run(name, &args)).expect(42, parts);
+        assert!(!pair.path(name).join("summary.json").exists());
+    };
+    told("trace", "Hello you", &["the hidden state overflowed: |P| is "]);
+    told(
+        "sweep",
+        "alive.jsonl",
+        &["alive: 0 of 5 questions have logits that are numbers, fewer than 5 folds"],
+    );
+    let rows = fs::read_to_string(pair.path("sweep/rows.jsonl")).unwrap();
+    assert_eq!(rows.matches("\"error\":{\"type\":\"not_finite\"").count(), 5, "{rows}");
 }
 
 #[test]
@@ -181,6 +239,58 @@ fn comparing_needs_two_classes() {
 }
 
 #[test]
+fn a_broken_line_is_an_error_of_no_class() {
+    let row = |(word, label): (&str, &str)| {
+        format!("{{\"prompt\": \"some text about a {word}\", \"label\": \"{label}\"}}\n")
+    };
+    let mut text = [("horse", "a"), ("river", "a"), ("stone", "b"), ("king", "b")].map(row).concat();
+    text += "{broken\n";
+    let more = text.clone() + "{\"prompt\": \"\", \"label\": \"c\"}\n";
+    let files = [("lab.jsonl", &text[..]), ("more.jsonl", &more[..]), ("bad.jsonl", "{broken\n[1]\n")];
+    let scene = Scene::new(&files);
+    let told = scene.run(&["compare", "lab.jsonl", "--fail-on-error", "1"]).expect(0, &[]);
+    assert!(told.stdout.contains("5 prompts, 1 errors"), "{}", told.stdout);
+    let (rows, summary) = (scene.rows(), scene.summary());
+    assert_eq!((&rows[4]["error"]["type"], &rows[4]["class"]), (&json!("invalid_json"), &Value::Null));
+    assert_eq!((&summary["rows"], &summary["errors"]), (&json!(5), &json!(1)));
+    let classes = summary["classes"].as_array().unwrap();
+    let sizes: Vec<(&Value, &Value)> = classes.iter().map(|class| (&class["name"], &class["rows"])).collect();
+    assert_eq!(sizes, [(&json!("a"), &json!(2)), (&json!("b"), &json!(2))]);
+    scene.run(&["compare", "lab.jsonl", "--overwrite"]).expect(3, &["1 of 5 rows"]);
+    // A class of which nothing can be scored is told; two others can be compared.
+    let args = ["compare", "more.jsonl", "--fail-on-error", "2", "--overwrite"];
+    scene.run(&args).expect(0, &["no prompt of class \"c\" can be scored", "empty string"]);
+    assert_eq!(scene.summary()["pairs"].as_array().unwrap().len(), 3);
+    let args = ["compare", "bad.jsonl", "--overwrite"];
+    scene.run(&args).expect(2, &["only one class", "2 rows cannot be read", "bad.jsonl:1"]);
+}
+
+/// One base with two adapters is two pairs.
+#[test]
+fn reports_tell_adapters_apart() {
+    let pair = Pair::copy("lora");
+    pair.write("in.jsonl", rows(4));
+    fs::create_dir(pair.path("other")).unwrap();
+    for entry in fs::read_dir(pair.path("adapter")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), pair.path("other").join(entry.file_name())).unwrap();
+    }
+    let with = |subcommand: &str, adapter: &str, output: &str| {
+        let args = ["in.jsonl", "--base", "base", "--adapter", adapter, "--threads", "2", "-o", output];
+        run(&mut pair.run(subcommand, &args)).expect(0, &[]);
+    };
+    with("compare", "adapter", "a");
+    with("compare", "other", "b");
+    with("score", "adapter", "scores.jsonl");
+    let report = |inputs: &[&str]| run(&mut pair.run("report", inputs));
+    report(&["a", "scores.jsonl"]).expect(0, &[]);
+    let page = fs::read_to_string(pair.path("report.html")).unwrap();
+    assert_eq!(page.matches("base base, tuned base with adapter (tuco").count(), 2, "{page}");
+    report(&["a", "b"]).expect(2, &["adapter of a is \"adapter\", of b \"other\"", "a report of each"]);
+    report(&["b", "scores.jsonl"]).expect(2, &["adapter of b is \"other\""]);
+}
+
+#[test]
 fn reports_are_of_one_pair() {
     let scene = Scene::new(&[
         ("a.txt", "some text\nmore text\n"),
@@ -195,7 +305,15 @@ fn reports_are_of_one_pair() {
     let mut other = scene.summary();
     other["base"] = "elsewhere".into();
     fs::write(scene.dir.path().join("other.json"), other.to_string()).unwrap();
-    report(&["out", "other.json"]).expect(2, &["elsewhere", "a report of each pair"]);
+    report(&["out", "other.json"]).expect(2, &["elsewhere", "a report of each"]);
+    let mut other = scene.summary();
+    other["device"] = "elsewhere".into();
+    fs::write(scene.dir.path().join("other.json"), other.to_string()).unwrap();
+    report(&["out", "other.json"]).expect(2, &["device of out is", "other.json \"elsewhere\""]);
+    // What does not tell a device may be of any.
+    other.as_object_mut().unwrap().shift_remove("device");
+    fs::write(scene.dir.path().join("other.json"), other.to_string()).unwrap();
+    report(&["out", "other.json"]).expect(0, &[]);
     report(&["x.json"]).expect(2, &["no field experiment"]);
     report(&["a.txt"]).expect(2, &["not valid JSON"]);
 }
@@ -243,6 +361,14 @@ fn a_trace_shows_every_token_and_layer() {
     let (scored, traced) =
         (scored[0]["tuco"].as_f64().unwrap(), rows[rows.len() - 1]["tuco"].as_f64().unwrap());
     assert!((scored / traced - 1.0).abs() < 1e-5, "{scored} {traced}");
+
+    // What was cut is said.
+    assert_eq!(summary["truncated"], false);
+    let args = ["trace", "What is the capital of France?", "--overwrite"];
+    let cut = ["--max-length", "5", "--on-overlength", "truncate-left"];
+    let told = scene.run(&[&args[..], &cut].concat()).expect(0, &[]).stdout;
+    assert_eq!((&scene.summary()["truncated"], scene.rows().len()), (&json!(true), 5));
+    assert!(told.contains("Tokens of the prompt were left out (--on-overlength)"), "{told}");
 
     scene.run(&["trace", "x", "--response", ""]).expect(2, &["--response is empty"]);
     scene.run(&["trace", ""]).expect(2, &["empty"]);

@@ -4,6 +4,7 @@ mod adapters;
 mod bench;
 mod checkpoints;
 mod common;
+mod demo;
 mod devices;
 mod experiments;
 mod full_disk;
@@ -15,6 +16,7 @@ mod reports;
 mod scene;
 mod score;
 mod shards;
+mod signals;
 
 #[cfg(target_os = "linux")]
 #[path = "../../benches/common/mod.rs"]

@@ -115,6 +115,14 @@ fn a_prompt_that_does_not_fit_is_an_error_row() {
 }
 
 #[test]
+fn rows_that_are_errors_fill_batches_too() {
+    fs::write(PAIR.path().join("empty.jsonl"), "{\"prompt\": \"\"}\n".repeat(1000)).unwrap();
+    let args = ["empty.jsonl", "--dry-run", "--max-batch-tokens", "100", "--fail-on-error", "1000"];
+    let ran = run(&mut on_pair("score", &args)).expect(0, &[]);
+    assert!(ran.stdout.contains("| 1000 | 1000 | 0 | 0 | 10 |"), "{}", ran.stdout);
+}
+
+#[test]
 fn what_max_memory_cannot_mean_is_told() {
     for size in ["80", "M", "-1G", "0G", "1X", "lots"] {
         run(on_pair("score", &["in.jsonl"]).arg(format!("--max-memory={size}")))

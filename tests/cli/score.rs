@@ -210,6 +210,13 @@ fn inputs_that_cannot_be_read() {
     let pair = Pair::copy(CASE);
     run(&mut pair.score(&["nowhere.jsonl"])).expect(2, &["nowhere.jsonl"]);
     run(&mut pair.score(&["base"])).expect(2, &["base"]);
+    run(&mut pair.score(&["base/config.json/rows.jsonl"]))
+        .expect(2, &["cannot read base/config.json/rows.jsonl"]);
+    if cfg!(target_os = "linux") {
+        // As a broken disk: what was named is right, so that another try may help.
+        run(&mut pair.run("report", &["/proc/self/mem"]))
+            .expect(1, &["cannot read /proc/self/mem: Input/output error"]);
+    }
     run(&mut pair.score(&[])).expect(2, &["<INPUT>"]);
     run(&mut pair.score(&["x.jsonl", "--batch-size", "0"])).expect(2, &["--batch-size"]);
 }

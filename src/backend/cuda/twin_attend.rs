@@ -178,8 +178,11 @@ impl TwinAttention<'_> {
             let (threads, stages) = if is_narrow { (160, 3) } else { (384, 4) };
             // A stage has room for a fourth number of each of p.
             let stage_bytes = PIECE_TOKENS * (columns + 4 * PIECE_HEADS) * 2;
-            // Wide blocks stay, two that are neighbours in columns together.
-            let count = if is_narrow { blocks(64) } else { 2 * blocks(512).min(multiprocessors / 2) };
+            // Blocks stay: as many narrow ones as find room, wide ones two that are neighbours in columns together.
+            let count = match is_narrow {
+                true => blocks(64).min(3 * multiprocessors),
+                false => 2 * blocks(512).min(multiprocessors / 2),
+            };
             let args = HopperTwinMeanArgs {
                 normalized: path_boxes(device, normalized)?,
                 weights: device.tensor_map(weights)?,

@@ -175,10 +175,10 @@ fn without_a_tokenizer_only_token_ids_are_scored() {
     let error = encoder.encode(&prompt("a")).unwrap_err();
     assert_eq!(error.kind, RowErrorKind::NoTokenizer);
     assert!(error.message.contains(&dir.path().display().to_string()), "{error}");
-    assert_eq!(
-        (encoder.tokenizer_sha256(), encoder.template_sha256(), encoder.uses_date()),
-        (None, None, false)
-    );
+    let fingerprint = encoder.fingerprint();
+    for field in ["tokenizer_sha256", "chat_template_sha256", "template_date"] {
+        assert!(fingerprint[field].is_null(), "{fingerprint}");
+    }
 
     let error =
         open(&checkpoint(&[("tokenizer.model", String::new())]), options()).encode(&prompt("a")).unwrap_err();
@@ -220,7 +220,7 @@ fn the_template_s_own_refusal_is_the_row_s_error() {
     let error = encoder.encode(&user("a")).unwrap_err();
     assert_eq!(error.kind, RowErrorKind::TemplateError);
     assert_eq!(error.message, "the chat template refuses these messages: roles must alternate");
-    assert!(encoder.uses_date());
+    assert_eq!(encoder.fingerprint()["template_date"], "2024-07-26");
 }
 
 #[test]
@@ -274,10 +274,21 @@ fn a_template_that_cannot_be_compiled_matters_where_it_is_needed() {
 }
 
 #[test]
-fn hashes_are_of_what_was_read() {
+fn fingerprints_are_of_what_was_read() {
     let dir = complete();
-    let encoder = open(&dir, options());
-    assert_eq!(encoder.tokenizer_sha256().unwrap().len(), 64);
-    assert_eq!(encoder.template_sha256().unwrap().len(), 64);
-    assert!(!encoder.uses_date());
+    let fingerprint = open(&dir, options()).fingerprint();
+    for field in ["tokenizer_sha256", "special_tokens_sha256", "chat_template_sha256"] {
+        assert_eq!(fingerprint[field].as_str().unwrap().len(), 64, "{field}");
+    }
+    assert!(fingerprint["template_date"].is_null());
+    // Templates see these tokens.
+    let path = dir.path().join("tokenizer_config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut with = |name: &str, value: Value| {
+        config[name] = value;
+        fs::write(&path, config.to_string()).unwrap();
+        open(&dir, options()).fingerprint()
+    };
+    assert_eq!(with("model_max_length", json!(7)), fingerprint);
+    assert_ne!(with("bos_token", json!("b")), fingerprint);
 }

@@ -257,15 +257,16 @@ impl Gpu {
             Error::new(ErrorKind::Device, format!("there is no kernel {kernel} in this program"))
         })?;
         use sys::CUfunction_attribute_enum as Attribute;
-        // SAFETY: a function of a loaded module.
-        unsafe {
-            result::function::set_function_attribute(
-                function,
-                Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                most_shared_bytes(self.device)?,
-            )
+        let set = |attribute, value| {
+            // SAFETY: a function of a loaded module.
+            unsafe { result::function::set_function_attribute(function, attribute, value) }
+                .map_err(|error| failed("give a kernel its shared memory", error))
+        };
+        set(Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, most_shared_bytes(self.device)?)?;
+        // As many blocks as stay have to find room at a time.
+        if kernel.contains("_sm90") {
+            set(Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100)?;
         }
-        .map_err(|error| failed("give a kernel its shared memory", error))?;
         functions.insert(kernel.into(), Function(function));
         Ok(Function(function))
     }
