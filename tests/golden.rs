@@ -201,14 +201,16 @@ fn cuda_on_the_simulator_steers_and_traces_as_transformers_with_hooks() {
     use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/steering.json");
     let gold: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-    let cuda = Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80);
-    for case in ["llama_gqa_tied_bf16", "gemma2", "qwen3_moe", "gpt_neox"] {
-        let golden = gold["cases"][case].as_array().unwrap();
-        for (error, what) in
-            [worst_steering_error(&cuda, case, golden), worst_tracing_error(&cuda, case, golden)]
-        {
-            println!("{case:24} {error:8.1e}  {what}");
-            assert!(error < 1e-4, "{case}: {error:e}: {what}");
+    for kernels in [Kernels::Sm80, Kernels::Sm90a] {
+        let cuda = Cuda::simulated(ContextPrecision::Float32, kernels);
+        for case in ["llama_gqa_tied_bf16", "gemma2", "qwen3_moe", "gpt_neox"] {
+            let golden = gold["cases"][case].as_array().unwrap();
+            for (error, what) in
+                [worst_steering_error(&cuda, case, golden), worst_tracing_error(&cuda, case, golden)]
+            {
+                println!("{kernels:?} {case:24} {error:8.1e}  {what}");
+                assert!(error < 1e-4, "{kernels:?} {case}: {error:e}: {what}");
+            }
         }
     }
 }

@@ -12,7 +12,11 @@ mod unshared;
 
 use kernel_cases::{BF16_TOLERANCE, CASES, Case, F32_TOLERANCE, LONG, Weights, compare, shape};
 use libtest_mimic::{Arguments, Trial};
-use std::{path::Path, process::exit, time::Instant};
+use std::{
+    path::Path,
+    process::exit,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 use tuco::{
     ErrorKind,
     backend::{
@@ -37,12 +41,20 @@ fn newest(precision: ContextPrecision) -> Cuda {
     Cuda::open(0, precision, None).unwrap()
 }
 
+/// What numbers are made from: another at each run, or that of a run before (`TUCO_SEED`).
+fn seed() -> u64 {
+    match std::env::var("TUCO_SEED") {
+        Ok(seed) => seed.parse().expect("TUCO_SEED is a number"),
+        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64,
+    }
+}
+
 fn every_kernel_agrees_with_the_reference(way: Way) {
     let (tolerance, kinds): (_, &[Weights]) = match way.0 {
         ContextPrecision::Bfloat16 => (BF16_TOLERANCE, &[Weights::Bf16, Weights::Adapted]),
         ContextPrecision::Float32 => (F32_TOLERANCE, &[Weights::Bf16, Weights::Wide, Weights::Adapted]),
     };
-    compare(|| open(way), CASES, kinds, tolerance);
+    compare(|| open(way), CASES, kinds, tolerance, seed());
 }
 
 fn rows_have_the_same_bits_whatever_is_beside_them(way: Way) {
@@ -109,8 +121,8 @@ fn golden_pairs_agree_with_transformers() {
 fn long_products_agree_with_the_reference() {
     let cases = [Case::Products { rows: 8, d: 14336, f: 64 }];
     let cuda = || newest(ContextPrecision::Float32);
-    compare(cuda, &cases, &[Weights::Bf16, Weights::Wide], F32_TOLERANCE);
-    compare(cuda, &[LONG], &[Weights::Wide, Weights::Adapted], F32_TOLERANCE);
+    compare(cuda, &cases, &[Weights::Bf16, Weights::Wide], F32_TOLERANCE, seed());
+    compare(cuda, &[LONG], &[Weights::Wide, Weights::Adapted], F32_TOLERANCE, seed());
 }
 
 /// So many twin rows that blocks have more than one piece of work, and wide ones average them.
@@ -121,7 +133,7 @@ fn many_prompts_agree_with_the_reference() {
         Case::Heads { lengths: &[130; 60], shape: shape(2, 1, 8), d: 700 },
     ];
     let cuda = || newest(ContextPrecision::Bfloat16);
-    compare(cuda, &cases, &[Weights::Bf16], BF16_TOLERANCE);
+    compare(cuda, &cases, &[Weights::Bf16], BF16_TOLERANCE, seed());
 }
 
 /// Rows are embedded while kernels before them are at work, through pinned memory that those embedded next are written to.

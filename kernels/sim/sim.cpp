@@ -172,9 +172,11 @@ static void start(Block& block, const Grid& grid, uint3 index) {
 }
 
 static void check_guards() {
-    for (auto& [data, bytes] : running().device->allocations)
-        for (size_t i = 1; i <= std::min<size_t>(pages(bytes) - bytes, 256); i++)
-            if (*(data - i) != GUARD_BYTE) die("something was written before an allocation");
+    static const std::vector<unsigned char> guard(256, GUARD_BYTE);
+    for (auto& [data, bytes] : running().device->allocations) {
+        const size_t before = std::min(pages(bytes) - bytes, guard.size());
+        if (memcmp(data - before, guard.data(), before)) die("something was written before an allocation");
+    }
 }
 
 void run(const char* kernel, const Grid& grid, unsigned cluster, std::function<void()> body) {
