@@ -22,6 +22,10 @@ __thread Running* of_thread = nullptr;
 void make_running() {
     static thread_local Running made;
     of_thread = &made;
+    // Handlers of signals find little room in what threads have for them, where registers are many.
+    static thread_local std::vector<char> room(64 << 10);
+    const stack_t stack{room.data(), 0, room.size()};
+    sigaltstack(&stack, nullptr);
 }
 
 // A device's memory: allocations by address. How many kernels it has run.
