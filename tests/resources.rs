@@ -1,4 +1,4 @@
-//! What ptxas says of every kernel, compiled for every target, against the table in the repository: registers, stack, spills.
+//! What ptxas says of every kernel, compiled for every target, against the table in the repository: registers and spills.
 //! Update it with `TUCO_UPDATE=1 cargo test --release --features cuda --test resources`.
 
 use std::{

@@ -1,7 +1,8 @@
 //! The jobs that write a row for every row of input: `tuco score` and `tuco generate`.
 
 use super::{
-    Caller, Computers, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, SharedWork,
+    Caller, Computers, Device, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions,
+    SharedWork,
     memory::{self, Resident, Size},
     open_encoder,
     shard::ShardChoice,
@@ -183,6 +184,9 @@ impl<'a> RowsJob<'a> {
                 if let Some(neighbour) = neighbour.filter(|_| !options.overwrite) {
                     manifest.check_continues(&neighbour)?;
                 }
+                if options.machine.device == Device::Auto && !options.overwrite {
+                    check_device(path, &device)?;
+                }
                 Sink::create(path, manifest, options.overwrite)?
             }
         };
@@ -333,6 +337,21 @@ impl Running<'_> {
 
 fn tell(text: &str) {
     eprintln!("tuco: {text}");
+}
+
+/// What `--device auto` finds may come and go, unlike what else a run continues with.
+fn check_device(output: &Path, device: &str) -> Result<()> {
+    let Ok((earlier, _)) = Manifest::read(output) else { return Ok(()) };
+    match earlier.field("device").and_then(Value::as_str) {
+        Some(before) if before != device => Err(Error::new(
+            ErrorKind::Device,
+            format!(
+                "the rows in {} are of {before}, but --device auto finds {device}: the same command goes on where there is the former",
+                output.display()
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The day that chat templates see: as told, or that of the run that is to go on, or that of another shard, or today.

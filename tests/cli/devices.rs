@@ -179,6 +179,19 @@ mod simulated {
     }
 
     #[test]
+    fn a_device_that_is_not_found_again_may_come_back() {
+        let pair = prepared(4);
+        let args = ["-o", "out.jsonl"];
+        run(&mut command(&pair, "score", "sim", &args)).expect(0, &[]);
+        let rows = fs::read_to_string(pair.path("out.jsonl")).unwrap();
+        let said = ["the rows in out.jsonl are of sim sm_90a, context rows in f32, but --device auto finds"];
+        run(&mut command(&pair, "score", "auto", &args)).expect(1, &said);
+        // Who names another one wants other rows.
+        run(&mut command(&pair, "score", "cpu", &args)).expect(42, &["device was", "--overwrite"]);
+        assert_eq!(fs::read_to_string(pair.path("out.jsonl")).unwrap(), rows);
+    }
+
+    #[test]
     fn what_a_lost_device_has_computed_is_kept() {
         let pair = prepared(12);
         let whole = run(&mut command(&pair, "score", "sim", &[])).expect(0, &[]).stdout;
