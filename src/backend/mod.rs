@@ -181,6 +181,9 @@ pub struct PartSums<M> {
     pub mlp: Twin<M>,
 }
 
+/// What the workspace of a pack takes at most on a CPU, in bytes, and the most of its tokens.
+pub const PACK_ROOM: (usize, usize) = (208 << 20, 4096);
+
 /// The operations of a layer.
 ///
 /// A matrix knows whether it holds context rows or twin rows; operations of one matrix to another keep the kind.
@@ -221,7 +224,7 @@ pub trait Backend: Sync {
 
     /// What the workspace of a pack may take, in bytes, and the most tokens that make products faster.
     fn pack_room(&self) -> (usize, usize) {
-        (208 << 20, 4096)
+        PACK_ROOM
     }
 
     /// Takes note of where sequences lie.

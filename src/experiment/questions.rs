@@ -63,7 +63,8 @@ impl Examples {
                     .and_then(|fields| mmlu_cells(&fields))
                     .map_err(|problem| at_row(number, problem))
             };
-            text.lines().enumerate().map(cells).collect::<Result<_>>()?
+            let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+            lines.map(cells).collect::<Result<_>>()?
         };
         let mut subjects: BTreeMap<String, Vec<(usize, Vec<String>)>> = BTreeMap::new();
         for (number, (subject, row)) in rows.into_iter().enumerate() {

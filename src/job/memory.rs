@@ -2,14 +2,12 @@
 
 use crate::{
     Error, Result,
+    backend::PACK_ROOM,
     engine::{Footprint, PackLimits},
     experiment::rows::Memory,
     model::ModelSpec,
 };
 use std::{fmt, str::FromStr};
-
-/// Most that the workspace of a pack takes, as without a limit, and the most of its tokens.
-const PACK_ROOM: (usize, usize) = (208 << 20, 4096);
 
 /// A prompt of so many tokens has to fit.
 const LEAST_TOKENS: usize = 256;

@@ -230,9 +230,7 @@ impl<'a> RowsJob<'a> {
         if let (Some(limit), false) = (options.max_memory, quiet) {
             tell(&format!("{} of memory were in use at most, of {limit}", Resident::read()?.most));
         }
-        if sink.done().is_none() {
-            sink.finish(&summary).map_err(|error| how_to_go_on(options, error))?;
-        }
+        sink.finish(&summary).map_err(|error| how_to_go_on(options, error))?;
         if !quiet {
             tell(&closing);
         }

@@ -75,7 +75,12 @@ impl Sink {
         let is_there = length > 0 || is_table && output.exists();
         let (mut written, mut kept, mut done) = (None, 0, None);
         if is_there && !overwrite {
-            done = manifest.check_continues(output)?.filter(|_| is_table && length == 0);
+            let continues = manifest.check_continues(output);
+            if length == 0 && continues.is_err() {
+                // Nothing is to be left of this attempt.
+                std::fs::remove_file(&path).map_err(|error| Error::io("remove", &path, &error))?;
+            }
+            done = continues?.filter(|_| is_table && length == 0);
             kept = complete_length(&mut file, length).map_err(|error| Error::io("read", &path, &error))?;
             let lines = File::open(&path).map_err(|error| Error::io("read", &path, &error))?.take(kept);
             written = Some(WrittenRows { path: path.clone(), lines: BufReader::new(lines), number: 0 });
@@ -103,12 +108,14 @@ impl Sink {
     /// # Errors
     /// Where a table cannot be made of them, or the manifest not be written.
     pub fn finish(self, found: &Done) -> Result<()> {
-        let Sink::File { output, path, manifest, .. } = &self else { return Ok(()) };
+        let Sink::File { output, path, manifest, done, .. } = &self else { return Ok(()) };
         if path == output {
             return manifest.write(output, Some(found));
         }
-        table::write(path, output)?;
-        manifest.write(output, Some(found))?;
+        if done.is_none() {
+            table::write(path, output)?;
+            manifest.write(output, Some(found))?;
+        }
         std::fs::remove_file(path).map_err(|error| Error::io("remove", path, &error))
     }
 

@@ -220,7 +220,9 @@ fn a_parquet_file_has_what_the_lines_have() {
     assert!(!pair.path("out.parquet.rows.jsonl").exists());
     let bytes = fs::read(pair.path("out.parquet")).unwrap();
     run(pair.score(&args).arg("out.parquet")).expect(0, &["0 prompts", "43 were there already"]);
+    assert!(!pair.path("out.parquet.rows.jsonl").exists());
     run(pair.score(&args[..2]).args(["-o", "out.parquet"])).expect(42, &["layers was true and is now false"]);
+    assert!(!pair.path("out.parquet.rows.jsonl").exists());
     // Interrupted before the table was made.
     fs::remove_file(pair.path("out.parquet")).unwrap();
     fs::write(pair.path("out.parquet.rows.jsonl"), &lines[..lines.len() / 2]).unwrap();
