@@ -26,14 +26,13 @@ pub struct ReportOptions {
 }
 
 /// What numbers that are put side by side have in common: fields of summaries, and what manifests call them.
-const PAIR: [(&str, &str); 7] = [
+const PAIR: [(&str, &str); 6] = [
     ("base", "base_dir"),
     ("tuned", "tuned_dir"),
     ("base_adapter", "base_adapter_dir"),
     ("adapter", "adapter_dir"),
     ("merge_adapter", "merge_adapter"),
     ("dtype", "dtype"),
-    ("device", "device"),
 ];
 
 /// `tuco report`.
@@ -85,9 +84,10 @@ fn of_rows(path: &Path) -> Result<Value> {
     let mut summary = scored
         .summary()
         .ok_or_else(|| Error::usage(format!("{} has no row with a score", path.display())))?;
-    let manifest = Manifest::read(path).ok();
-    for (field, about) in PAIR.into_iter().chain([("tuco_version", "tuco_version")]) {
-        summary[field] = manifest.as_ref().and_then(|(manifest, _)| manifest.told(about)).cloned().into();
+    if let Ok((manifest, _)) = Manifest::read(path) {
+        for (field, about) in PAIR.into_iter().chain([("tuco_version", "tuco_version")]) {
+            summary[field] = manifest.told(about).cloned().into();
+        }
     }
     Ok(summary)
 }

@@ -307,13 +307,14 @@ fn reports_are_of_one_pair() {
     fs::write(scene.dir.path().join("other.json"), other.to_string()).unwrap();
     report(&["out", "other.json"]).expect(2, &["elsewhere", "a report of each"]);
     let mut other = scene.summary();
-    other["device"] = "elsewhere".into();
+    other["adapter"] = "elsewhere".into();
     fs::write(scene.dir.path().join("other.json"), other.to_string()).unwrap();
-    report(&["out", "other.json"]).expect(2, &["device of out is", "other.json \"elsewhere\""]);
-    // What does not tell a device may be of any.
-    other.as_object_mut().unwrap().shift_remove("device");
+    report(&["out", "other.json"]).expect(2, &["adapter of out is null", "other.json \"elsewhere\""]);
+    // What does not tell its adapters may have any, such as rows without a manifest.
+    other.as_object_mut().unwrap().shift_remove("adapter");
     fs::write(scene.dir.path().join("other.json"), other.to_string()).unwrap();
-    report(&["out", "other.json"]).expect(0, &[]);
+    fs::write(scene.dir.path().join("rows.jsonl"), "{\"id\": 1, \"tuco\": 0.5}\n").unwrap();
+    report(&["out", "other.json", "rows.jsonl"]).expect(0, &[]);
     report(&["x.json"]).expect(2, &["no field experiment"]);
     report(&["a.txt"]).expect(2, &["not valid JSON"]);
 }
