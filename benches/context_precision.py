@@ -8,6 +8,7 @@ dimensions that stand out, scored with the context in bfloat16 and, in float32 a
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import tempfile
@@ -52,7 +53,9 @@ def save(model, weights, path):
 
 def scores(tuco, flags, base, tuned, prompts):
     command = [tuco, "score", "-q", *flags, "--base", base, "--tuned", tuned, prompts]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    # Layers are larger than the memory that the simulator has by itself.
+    environment = os.environ | {"TUCO_SIM_MEMORY": str(16 << 30)}
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout.splitlines()
     return [json.loads(line)["tuco"] for line in lines]
 
 

@@ -7,8 +7,8 @@
 // Grid: (blocks), 384 threads, in clusters of two; narrow ones 160, each alone. A block takes 32 heads of a row and 256 or 64 columns, over
 // the context's tokens in steps of 64, which one warp brings (TMA): the rows of a step, and its piece of p, of which each block of a
 // cluster brings a share for all, as they differ in columns only. The 64 rows of a product (wgmma) are the first and the second numbers of
-// 32 heads' p, those of a head in one thread; the third numbers have a product of their own, half of it unused. Wide blocks stay: the next
-// rows come while sums are stored. What lies after the context's last token may be anything, so it becomes zeros.
+// 32 heads' p, those of a head in one thread; the third numbers have a product of their own, half of it unused. Blocks stay; of wide ones
+// the next rows come while sums are stored. What lies after the context's last token may be anything, so it becomes zeros.
 // Of the first two numbers every step has an f32 sum of its own, since tensor cores cut bits off where they add to a large one; second +
 // first of each step are added in order. The third numbers have one sum over all steps, too small for that to count, which is added after
 // them; then what the norm and twin rows give (tests/common/bits.rs).

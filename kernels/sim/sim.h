@@ -1,8 +1,8 @@
 // CUDA device code on the CPU, for tests: every thread of a block is a fiber; the blocks of a cluster run together,
 // clusters one after another. It shows what a test should catch: missing barriers (every second kernel runs its threads in reverse
 // order), deadlocks, reads of shared memory nobody wrote (it starts as NaN), copies used before they were waited for, bad
-// alignment of what is copied, anything read or written outside of buffers and of shared memory. It says nothing of speed or of the
-// memory model.
+// alignment of what is copied, anything read or written behind buffers and shared memory, or written right before buffers. It says
+// nothing of speed or of the memory model.
 #pragma once
 #include <algorithm>
 #include <cmath>

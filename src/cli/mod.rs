@@ -126,7 +126,7 @@ impl Cli {
     /// Whether there is nothing to leave behind in order when it is stopped.
     fn ends_at_once(&self) -> bool {
         match &self.command {
-            Command::Inspect(_) => true,
+            Command::Inspect(_) | Command::Report(_) => true,
             Command::Demo(options) => !options.all,
             _ => false,
         }

@@ -54,7 +54,8 @@ use std::{
 };
 use workspace::Workspace;
 
-/// Hears how the work goes on, in tokens passed through the whole model, and may stop it.
+/// Hears how the work goes on, in tokens passed through the whole model, and may stop it. Fewer than none are those of an attempt that
+/// failed and is made again in parts.
 pub type Observer<'a> = &'a (dyn Fn(f64) -> ControlFlow<()> + Sync);
 
 /// An observer that never stops.

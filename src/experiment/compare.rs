@@ -50,7 +50,7 @@ pub fn classes(prompts: &[Prompt]) -> Vec<&str> {
 /// A sentence for each class of which nothing can be scored.
 ///
 /// # Errors
-/// A usage error where there are not two other classes.
+/// A usage error where fewer than two classes have prompts that can be scored.
 pub fn check(prompts: &[Prompt]) -> Result<Vec<String>> {
     let first_of = |class: Option<&str>| {
         let mut of_class = prompts.iter().filter(|prompt| prompt.about.as_deref() == class);

@@ -3,21 +3,23 @@
 use crate::{Error, ErrorKind, Result, engine::Observer};
 use std::sync::{
     Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-/// What is known about one device. Tokens are those that prompts would have alone, shared beginnings counted each time.
+/// What is known about one device and one kind of pass. Tokens are those that prompts would have alone, shared beginnings counted each time.
 #[derive(Debug)]
 pub struct Holding {
     /// No more tokens are tried at once.
     most: AtomicUsize,
-    /// So many have fitted.
-    held: AtomicUsize,
+    /// Those of the longest prompt that has fitted.
+    longest: AtomicUsize,
+    /// A prompt did not fit alone.
+    failed: AtomicBool,
 }
 
 impl Default for Holding {
     fn default() -> Self {
-        Self { most: usize::MAX.into(), held: 0.into() }
+        Self { most: usize::MAX.into(), longest: 0.into(), failed: false.into() }
     }
 }
 
@@ -25,15 +27,15 @@ impl Default for Holding {
 pub type Pass<'a, R, T> = dyn Fn(&[R], Observer<'_>) -> Result<Vec<T>> + 'a;
 
 impl Holding {
-    /// Passes all prompts, in as many parts as the device needs; what did not fit once is not tried again. `tokens` tells what a
-    /// prompt has. The observer hears less than nothing of attempts that failed, so that the sum is right.
+    /// Passes all prompts, in as many parts as the device needs; what did not fit once is not tried again. `tokens` tells how many a
+    /// prompt needs room for.
     ///
     /// # Returns
     /// What comes of each prompt: [`ErrorKind::OutOfMemory`] where one does not fit alone.
     ///
     /// # Errors
-    /// Other failures of `pass`. [`ErrorKind::OutOfMemory`] where it is not the prompt that is too large: one is no longer than what has
-    /// fitted before, or none of several fits and nothing has.
+    /// Other failures of `pass`. [`ErrorKind::OutOfMemory`] where it is not the prompt that is too large: a longer one has fitted before, or
+    /// none of several has.
     pub fn pass<R, T>(
         &self,
         prompts: &[R],
@@ -43,6 +45,7 @@ impl Holding {
         pass: &Pass<'_, R, T>,
     ) -> Result<Vec<Result<T>>> {
         let tokens = |prompt: &R| tokens(prompt).max(1);
+        let failed_before = self.failed.load(Ordering::Relaxed);
         let mut outcomes = Vec::with_capacity(prompts.len());
         let mut rest = prompts;
         while !rest.is_empty() {
@@ -57,7 +60,7 @@ impl Holding {
             let size: usize = part.iter().map(tokens).sum();
             match attempt(part, observer, pass) {
                 Ok(passed) => {
-                    self.held.fetch_max(size, Ordering::Relaxed);
+                    self.longest.fetch_max(part.iter().map(tokens).max().unwrap_or(0), Ordering::Relaxed);
                     outcomes.extend(passed.into_iter().map(Ok));
                 }
                 Err(error) if error.kind != ErrorKind::OutOfMemory => return Err(error),
@@ -69,17 +72,19 @@ impl Holding {
                     }
                     continue;
                 }
-                Err(error) if size <= self.held.load(Ordering::Relaxed) => return Err(error),
+                Err(error) if size <= self.longest.load(Ordering::Relaxed) => return Err(error),
                 Err(error) => {
-                    let message = format!("the prompt has {size} tokens, which do not fit alone: {error}");
+                    self.failed.store(true, Ordering::Relaxed);
+                    let message =
+                        format!("the prompt needs room for {size} tokens and does not fit alone: {error}");
                     outcomes.push(Err(Error::new(error.kind, message)));
                 }
             }
             rest = later;
         }
-        let is_empty_handed = self.held.load(Ordering::Relaxed) == 0;
+        let nothing_fits = self.longest.load(Ordering::Relaxed) == 0 && (failed_before || prompts.len() > 1);
         match outcomes.pop() {
-            Some(Err(error)) if is_empty_handed && prompts.len() > 1 => Err(error),
+            Some(Err(error)) if nothing_fits => Err(error),
             last => Ok(outcomes.into_iter().chain(last).collect()),
         }
     }
@@ -137,13 +142,21 @@ mod tests {
         let holding = Holding::default();
         let outcomes = passed(&holding, 5, &[2, 9, 3]).0.unwrap();
         let message = outcomes[1].as_ref().unwrap_err().message.as_str();
-        assert_eq!(message, "the prompt has 9 tokens, which do not fit alone: too much");
+        assert_eq!(message, "the prompt needs room for 9 tokens and does not fit alone: too much");
         assert!(outcomes[0].is_ok() && outcomes[2].is_ok());
         assert!(passed(&holding, 5, &[8, 9]).0.unwrap().iter().all(Result::is_err));
         // Less room than before, or none from the start.
         assert_eq!(passed(&holding, 1, &[2]).0.unwrap_err().kind, ErrorKind::OutOfMemory);
         assert_eq!(passed(&Holding::default(), 1, &[2, 3]).0.unwrap_err().kind, ErrorKind::OutOfMemory);
-        assert!(passed(&Holding::default(), 1, &[2]).0.unwrap()[0].is_err());
+        let holding = Holding::default();
+        assert!(passed(&holding, 1, &[2]).0.unwrap()[0].is_err());
+        assert_eq!(passed(&holding, 1, &[3]).0.unwrap_err().kind, ErrorKind::OutOfMemory);
+        // Short ones have fitted together.
+        assert!(passed(&Holding::default(), 5, &[2, 2, 6]).0.unwrap()[2].is_err());
+        let holding = Holding::default();
+        assert!(
+            passed(&holding, 9, &[3, 3, 3]).0.is_ok() && passed(&holding, 5, &[6]).0.unwrap()[0].is_err()
+        );
     }
 
     #[test]

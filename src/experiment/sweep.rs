@@ -59,8 +59,8 @@ pub fn check(tasks: &[Task], grid: &Grid) -> Result<()> {
 /// The summary.
 ///
 /// # Errors
-/// As [`Batching::share`]; [`ErrorKind::NotFinite`] where the logits of so many questions overflow that fewer than the folds are
-/// left.
+/// As [`Batching::share`]; [`ErrorKind::NotFinite`] where the logits of so many questions of every task overflow that fewer than the folds
+/// are left. Such a task is left out where there are others.
 pub fn run<B: Backend, W: PairWeights>(
     engines: &[Engine<'_, B, W>],
     tasks: &[Task],
@@ -79,20 +79,38 @@ pub fn run<B: Backend, W: PairWeights>(
             tokens: rows.iter().map(tokens).sum(),
         })
     });
-    let compute = |worker: &Worker<'_, _>, (_, rows): &(usize, &[Row]), observer: Observer<'_>| {
-        let questions: Vec<&Question> = rows.iter().filter_map(|row| row.question.as_ref().ok()).collect();
+    let compute = |worker: &Worker<'_, _>, (task, rows): &(usize, &[Row]), observer: Observer<'_>| {
+        let asked = || rows.iter().filter_map(|row| Some((&row.id, row.question.as_ref().ok()?)));
+        let questions: Vec<&Question> = asked().map(|(_, question)| question).collect();
         let tokens = |question: &&Question| grid.alphas.len() * question.token_ids.len();
         let ask = |engine: &_, part: &[&Question], observer: Observer<'_>| {
             ask(engine, part, &grid.alphas, observer)
         };
+        let answers = worker.in_parts(&questions, tokens, batching.warn, observer, ask)?;
         // Accuracy without the questions that a device does not hold would be another number.
-        worker.in_parts(&questions, tokens, batching.warn, observer, ask)?.into_iter().collect()
+        let of_question = |(answers, (id, _)): (Result<Answers>, (&Value, _))| {
+            let named =
+                |error: Error| Error::new(error.kind, format!("{} row {id}: {error}", tasks[*task].name));
+            answers.map_err(named)
+        };
+        answers.into_iter().zip(asked()).map(of_question).collect()
     };
     batching.share(engines, batches, compute, |(task, rows), answers| {
         folder.append(&rows_of(&tasks[task].name, rows, &grid.alphas, answers, &mut correct[task]))
     })?;
-    let summaries = tasks.iter().zip(&correct).map(|(task, correct)| summarize(task, grid, correct));
-    let summaries = summaries.collect::<Result<Vec<Value>>>()?;
+    let (mut summaries, mut failure) = (Vec::new(), None);
+    for (task, correct) in tasks.iter().zip(&correct) {
+        match summarize(task, grid, correct) {
+            Ok(summary) => summaries.push(summary),
+            Err(error) => {
+                (batching.warn)(&format!("{error}: it is left out"));
+                failure = Some(error);
+            }
+        }
+    }
+    if let (true, Some(error)) = (summaries.is_empty(), failure) {
+        return Err(error);
+    }
     Ok(json!({ "experiment": "sweep", "alphas": grid.alphas, "folds": grid.folds, "tasks": summaries }))
 }
 

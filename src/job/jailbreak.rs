@@ -20,10 +20,6 @@ use clap::Args;
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// Flags that have no effect where nothing is generated.
-const OF_COMPLETIONS: [&str; 9] =
-    ["n", "max_new_tokens", "successes", "refusals", "alpha", "temperature", "top_k", "top_p", "seed"];
-
 /// Flags of `tuco jailbreak`.
 #[derive(Debug, Clone, Args)]
 pub struct JailbreakOptions {
@@ -49,9 +45,9 @@ pub struct JailbreakOptions {
     /// Phrases that tell a refusal, one a line, instead of those that come with the program
     #[arg(long, value_name = "FILE", env = "TUCO_REFUSALS")]
     pub refusals: Option<PathBuf>,
-    /// Take labels from this field of the rows (or of their meta) and generate nothing: true, 1, yes, successful or jailbroken;
-    /// false, 0, no or refused
-    #[arg(long, value_name = "FIELD", conflicts_with_all = OF_COMPLETIONS, env = "TUCO_JUDGE_COLUMN")]
+    /// Take labels from this field of the rows (or of their meta) and generate nothing, so that flags of completions have no effect:
+    /// true, 1, yes, successful or jailbroken; false, 0, no or refused
+    #[arg(long, value_name = "FIELD", conflicts_with = "refusals", env = "TUCO_JUDGE_COLUMN")]
     pub judge_column: Option<String>,
     #[command(flatten)]
     pub choice: ChoiceOptions,
@@ -162,26 +158,5 @@ fn verdict(value: &Value) -> Option<bool> {
         "true" | "1" | "yes" | "successful" | "jailbroken" => Some(true),
         "false" | "0" | "no" | "refused" => Some(false),
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::{Command, error::ErrorKind};
-
-    #[test]
-    fn flags_without_effect_beside_a_judge_are_refused() {
-        let command = JailbreakOptions::augment_args(Command::new("jailbreak"));
-        let told = |more: &[&str]| {
-            let judged = ["jailbreak", "x.jsonl", "--base=a", "--tuned=b", "--output=c", "--judge-column=d"];
-            let args = [&judged[..], more].concat();
-            command.clone().try_get_matches_from(args).map_err(|error| error.kind())
-        };
-        assert!(told(&[]).is_ok());
-        for id in OF_COMPLETIONS {
-            let flag = format!("--{}", id.replace('_', "-"));
-            assert_eq!(told(&[&flag, "1"]).unwrap_err(), ErrorKind::ArgumentConflict, "{flag}");
-        }
     }
 }

@@ -180,12 +180,13 @@ impl<'a> RowsJob<'a> {
                     None => manifest,
                     Some(shard) => manifest.with("shards", shard.count.into()),
                 };
+                if options.machine.device == Device::Auto && !options.overwrite {
+                    let begun = neighbour.as_deref().into_iter().chain([path.as_path()]);
+                    begun.map(|output| check_device(output, &manifest)).collect::<Result<()>>()?;
+                }
                 // One that starts again will be followed by the others.
                 if let Some(neighbour) = neighbour.filter(|_| !options.overwrite) {
                     manifest.check_continues(&neighbour)?;
-                }
-                if options.machine.device == Device::Auto && !options.overwrite {
-                    check_device(path, &device)?;
                 }
                 Sink::create(path, manifest, options.overwrite)?
             }
@@ -338,16 +339,21 @@ fn tell(text: &str) {
 }
 
 /// What `--device auto` finds may come and go, unlike what else a run continues with.
-fn check_device(output: &Path, device: &str) -> Result<()> {
+fn check_device(output: &Path, manifest: &Manifest) -> Result<()> {
+    const FIELD: &str = "device";
     let Ok((earlier, _)) = Manifest::read(output) else { return Ok(()) };
-    match earlier.field("device").and_then(Value::as_str) {
-        Some(before) if before != device => Err(Error::new(
-            ErrorKind::Device,
-            format!(
-                "the rows in {} are of {before}, but --device auto finds {device}: the same command goes on where there is the former",
+    let devices = [&earlier, manifest].map(|of| of.field(FIELD).and_then(Value::as_str).map(str::to_owned));
+    match devices {
+        [Some(before), Some(now)] if before != now => {
+            if earlier.without(FIELD).difference(&manifest.clone().without(FIELD)).is_some() {
+                return Ok(());
+            }
+            let message = format!(
+                "the rows in {} are of {before}, but --device auto finds {now}: the same command goes on where there is the former",
                 output.display()
-            ),
-        )),
+            );
+            Err(Error::new(ErrorKind::Device, message))
+        }
         _ => Ok(()),
     }
 }

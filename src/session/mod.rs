@@ -59,7 +59,6 @@ struct Opened {
     pool: rayon::ThreadPool,
     encoder: Encoder,
     limits: BatchLimits,
-    holding: Holding,
     device: String,
     /// The process whose threads these are.
     process: u32,
@@ -93,7 +92,6 @@ impl Session {
                 tokens: machine.max_batch_tokens,
                 memory: None,
             },
-            holding: Holding::default(),
             process: std::process::id(),
             turn: Mutex::new(()),
             warnings,
@@ -301,9 +299,10 @@ impl Session {
         opened.engines.with_dependent(|_, engine| {
             let tokens = |prompt: &P| room.streams * prompt.token_ids().len() + room.new_tokens;
             let pass = |part: &[P], observer: Observer<'_>| pass(engine.as_ref(), part, observer);
+            let holding = Holding::default();
             let mut passed = Vec::with_capacity(prompts.len());
             for batch in batches(prompts, opened.limits, room, engine.row_count()) {
-                let in_parts = || opened.holding.pass(batch, tokens, &warn, observer, &pass);
+                let in_parts = || holding.pass(batch, tokens, &warn, observer, &pass);
                 for outcome in opened.pool.install(in_parts)? {
                     passed.push(outcome?);
                 }

@@ -127,8 +127,7 @@ impl TwinAttention<'_> {
         let query_bytes = group.div_ceil(4) * boxes * 16 * 64 * 2;
         let shared_bytes = (64 << 10) + (1 << 10) + query_bytes;
         if in_eights && self.suits_hopper(device) && boxes <= 4 && query_bytes <= 32 << 10 {
-            // Each block takes 1 KiB more of a multiprocessor's 228.
-            let staying = multiprocessors * ((228 << 10) / (shared_bytes + (1 << 10)));
+            let staying = staying(multiprocessors, shared_bytes);
             let (twin, pieces) = self.score_args(args, 64 * self.times_64_tokens(staying));
             let args = HopperKeyScoreArgs {
                 keys: path_boxes(device, self.keys)?,
@@ -178,9 +177,10 @@ impl TwinAttention<'_> {
             let (threads, stages) = if is_narrow { (160, 3) } else { (384, 4) };
             // A stage has room for a fourth number of each of p.
             let stage_bytes = PIECE_TOKENS * (columns + 4 * PIECE_HEADS) * 2;
-            // Blocks stay: as many narrow ones as find room, wide ones two that are neighbours in columns together.
+            let shared_bytes = stages * (stage_bytes + 2 * 8);
+            // Wide ones two that are neighbours in columns together.
             let count = match is_narrow {
-                true => blocks(64).min(3 * multiprocessors),
+                true => blocks(64).min(staying(multiprocessors, shared_bytes)),
                 false => 2 * blocks(512).min(multiprocessors / 2),
             };
             let args = HopperTwinMeanArgs {
@@ -189,7 +189,7 @@ impl TwinAttention<'_> {
                 twin: args,
                 ..HopperTwinMeanArgs::default()
             };
-            let shared_bytes = (stages * (stage_bytes + 2 * 8)) as u32;
+            let shared_bytes = shared_bytes as u32;
             let launch = Launch { grid: [count as u32, 1, 1], threads, shared_bytes, floor };
             return launch_tiles(device, &format!("twin_mean_sm90{suffix}_bf16"), launch, &args);
         }
@@ -200,4 +200,9 @@ impl TwinAttention<'_> {
         let launch = Launch { grid, threads, shared_bytes: (stages * stage_bytes) as u32, floor };
         launch_tiles(device, &format!("twin_mean{suffix}_{}", element.name()), launch, &args)
     }
+}
+
+/// Blocks for Hopper that stay: as many as find room at a time, each taking 1 KiB more of a multiprocessor's 228 than it asks for.
+fn staying(multiprocessors: usize, shared_bytes: usize) -> usize {
+    multiprocessors * ((228 << 10) / (shared_bytes + (1 << 10)))
 }

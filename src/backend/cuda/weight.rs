@@ -226,18 +226,18 @@ impl<'w> CudaWeight<'w> {
     fn get<'a, T>(&self, cell: &'a OnceLock<T>, load: impl FnOnce() -> Result<T>) -> Result<&'a T> {
         if cell.get().is_none() {
             // Another thread may have been faster: then its value stays.
-            let _ = cell.set(load().map_err(|error| self.does_not_fit(error))?);
+            let _ = cell.set(load().map_err(|error| self.advised(error))?);
         }
         Ok(cell.get().expect("just set"))
     }
 
-    /// A device that has no room for weights that stay has none with fewer rows.
-    fn does_not_fit(&self, error: Error) -> Error {
+    /// What helps where there is no room for weights that stay, if fewer rows do not.
+    fn advised(&self, error: Error) -> Error {
         if error.kind != ErrorKind::OutOfMemory || !self.stays {
             return error;
         }
-        let message = format!("the weights do not fit: {error}; --resident off brings them layer by layer");
-        Error::new(ErrorKind::Device, message)
+        let message = format!("the weights do not fit: {error} (--resident off brings them layer by layer)");
+        Error::new(error.kind, message)
     }
 
     /// As a matrix, without its [`CudaWeight::update`].
