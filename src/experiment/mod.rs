@@ -7,7 +7,7 @@ pub mod cost;
 pub mod demo;
 pub mod dry_run;
 pub mod generate;
-pub(crate) mod holding;
+pub mod holding;
 pub mod inspect;
 pub mod jailbreak;
 pub mod many_shot;
