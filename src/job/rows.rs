@@ -181,8 +181,8 @@ impl<'a> RowsJob<'a> {
                     Some(shard) => manifest.with("shards", shard.count.into()),
                 };
                 if options.machine.device == Device::Auto && !options.overwrite {
-                    let begun = neighbour.as_deref().into_iter().chain([path.as_path()]);
-                    begun.map(|output| check_device(output, &manifest)).collect::<Result<()>>()?;
+                    let mut begun = neighbour.as_deref().into_iter().chain([path.as_path()]);
+                    begun.try_for_each(|output| check_device(output, &manifest))?;
                 }
                 // One that starts again will be followed by the others.
                 if let Some(neighbour) = neighbour.filter(|_| !options.overwrite) {
