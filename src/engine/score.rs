@@ -33,15 +33,9 @@ impl Score {
     /// Why the score is no number, if it is none.
     ///
     /// # Errors
-    /// A sentence where a norm is not finite.
+    /// As [`RunningL1::check_finite`].
     pub fn check_finite(&self) -> Result<(), String> {
-        let RunningL1 { ptc, ftc } = self.last();
-        if ptc.is_finite() && ftc.is_finite() {
-            return Ok(());
-        }
-        Err(format!(
-            "the hidden state overflowed: |P| is {ptc}, |F| is {ftc}; the weights are finite but too large"
-        ))
+        self.last().check_finite()
     }
 
     /// The largest contribution after any layer, see [`metrics::beta`].

@@ -5,7 +5,7 @@
 //! ([`LIGHT`]), the prompt is traced again in the precision of twin rows.
 
 use super::{
-    Engine, Layer, Observer, Score,
+    Engine, Layer, Observer,
     head::Head,
     layer::{Block, Meeting, Onward, PackView},
     tree::{Forest, plant},
@@ -36,13 +36,10 @@ impl Trace {
     /// Why the trace is no numbers, if it is none.
     ///
     /// # Errors
-    /// As [`Score::check_finite`]. It is not said at which token, as one that overflows may take those before it along: a weight of 0
+    /// As [`RunningL1::check_finite`](crate::metrics::RunningL1::check_finite). It is not said at which token, as one that overflows may take those before it along: a weight of 0
     /// times a value that is not a number is none.
     pub fn check_finite(&self) -> Result<(), String> {
-        self.tokens.iter().try_for_each(|layers| {
-            let running = layers.iter().map(|l1| l1.whole).collect();
-            Score { running, last_hidden: Vec::new() }.check_finite()
-        })
+        self.tokens.iter().filter_map(|layers| layers.last()).try_for_each(|l1| l1.whole.check_finite())
     }
 }
 

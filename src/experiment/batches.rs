@@ -2,7 +2,8 @@
 
 use super::{
     queue::{self, Queue},
-    rows::{BatchLimits, Failure, Filling, Outcome, Ready, Task, stopped, watching},
+    rows::{BatchLimits, Filling, stopped, watching},
+    task::{Failure, Outcome, Ready, Task},
     worker::Worker,
 };
 use crate::{

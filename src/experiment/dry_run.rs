@@ -1,6 +1,9 @@
 //! What a run would do: all rows are read and tokenized, and nothing is computed.
 
-use super::rows::{Filling, Run, Task, stopped};
+use super::{
+    rows::{Filling, Run, stopped},
+    task::Task,
+};
 use crate::{Result, output::Done, prompt::Lines};
 use std::{fmt, sync::atomic::Ordering};
 

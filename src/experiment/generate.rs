@@ -1,6 +1,6 @@
 //! `tuco generate`: what the pair says to every row of input.
 
-use super::rows::{Failure, Outcome, Ready, Task};
+use super::task::{Failure, Outcome, Ready, Task};
 use crate::{
     Error, Result,
     backend::Backend,

@@ -5,8 +5,9 @@ use super::{
     compare::{self, Class},
     generate::{Generating, Text},
     refusals::Refusals,
-    rows::{BatchLimits, Failure, Outcome, Ready, Task},
+    rows::BatchLimits,
     score::{Columns, Scoring, score},
+    task::{Failure, Outcome, Ready, Task},
 };
 use crate::{
     Error, Result,

@@ -19,6 +19,7 @@ pub mod score;
 pub mod scored;
 pub mod shapes;
 pub mod sweep;
+pub mod task;
 pub mod trace;
 pub mod worker;
 

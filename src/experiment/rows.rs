@@ -3,15 +3,16 @@
 
 use super::{
     queue::{self, Queue},
+    task::{Failure, Outcome, Ready, Task},
     worker::Worker,
 };
 use crate::{
     Error, ErrorKind, Result,
-    engine::{Footprint, Observer, RowCount},
+    engine::{Footprint, RowCount},
     output::{Done, LINE, Progress, Shard, Sink},
     prompt::{Encoder, Line, Lines, RowError, RowErrorKind},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::{
     ops::ControlFlow,
     sync::{
@@ -19,35 +20,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
-
-/// What is done with each row.
-pub trait Task: Sync {
-    /// Counts the rows that the prompts of a batch take together.
-    fn row_count(&self) -> RowCount<'_>;
-
-    /// Tokens that come to each prompt.
-    fn new_tokens(&self) -> usize {
-        0
-    }
-
-    /// What the output has of each row, in order. The observer hears of each row's tokens as they pass.
-    ///
-    /// # Errors
-    /// Those that end the run; what is wrong with one row is its own.
-    fn compute(&self, rows: &[Ready<'_>], observer: Observer<'_>) -> Result<Vec<Outcome>>;
-}
-
-/// A row that is to be computed.
-#[derive(Debug, Clone, Copy)]
-pub struct Ready<'a> {
-    pub id: &'a Value,
-    pub token_ids: &'a [u32],
-    /// Tokens were left out.
-    pub truncated: bool,
-}
-
-/// The fields of a row's output, or why it has none.
-pub type Outcome = std::result::Result<Map<String, Value>, Failure>;
 
 /// How many prompts go through the layers together. Results do not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,9 +126,14 @@ pub fn watching<'a>(
 ) -> impl Fn(f64) -> ControlFlow<()> + Sync + 'a {
     move |tokens| {
         progress.advance(batch, tokens);
-        let stop = stops.iter().any(|stop| stop.load(Ordering::Relaxed));
-        if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        unless_stopped(stops)
     }
+}
+
+/// Goes on unless one of `stops` is set.
+pub fn unless_stopped(stops: &[&AtomicBool]) -> ControlFlow<()> {
+    let stop = stops.iter().any(|stop| stop.load(Ordering::Relaxed));
+    if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// A run: where rows come from and go to.
@@ -185,26 +162,6 @@ impl Pending {
     fn ready(&self) -> Option<Ready<'_>> {
         let (token_ids, truncated) = self.tokens.as_ref().ok()?;
         Some(Ready { id: &self.id, token_ids, truncated: *truncated })
-    }
-}
-
-/// Why a row has no outcome: `error.type` and `error.message` of its output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    pub kind: &'static str,
-    pub message: String,
-}
-
-impl Failure {
-    /// The field `error` of an output row.
-    pub fn to_json(&self) -> Value {
-        json!({ "type": self.kind, "message": self.message })
-    }
-}
-
-impl From<RowError> for Failure {
-    fn from(error: RowError) -> Self {
-        Self { kind: error.kind.as_str(), message: error.message }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `tuco score`: a TuCo for every row of input.
 
-use super::rows::{Failure, Outcome, Ready, Task};
+use super::task::{Failure, Outcome, Ready, Task};
 use crate::{
     Result,
     backend::Backend,

@@ -3,7 +3,7 @@
 use super::{
     batches::{self, Batch, Batching},
     questions::{Question, Row},
-    rows::Failure,
+    task::Failure,
     worker::Worker,
 };
 use crate::{

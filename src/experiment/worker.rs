@@ -2,7 +2,7 @@
 
 use super::{
     holding::Holding,
-    rows::{Outcome, Ready, Task},
+    task::{Outcome, Ready, Task},
 };
 use crate::{
     Result,

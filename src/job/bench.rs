@@ -8,6 +8,7 @@ use crate::{
     experiment::{
         bench::{self, Ceilings, Timed, Timing},
         cost::Operations,
+        rows::unless_stopped,
         shapes::{RandomPair, VOCABULARY, shape},
     },
     model::PairWeights,
@@ -19,7 +20,7 @@ use serde_json::json;
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::AtomicBool,
     time::Instant,
 };
 
@@ -135,8 +136,7 @@ pub fn bench(options: &BenchOptions, stop: &AtomicBool) -> Result<()> {
 
 /// Finds out before minutes of measuring that no file can be made there.
 fn check_output(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if path.is_dir() || !folder.is_dir() {
+    if path.is_dir() || !output::folder_of(path).is_dir() {
         let path = path.display();
         return Err(Error::usage(format!("--output {path}: expected a file in a folder that is there")));
     }
@@ -153,7 +153,7 @@ fn what_is_lost(error: Error, lost: &str) -> Error {
 
 /// An observer that stops the work when `stop` is set.
 fn until(stop: &AtomicBool) -> impl Fn(f64) -> ControlFlow<()> + Sync {
-    move |_| if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    move |_| unless_stopped(&[stop])
 }
 
 /// Scores and plain passes in turn.

@@ -331,22 +331,22 @@ fn fitted(
     pair: &impl PairWeights,
     tell: &dyn Fn(&str),
 ) -> Result<Computer> {
-    let bytes = Cuda::resident_bytes(pair, context_precision(machine, pair));
-    let (free, _) = cuda.memory()?;
-    let resident = match machine.resident {
-        Resident::On => true,
-        Resident::Off => false,
-        // A fifth of the memory is left for rows.
-        Resident::Auto => bytes <= free / 5 * 4,
+    let (resident, why) = match machine.resident {
+        Resident::On => (true, String::new()),
+        Resident::Off => (false, String::new()),
+        Resident::Auto => {
+            let bytes = Cuda::resident_bytes(pair, context_precision(machine, pair));
+            let (free, _) = cuda.memory()?;
+            // A fifth of the memory is left for rows.
+            if bytes <= free / 5 * 4 {
+                (true, String::new())
+            } else {
+                let [bytes, free] = [bytes, free].map(|bytes| Size(bytes as u64));
+                (false, format!(": {bytes} would take more than four fifths of the {free} that are free"))
+            }
+        }
     };
     let cuda = cuda.with_resident_weights(resident);
-    let size = |bytes: usize| Size(bytes as u64);
-    let why = match (machine.resident, resident) {
-        (Resident::Auto, false) => {
-            format!(": {} would take more than four fifths of the {} that are free", size(bytes), size(free))
-        }
-        _ => String::new(),
-    };
     tell(&format!("device: {cuda}{why}"));
     Ok(Computer::Cuda(Box::new(cuda)))
 }

@@ -1,8 +1,8 @@
 //! What the jobs of all experiments have in common, and those of `tuco sweep`, `tuco compare` and `tuco trace`.
 
 use super::{
-    Caller, Computers, FailOnError, MachineOptions, PairOptions, PromptOptions, SharedWork, open_encoder,
-    open_pair, parse_count, thread_pool, thread_pools,
+    AboutPair, Caller, Computers, FailOnError, MachineOptions, PairOptions, PromptOptions, SharedWork,
+    open_encoder, open_pair, parse_count, tell, thread_pool, thread_pools,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -16,14 +16,14 @@ use crate::{
         generate::{Completing, Generating},
         jailbreak, many_shot,
         questions::{self, Examples},
-        rows::{BatchLimits, Failure},
+        rows::BatchLimits,
         score::{Columns, Scoring},
         sweep::{self, Grid, Task},
+        task::Failure,
         trace,
     },
     output::{self, Folder, Progress},
     prompt::{Content, Encoded, Encoder, Line, RowError, RowErrorKind, Source},
-    tensor::Dtype,
 };
 use clap::Args;
 use serde_json::{Value, json};
@@ -130,17 +130,14 @@ impl<'a> Opened<'a> {
     pub fn open(options: ExperimentOptions, caller: Caller<'a>) -> Result<Self> {
         let pool = thread_pool(&options.machine)?;
         let pair = pool.install(|| open_pair(&options.pair))?;
-        let tell = |text: &str| {
+        let tell_unless_quiet = |text: &str| {
             if !options.quiet {
-                eprintln!("tuco: {text}");
+                tell(text);
             }
         };
-        let encoder = open_encoder(&pair, &options.prompts, options.prompts.date(None), &tell)?;
+        let date = options.prompts.date(None);
+        let encoder = open_encoder(&pair, &options.prompts, date, &tell_unless_quiet)?;
         Ok(Self { caller, options, pair, pool, encoder })
-    }
-
-    pub fn tell(&self, text: &str) {
-        eprintln!("tuco: {text}");
     }
 
     /// Reads the rows of the inputs, of each as many as `--limit` says; `field` is one that rows may have besides the usual.
@@ -155,12 +152,12 @@ impl<'a> Opened<'a> {
             let mut taken = 0;
             while let Some(line) = lines.next().filter(|_| taken < self.options.limit.unwrap_or(usize::MAX)) {
                 let line = line?;
-                lines.take_warnings().iter().for_each(|warning| self.tell(warning));
+                lines.take_warnings().iter().for_each(|warning| tell(warning));
                 taken += 1;
                 each(path, line)?;
             }
         }
-        self.encoder.take_warnings().iter().for_each(|warning| self.tell(warning));
+        self.encoder.take_warnings().iter().for_each(|warning| tell(warning));
         Ok(())
     }
 
@@ -171,19 +168,13 @@ impl<'a> Opened<'a> {
 
     /// The fields of a summary that tell the pair, as [`report`](super::report()) compares them.
     fn about_pair(&self) -> [(&'static str, Value); 6] {
-        let PairOptions { dtype, merge_adapter, .. } = &self.options.pair;
-        let checkpoints = self.pair.checkpoints.as_ref();
-        let models = checkpoints.map(|checkpoint| checkpoint.path.display().to_string());
-        let adapters = checkpoints
-            .map(|checkpoint| checkpoint.adapter.as_ref().map(|adapter| adapter.dir.display().to_string()));
-        let dtypes =
-            checkpoints.map(|checkpoint| dtype.dtype().map_or(checkpoint.encoding().name(), Dtype::name));
+        let AboutPair { models, adapters, dtypes } = AboutPair::new(&self.pair, &self.options.pair);
         [
             ("base", models.pt.into()),
             ("tuned", models.ft.into()),
             ("base_adapter", adapters.pt.into()),
             ("adapter", adapters.ft.into()),
-            ("merge_adapter", (*merge_adapter).into()),
+            ("merge_adapter", self.options.pair.merge_adapter.into()),
             ("dtype", json!({ "base": dtypes.pt, "tuned": dtypes.ft })),
         ]
     }
@@ -192,7 +183,7 @@ impl<'a> Opened<'a> {
     pub fn run(&self, experiment: &Experiment) -> Result<()> {
         let rows = experiment.rows();
         let Self { options, pair, pool, .. } = self;
-        pair.notices.iter().for_each(|notice| self.tell(notice));
+        pair.notices.iter().for_each(|notice| tell(notice));
         let mut folder = Folder::create(&options.output, options.overwrite)?;
         let progress = Progress::new(rows as u64, options.quiet);
         let machine = &options.machine;
@@ -201,7 +192,7 @@ impl<'a> Opened<'a> {
             tokens: machine.max_batch_tokens,
             memory: None,
         };
-        let computers = pool.install(|| Computers::choose(machine, pair, &|text| self.tell(text)))?;
+        let computers = pool.install(|| Computers::choose(machine, pair, &tell))?;
         let several;
         let pools = match computers.count() {
             1 => std::slice::from_ref(pool),
@@ -211,8 +202,7 @@ impl<'a> Opened<'a> {
             }
         };
         let device = computers.name();
-        let warn = |text: &str| self.tell(text);
-        let batching = Batching { limits, progress: &progress, pools, stop: self.caller.stop, warn: &warn };
+        let batching = Batching { limits, progress: &progress, pools, stop: self.caller.stop, warn: &tell };
         let outcome =
             computers.run(Running { experiment, opened: self, batching: &batching, folder: &mut folder });
         let closing = progress.finish();
@@ -234,7 +224,7 @@ impl<'a> Opened<'a> {
         let errors = folder.errors();
         folder.finish(&summary, &report)?;
         if let Some(warning) = jailbreak::warning(&summary) {
-            self.tell(&warning);
+            tell(&warning);
         }
         if std::io::stdout().is_terminal()
             && let (Experiment::Trace(_), Some(text)) = (experiment, trace::colored(&summary))
@@ -243,8 +233,8 @@ impl<'a> Opened<'a> {
         }
         output::print(&report.to_markdown())?;
         if !options.quiet {
-            self.tell(&closing);
-            self.tell(&format!("{} has rows, summary, plot and report", options.output.display()));
+            tell(&closing);
+            tell(&format!("{} has rows, summary, plot and report", options.output.display()));
         }
         if options.fail_on_error.is_exceeded(errors, rows as u64) {
             return Err(Error::new(
@@ -360,7 +350,7 @@ pub fn compare(options: CompareOptions, caller: Caller<'_>) -> Result<()> {
         prompts.push(compare::Prompt { id: line.id, about: class, encoded: opened.encode(line.content) });
         Ok(())
     })?;
-    compare::check(&prompts)?.iter().for_each(|warning| opened.tell(warning));
+    compare::check(&prompts)?.iter().for_each(|warning| tell(warning));
     opened.run(&Experiment::Compare(prompts))
 }
 

@@ -12,7 +12,7 @@ use crate::{
         generate::Completing,
         jailbreak::{self, About, Labels, Prompt},
         refusals::Refusals,
-        rows::Failure,
+        task::Failure,
     },
     prompt::Line,
 };

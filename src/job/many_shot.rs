@@ -3,13 +3,14 @@
 use super::{
     Caller,
     experiments::{Experiment, ExperimentOptions, Opened},
+    tell,
 };
 use crate::{
     Error, Result,
     experiment::{
         many_shot::{self, Prompt, RESPONSE, Rung},
-        rows::Failure,
         score::Columns,
+        task::Failure,
     },
 };
 use clap::Args;
@@ -82,8 +83,7 @@ pub fn many_shot(options: ManyShotOptions, caller: Caller<'_>) -> Result<()> {
     many_shot::check(&mut prompts, &mut shots, is_chosen)?;
     if shots.len() < all {
         let most = shots.last().copied().unwrap_or(0);
-        opened
-            .tell(&format!("more than {most} shots are longer than the model's context: they are left out"));
+        tell(&format!("more than {most} shots are longer than the model's context: they are left out"));
     }
     let columns = Columns { layers: false, output_co };
     opened.run(&Experiment::ManyShot { prompts, shots, columns })

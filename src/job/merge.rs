@@ -1,5 +1,6 @@
 //! The job of `tuco merge`.
 
+use super::tell;
 use crate::{Result, output};
 use clap::Args;
 use std::{path::PathBuf, sync::atomic::AtomicBool};
@@ -28,7 +29,7 @@ pub struct MergeOptions {
 pub fn merge(options: &MergeOptions, stop: &AtomicBool) -> Result<()> {
     let found = output::merge(&options.folder, &options.output, options.overwrite, stop)?;
     if !options.quiet {
-        eprintln!("tuco: {} rows, {} of them errors, each there once", found.rows, found.errors);
+        tell(&format!("{} rows, {} of them errors, each there once", found.rows, found.errors));
     }
     Ok(())
 }

@@ -38,6 +38,7 @@ use crate::{
     experiment::inspect,
     output,
     prompt::{Encoder, EncoderOptions},
+    tensor::Dtype,
     twin::Twin,
 };
 use chrono::NaiveDate;
@@ -58,6 +59,33 @@ pub struct Caller<'a> {
 /// Opens the pair that the flags name.
 pub fn open_pair(options: &PairOptions) -> Result<Pair> {
     Pair::open_sides(&sides(options)?, options.reading())
+}
+
+/// What results say of the pair that they are of.
+struct AboutPair {
+    /// Where the models lie, and their adapters.
+    models: Twin<String>,
+    adapters: Twin<Option<String>>,
+    /// What the weights are read as.
+    dtypes: Twin<&'static str>,
+}
+
+impl AboutPair {
+    fn new(pair: &Pair, options: &PairOptions) -> Self {
+        let checkpoints = pair.checkpoints.as_ref();
+        let shown = |path: &Path| path.display().to_string();
+        let chosen = options.dtype.dtype();
+        Self {
+            models: checkpoints.map(|checkpoint| shown(&checkpoint.path)),
+            adapters: checkpoints
+                .map(|checkpoint| checkpoint.adapter.as_ref().map(|adapter| shown(&adapter.dir))),
+            dtypes: checkpoints.map(|checkpoint| chosen.map_or(checkpoint.encoding().name(), Dtype::name)),
+        }
+    }
+}
+
+fn tell(text: &str) {
+    eprintln!("tuco: {text}");
 }
 
 /// The two models that the flags name, with their adapters.

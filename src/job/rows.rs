@@ -1,12 +1,12 @@
 //! The jobs that write a row for every row of input: `tuco score` and `tuco generate`.
 
 use super::{
-    Caller, Computers, Device, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions,
-    SharedWork,
+    AboutPair, Caller, Computers, Device, FailOnError, InputOptions, MachineOptions, PairOptions,
+    PromptOptions, SharedWork,
     memory::{self, Resident, Size},
     open_encoder,
     shard::ShardChoice,
-    sides, thread_pool, thread_pools,
+    sides, tell, thread_pool, thread_pools,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -15,15 +15,14 @@ use crate::{
     engine::{Engine, Footprint, PackLimits},
     experiment::{
         generate::{Completing, Generating},
-        rows::{BatchLimits, Memory, Run, Task},
+        rows::{BatchLimits, Memory, Run},
         score::{Columns, Scoring},
+        task::Task,
         worker::Worker,
     },
     model::PairWeights,
     output::{self, Done, Manifest, Progress, Shard, Sink},
     prompt::{Encoder, Source},
-    tensor::Dtype,
-    twin::Twin,
 };
 use chrono::NaiveDate;
 use clap::Args;
@@ -334,10 +333,6 @@ impl Running<'_> {
     }
 }
 
-fn tell(text: &str) {
-    eprintln!("tuco: {text}");
-}
-
 /// What `--device auto` finds may come and go, unlike what else a run continues with.
 fn check_device(output: &Path, manifest: &Manifest) -> Result<()> {
     const FIELD: &str = "device";
@@ -383,13 +378,11 @@ fn manifest(
         Value::Object(entries.collect())
     });
     let inputs = source.fingerprints()?;
-    let chosen = options.pair.dtype.dtype();
-    let dtype =
-        pair.checkpoints.as_ref().map(|checkpoint| chosen.map_or(checkpoint.encoding().name(), Dtype::name));
+    let AboutPair { models, adapters, dtypes } = AboutPair::new(pair, &options.pair);
     let mut fingerprint = json!({
         "tuco_version": env!("CARGO_PKG_VERSION"),
         "device": device,
-        "dtype": { "base": dtype.pt, "tuned": dtype.ft },
+        "dtype": { "base": dtypes.pt, "tuned": dtypes.ft },
         "base": files.pt,
         "tuned": files.ft,
         "merge_adapter": options.pair.merge_adapter,
@@ -404,12 +397,10 @@ fn manifest(
     for part in [encoder.fingerprint(), what.fingerprint()] {
         fields.extend(part.as_object().cloned().unwrap_or_default());
     }
-    let paths = Twin::new(&pair.checkpoints.pt.path, &pair.checkpoints.ft.path);
-    let adapters = pair.checkpoints.as_ref().map(|checkpoint| checkpoint.adapter.as_ref().map(|a| &a.dir));
     let about = json!({
         "command": caller.command,
-        "base_dir": paths.pt,
-        "tuned_dir": paths.ft,
+        "base_dir": models.pt,
+        "tuned_dir": models.ft,
         "base_adapter_dir": adapters.pt,
         "adapter_dir": adapters.ft,
         "inputs": inputs.iter().map(|(path, _)| path).collect::<Vec<_>>(),

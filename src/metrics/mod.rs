@@ -18,6 +18,20 @@ pub struct RunningL1 {
     pub ftc: f64,
 }
 
+impl RunningL1 {
+    /// # Errors
+    /// A sentence where a norm is not finite.
+    pub fn check_finite(self) -> Result<(), String> {
+        let Self { ptc, ftc } = self;
+        if ptc.is_finite() && ftc.is_finite() {
+            return Ok(());
+        }
+        Err(format!(
+            "the hidden state overflowed: |P| is {ptc}, |F| is {ftc}; the weights are finite but too large"
+        ))
+    }
+}
+
 /// The same of a layer's parts and of the whole of it: sums over the layers so far of what attention and what the MLP
 /// contributed.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

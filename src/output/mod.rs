@@ -49,7 +49,7 @@ pub fn print(text: &str) -> Result<()> {
 /// Those of `write`, and of the file system.
 fn write_whole<T>(path: &Path, write: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
     let failed = |error: io::Error| Error::io("write", path, &error);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let mut builder = tempfile::Builder::new();
     // As any new file: the user's mask says who may read it.
     #[cfg(unix)]
@@ -62,4 +62,9 @@ fn write_whole<T>(path: &Path, write: impl FnOnce(&mut File) -> Result<T>) -> Re
     #[cfg(unix)]
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
     Ok(written)
+}
+
+/// The folder that a file is in, or is to be.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

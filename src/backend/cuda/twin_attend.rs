@@ -178,7 +178,7 @@ impl TwinAttention<'_> {
             // A stage has room for a fourth number of each of p.
             let stage_bytes = PIECE_TOKENS * (columns + 4 * PIECE_HEADS) * 2;
             let shared_bytes = stages * (stage_bytes + 2 * 8);
-            // Wide ones two that are neighbours in columns together.
+            // Blocks stay: as many narrow ones as find room, wide ones two that are neighbours in columns together.
             let count = match is_narrow {
                 true => blocks(64).min(staying(multiprocessors, shared_bytes)),
                 false => 2 * blocks(512).min(multiprocessors / 2),

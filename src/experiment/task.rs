@@ -1,0 +1,57 @@
+//! What is done with rows, and what comes of each.
+
+use crate::{
+    Result,
+    engine::{Observer, RowCount},
+    prompt::RowError,
+};
+use serde_json::{Map, Value, json};
+
+/// What is done with each row.
+pub trait Task: Sync {
+    /// Counts the rows that the prompts of a batch take together.
+    fn row_count(&self) -> RowCount<'_>;
+
+    /// Tokens that come to each prompt.
+    fn new_tokens(&self) -> usize {
+        0
+    }
+
+    /// What the output has of each row, in order. The observer hears of each row's tokens as they pass.
+    ///
+    /// # Errors
+    /// Those that end the run; what is wrong with one row is its own.
+    fn compute(&self, rows: &[Ready<'_>], observer: Observer<'_>) -> Result<Vec<Outcome>>;
+}
+
+/// A row that is to be computed.
+#[derive(Debug, Clone, Copy)]
+pub struct Ready<'a> {
+    pub id: &'a Value,
+    pub token_ids: &'a [u32],
+    /// Tokens were left out.
+    pub truncated: bool,
+}
+
+/// The fields of a row's output, or why it has none.
+pub type Outcome = std::result::Result<Map<String, Value>, Failure>;
+
+/// Why a row has no outcome: `error.type` and `error.message` of its output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub kind: &'static str,
+    pub message: String,
+}
+
+impl Failure {
+    /// The field `error` of an output row.
+    pub fn to_json(&self) -> Value {
+        json!({ "type": self.kind, "message": self.message })
+    }
+}
+
+impl From<RowError> for Failure {
+    fn from(error: RowError) -> Self {
+        Self { kind: error.kind.as_str(), message: error.message }
+    }
+}
