@@ -177,21 +177,26 @@ __device__ __forceinline__ void compute_now(float value) {
 // The registers of a product's sums as operands of the instruction.
 #define SUMS_4(I) "+f"(d[I]), "+f"(d[I + 1]), "+f"(d[I + 2]), "+f"(d[I + 3])
 #define SUMS_8(I) SUMS_4(I), SUMS_4(I + 4)
+#define SUMS_12(I) SUMS_8(I), SUMS_4(I + 8)
 #define SUMS_16(I) SUMS_8(I), SUMS_8(I + 8)
 #define SUMS_32(I) SUMS_16(I), SUMS_16(I + 16)
 #define SUMS_48(I) SUMS_32(I), SUMS_16(I + 32)
 #define SUMS_64(I) SUMS_32(I), SUMS_32(I + 32)
+#define SUMS_96(I) SUMS_64(I), SUMS_32(I + 64)
 #define SUMS_128(I) SUMS_64(I), SUMS_64(I + 64)
 #define NAMES_4 "%0,%1,%2,%3"
 #define NAMES_8 NAMES_4 ",%4,%5,%6,%7"
-#define NAMES_16 NAMES_8 ",%8,%9,%10,%11,%12,%13,%14,%15"
+#define NAMES_12 NAMES_8 ",%8,%9,%10,%11"
+#define NAMES_16 NAMES_12 ",%12,%13,%14,%15"
 #define NAMES_32 NAMES_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define NAMES_48 NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define NAMES_64 NAMES_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define NAMES_96 \
+    NAMES_64     \
+    ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 #define NAMES_128 \
-    NAMES_64      \
-    ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95," \
-    "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+    NAMES_96      \
+    ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 
 // d[64, N] = a[64, 16] · b[N, 16]ᵀ by a warpgroup, added to what is there if `add`. d[4 j + i] is row 16 warp + lane / 4 + i / 2 · 8,
 // column 8 j + lane % 4 · 2 + i % 2. `a` and `b` are descriptors of tiles in shared memory.
@@ -208,10 +213,12 @@ __device__ __forceinline__ void compute_now(float value) {
     }
 PRODUCT_OF_TILES(8, 4, "%4", "%5", "%6")
 PRODUCT_OF_TILES(16, 8, "%8", "%9", "%10")
+PRODUCT_OF_TILES(24, 12, "%12", "%13", "%14")
 PRODUCT_OF_TILES(32, 16, "%16", "%17", "%18")
 PRODUCT_OF_TILES(64, 32, "%32", "%33", "%34")
 PRODUCT_OF_TILES(96, 48, "%48", "%49", "%50")
 PRODUCT_OF_TILES(128, 64, "%64", "%65", "%66")
+PRODUCT_OF_TILES(192, 96, "%96", "%97", "%98")
 PRODUCT_OF_TILES(256, 128, "%128", "%129", "%130")
 PRODUCT_WITH_TRANSPOSED(64, 32, "%32", "%33", "%34")
 PRODUCT_WITH_TRANSPOSED(128, 64, "%64", "%65", "%66")

@@ -6,8 +6,8 @@
 // each row [H, tokens] f32.
 //
 // Grid: (blocks), 160 threads. Blocks stay, and take some tokens of a row for one key head after the other. One warp brings a key head's
-// tiles of 64 tokens (TMA), the difference's before that of the keys themselves; four multiply: the next keys come while they split the
-// next q. Tokens are the 64 rows of a product (wgmma). Its 16 columns are numbers of four heads of a group: the first and second of each,
+// tiles of 64 tokens (TMA), the difference's before that of the keys themselves; four multiply, while the next keys and the next q are on
+// their way. Tokens are the 64 rows of a product (wgmma). Its 16 columns are numbers of four heads of a group: the first and second of each,
 // then the third and nothing, so that a thread has all of a head's. Tokens that are twin rows take the path of key_score.cuh, in f32.
 // Every 64 dimensions have f32 sums of their own, one for each of q's three numbers, as tensor cores cut off what a sum does not hold;
 // (third + second) + first are added in order of dimensions, so bits depend on Dh alone.
@@ -76,24 +76,41 @@ __device__ __forceinline__ void bring_work(const HopperKeyScoreArgs& args, Share
     }
 }
 
-// Puts q of a group of heads where products find it.
+// q of a group of heads, on its way to where products find it. The first of a thread's pairs are loaded while products with the last q go on.
 template <int BOXES>
-__device__ __forceinline__ void split_queries(const TwinAttendArgs& args, Shared<BOXES>& shared, const float* q) {
-    constexpr int PAIRS = BOXES * BOX / 2;
-    for (int i = threadIdx.x; i < (args.group + HEADS - 1) / HEADS * HEADS * PAIRS; i += 128) {
+struct Queries {
+    static constexpr int PAIRS = BOXES * BOX / 2, EARLY = 4;
+    float2 early[EARLY];
+
+    __device__ __forceinline__ static float2 load_pair(const TwinAttendArgs& args, const float* q, int i) {
         const int head = i / PAIRS, dim = i % PAIRS * 2;
-        float2 rest = {};
-        if (head < args.group && dim < args.head_dim) rest = *reinterpret_cast<const float2*>(q + head * args.head_dim + dim);
-        char* tile = reinterpret_cast<char*>(shared.q[head / HEADS][dim / BOX]);
-#pragma unroll
-        for (int number = 0; number < 3; number++) {
-            const int column = number / 2 * 8 + head % HEADS * 2 + number % 2;
-            *reinterpret_cast<uint32_t*>(tile + swizzled(column, dim % BOX * 2)) = take_bf16(rest);
-        }
+        if (head >= args.group || dim >= args.head_dim) return {};
+        return *reinterpret_cast<const float2*>(q + head * args.head_dim + dim);
     }
-    async_fence();
-    named_barrier(1, 128);
-}
+    __device__ __forceinline__ void load(const TwinAttendArgs& args, const Work& work) {
+        const float* q = queries_of(args, work.row, work.kv());
+#pragma unroll
+        for (int i = 0; i < EARLY; i++) early[i] = load_pair(args, q, threadIdx.x + i * 128);
+    }
+    __device__ __forceinline__ void split(const TwinAttendArgs& args, Shared<BOXES>& shared, const float* q) const {
+        const int pairs = (args.group + HEADS - 1) / HEADS * HEADS * PAIRS;
+        auto split = [&](int i, float2 rest) {
+            const int head = i / PAIRS, dim = i % PAIRS * 2;
+            char* tile = reinterpret_cast<char*>(shared.q[head / HEADS][dim / BOX]);
+#pragma unroll
+            for (int number = 0; number < 3; number++) {
+                const int column = number / 2 * 8 + head % HEADS * 2 + number % 2;
+                *reinterpret_cast<uint32_t*>(tile + swizzled(column, dim % BOX * 2)) = take_bf16(rest);
+            }
+        };
+#pragma unroll
+        for (int i = 0; i < EARLY; i++)
+            if (int(threadIdx.x) + i * 128 < pairs) split(threadIdx.x + i * 128, early[i]);
+        for (int i = threadIdx.x + EARLY * 128; i < pairs; i += 128) split(i, load_pair(args, q, i));
+        async_fence();
+        named_barrier(1, 128);
+    }
+};
 
 template <int BOXES>
 __device__ __forceinline__ void score(const HopperKeyScoreArgs& args, Shared<BOXES>& shared) {
@@ -101,14 +118,23 @@ __device__ __forceinline__ void score(const HopperKeyScoreArgs& args, Shared<BOX
     const TwinAttendArgs& twin = args.twin;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, tiles_of_token = twin.difference ? 2 : 1;
     int count = 0;
-    for (Work work(twin); work.left(); work.next()) {
+    Work work(twin);
+    Queries<BOXES> queries;
+    if (work.left()) queries.load(twin, work);
+    for (; work.left(); work.next()) {
         const int kv = work.kv(), first = work.first(), end = work.end(), context_end = work.context_end();
-        // Of a row shorter than others.
-        if (first >= end) continue;
+        // A row shorter than others has none.
+        const bool any = first < end;
+        if (any) {
+            // Products with the last q are over.
+            named_barrier(1, 128);
+            queries.split(twin, shared, queries_of(twin, work.row, kv));
+        }
+        Work following = work;
+        following.next();
+        if (following.left()) queries.load(twin, following);
+        if (!any) continue;
         const Scores scores(twin, work.row, kv);
-        // Products with the last q are over.
-        named_barrier(1, 128);
-        split_queries(twin, shared, queries_of(twin, work.row, kv));
         for (int token = first; token < context_end; token += TOKENS, count += tiles_of_token) {
             for (int i = 0; i < tiles_of_token; i++) barrier_wait(&shared.full[(count + i) % STAGES], (count + i) / STAGES % 2);
             for (int first_head = 0; first_head < twin.group; first_head += HEADS) {

@@ -8,7 +8,8 @@
 // the context's tokens in steps of 64, which one warp brings (TMA): the rows of a step, and its piece of p, of which each block of a
 // cluster brings a share for all, as they differ in columns only. The 64 rows of a product (wgmma) are the first and the second numbers of
 // 32 heads' p, those of a head in one thread; the third numbers have a product of their own, half of it unused. Blocks stay; of wide ones
-// the next rows come while sums are stored. What lies after the context's last token may be anything, so it becomes zeros.
+// three more warps finish sums and store them, while the next rows are multiplied. What lies after the context's last token may be anything,
+// so it becomes zeros.
 // Of the first two numbers every step has an f32 sum of its own, since tensor cores cut bits off where they add to a large one; second +
 // first of each step are added in order. The third numbers have one sum over all steps, too small for that to count, which is added after
 // them; then what the norm and twin rows give (tests/common/bits.rs).
@@ -25,13 +26,13 @@ struct HopperTwinMeanArgs {
     int32_t unused[10];
 };
 
-// Two warpgroups have 128 columns each; a third hands them registers, one of its warps brings the steps.
+// Two warpgroups have 128 columns each; a third hands them registers, one of its warps brings the steps, the others finish sums.
 struct Wide {
-    static constexpr int WIDTH = 128, CONSUMERS = 2, CLUSTER = 2, STAGES = 4;
+    static constexpr int WIDTH = 128, CONSUMERS = 2, CLUSTER = 2, STAGES = 4, FINISHERS = 3;
 };
 // Where rows are too few to fill the GPU: beside a narrow block of product_sm90.cu.
 struct Narrow {
-    static constexpr int WIDTH = 64, CONSUMERS = 1, CLUSTER = 1, STAGES = 3;
+    static constexpr int WIDTH = 64, CONSUMERS = 1, CLUSTER = 1, STAGES = 3, FINISHERS = 0;
 };
 template <class P>
 constexpr int COLUMNS = P::WIDTH * P::CONSUMERS;
@@ -46,8 +47,17 @@ struct Shared {
         bf16 p[EIGHTS_OF_HEADS][4][OCTET];
     };
     Stage stages[P::STAGES];
+    // From one head to the next: what a warp puts there does not meet in a bank.
+    static constexpr int PITCH = COLUMNS<P> + 8;
+    // On their way to those that finish them.
+    float sums[P::FINISHERS ? PIECE_HEADS : 0][PITCH];
     Barrier full[P::STAGES], empty[P::STAGES];
 };
+
+// Named barriers: those from 1 on are of consumers; `sums` were written, and were read.
+constexpr int SUMS_WRITTEN = 3, SUMS_READ = 4;
+template <class P>
+constexpr int SUMS_THREADS = 128 * P::CONSUMERS + 32 * P::FINISHERS;
 
 // Of a row, some heads and some columns.
 template <class P>
@@ -140,8 +150,90 @@ __device__ __forceinline__ void average(const HopperTwinMeanArgs& args, Shared<P
         for (int j = 0; j < P::WIDTH / 8; j++)
 #pragma unroll
             for (int half = 0; half < 2; half++) means[0][j][half] += low[j * 4 + half];
-        const int head = work.first_head() + thread / 32 * 8 + lane / 4, col = work.first_col() + consumer * P::WIDTH + lane % 4 * 2;
-        finish_means(args.twin, work.row, work.index, work.first_seen(), head, col, means);
+        const int head = thread / 32 * 8 + lane / 4, col = consumer * P::WIDTH + lane % 4 * 2;
+        if constexpr (P::FINISHERS) {
+            if (work.turn) named_barrier(SUMS_READ, SUMS_THREADS<P>);
+#pragma unroll
+            for (int j = 0; j < P::WIDTH / 8; j++) store2(&shared.sums[head][col + j * 8], {means[0][j][0], means[0][j][1]});
+            named_arrive(SUMS_WRITTEN, SUMS_THREADS<P>);
+        } else {
+            finish_means(args.twin, work.row, work.index, work.first_seen(), work.first_head() + head, work.first_col() + col, means);
+        }
+    }
+}
+
+// What finish_means (twin_mean.cuh) does, of sums that others made: each warp takes every third head, each lane pairs of columns. What is needed
+// besides the sums is loaded before they are waited for.
+template <class P>
+__device__ __forceinline__ void finish(const HopperTwinMeanArgs& args, const Shared<P>& shared) {
+    constexpr int PAIR_STEP = 64, PAIRS = COLUMNS<P> / PAIR_STEP, HEADS = 4;
+    const TwinAttendArgs& twin = args.twin;
+    const int warp = threadIdx.x / 32 - 4 * P::CONSUMERS - 1, lane = threadIdx.x % 32;
+    for (Work<P> work(twin); work.left(); work.next()) {
+        const TwinRow& row = work.row;
+        const int first_head = work.first_head(), first_col = work.first_col() + lane * 2, own_head = min(first_head + lane, twin.heads - 1);
+        // Columns beyond the last are not stored.
+        auto load = [&](const float* from, float2(&to)[PAIRS]) {
+#pragma unroll
+            for (int j = 0; j < PAIRS; j++) to[j] = *reinterpret_cast<const float2*>(from + min(first_col + j * PAIR_STEP, (twin.hidden - 1) / 2 * 2));
+        };
+        float2 weight[PAIRS], bias[PAIRS] = {}, normed[PAIRS];
+        if (twin.norm_weight) load(twin.norm_weight, weight);
+        if (twin.norm_bias) load(twin.norm_bias, bias);
+        const float share = twin.norm_bias ? twin.context_share[int64_t(work.index) * twin.heads + own_head] : 0.0f;
+        // Of a twin row: its p of the lane's head, and its elements.
+        const float* own_scores = twin.scores + row.scores_start * twin.heads + own_head * score_pitch(row);
+        auto load_twin = [&](int token) {
+            load(twin.twin_normed + (row.twin_start + token - row.context_length) * twin.twin_normed_pitch, normed);
+            return own_scores[token];
+        };
+        // The row itself is one, at least.
+        const int first_twin = max(row.context_length, work.first_seen());
+        float p = load_twin(first_twin);
+        if (work.turn) named_arrive(SUMS_READ, SUMS_THREADS<P>);
+        named_barrier(SUMS_WRITTEN, SUMS_THREADS<P>);
+        for (int round = warp; round < PIECE_HEADS; round += HEADS * P::FINISHERS) {
+            float2 means[HEADS][PAIRS];
+            auto for_all = [&](auto each) {
+#pragma unroll
+                for (int i = 0; i < HEADS; i++) {
+                    const int head = min(round + i * P::FINISHERS, PIECE_HEADS - 1);
+#pragma unroll
+                    for (int j = 0; j < PAIRS; j++) each(head, j, means[i][j]);
+                }
+            };
+            auto add_twin = [&] {
+                for_all([&](int head, int j, float2& mean) {
+                    const float p_of_head = __shfl_sync(~0u, p, head);
+                    mean = {mean.x + p_of_head * normed[j].x, mean.y + p_of_head * normed[j].y};
+                });
+            };
+            for_all([&](int head, int j, float2& mean) {
+                const float2 sum = *reinterpret_cast<const float2*>(&shared.sums[head][lane * 2 + j * PAIR_STEP]);
+                const float share_of_head = __shfl_sync(~0u, share, head);
+                const float2 scale = twin.norm_weight ? float2{weight[j].x + twin.norm_offset, weight[j].y + twin.norm_offset} : float2{1.0f, 1.0f};
+                mean = {sum.x * scale.x + share_of_head * bias[j].x, sum.y * scale.y + share_of_head * bias[j].y};
+            });
+            add_twin();
+            if (first_twin + 1 < row.tokens) {
+                for (int token = first_twin + 1; token < row.tokens; token++) {
+                    p = load_twin(token);
+                    add_twin();
+                }
+                p = load_twin(first_twin);
+            }
+#pragma unroll
+            for (int i = 0; i < HEADS; i++) {
+                const int head = round + i * P::FINISHERS;
+                if (head >= PIECE_HEADS || first_head + head >= twin.heads) continue;
+                float* to = twin.means + row.mean_row * twin.mean_pitch + int64_t(first_head + head) * twin.hidden;
+#pragma unroll
+                for (int j = 0; j < PAIRS; j++) {
+                    const int col = first_col + j * PAIR_STEP;
+                    if (col < twin.hidden) store_pair(to + col, means[i][j], col + 1 < twin.hidden);
+                }
+            }
+        }
     }
 }
 
@@ -159,11 +251,13 @@ __device__ __forceinline__ void twin_mean(const HopperTwinMeanArgs& args) {
     previous_kernel_wait();
     cluster_sync();
     if (threadIdx.x < 128 * P::CONSUMERS) {
-        if (P::CONSUMERS > 1) registers_up<224>();
+        if (P::FINISHERS) registers_up<192>();
         average<P>(args, shared);
     } else {
-        if (P::CONSUMERS > 1) registers_down<56>();
+        if (P::FINISHERS) registers_down<120>();
         if (threadIdx.x < 128 * P::CONSUMERS + 32) bring_work<P>(args, shared);
+        if constexpr (P::FINISHERS > 0)
+            if (threadIdx.x >= 128 * P::CONSUMERS + 32) finish<P>(args, shared);
     }
     // Other blocks may still tell this one that a place is free.
     cluster_sync();

@@ -1,18 +1,18 @@
 // The products of twin_product.cu for Hopper: out[m, n] = epilogue(v), v = a[m, k] · b[n, k]ᵀ and an adapter's term, of rows in f32.
 // a: [rows, k] f32, each element a sum of three bf16 numbers, which `split_f32` (elementwise.cu) has put into three planes; in tiles of
-// eight rows they come as they are, and a warp of each block splits them. b: weights [n, k] in one bf16 plane, or three; bias: [n] f32;
+// eight rows they come as they are, and two warps of each block split them. b: weights [n, k] in one bf16 plane, or three; bias: [n] f32;
 // out: [rows, n] f32. Epilogues and heads are as in twin_product.cu. Reference: `linear`, `linear_add`, `gated`, `activated`, `head_values`
 // of backend/reference.
 //
-// Grid: (blocks; groups of heads), 288 threads, in tiles of eight rows 320. The weights' rows are the 64 rows of an instruction, those of
-// `a` its 8 to 128 columns. A block makes a tile of 128 rows of weights (gated: 64 of each) and ROWS of `a`. A step is 64 columns of one
-// plane of the weights and of those planes of `a` that it is multiplied with. Two warpgroups have 64 rows of the weights each (gated: the
-// gate's and the up's), one warp brings the steps (TMA). Two products of the same rows may be stored by one launch: their tiles follow each
-// other.
+// Grid: (blocks; groups of heads), 288 threads, in tiles of eight rows 352, of more than 64 rows 384. The weights' rows are the 64 rows of an
+// instruction, those of `a` its columns. A block makes a tile of 128 rows of weights (gated: 64 of each) and ROWS of `a`. A step is 64 columns
+// of one plane of the weights and of those planes of `a` that it is multiplied with. Two warpgroups have 64 rows of the weights each (gated:
+// the gate's and the up's), one warp brings the steps (TMA). Two products of the same rows may be stored by one launch: their tiles follow
+// each other.
 //
-// A step has f32 sums of its own (wgmma, the smallest products first), since tensor cores cut bits off where they add to a large one; they
-// are added up in f32. The sum of an element is ((p0 + p1) + p2) + p3 of four parts of k, each over its steps in order, updates last:
-// whatever m and the tiles are (tests/common/bits.rs). The four blocks of a cluster have a part each, so that few tiles fill the GPU too;
+// Each plane of a step has f32 sums of its own (wgmma), since tensor cores cut bits off where they add to a large one; they are added up in
+// f32, of each step those of the smallest products first. The sum of an element is ((p0 + p1) + p2) + p3 of four parts of k, each over its
+// steps in order, updates last: whatever m and the tiles are (tests/common/bits.rs). The four blocks of a cluster have a part each, so that few tiles fill the GPU too;
 // or two have two, or one has all. Sums meet in shared memory, where each block of a cluster finishes a share of the tile's columns.
 // Few rows: the time is that of reading the weights; of 96 L2 binds, of many operations. Figures: docs/kernel-notes.md, *Rows in f32*.
 #include "args.cuh"
@@ -51,9 +51,16 @@ struct HopperTwinProductArgs {
 
 constexpr int STEP = 64, PARTS = 4;
 constexpr int CONSUMERS = 2, WEIGHT_ROWS = 64, TILE = CONSUMERS * WEIGHT_ROWS, THREADS = 128 * CONSUMERS + 32;
-// Whether a second warp splits the rows: in tiles of eight.
+// Whether warps of the block split the rows: in tiles of eight.
 template <int ROWS>
 constexpr bool SPLITS = ROWS == 8;
+constexpr int SPLITTERS = 2;
+
+// Named barriers: 1 is all consumers', this and the next are one's turn to ask for products.
+constexpr int TURN = 2;
+// Whether an instruction has columns for all planes of the rows.
+template <int ROWS>
+constexpr bool TOGETHER = ROWS <= 64;
 
 template <int ROWS>
 struct Stage {
@@ -175,66 +182,111 @@ __device__ __forceinline__ void bring_steps(const HopperTwinProductArgs& args, S
     }
 }
 
-// What a lane has of a step's eight rows: of one of them four columns of every 16.
-struct SplitRow {
-    float4 fours[STEP / 16];
+// What a lane has of a step's eight rows: four columns of every second row.
+struct SplitRows {
+    float4 fours[4];
 
+    // Calls `f(i, row)` for those of its rows that are not beyond the tile's last.
+    template <class F>
+    __device__ __forceinline__ static void for_rows(int count, F f) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (i * 2 < count) f(i, i * 2 + int(threadIdx.x) % 32 / 16);
+    }
     template <Epilogue E>
-    __device__ __forceinline__ void load(const HopperTwinProductArgs& args, const Steps<E>& step, int row) {
+    __device__ __forceinline__ void load(const HopperTwinProductArgs& args, const Steps<E>& step, int first_row, int count) {
         const bool own = step.update < 0;
         const UnsplitRows& rows = own ? args.rows : args.update_rows[step.update];
-        // Rows beyond the last have no columns.
-        const int k = row >= args.m ? 0 : own ? args.k : args.update_k[step.update], first = step.at + int(threadIdx.x) % 4 * 4;
-        const float* from = rows.from + row / args.group * rows.pitch + (blockIdx.y * args.group + row % args.group) * rows.head;
-#pragma unroll
-        for (int i = 0; i < STEP / 16; i++) fours[i] = load4_within(from, first + i * 16, k, rows.head % 4 == 0);
+        const int k = own ? args.k : args.update_k[step.update], col = step.at + int(threadIdx.x) % 16 * 4;
+        for_rows(count, [&](int i, int row) {
+            const int at = min(first_row + row, args.m - 1);
+            const float* from = rows.from + at / args.group * rows.pitch + (blockIdx.y * args.group + at % args.group) * rows.head;
+            fours[i] = load4_within(from, col, row < count ? k : 0, rows.head % 4 == 0);
+        });
     }
-    __device__ __forceinline__ void store(bf16 (&planes)[3][8 * STEP]) const {
-        const int lane = threadIdx.x % 32;
-#pragma unroll
-        for (int i = 0; i < STEP / 16; i++) {
+    __device__ __forceinline__ void store(bf16 (&planes)[3][8 * STEP], int count) const {
+        for_rows(count, [&](int i, int row) {
             float2 first = {fours[i].x, fours[i].y}, second = {fours[i].z, fours[i].w};
-            const int at = swizzled(lane / 4, (lane % 4 * 4 + i * 16) * int(sizeof(bf16)));
+            const int at = swizzled(row, int(threadIdx.x) % 16 * 4 * int(sizeof(bf16)));
 #pragma unroll
             for (int plane = 0; plane < 3; plane++) {
                 const uint32_t low = take_bf16(first), high = take_bf16(second);
                 *reinterpret_cast<Bf16x4*>(reinterpret_cast<char*>(planes[plane]) + at) = Bf16x4{low, high};
             }
-        }
+        });
     }
 };
 
-// Splits the rows of the block's steps; the next step's are on their way meanwhile.
+// Splits the rows of the block's steps, each warp those of every second; its next are on their way meanwhile.
 template <Epilogue E>
 __device__ __forceinline__ void split_steps(const HopperTwinProductArgs& args, Shared<8>& shared, const Place& place) {
     constexpr int STAGES = Shared<8>::STAGES;
-    const int lane = threadIdx.x % 32, row = place.row + lane / 4;
+    static_assert(STAGES % SPLITTERS == 0, "a place belongs to one warp");
+    const int warp = (threadIdx.x - THREADS) / 32, lane = threadIdx.x % 32, rows = min(8, args.m - place.row);
+    // Rows beyond the last stay zeros.
+    for (int slot = warp; slot < STAGES; slot += SPLITTERS)
+        for (uint4* at = reinterpret_cast<uint4*>(shared.stages[slot].a) + lane; at < reinterpret_cast<uint4*>(shared.stages[slot].b); at += 32)
+            *at = uint4{};
     Steps<E> step(args, place.product, part_of<PARTS>(0));
-    SplitRow rows, next_rows;
-    if (step.left()) next_rows.load(args, step, row);
-    for (int count = 0; step.left(); count++) {
+    auto skip = [&](int steps) {
+        for (int i = 0; i < steps && step.left(); i++) step.next();
+    };
+    skip(warp);
+    SplitRows split;
+    if (step.left()) split.load(args, step, place.row, rows);
+    for (int count = warp; step.left(); count += SPLITTERS) {
         const int slot = count % STAGES;
-        rows = next_rows;
-        step.next();
-        if (step.left()) next_rows.load(args, step, row);
         barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
-        rows.store(shared.stages[slot].a);
+        __syncwarp();
+        split.store(shared.stages[slot].a, rows);
         async_fence();
         __syncwarp();
         if (lane == 0) barrier_arrive(&shared.full[slot]);
+        skip(SPLITTERS);
+        if (step.left()) split.load(args, step, place.row, rows);
     }
 }
 
-// The sums of a step whose weights go with PLANES planes of `a`, the smallest products first.
+// Adds a step to the thread's sums: of the products with the last of PLANES planes of `a`, the smallest, and then with each before it, every
+// plane's own. Few rows make columns of all three planes of one instruction, so that weights are read once for them; of other planes than those
+// there are, nobody asks.
 template <int PLANES, int ROWS>
-__device__ __forceinline__ void multiply_step(float (&sums)[ROWS / 2], const bf16* weights, const Stage<ROWS>& stage) {
-    products_start();
+__device__ __forceinline__ void multiply_step(float (&of_part)[ROWS / 2], int consumer, const Stage<ROWS>& stage) {
+    const bf16* weights = stage.b[consumer];
+    constexpr int COUNT = (TOGETHER<ROWS> ? 3 : 1) * ROWS / 2;
+    auto multiply = [&](float(&sums)[COUNT], int plane) {
+        products_start();
 #pragma unroll
-    for (int plane = PLANES - 1; plane >= 0; plane--)
+        for (int k = 0; k < STEP; k += 16) wgmma(sums, tile_descriptor(weights, k), tile_descriptor(stage.a[plane], k), k > 0);
+        products_commit();
+    };
+    auto add = [&](const float* sums) {
 #pragma unroll
-        for (int k = 0; k < STEP; k += 16)
-            wgmma(sums, tile_descriptor(weights, k), tile_descriptor(stage.a[plane], k), plane < PLANES - 1 || k);
-    products_commit();
+        for (int i = 0; i < ROWS / 2; i++) of_part[i] += sums[i];
+    };
+    if constexpr (TOGETHER<ROWS>) {
+        float sums[COUNT];
+        multiply(sums, 0);
+        products_wait<0>();
+#pragma unroll
+        for (int plane = PLANES - 1; plane >= 0; plane--) add(sums + plane * (ROWS / 2));
+    } else {
+        // One plane's sums are added while the next are made; the warpgroups ask in turn, so that one adds while the other's products go on.
+        float even[COUNT], odd[COUNT];
+        named_barrier(TURN + consumer, 128 * CONSUMERS);
+        multiply(even, PLANES - 1);
+        if constexpr (PLANES > 1) multiply(odd, PLANES - 2);
+        if constexpr (PLANES > 2) {
+            products_wait<1>();
+            add(even);
+            multiply(even, 0);
+        }
+        named_arrive(TURN + (consumer ^ 1), 128 * CONSUMERS);
+        products_wait<(PLANES > 1)>();
+        add(PLANES == 3 ? odd : even);
+        products_wait<0>();
+        if constexpr (PLANES > 1) add(PLANES == 3 ? even : odd);
+    }
 }
 
 // Leaves the block's sums in its shared memory.
@@ -244,6 +296,7 @@ __device__ __forceinline__ void multiply(const HopperTwinProductArgs& args, Shar
     // `consumer` and `slot` are seen to be the same for all threads of a warp, so that descriptors are made once for it.
     const int consumer = __shfl_sync(~0u, threadIdx.x / 128, 0), thread = threadIdx.x % 128, lane = thread % 32;
     int count = 0;
+    if (!TOGETHER<ROWS> && consumer) named_arrive(TURN, 128 * CONSUMERS);
     // Of the parts before the last, and of that.
     float totals[ROWS / 2] = {}, of_part[ROWS / 2] = {};
 #pragma unroll 1
@@ -253,20 +306,18 @@ __device__ __forceinline__ void multiply(const HopperTwinProductArgs& args, Shar
         for (Steps<E> step(args, product, part_of<CLUSTER>(turn)); step.left(); step.next(), count++) {
             const int slot = __shfl_sync(~0u, count % STAGES, 0);
             const Stage<ROWS>& stage = shared.stages[slot];
-            float sums[ROWS / 2];
             barrier_wait(&shared.full[slot], count / STAGES % 2);
             if (step.plane == 0)
-                multiply_step<3>(sums, stage.b[consumer], stage);
+                multiply_step<3>(of_part, consumer, stage);
             else if (step.plane == 1)
-                multiply_step<2>(sums, stage.b[consumer], stage);
+                multiply_step<2>(of_part, consumer, stage);
             else
-                multiply_step<1>(sums, stage.b[consumer], stage);
-            products_wait<0>();
+                multiply_step<1>(of_part, consumer, stage);
             if (thread == 0) barrier_arrive(&shared.empty[slot]);
-#pragma unroll
-            for (int i = 0; i < ROWS / 2; i++) of_part[i] += sums[i];
         }
     }
+    // The last turn is given to nobody.
+    if (!TOGETHER<ROWS> && consumer == 0) named_barrier(TURN, 128 * CONSUMERS);
     // The other warpgroup has read its last step too.
     named_barrier(1, 128 * CONSUMERS);
     // The second of two blocks leaves its parts apart, as they are added to the first's one by one.
@@ -325,12 +376,15 @@ __device__ __forceinline__ void twin_product(const HopperTwinProductArgs& args) 
     __syncthreads();
     const Place place = Place::of_block<E>(args, CLUSTER, ROWS);
     const bool multiplies = threadIdx.x < 128 * CONSUMERS;
-    if (multiplies)
+    if (multiplies) {
+        if (!TOGETHER<ROWS>) registers_up<232>();
         multiply<E, ROWS, CLUSTER>(args, shared, place.product);
-    else if (threadIdx.x == 128 * CONSUMERS)
-        bring_steps<E, ROWS, CLUSTER>(args, shared, place);
-    if constexpr (SPLITS<ROWS>)
-        if (threadIdx.x >= THREADS) split_steps<E>(args, shared, place);
+    } else {
+        if (!TOGETHER<ROWS>) registers_down<40>();
+        if (threadIdx.x == 128 * CONSUMERS) bring_steps<E, ROWS, CLUSTER>(args, shared, place);
+        if constexpr (SPLITS<ROWS>)
+            if (threadIdx.x >= THREADS) split_steps<E>(args, shared, place);
+    }
     cluster_sync();
     if (multiplies) finish_share<E, ROWS, CLUSTER>(args, shared, place);
     // Other blocks may still read this one's sums.
@@ -339,12 +393,12 @@ __device__ __forceinline__ void twin_product(const HopperTwinProductArgs& args) 
 
 // Eight rows: beside a narrow block of product_sm90.cu.
 #define TWIN_PRODUCT(NAME, E)                                                                                            \
-    LEAN_CLUSTER_KERNEL(twin_product_sm90_8_##NAME, HopperTwinProductArgs, THREADS + 32, 72, PARTS, twin_product<E, 8, PARTS>) \
+    LEAN_CLUSTER_KERNEL(twin_product_sm90_8_##NAME, HopperTwinProductArgs, THREADS + 32 * SPLITTERS, 72, PARTS, twin_product<E, 8, PARTS>) \
     CLUSTER_KERNEL(twin_product_sm90_32_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 32, PARTS>)           \
     CLUSTER_KERNEL(twin_product_sm90_64_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 64, PARTS>)           \
-    CLUSTER_KERNEL(twin_product_sm90_128_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 128, PARTS>)         \
-    CLUSTER_KERNEL(twin_product_sm90_halves_##NAME, HopperTwinProductArgs, THREADS, 2, twin_product<E, 96, 2>)               \
-    CLUSTER_KERNEL(twin_product_sm90_whole_##NAME, HopperTwinProductArgs, THREADS, 1, twin_product<E, 96, 1>)
+    CLUSTER_KERNEL(twin_product_sm90_128_##NAME, HopperTwinProductArgs, 384, PARTS, twin_product<E, 128, PARTS>)         \
+    CLUSTER_KERNEL(twin_product_sm90_halves_##NAME, HopperTwinProductArgs, 384, 2, twin_product<E, 96, 2>)               \
+    CLUSTER_KERNEL(twin_product_sm90_whole_##NAME, HopperTwinProductArgs, 384, 1, twin_product<E, 96, 1>)
 
 TWIN_PRODUCT(store, STORE)
 TWIN_PRODUCT(add, ADD)

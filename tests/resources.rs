@@ -74,7 +74,7 @@ fn kernels_of_few_twin_rows_find_room_beside_narrow_products() {
         .map(|epilogue| taken(&format!("product_sm90_narrow_{epilogue}"), 12));
     let narrow = narrow.into_iter().max().unwrap();
     let products = ["activated", "add", "gated", "store"]
-        .map(|epilogue| (format!("twin_product_sm90_8_{epilogue}"), 10));
+        .map(|epilogue| (format!("twin_product_sm90_8_{epilogue}"), 11));
     let others = [
         ("twin_mean_sm90_narrow_bf16", 5),
         ("twin_softmax", 4),

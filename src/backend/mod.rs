@@ -245,8 +245,7 @@ pub trait Backend: Sync {
         self.zeros(kind, role, rows, cols)
     }
 
-    /// Hears how many context rows the batch has that comes next, as a device may do twin rows beside few of them; `None` once it is through the
-    /// layers.
+    /// Hears how many context rows the batch has that comes next, as a device may do twin rows beside them; `None` once it is through the layers.
     fn expect_context(&self, _rows: Option<usize>) {}
 
     /// Gives `mat` a new number of rows; what it holds is undefined afterwards. Never gives memory back, so that a

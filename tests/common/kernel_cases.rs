@@ -386,7 +386,8 @@ pub const fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionS
         num_attention_heads: heads,
         num_key_value_heads: kv_heads,
         head_dim,
-        scale: 0.4,
+        // Of many dimensions scores are no larger than in models, since a softmax magnifies by them what keys are rounded by.
+        scale: if head_dim > 64 { 0.1 } else { 0.4 },
         softcap: None,
         sliding_window: None,
     }

@@ -57,7 +57,7 @@ impl Kernels {
 /// Work that is done in the order it is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// Context rows, and everything where there is nothing to be gained from doing things side by side.
+    /// Context rows, and everything where nothing is done side by side.
     Context,
     /// What the context's keys differ by in the pre-trained branch.
     Keys,
@@ -73,6 +73,18 @@ impl Lane {
     pub fn others(self) -> impl Iterator<Item = Lane> {
         Self::ALL.into_iter().filter(move |lane| *lane != self)
     }
+}
+
+/// How the lanes of a device share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sharing {
+    /// All is done in the first lane.
+    #[default]
+    One,
+    /// Lanes work side by side, each kernel with as much as it can use: others fill what its last blocks leave idle.
+    Tails,
+    /// Besides, blocks of the context's kernels leave room for those of few twin rows.
+    Room,
 }
 
 /// Points of a lane that others can wait for.
@@ -157,11 +169,11 @@ pub trait Device: Send + Sync {
     /// Fills memory with zero bytes.
     fn clear(&self, at: Address, bytes: usize) -> Result<()>;
 
-    /// Says whether other lanes work beside this one: then blocks leave each other room.
-    fn set_apart(&self, apart: bool);
+    /// Says how lanes share the device from now on.
+    fn set_sharing(&self, sharing: Sharing);
 
-    /// Whether they do.
-    fn is_apart(&self) -> bool;
+    /// How they do.
+    fn sharing(&self) -> Sharing;
 
     /// Runs the kernel of this name.
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()>;

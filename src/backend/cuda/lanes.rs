@@ -2,7 +2,7 @@
 //! writes an operation waits for the last to write what it reads, and for those in other lanes that still read what it writes.
 
 use super::{
-    device::{Device, Lane, POINTS},
+    device::{Device, Lane, POINTS, Sharing},
     mat::CudaMat,
 };
 use crate::Result;
@@ -14,9 +14,15 @@ use std::{
     },
 };
 
-/// Batches of so many context rows or fewer have their twin rows done beside them, which takes about as long. With more rows there is little to
-/// be gained, and their kernels leave no room for others.
-pub const APART_ROWS: usize = 1024;
+/// With so many context rows or fewer their kernels leave room for those of twin rows, which take about as long.
+const ROOM_ROWS: usize = 1024;
+
+impl Sharing {
+    /// What suits a batch of so many context rows.
+    pub fn of_context(rows: usize) -> Self {
+        if rows <= ROOM_ROWS { Sharing::Room } else { Sharing::Tails }
+    }
+}
 
 /// The lanes of a device, and how far each has come.
 pub struct Lanes {
@@ -82,21 +88,24 @@ impl Lanes {
 
     /// Whether lanes work side by side; otherwise all is done in the first. Changed by who holds the order.
     fn is_apart(&self) -> bool {
-        self.of(Lane::Context).is_apart()
+        self.of(Lane::Context).sharing() != Sharing::One
     }
 
     fn order(&self) -> MutexGuard<'_, Order> {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether lanes work side by side from now on.
-    pub fn set_apart(&self, apart: bool) -> Result<()> {
+    /// How lanes share the device from now on.
+    pub fn share(&self, sharing: Sharing) -> Result<()> {
         let mut order = self.order();
-        if self.is_apart() == apart {
+        let was_apart = self.is_apart();
+        if was_apart != (sharing != Sharing::One) {
+            self.devices.iter().try_for_each(|device| device.join())?;
+        }
+        self.devices.iter().for_each(|device| device.set_sharing(sharing));
+        if was_apart == self.is_apart() {
             return Ok(());
         }
-        self.devices.iter().try_for_each(|device| device.join())?;
-        self.devices.iter().for_each(|device| device.set_apart(apart));
         let operations = order.lanes.each_ref().map(|lane| lane.operations);
         order.lanes.iter_mut().for_each(|lane| lane.waited = operations);
         Ok(())

@@ -7,9 +7,8 @@ use super::{
         NormedKeyDifferenceArgs, RowsArgs, TraceArgs, TwinAttendArgs,
     },
     attention,
-    device::{Buffer, Device, Lane},
+    device::{Buffer, Device, Lane, Sharing},
     embed::{CudaTable, embed},
-    lanes::APART_ROWS,
     launch::{ROW_THREADS, per_row, per_warp, rows_args},
     layout::{CudaLayout, LayoutRows},
     mat::{CudaMat, Element, pitch},
@@ -156,8 +155,8 @@ impl Backend for Cuda {
 
     fn expect_context(&self, rows: Option<usize>) {
         // Times of kernels are those of each alone.
-        let apart = rows.is_some_and(|rows| rows <= APART_ROWS) && self.profile.is_none();
-        self.attempt(|_| self.lanes.set_apart(apart));
+        let sharing = rows.filter(|_| self.profile.is_none()).map_or(Sharing::One, Sharing::of_context);
+        self.attempt(|_| self.lanes.share(sharing));
     }
 
     fn resize(&self, mat: &mut CudaMat, rows: usize) {

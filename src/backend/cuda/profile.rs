@@ -2,7 +2,7 @@
 
 use super::{
     args::{Address, TensorMap},
-    device::{Boxed, Device, Fill, Floor, Kernels, Lane, Launch, Mark},
+    device::{Boxed, Device, Fill, Floor, Kernels, Lane, Launch, Mark, Sharing},
 };
 use crate::{Result, backend::KernelTime};
 use std::{
@@ -111,12 +111,12 @@ impl Device for Profiled {
         self.device.clear(at, bytes)
     }
 
-    fn set_apart(&self, apart: bool) {
-        self.device.set_apart(apart);
+    fn set_sharing(&self, sharing: Sharing) {
+        self.device.set_sharing(sharing);
     }
 
-    fn is_apart(&self) -> bool {
-        self.device.is_apart()
+    fn sharing(&self) -> Sharing {
+        self.device.sharing()
     }
 
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {

@@ -2,16 +2,13 @@
 
 use super::{
     args::{Address, TensorMap},
-    device::{Boxed, Device, Fill, Kernels, Lane, Launch, Mark},
+    device::{Boxed, Device, Fill, Kernels, Lane, Launch, Mark, Sharing},
     points::Points,
     sim_work::{Grid, Task, Work},
     transfer::{Stream, Streams, Transfer},
 };
 use crate::Result;
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A number that the environment may say instead of us, so that tests see a device that is too small or breaks.
 struct Variable {
@@ -47,7 +44,7 @@ pub struct Sim {
 struct SimLane {
     sim: Arc<Sim>,
     lane: Lane,
-    apart: AtomicBool,
+    sharing: Mutex<Sharing>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -60,7 +57,7 @@ impl Sim {
         let mut work = Work::new(MEMORY.read(), LAUNCHES.read());
         let points = Points::new(|| Ok(work.new_event())).expect("events of the simulator are numbers");
         let sim = Arc::new(Self { kernels, work: Mutex::new(work), common: Mutex::default(), points });
-        let lane = |lane| SimLane { sim: sim.clone(), lane, apart: AtomicBool::default() };
+        let lane = |lane| SimLane { sim: sim.clone(), lane, sharing: Mutex::default() };
         Lane::ALL.map(|it| Arc::new(lane(it)) as Arc<dyn Device>)
     }
 
@@ -136,7 +133,7 @@ impl Device for SimLane {
 
     fn free(&self, address: Address, _bytes: usize) {
         // A GPU leaves memory to what the lane does later; where all is done in one lane, that is done there, and so is what used it.
-        let joined = if self.is_apart() { Ok(()) } else { self.join() };
+        let joined = if self.sharing() == Sharing::One { self.join() } else { Ok(()) };
         // Nothing that is asked for here fails later.
         let _ = joined.and_then(|()| self.ask(Task::Free(address)));
     }
@@ -174,12 +171,12 @@ impl Device for SimLane {
         self.ask(Task::Clear { at, bytes })
     }
 
-    fn set_apart(&self, apart: bool) {
-        self.apart.store(apart, Ordering::Relaxed);
+    fn set_sharing(&self, sharing: Sharing) {
+        *lock(&self.sharing) = sharing;
     }
 
-    fn is_apart(&self) -> bool {
-        self.apart.load(Ordering::Relaxed)
+    fn sharing(&self) -> Sharing {
+        *lock(&self.sharing)
     }
 
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::{
     args::{HopperKeyScoreArgs, HopperTwinMeanArgs, TwinAttendArgs},
     attention::{ShapeNumbers, path_boxes},
-    device::{Boxed, Buffer, Device, Floor, Kernels, Launch},
+    device::{Boxed, Buffer, Device, Floor, Kernels, Launch, Sharing},
     launch::{SUM_BYTES, launch_tiles},
     layout::{LayoutRows, PIECE_TOKENS},
     mat::{CudaMat, Element},
@@ -170,14 +170,15 @@ impl TwinAttention<'_> {
         let column_blocks = |columns: usize| normalized.cols.div_ceil(columns);
         let blocks = |columns| rows * head_blocks * column_blocks(columns);
         // Few rows leave most of the device idle; beside products of context rows there is only room for narrow blocks.
-        let is_narrow = device.is_apart() || blocks(256) * 2 <= multiprocessors;
+        let is_narrow = device.sharing() == Sharing::Room || blocks(256) * 2 <= multiprocessors;
         let columns = if is_narrow { 64 } else { 256 };
         let suffix = if is_narrow { "_narrow" } else { "" };
         if self.suits_hopper(device) {
             let (threads, stages) = if is_narrow { (160, 3) } else { (384, 4) };
-            // A stage has room for a fourth number of each of p.
+            // A stage has room for a fourth number of each of p; sums of wide blocks have a place on their way out.
             let stage_bytes = PIECE_TOKENS * (columns + 4 * PIECE_HEADS) * 2;
-            let shared_bytes = stages * (stage_bytes + 2 * 8);
+            let sums_bytes = if is_narrow { 0 } else { PIECE_HEADS * (columns + 8) * 4 };
+            let shared_bytes = stages * (stage_bytes + 2 * 8) + sums_bytes;
             // Blocks stay: as many narrow ones as find room, wide ones two that are neighbours in columns together.
             let count = match is_narrow {
                 true => blocks(64).min(staying(multiprocessors, shared_bytes)),

@@ -3,7 +3,7 @@
 use super::{
     super::{
         args::{Address, TensorMap},
-        device::{Boxed, Device, Fill, Kernels, Lane, Launch, Mark},
+        device::{Boxed, Device, Fill, Kernels, Lane, Launch, Mark, Sharing},
         mat::Element,
         transfer::{Stream, Streams},
     },
@@ -14,10 +14,7 @@ use cudarc::driver::{result, sys};
 use std::{
     ffi::c_void,
     ptr::null_mut,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 /// Bytes of pageable memory that the driver copies before a copy of them returns ("API synchronization behavior").
@@ -26,12 +23,12 @@ const STAGED_BY_DRIVER: usize = 64 << 10;
 pub struct GpuLane {
     gpu: Arc<Gpu>,
     lane: Lane,
-    apart: AtomicBool,
+    sharing: Mutex<Sharing>,
 }
 
 impl GpuLane {
     pub fn new(gpu: Arc<Gpu>, lane: Lane) -> Self {
-        Self { gpu, lane, apart: AtomicBool::default() }
+        Self { gpu, lane, sharing: Mutex::default() }
     }
 
     fn stream(&self) -> sys::CUstream {
@@ -153,12 +150,12 @@ impl Device for GpuLane {
             .map_err(|error| failed("clear memory", error))
     }
 
-    fn set_apart(&self, apart: bool) {
-        self.apart.store(apart, Ordering::Relaxed);
+    fn set_sharing(&self, sharing: Sharing) {
+        *lock(&self.sharing) = sharing;
     }
 
-    fn is_apart(&self) -> bool {
-        self.apart.load(Ordering::Relaxed)
+    fn sharing(&self) -> Sharing {
+        *lock(&self.sharing)
     }
 
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
@@ -168,17 +165,19 @@ impl Device for GpuLane {
         let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
         let attribute = |id, value| sys::CUlaunchAttribute { id, pad: Default::default(), value };
         use sys::CUlaunchAttributeID as Id;
-        let mut attribute = if self.is_apart() {
-            // A multiprocessor divides its memory anew only when it is idle: all kernels agree, so that blocks of several find room.
-            let value = sys::CUlaunchAttributeValue { sharedMemCarveout: 100 };
-            Some(attribute(Id::CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, value))
-        } else if self.gpu.kernels == Kernels::Sm90a {
-            // Blocks start while those of the kernel before end, for which kernels wait themselves (kernels/ptx.cuh). Beside other lanes they would
-            // wait in those lanes' room.
-            let value = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
-            Some(attribute(Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, value))
-        } else {
-            None
+        let mut attribute = match self.sharing() {
+            Sharing::Room => {
+                // A multiprocessor divides its memory anew only when it is idle: all kernels agree, so that blocks of several find room.
+                let value = sys::CUlaunchAttributeValue { sharedMemCarveout: 100 };
+                Some(attribute(Id::CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, value))
+            }
+            Sharing::One if self.gpu.kernels == Kernels::Sm90a => {
+                // Blocks start while those of the kernel before end, for which kernels wait themselves (kernels/ptx.cuh). Beside other lanes
+                // they would wait in those lanes' room.
+                let value = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
+                Some(attribute(Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, value))
+            }
+            Sharing::One | Sharing::Tails => None,
         };
         let config = sys::CUlaunchConfig {
             gridDimX: x,

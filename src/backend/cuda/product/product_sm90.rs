@@ -1,14 +1,17 @@
 //! Products of rows in bf16 on Hopper: `product_sm90.cu`.
 
-use super::{Operand, Product, tile_columns};
+use super::{NARROW_TIME, Operand, Product, tile_columns};
 use crate::{
     Result,
     backend::cuda::{
         args::{Args, HopperProductArgs},
-        device::{Device, Launch},
+        device::{Device, Launch, Sharing},
         weight::Planes,
     },
 };
+
+/// What narrow tiles' time counts where lanes leave each other room, as they do.
+const WORTH_OF_ROOM: f64 = 0.9;
 
 /// [`Product::run_all`] of whole rows, by tiles of 128 rows and 256 or 128 columns, those of gated products half of each weight's, by pairs of
 /// blocks that stay.
@@ -24,8 +27,11 @@ pub fn run(device: &dyn Device, products: &[Product<'_>]) -> Result<()> {
             * products.iter().map(|product| col_tiles(product, tile)).sum::<usize>()
     };
     let at_once = device.multiprocessors() as usize / CLUSTER;
-    // Narrow blocks leave others room.
-    let tile = if device.is_apart() { 128 } else { tile_columns(at_once, clusters) };
+    let narrow_time = match device.sharing() {
+        Sharing::Room => NARROW_TIME * WORTH_OF_ROOM,
+        Sharing::One | Sharing::Tails => NARROW_TIME,
+    };
+    let tile = tile_columns(at_once, narrow_time, clusters);
     let (boxes, suffix) = if tile == 128 { (1, "narrow_") } else { (2, "") };
     let mut args = HopperProductArgs {
         a: device.tensor_map(&a.in_boxes(128))?,

@@ -27,15 +27,16 @@ struct Tile {
     stages: usize,
     /// Blocks that share the steps.
     cluster: usize,
+    threads: u32,
 }
 
 const TILES: [Tile; 6] = [
-    Tile { name: "8", rows: 8, stages: 4, cluster: 4 },
-    Tile { name: "32", rows: 32, stages: 4, cluster: 4 },
-    Tile { name: "64", rows: 64, stages: 5, cluster: 4 },
-    Tile { name: "128", rows: 128, stages: 3, cluster: 4 },
-    Tile { name: "halves", rows: 96, stages: 4, cluster: 2 },
-    Tile { name: "whole", rows: 96, stages: 4, cluster: 1 },
+    Tile { name: "8", rows: 8, stages: 4, cluster: 4, threads: 352 },
+    Tile { name: "32", rows: 32, stages: 4, cluster: 4, threads: 288 },
+    Tile { name: "64", rows: 64, stages: 5, cluster: 4, threads: 288 },
+    Tile { name: "128", rows: 128, stages: 3, cluster: 4, threads: 384 },
+    Tile { name: "halves", rows: 96, stages: 4, cluster: 2, threads: 384 },
+    Tile { name: "whole", rows: 96, stages: 4, cluster: 1, threads: 384 },
 ];
 
 impl Tile {
@@ -189,7 +190,7 @@ fn multiply(
     let stage_bytes = (3 * tile.rows + WEIGHT_ROWS) * STEP * 2;
     let launch = Launch {
         grid: [tile.blocks(m, weight_tiles(products)) as u32, groups as u32, 1],
-        threads: if tile.splits() { 320 } else { 288 },
+        threads: tile.threads,
         shared_bytes: (tile.stages * (stage_bytes + 2 * 8)) as u32,
         floor: Product::floor_of_all(products, rows.len()),
     };
