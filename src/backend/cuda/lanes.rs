@@ -18,9 +18,13 @@ use std::{
 const ROOM_ROWS: usize = 1024;
 
 impl Sharing {
-    /// What suits a batch of so many context rows.
-    pub fn of_context(rows: usize) -> Self {
-        if rows <= ROOM_ROWS { Sharing::Room } else { Sharing::Tails }
+    /// What suits a batch of so many context rows. Where layers' weights come and go, lanes that are in different layers keep the next from coming.
+    pub fn of_context(rows: usize, has_resident_weights: bool) -> Self {
+        match has_resident_weights {
+            _ if rows <= ROOM_ROWS => Sharing::Room,
+            true => Sharing::Tails,
+            false => Sharing::One,
+        }
     }
 }
 

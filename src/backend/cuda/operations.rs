@@ -155,7 +155,8 @@ impl Backend for Cuda {
 
     fn expect_context(&self, rows: Option<usize>) {
         // Times of kernels are those of each alone.
-        let sharing = rows.filter(|_| self.profile.is_none()).map_or(Sharing::One, Sharing::of_context);
+        let rows = rows.filter(|_| self.profile.is_none());
+        let sharing = rows.map_or(Sharing::One, |rows| Sharing::of_context(rows, self.resident));
         self.attempt(|_| self.lanes.share(sharing));
     }
 
