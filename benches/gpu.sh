@@ -191,7 +191,7 @@ peers() {
     attempt 230 python3 benches/peers.py run "$work/llama-3-8b-512.json"
     [ -f "$work/mixed.json" ] || return 0
     title "Peers, mixed prompts"
-    attempt 120 python3 benches/peers.py run "$work/mixed.json" --peers packed,trimmed,hooks
+    attempt 170 python3 benches/peers.py run "$work/mixed.json" --peers packed,trimmed,hooks
 }
 
 # Runs these tools of compute-sanitizer over the tests whose names a pattern matches.

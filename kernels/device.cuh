@@ -82,6 +82,8 @@ __device__ __forceinline__ void store8(bf16* to, const float (&v)[8]) {
     *reinterpret_cast<uint4*>(to) = uint4{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
 }
 
+// Two neighbours, 8 or 4 bytes aligned.
+__device__ __forceinline__ float2 load2(const float* from) { return *reinterpret_cast<const float2*>(from); }
 __device__ __forceinline__ void store2(float* to, float2 v) { *reinterpret_cast<float2*>(to) = v; }
 __device__ __forceinline__ void store2(bf16* to, float2 v) { *reinterpret_cast<uint32_t*>(to) = pack_bf16(v.x, v.y); }
 

@@ -85,7 +85,7 @@ struct Queries {
     __device__ __forceinline__ static float2 load_pair(const TwinAttendArgs& args, const float* q, int i) {
         const int head = i / PAIRS, dim = i % PAIRS * 2;
         if (head >= args.group || dim >= args.head_dim) return {};
-        return *reinterpret_cast<const float2*>(q + head * args.head_dim + dim);
+        return load2(q + head * args.head_dim + dim);
     }
     __device__ __forceinline__ void load(const TwinAttendArgs& args, const Work& work) {
         const float* q = queries_of(args, work.row, work.kv());
@@ -94,7 +94,7 @@ struct Queries {
     }
     __device__ __forceinline__ void split(const TwinAttendArgs& args, Shared<BOXES>& shared, const float* q) const {
         const int pairs = (args.group + HEADS - 1) / HEADS * HEADS * PAIRS;
-        auto split = [&](int i, float2 rest) {
+        auto put = [&](int i, float2 rest) {
             const int head = i / PAIRS, dim = i % PAIRS * 2;
             char* tile = reinterpret_cast<char*>(shared.q[head / HEADS][dim / BOX]);
 #pragma unroll
@@ -105,8 +105,8 @@ struct Queries {
         };
 #pragma unroll
         for (int i = 0; i < EARLY; i++)
-            if (int(threadIdx.x) + i * 128 < pairs) split(threadIdx.x + i * 128, early[i]);
-        for (int i = threadIdx.x + EARLY * 128; i < pairs; i += 128) split(i, load_pair(args, q, i));
+            if (int(threadIdx.x) + i * 128 < pairs) put(threadIdx.x + i * 128, early[i]);
+        for (int i = threadIdx.x + EARLY * 128; i < pairs; i += 128) put(i, load_pair(args, q, i));
         async_fence();
         named_barrier(1, 128);
     }

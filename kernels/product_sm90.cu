@@ -3,7 +3,7 @@
 // product.cu. Reference: `linear`, `linear_add`, `gated`, `activated` of backend/reference.
 //
 // Grid: (blocks), 384 threads, in clusters of two. A block makes tiles of 128 rows and 256 columns (gated: 128 columns of each weight), or
-// half as many columns where tiles are too few for all blocks, or other lanes work beside it. Two warpgroups have 64 rows each, over k in
+// half as many columns where those end earlier, or about as early and other lanes want room. Two warpgroups have 64 rows each, over k in
 // steps of 64; the first thread of a third brings the steps (TMA), four in flight. The two blocks of a cluster make tiles above each other:
 // each brings half of the weights' rows for both. Blocks stay and take one tile after the other, in an order in which those at work share
 // most of what they read. Sums leave through shared memory in boxes of 64 rows of 128 bytes, while the next steps come already. Narrow

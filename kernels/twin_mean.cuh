@@ -3,6 +3,9 @@
 #pragma once
 #include "twin_attend.cuh"
 
+// A sum over the context's tokens as the norm weighs it, of which `share` of all p falls on them.
+__device__ __forceinline__ float weighed(float sum, float scale, float share, float bias) { return sum * scale + share * bias; }
+
 // Weighs a thread's sums as the norm says, adds what the twin rows of the path give, and stores them: of HEADS heads from `first_head` on, eight
 // apart, and of pairs of columns from `first_col` on, eight apart. All loads of a loop are under way before the first is used; what is beyond the
 // last head or column is loaded again, and not stored.
@@ -30,7 +33,7 @@ __device__ __forceinline__ void finish_means(const TwinAttendArgs& args, const T
 #pragma unroll
                 for (int half = 0; half < 2; half++) each(i, j, half);
     };
-    for_all([&](int i, int j, int half) { means[i][j][half] = means[i][j][half] * scale[j][half] + share[i] * bias[j][half]; });
+    for_all([&](int i, int j, int half) { means[i][j][half] = weighed(means[i][j][half], scale[j][half], share[i], bias[j][half]); });
     const float* scores = args.scores + row.scores_start * args.heads;
     for (int token = max(row.context_length, first_seen); token < row.tokens; token++) {
         const float* own = args.twin_normed + (row.twin_start + token - row.context_length) * args.twin_normed_pitch;

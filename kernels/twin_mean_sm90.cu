@@ -151,7 +151,7 @@ __device__ __forceinline__ void average(const HopperTwinMeanArgs& args, Shared<P
 #pragma unroll
             for (int half = 0; half < 2; half++) means[0][j][half] += low[j * 4 + half];
         const int head = thread / 32 * 8 + lane / 4, col = consumer * P::WIDTH + lane % 4 * 2;
-        if constexpr (P::FINISHERS) {
+        if constexpr (P::FINISHERS > 0) {
             if (work.turn) named_barrier(SUMS_READ, SUMS_THREADS<P>);
 #pragma unroll
             for (int j = 0; j < P::WIDTH / 8; j++) store2(&shared.sums[head][col + j * 8], {means[0][j][0], means[0][j][1]});
@@ -175,10 +175,12 @@ __device__ __forceinline__ void finish(const HopperTwinMeanArgs& args, const Sha
         // Columns beyond the last are not stored.
         auto load = [&](const float* from, float2(&to)[PAIRS]) {
 #pragma unroll
-            for (int j = 0; j < PAIRS; j++) to[j] = *reinterpret_cast<const float2*>(from + min(first_col + j * PAIR_STEP, (twin.hidden - 1) / 2 * 2));
+            for (int j = 0; j < PAIRS; j++) to[j] = load2(from + min(first_col + j * PAIR_STEP, (twin.hidden - 1) / 2 * 2));
         };
-        float2 weight[PAIRS], bias[PAIRS] = {}, normed[PAIRS];
-        if (twin.norm_weight) load(twin.norm_weight, weight);
+        float2 scale[PAIRS], bias[PAIRS] = {}, normed[PAIRS];
+        if (twin.norm_weight) load(twin.norm_weight, scale);
+#pragma unroll
+        for (float2& of : scale) of = twin.norm_weight ? float2{of.x + twin.norm_offset, of.y + twin.norm_offset} : float2{1.0f, 1.0f};
         if (twin.norm_bias) load(twin.norm_bias, bias);
         const float share = twin.norm_bias ? twin.context_share[int64_t(work.index) * twin.heads + own_head] : 0.0f;
         // Of a twin row: its p of the lane's head, and its elements.
@@ -209,10 +211,9 @@ __device__ __forceinline__ void finish(const HopperTwinMeanArgs& args, const Sha
                 });
             };
             for_all([&](int head, int j, float2& mean) {
-                const float2 sum = *reinterpret_cast<const float2*>(&shared.sums[head][lane * 2 + j * PAIR_STEP]);
+                const float2 sum = load2(&shared.sums[head][lane * 2 + j * PAIR_STEP]);
                 const float share_of_head = __shfl_sync(~0u, share, head);
-                const float2 scale = twin.norm_weight ? float2{weight[j].x + twin.norm_offset, weight[j].y + twin.norm_offset} : float2{1.0f, 1.0f};
-                mean = {sum.x * scale.x + share_of_head * bias[j].x, sum.y * scale.y + share_of_head * bias[j].y};
+                mean = {weighed(sum.x, scale[j].x, share_of_head, bias[j].x), weighed(sum.y, scale[j].y, share_of_head, bias[j].y)};
             });
             add_twin();
             if (first_twin + 1 < row.tokens) {

@@ -50,7 +50,9 @@ struct HopperTwinProductArgs {
 };
 
 constexpr int STEP = 64, PARTS = 4;
-constexpr int CONSUMERS = 2, WEIGHT_ROWS = 64, TILE = CONSUMERS * WEIGHT_ROWS, THREADS = 128 * CONSUMERS + 32;
+constexpr int CONSUMERS = 2, WEIGHT_ROWS = 64, TILE = CONSUMERS * WEIGHT_ROWS;
+// The first of those that split.
+constexpr int FIRST_SPLITTER = 128 * CONSUMERS + 32;
 // Whether warps of the block split the rows: in tiles of eight.
 template <int ROWS>
 constexpr bool SPLITS = ROWS == 8;
@@ -60,7 +62,10 @@ constexpr int SPLITTERS = 2;
 constexpr int TURN = 2;
 // Whether an instruction has columns for all planes of the rows.
 template <int ROWS>
-constexpr bool TOGETHER = ROWS <= 64;
+constexpr bool ALL_PLANES = ROWS <= 64;
+// Of a block: what multiplies, a warp that brings steps, and those that split, or a whole warpgroup, which hands registers to the others.
+template <int ROWS>
+constexpr int THREADS = ALL_PLANES<ROWS> ? FIRST_SPLITTER + (SPLITS<ROWS> ? 32 * SPLITTERS : 0) : 128 * (CONSUMERS + 1);
 
 template <int ROWS>
 struct Stage {
@@ -222,18 +227,19 @@ template <Epilogue E>
 __device__ __forceinline__ void split_steps(const HopperTwinProductArgs& args, Shared<8>& shared, const Place& place) {
     constexpr int STAGES = Shared<8>::STAGES;
     static_assert(STAGES % SPLITTERS == 0, "a place belongs to one warp");
-    const int warp = (threadIdx.x - THREADS) / 32, lane = threadIdx.x % 32, rows = min(8, args.m - place.row);
-    // Rows beyond the last stay zeros.
-    for (int slot = warp; slot < STAGES; slot += SPLITTERS)
-        for (uint4* at = reinterpret_cast<uint4*>(shared.stages[slot].a) + lane; at < reinterpret_cast<uint4*>(shared.stages[slot].b); at += 32)
-            *at = uint4{};
+    const int warp = (threadIdx.x - FIRST_SPLITTER) / 32, lane = threadIdx.x % 32, rows = min(8, args.m - place.row);
     Steps<E> step(args, place.product, part_of<PARTS>(0));
     auto skip = [&](int steps) {
         for (int i = 0; i < steps && step.left(); i++) step.next();
     };
     skip(warp);
+    if (!step.left()) return;
     SplitRows split;
-    if (step.left()) split.load(args, step, place.row, rows);
+    split.load(args, step, place.row, rows);
+    // Rows beyond the last stay zeros.
+    for (int slot = warp; slot < STAGES; slot += SPLITTERS)
+        for (uint4* at = reinterpret_cast<uint4*>(shared.stages[slot].a) + lane; at < reinterpret_cast<uint4*>(shared.stages[slot].b); at += 32)
+            *at = uint4{};
     for (int count = warp; step.left(); count += SPLITTERS) {
         const int slot = count % STAGES;
         barrier_wait(&shared.empty[slot], count / STAGES % 2 ^ 1);
@@ -253,7 +259,7 @@ __device__ __forceinline__ void split_steps(const HopperTwinProductArgs& args, S
 template <int PLANES, int ROWS>
 __device__ __forceinline__ void multiply_step(float (&of_part)[ROWS / 2], int consumer, const Stage<ROWS>& stage) {
     const bf16* weights = stage.b[consumer];
-    constexpr int COUNT = (TOGETHER<ROWS> ? 3 : 1) * ROWS / 2;
+    constexpr int COUNT = (ALL_PLANES<ROWS> ? 3 : 1) * ROWS / 2;
     auto multiply = [&](float(&sums)[COUNT], int plane) {
         products_start();
 #pragma unroll
@@ -264,7 +270,7 @@ __device__ __forceinline__ void multiply_step(float (&of_part)[ROWS / 2], int co
 #pragma unroll
         for (int i = 0; i < ROWS / 2; i++) of_part[i] += sums[i];
     };
-    if constexpr (TOGETHER<ROWS>) {
+    if constexpr (ALL_PLANES<ROWS>) {
         float sums[COUNT];
         multiply(sums, 0);
         products_wait<0>();
@@ -272,20 +278,20 @@ __device__ __forceinline__ void multiply_step(float (&of_part)[ROWS / 2], int co
         for (int plane = PLANES - 1; plane >= 0; plane--) add(sums + plane * (ROWS / 2));
     } else {
         // One plane's sums are added while the next are made; the warpgroups ask in turn, so that one adds while the other's products go on.
-        float even[COUNT], odd[COUNT];
+        float first[COUNT], second[COUNT];
         named_barrier(TURN + consumer, 128 * CONSUMERS);
-        multiply(even, PLANES - 1);
-        if constexpr (PLANES > 1) multiply(odd, PLANES - 2);
+        multiply(first, PLANES - 1);
+        if constexpr (PLANES > 1) multiply(second, PLANES - 2);
         if constexpr (PLANES > 2) {
             products_wait<1>();
-            add(even);
-            multiply(even, 0);
+            add(first);
+            multiply(first, 0);
         }
         named_arrive(TURN + (consumer ^ 1), 128 * CONSUMERS);
         products_wait<(PLANES > 1)>();
-        add(PLANES == 3 ? odd : even);
+        add(PLANES == 3 ? second : first);
         products_wait<0>();
-        if constexpr (PLANES > 1) add(PLANES == 3 ? even : odd);
+        if constexpr (PLANES > 1) add(PLANES == 3 ? first : second);
     }
 }
 
@@ -296,7 +302,7 @@ __device__ __forceinline__ void multiply(const HopperTwinProductArgs& args, Shar
     // `consumer` and `slot` are seen to be the same for all threads of a warp, so that descriptors are made once for it.
     const int consumer = __shfl_sync(~0u, threadIdx.x / 128, 0), thread = threadIdx.x % 128, lane = thread % 32;
     int count = 0;
-    if (!TOGETHER<ROWS> && consumer) named_arrive(TURN, 128 * CONSUMERS);
+    if (!ALL_PLANES<ROWS> && consumer) named_arrive(TURN, 128 * CONSUMERS);
     // Of the parts before the last, and of that.
     float totals[ROWS / 2] = {}, of_part[ROWS / 2] = {};
 #pragma unroll 1
@@ -317,7 +323,7 @@ __device__ __forceinline__ void multiply(const HopperTwinProductArgs& args, Shar
         }
     }
     // The last turn is given to nobody.
-    if (!TOGETHER<ROWS> && consumer == 0) named_barrier(TURN, 128 * CONSUMERS);
+    if (!ALL_PLANES<ROWS> && consumer == 0) named_barrier(TURN, 128 * CONSUMERS);
     // The other warpgroup has read its last step too.
     named_barrier(1, 128 * CONSUMERS);
     // The second of two blocks leaves its parts apart, as they are added to the first's one by one.
@@ -377,13 +383,13 @@ __device__ __forceinline__ void twin_product(const HopperTwinProductArgs& args) 
     const Place place = Place::of_block<E>(args, CLUSTER, ROWS);
     const bool multiplies = threadIdx.x < 128 * CONSUMERS;
     if (multiplies) {
-        if (!TOGETHER<ROWS>) registers_up<232>();
+        if (!ALL_PLANES<ROWS>) registers_up<232>();
         multiply<E, ROWS, CLUSTER>(args, shared, place.product);
     } else {
-        if (!TOGETHER<ROWS>) registers_down<40>();
+        if (!ALL_PLANES<ROWS>) registers_down<40>();
         if (threadIdx.x == 128 * CONSUMERS) bring_steps<E, ROWS, CLUSTER>(args, shared, place);
         if constexpr (SPLITS<ROWS>)
-            if (threadIdx.x >= THREADS) split_steps<E>(args, shared, place);
+            if (threadIdx.x >= FIRST_SPLITTER) split_steps<E>(args, shared, place);
     }
     cluster_sync();
     if (multiplies) finish_share<E, ROWS, CLUSTER>(args, shared, place);
@@ -392,13 +398,13 @@ __device__ __forceinline__ void twin_product(const HopperTwinProductArgs& args) 
 }
 
 // Eight rows: beside a narrow block of product_sm90.cu.
-#define TWIN_PRODUCT(NAME, E)                                                                                            \
-    LEAN_CLUSTER_KERNEL(twin_product_sm90_8_##NAME, HopperTwinProductArgs, THREADS + 32 * SPLITTERS, 72, PARTS, twin_product<E, 8, PARTS>) \
-    CLUSTER_KERNEL(twin_product_sm90_32_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 32, PARTS>)           \
-    CLUSTER_KERNEL(twin_product_sm90_64_##NAME, HopperTwinProductArgs, THREADS, PARTS, twin_product<E, 64, PARTS>)           \
-    CLUSTER_KERNEL(twin_product_sm90_128_##NAME, HopperTwinProductArgs, 384, PARTS, twin_product<E, 128, PARTS>)         \
-    CLUSTER_KERNEL(twin_product_sm90_halves_##NAME, HopperTwinProductArgs, 384, 2, twin_product<E, 96, 2>)               \
-    CLUSTER_KERNEL(twin_product_sm90_whole_##NAME, HopperTwinProductArgs, 384, 1, twin_product<E, 96, 1>)
+#define TWIN_PRODUCT(NAME, E)                                                                                                \
+    LEAN_CLUSTER_KERNEL(twin_product_sm90_8_##NAME, HopperTwinProductArgs, THREADS<8>, 72, PARTS, twin_product<E, 8, PARTS>) \
+    CLUSTER_KERNEL(twin_product_sm90_32_##NAME, HopperTwinProductArgs, THREADS<32>, PARTS, twin_product<E, 32, PARTS>)       \
+    CLUSTER_KERNEL(twin_product_sm90_64_##NAME, HopperTwinProductArgs, THREADS<64>, PARTS, twin_product<E, 64, PARTS>)       \
+    CLUSTER_KERNEL(twin_product_sm90_128_##NAME, HopperTwinProductArgs, THREADS<128>, PARTS, twin_product<E, 128, PARTS>)    \
+    CLUSTER_KERNEL(twin_product_sm90_halves_##NAME, HopperTwinProductArgs, THREADS<96>, 2, twin_product<E, 96, 2>)           \
+    CLUSTER_KERNEL(twin_product_sm90_whole_##NAME, HopperTwinProductArgs, THREADS<96>, 1, twin_product<E, 96, 1>)
 
 TWIN_PRODUCT(store, STORE)
 TWIN_PRODUCT(add, ADD)

@@ -20,7 +20,7 @@ use std::{
 use tuco::{
     ErrorKind,
     backend::{
-        Backend, Linear, Role, Rows,
+        AttentionShape, Backend, Linear, Role, Rows,
         cuda::{ContextPrecision, Cuda, Kernels},
     },
     checkpoint::Pair,
@@ -83,9 +83,9 @@ fn batch_order_residence_and_lanes_change_no_bit(way: Way) {
     for case in PAIRS {
         let dir = Path::new("tests/golden").join(case);
         let pair = Pair::open(&dir.join("base"), &dir.join("tuned"), None).unwrap();
-        // Few context rows whose kernels leave others room, and more than 1024 with them.
+        // Few context rows, most of whose kernels leave others room, and with all more than 1024.
         let few = 6;
-        let lengths: Vec<usize> = [70, 1, 140, 2, 9, 64].into_iter().chain(110..122).collect();
+        let lengths: Vec<usize> = [70, 1, 140, 2, 9, 64].into_iter().chain(110..130).collect();
         let ids = prompts(&pair, &lengths);
         let alone = ids.iter().map(|ids| Engine::new(&streamed, &pair).score(&[ids], &unobserved));
         let alone: Vec<Score> = alone.map(|scores| scores.unwrap().remove(0)).collect();
@@ -134,6 +134,11 @@ fn many_prompts_agree_with_the_reference() {
         Case::Heads { lengths: &[130; 300], shape: shape(4, 4, 8), d: 16 },
         Case::Heads { lengths: &[130; 60], shape: shape(4, 4, 128), d: 16 },
         Case::Heads { lengths: &[130; 60], shape: shape(2, 1, 8), d: 700 },
+        Case::Heads {
+            lengths: &[130; 60],
+            shape: AttentionShape { sliding_window: Some(40), ..shape(35, 5, 8) },
+            d: 33,
+        },
     ];
     let cuda = || newest(ContextPrecision::Bfloat16);
     compare(cuda, &cases, &[Weights::Bf16], BF16_TOLERANCE, seed());

@@ -493,7 +493,7 @@ mod on_the_simulator {
         }
     }
 
-    /// Kernels of few context rows leave those of twin rows room, those of more than 1024 do not.
+    /// Most kernels of few context rows leave those of twin rows room, those of more than 1024 do not.
     #[test]
     fn batches_of_few_rows_and_of_many_give_the_same_bits_in_turns() {
         let pair = Pair::open(&golden("qwen3", "base"), &golden("qwen3", "tuned"), None).unwrap();

@@ -430,6 +430,11 @@ pub const CASES: &[Case] = &[
     },
     Case::Heads { lengths: &[130, 70], shape: shape(1, 1, 256), d: 16 },
     Case::Heads { lengths: &[200, 200, 200], shape: shape(4, 4, 8), d: 16 },
+    Case::Heads {
+        lengths: &[70, 9, 33],
+        shape: AttentionShape { sliding_window: Some(40), ..shape(35, 5, 8) },
+        d: 33,
+    },
     // More tiles of keys and steps of rows than are in flight.
     Case::Heads { lengths: &[70, 3, 330], shape: shape(2, 1, 8), d: 700 },
     Case::Heads { lengths: &[200, 70, 330], shape: shape(4, 4, 128), d: 16 },

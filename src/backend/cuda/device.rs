@@ -83,7 +83,7 @@ pub enum Sharing {
     One,
     /// Lanes work side by side, each kernel with as much as it can use: others fill what its last blocks leave idle.
     Tails,
-    /// Besides, blocks of the context's kernels leave room for those of few twin rows.
+    /// Besides, most of the context's kernels leave room on their multiprocessors for those of few twin rows.
     Room,
 }
 

@@ -14,16 +14,19 @@ use std::{
     },
 };
 
-/// With so many context rows or fewer their kernels leave room for those of twin rows, which take about as long.
+/// With so many context rows or fewer most of their kernels leave room for those of twin rows, which take about as long.
 const ROOM_ROWS: usize = 1024;
 
 impl Sharing {
-    /// What suits a batch of so many context rows. Where layers' weights come and go, lanes that are in different layers keep the next from coming.
+    /// What suits a batch of so many context rows. Where layers' weights come and go, lanes in different layers keep the next from coming: with few
+    /// rows the time is that of bringing weights anyway.
     pub fn of_context(rows: usize, has_resident_weights: bool) -> Self {
-        match has_resident_weights {
-            _ if rows <= ROOM_ROWS => Sharing::Room,
-            true => Sharing::Tails,
-            false => Sharing::One,
+        if rows <= ROOM_ROWS {
+            Sharing::Room
+        } else if has_resident_weights {
+            Sharing::Tails
+        } else {
+            Sharing::One
         }
     }
 }
@@ -102,16 +105,13 @@ impl Lanes {
     /// How lanes share the device from now on.
     pub fn share(&self, sharing: Sharing) -> Result<()> {
         let mut order = self.order();
-        let was_apart = self.is_apart();
-        if was_apart != (sharing != Sharing::One) {
+        let put_together_or_apart = self.is_apart() != (sharing != Sharing::One);
+        if put_together_or_apart {
             self.devices.iter().try_for_each(|device| device.join())?;
+            let operations = order.lanes.each_ref().map(|lane| lane.operations);
+            order.lanes.iter_mut().for_each(|lane| lane.waited = operations);
         }
         self.devices.iter().for_each(|device| device.set_sharing(sharing));
-        if was_apart == self.is_apart() {
-            return Ok(());
-        }
-        let operations = order.lanes.each_ref().map(|lane| lane.operations);
-        order.lanes.iter_mut().for_each(|lane| lane.waited = operations);
         Ok(())
     }
 

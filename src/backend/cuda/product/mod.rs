@@ -166,14 +166,13 @@ impl<'a> Product<'a> {
     }
 }
 
-/// How long a tile of 128 columns takes, one of 256 taking 1.
-const NARROW_TIME: f64 = 0.58;
-
-/// Columns of a tile of rows in bf16, 256 or 128, whichever ends earlier when `places` tiles are made at a time, of which a narrow one takes
-/// `narrow_time`; `tiles` says how many there are of so many columns.
-fn tile_columns(places: usize, narrow_time: f64, tiles: impl Fn(usize) -> usize) -> usize {
+/// Columns of a tile of rows in bf16, 256 or 128, whichever ends earlier when `places` tiles are made at a time; `tiles` says how many there are
+/// of so many columns.
+fn tile_columns(places: usize, tiles: impl Fn(usize) -> usize) -> usize {
+    /// How long a tile of 128 columns takes, one of 256 taking 1.
+    const NARROW_TIME: f64 = 0.58;
     let turns = |columns| tiles(columns).div_ceil(places) as f64;
-    if turns(128) * narrow_time < turns(256) { 128 } else { 256 }
+    if turns(128) * NARROW_TIME < turns(256) { 128 } else { 256 }
 }
 
 /// `out = epilogue(a · Wᵀ + b)`, of rows in bf16 or in f32; gated products take two weights, the gate first.

@@ -1,6 +1,6 @@
 //! Products of rows in bf16 and in f32 on every GPU: `product.cu`, `twin_product.cu`.
 
-use super::{NARROW_TIME, Operand, Product, tile_columns};
+use super::{Operand, Product, tile_columns};
 use crate::{
     Result,
     backend::cuda::{
@@ -57,7 +57,7 @@ fn bf16_product(device: &dyn Device, product: &Product<'_>, args: &ProductArgs) 
     let Product { epilogue, a, weights, out, .. } = product;
     let (rows, cols) = (args.m as usize, weights.len() * args.n as usize);
     let tiles = |columns| rows.div_ceil(128) * cols.div_ceil(columns);
-    let columns = tile_columns(device.multiprocessors() as usize, NARROW_TIME, tiles);
+    let columns = tile_columns(device.multiprocessors() as usize, tiles);
     let (suffix, stages) = if columns == 128 { ("narrow_", 3) } else { ("", 4) };
     let kernel = format!("product_{suffix}{}", epilogue.kernel(out.element));
     let launch = Launch {

@@ -1,6 +1,6 @@
 //! Products of rows in bf16 on Hopper: `product_sm90.cu`.
 
-use super::{NARROW_TIME, Operand, Product, tile_columns};
+use super::{Operand, Product, tile_columns};
 use crate::{
     Result,
     backend::cuda::{
@@ -9,9 +9,6 @@ use crate::{
         weight::Planes,
     },
 };
-
-/// What narrow tiles' time counts where lanes leave each other room, as they do.
-const WORTH_OF_ROOM: f64 = 0.9;
 
 /// [`Product::run_all`] of whole rows, by tiles of 128 rows and 256 or 128 columns, those of gated products half of each weight's, by pairs of
 /// blocks that stay.
@@ -27,11 +24,12 @@ pub fn run(device: &dyn Device, products: &[Product<'_>]) -> Result<()> {
             * products.iter().map(|product| col_tiles(product, tile)).sum::<usize>()
     };
     let at_once = device.multiprocessors() as usize / CLUSTER;
-    let narrow_time = match device.sharing() {
-        Sharing::Room => NARROW_TIME * WORTH_OF_ROOM,
-        Sharing::One | Sharing::Tails => NARROW_TIME,
+    let tile = match device.sharing() {
+        // Narrow blocks leave others room; where those take more than a turn and wide ones do not, wide ones are soon gone.
+        Sharing::Room if clusters(256) <= at_once && at_once < clusters(128) => 256,
+        Sharing::Room => 128,
+        Sharing::One | Sharing::Tails => tile_columns(at_once, clusters),
     };
-    let tile = tile_columns(at_once, narrow_time, clusters);
     let (boxes, suffix) = if tile == 128 { (1, "narrow_") } else { (2, "") };
     let mut args = HopperProductArgs {
         a: device.tensor_map(&a.in_boxes(128))?,
