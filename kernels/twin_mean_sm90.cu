@@ -177,7 +177,7 @@ __device__ __forceinline__ void finish(const HopperTwinMeanArgs& args, const Sha
 #pragma unroll
             for (int j = 0; j < PAIRS; j++) to[j] = load2(from + min(first_col + j * PAIR_STEP, (twin.hidden - 1) / 2 * 2));
         };
-        float2 scale[PAIRS], bias[PAIRS] = {}, normed[PAIRS];
+        float2 scale[PAIRS], bias[PAIRS] = {}, first_normed[PAIRS];
         if (twin.norm_weight) load(twin.norm_weight, scale);
 #pragma unroll
         for (float2& of : scale) of = twin.norm_weight ? float2{of.x + twin.norm_offset, of.y + twin.norm_offset} : float2{1.0f, 1.0f};
@@ -185,13 +185,13 @@ __device__ __forceinline__ void finish(const HopperTwinMeanArgs& args, const Sha
         const float share = twin.norm_bias ? twin.context_share[int64_t(work.index) * twin.heads + own_head] : 0.0f;
         // Of a twin row: its p of the lane's head, and its elements.
         const float* own_scores = twin.scores + row.scores_start * twin.heads + own_head * score_pitch(row);
-        auto load_twin = [&](int token) {
+        auto load_twin = [&](int token, float2(&normed)[PAIRS]) {
             load(twin.twin_normed + (row.twin_start + token - row.context_length) * twin.twin_normed_pitch, normed);
             return own_scores[token];
         };
         // The row itself is one, at least.
         const int first_twin = max(row.context_length, work.first_seen());
-        float p = load_twin(first_twin);
+        const float first_p = load_twin(first_twin, first_normed);
         if (work.turn) named_arrive(SUMS_READ, SUMS_THREADS<P>);
         named_barrier(SUMS_WRITTEN, SUMS_THREADS<P>);
         for (int round = warp; round < PIECE_HEADS; round += HEADS * P::FINISHERS) {
@@ -204,7 +204,7 @@ __device__ __forceinline__ void finish(const HopperTwinMeanArgs& args, const Sha
                     for (int j = 0; j < PAIRS; j++) each(head, j, means[i][j]);
                 }
             };
-            auto add_twin = [&] {
+            auto add_twin = [&](float p, const float2(&normed)[PAIRS]) {
                 for_all([&](int head, int j, float2& mean) {
                     const float p_of_head = __shfl_sync(~0u, p, head);
                     mean = {mean.x + p_of_head * normed[j].x, mean.y + p_of_head * normed[j].y};
@@ -215,13 +215,11 @@ __device__ __forceinline__ void finish(const HopperTwinMeanArgs& args, const Sha
                 const float share_of_head = __shfl_sync(~0u, share, head);
                 mean = {weighed(sum.x, scale[j].x, share_of_head, bias[j].x), weighed(sum.y, scale[j].y, share_of_head, bias[j].y)};
             });
-            add_twin();
-            if (first_twin + 1 < row.tokens) {
-                for (int token = first_twin + 1; token < row.tokens; token++) {
-                    p = load_twin(token);
-                    add_twin();
-                }
-                p = load_twin(first_twin);
+            add_twin(first_p, first_normed);
+            for (int token = first_twin + 1; token < row.tokens; token++) {
+                float2 normed[PAIRS];
+                const float p = load_twin(token, normed);
+                add_twin(p, normed);
             }
 #pragma unroll
             for (int i = 0; i < HEADS; i++) {
@@ -256,9 +254,10 @@ __device__ __forceinline__ void twin_mean(const HopperTwinMeanArgs& args) {
         average<P>(args, shared);
     } else {
         if (P::FINISHERS) registers_down<120>();
-        if (threadIdx.x < 128 * P::CONSUMERS + 32) bring_work<P>(args, shared);
-        if constexpr (P::FINISHERS > 0)
-            if (threadIdx.x >= 128 * P::CONSUMERS + 32) finish<P>(args, shared);
+        if (threadIdx.x < 128 * P::CONSUMERS + 32)
+            bring_work<P>(args, shared);
+        else if constexpr (P::FINISHERS > 0)
+            finish<P>(args, shared);
     }
     // Other blocks may still tell this one that a place is free.
     cluster_sync();

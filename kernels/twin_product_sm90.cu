@@ -7,13 +7,14 @@
 // Grid: (blocks; groups of heads), 288 threads, in tiles of eight rows 352, of more than 64 rows 384. The weights' rows are the 64 rows of an
 // instruction, those of `a` its columns. A block makes a tile of 128 rows of weights (gated: 64 of each) and ROWS of `a`. A step is 64 columns
 // of one plane of the weights and of those planes of `a` that it is multiplied with. Two warpgroups have 64 rows of the weights each (gated:
-// the gate's and the up's), one warp brings the steps (TMA). Two products of the same rows may be stored by one launch: their tiles follow
-// each other.
+// the gate's and the up's), one warp brings the steps (TMA); of more than 64 rows a third warpgroup, which that warp is of, hands registers to
+// the two. Two products of the same rows may be stored by one launch: their tiles follow each other.
 //
 // Each plane of a step has f32 sums of its own (wgmma), since tensor cores cut bits off where they add to a large one; they are added up in
 // f32, of each step those of the smallest products first. The sum of an element is ((p0 + p1) + p2) + p3 of four parts of k, each over its
-// steps in order, updates last: whatever m and the tiles are (tests/common/bits.rs). The four blocks of a cluster have a part each, so that few tiles fill the GPU too;
-// or two have two, or one has all. Sums meet in shared memory, where each block of a cluster finishes a share of the tile's columns.
+// steps in order, updates last: whatever m and the tiles are (tests/common/bits.rs). The four blocks of a cluster have a part each, so that few
+// tiles fill the GPU too; or two have two, or one has all. Sums meet in shared memory, where each block of a cluster finishes a share of the
+// tile's columns.
 // Few rows: the time is that of reading the weights; of 96 L2 binds, of many operations. Figures: docs/kernel-notes.md, *Rows in f32*.
 #include "args.cuh"
 #include "hopper.cuh"

@@ -84,13 +84,13 @@ fn batch_order_residence_and_lanes_change_no_bit(way: Way) {
         let dir = Path::new("tests/golden").join(case);
         let pair = Pair::open(&dir.join("base"), &dir.join("tuned"), None).unwrap();
         // Few context rows, most of whose kernels leave others room, and with all more than 1024.
-        let few = 6;
-        let lengths: Vec<usize> = [70, 1, 140, 2, 9, 64].into_iter().chain(110..130).collect();
+        let few = [70, 1, 140, 2, 9, 64];
+        let lengths: Vec<usize> = few.into_iter().chain(110..130).collect();
         let ids = prompts(&pair, &lengths);
         let alone = ids.iter().map(|ids| Engine::new(&streamed, &pair).score(&[ids], &unobserved));
         let alone: Vec<Score> = alone.map(|scores| scores.unwrap().remove(0)).collect();
         let engine = Engine::new(&resident, &pair).with_limits(PackLimits { tokens: 200, sequences: 3 });
-        for count in [few, ids.len()].repeat(4) {
+        for count in [few.len(), ids.len()].repeat(4) {
             let reversed: Vec<&[u32]> = ids[..count].iter().rev().map(Vec::as_slice).collect();
             let mut together = engine.score(&reversed, &unobserved).unwrap();
             together.reverse();

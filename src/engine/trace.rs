@@ -36,8 +36,8 @@ impl Trace {
     /// Why the trace is no numbers, if it is none.
     ///
     /// # Errors
-    /// As [`RunningL1::check_finite`](crate::metrics::RunningL1::check_finite). It is not said at which token, as one that overflows may take those before it along: a weight of 0
-    /// times a value that is not a number is none.
+    /// As [`RunningL1::check_finite`](crate::metrics::RunningL1::check_finite). It is not said at which token, as one that overflows may take
+    /// those before it along: a weight of 0 times a value that is not a number is none.
     pub fn check_finite(&self) -> Result<(), String> {
         self.tokens.iter().filter_map(|layers| layers.last()).try_for_each(|l1| l1.whole.check_finite())
     }
