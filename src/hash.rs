@@ -1,11 +1,28 @@
 //! SHA-256, in hexadecimal (of files the same that the Hugging Face Hub shows) and as numbers.
 
 use sha2::{Digest, Sha256};
-use std::io::{self, Read};
+use std::{
+    fmt::{self, Debug, Write},
+    io::{self, Read},
+};
 
 /// Of bytes.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
+}
+
+/// Of what `Debug` shows of a value.
+pub fn sha256_of_debug(value: &dyn Debug) -> String {
+    struct Hashing(Sha256);
+    impl Write for Hashing {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.update(text);
+            Ok(())
+        }
+    }
+    let mut hashing = Hashing(Sha256::new());
+    write!(hashing, "{value:?}").expect("hashing does not fail");
+    hex(&hashing.0.finalize())
 }
 
 /// The first eight bytes of the SHA-256, most significant first: a number that is the same everywhere.

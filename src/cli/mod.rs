@@ -23,7 +23,7 @@ use std::{
 #[command(name = "tuco", version, propagate_version = true, max_term_width = 110)]
 #[command(
     after_help = "Exit codes: 0 done · 1 try again (I/O, device) · 2 wrong usage · 3 too many bad rows, or rows to merge are missing · \
-                        42 broken checkpoint, not a pair, not this run's output, or weights that overflow: do not retry · 75 stopped cleanly: run it again (experiments: with --overwrite)"
+                        42 broken checkpoint, not a pair, not this run's output, or weights that overflow: do not retry · 75 stopped cleanly: run it again"
 )]
 pub struct Cli {
     #[command(subcommand)]

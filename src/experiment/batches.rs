@@ -38,6 +38,7 @@ pub struct Batch<T> {
 }
 
 /// A prompt and what the experiment knows about it.
+#[derive(Debug)]
 pub struct Prompt<A> {
     pub id: Value,
     pub about: A,
@@ -53,17 +54,29 @@ impl<A> Prompt<A> {
 }
 
 impl Batching<'_> {
-    /// Passes all prompts through the tasks, one for each device. `row` makes the output's row of each outcome; rows go to
-    /// `folder` as their batch is done.
+    /// Passes prompts through the tasks, one for each device. `row` makes the output's row of each outcome, after its id; rows go to
+    /// `folder` as their batch is done. Those that an earlier run left there are not computed again. `count` sees all rows in their
+    /// order.
+    ///
+    /// # Errors
+    /// As [`share`](Self::share); a mismatch where the folder's rows are of other prompts.
     pub fn pass<A: Sync>(
         &self,
         tasks: &[impl Task],
         prompts: &[Prompt<A>],
         folder: &mut Folder,
-        mut row: impl FnMut(&Prompt<A>, Outcome) -> Map<String, Value>,
+        row: impl Fn(&Prompt<A>, Outcome) -> Map<String, Value>,
+        mut count: impl FnMut(&Prompt<A>, &Map<String, Value>),
     ) -> Result<()> {
         let task = &tasks[0];
         let mut rest = prompts;
+        while let Some((prompt, later)) = rest.split_first()
+            && let Some(written) = folder.next_written(&prompt.id)?
+        {
+            count(prompt, &written);
+            rest = later;
+        }
+        self.progress.resumed((prompts.len() - rest.len()) as u64);
         let batches = std::iter::from_fn(|| {
             let (batch, later) = rest.split_at(self.fitting(task, rest));
             rest = later;
@@ -85,6 +98,7 @@ impl Batching<'_> {
                 };
                 let mut fields = Map::from_iter([("id".to_owned(), prompt.id.clone())]);
                 fields.extend(row(prompt, outcome));
+                count(prompt, &fields);
                 rows.push(Value::Object(fields));
             }
             folder.append(&rows)

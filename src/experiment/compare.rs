@@ -4,6 +4,7 @@ use super::{
     batches::{self, Batching},
     interval, number,
     score::{Columns, Scoring},
+    task::fields_or_error,
 };
 use crate::{
     Error, Result,
@@ -93,26 +94,18 @@ pub fn run<B: Backend, W: PairWeights>(
     let scoring: Vec<Scoring<'_, B, W>> = scoring.collect();
     let mut classes: Vec<Class<'_>> =
         classes(prompts).into_iter().map(|name| Class { name, scores: Vec::new(), errors: 0 }).collect();
-    batching.pass(&scoring, prompts, folder, |prompt, outcome| {
+    let row = |prompt: &Prompt, outcome| {
+        let class = prompt.about.as_deref().map(|name| ("class".to_owned(), json!(name)));
+        class.into_iter().chain(fields_or_error(outcome)).collect()
+    };
+    batching.pass(&scoring, prompts, folder, row, |prompt, row| {
         let own = prompt.about.as_deref();
-        let class = classes.iter_mut().find(|class| Some(class.name) == own);
-        let mut row = Map::new();
-        row.extend(own.map(|name| ("class".to_owned(), json!(name))));
-        match outcome {
-            Ok(fields) => {
-                if let Some(class) = class {
-                    class.scores.extend(fields["tuco"].as_f64());
-                }
-                row.extend(fields);
-            }
-            Err(failure) => {
-                if let Some(class) = class {
-                    class.errors += 1;
-                }
-                row.insert("error".into(), failure.to_json());
+        if let Some(class) = classes.iter_mut().find(|class| Some(class.name) == own) {
+            match row.get("tuco").and_then(Value::as_f64) {
+                Some(tuco) => class.scores.push(tuco),
+                None => class.errors += 1,
             }
         }
-        row
     })?;
     let scored: usize = classes.iter().map(|class| class.scores.len()).sum();
     let mut summary = Map::new();

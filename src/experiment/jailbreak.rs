@@ -7,7 +7,7 @@ use super::{
     refusals::Refusals,
     rows::BatchLimits,
     score::{Columns, Scoring, score},
-    task::{Failure, Outcome, Ready, Task},
+    task::{Failure, Outcome, Ready, Task, fields_or_error},
 };
 use crate::{
     Error, Result,
@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 const LISTED: usize = 10;
 
 /// What is known of a prompt before anything is computed.
+#[derive(Debug)]
 pub struct About {
     pub label: Option<Value>,
     pub meta: Option<Value>,
@@ -135,29 +136,11 @@ struct Tally {
 }
 
 impl Tally {
-    /// The fields of a prompt's row.
-    fn row(&mut self, prompt: &Prompt, outcome: Outcome) -> Map<String, Value> {
-        let mut row = Map::new();
-        match outcome {
-            Ok(mut fields) => {
-                if let Some(judged) = prompt.about.judged {
-                    fields.insert("successful".into(), judged.into());
-                }
-                self.count(&fields);
-                row.extend(fields);
-            }
-            Err(failure) => {
-                self.errors += 1;
-                row.insert("error".into(), failure.to_json());
-            }
-        }
-        let About { label, meta, .. } = &prompt.about;
-        let passed = [("label", label), ("meta", meta)];
-        row.extend(passed.into_iter().filter_map(|(name, value)| Some((name.into(), value.clone()?))));
-        row
-    }
-
     fn count(&mut self, fields: &Map<String, Value>) {
+        if fields.contains_key("error") {
+            self.errors += 1;
+            return;
+        }
         let class = if fields["successful"] == true { &mut self.successful } else { &mut self.refused };
         class.extend(fields["tuco"].as_f64());
         for completion in fields.get("completions").and_then(Value::as_array).into_iter().flatten() {
@@ -168,6 +151,18 @@ impl Tally {
         }
         self.empty += fields.get("empty_completions").and_then(Value::as_u64).unwrap_or(0) as usize;
     }
+}
+
+/// The fields of a prompt's row.
+fn row(prompt: &Prompt, outcome: Outcome) -> Map<String, Value> {
+    let About { label, meta, judged } = &prompt.about;
+    let mut row = fields_or_error(outcome.map(|mut fields| {
+        fields.extend(judged.map(|judged| ("successful".to_owned(), judged.into())));
+        fields
+    }));
+    let passed = [("label", label), ("meta", meta)];
+    row.extend(passed.into_iter().filter_map(|(name, value)| Some((name.into(), value.clone()?))));
+    row
 }
 
 /// Scores all prompts and labels them, on one task for each device. Rows go to `folder` as they are ready.
@@ -193,7 +188,7 @@ pub fn run<'a, B: Backend, W: PairWeights>(
                 .into_iter()
                 .map(|generating| Scoring { engine: generating.engine, columns: Columns::default() });
             let scoring: Vec<Scoring<'_, B, W>> = scoring.collect();
-            batching.pass(&scoring, prompts, folder, |prompt, outcome| tally.row(prompt, outcome))?;
+            batching.pass(&scoring, prompts, folder, row, |_, row| tally.count(row))?;
         }
         Labels::Sampled { refusals, successes } => {
             summary.insert("generation".into(), generating[0].completing.fingerprint());
@@ -207,7 +202,7 @@ pub fn run<'a, B: Backend, W: PairWeights>(
                 successes: *successes,
             });
             let attempts: Vec<Attempt<'_, B, W>> = attempts.collect();
-            batching.pass(&attempts, prompts, folder, |prompt, outcome| tally.row(prompt, outcome))?;
+            batching.pass(&attempts, prompts, folder, row, |_, row| tally.count(row))?;
         }
     }
     let Tally { successful, refused, errors, completions, empty, phrases } = tally;

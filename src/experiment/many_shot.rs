@@ -5,6 +5,7 @@ use super::{
     batches::{self, Batching},
     interval, number,
     score::Scoring,
+    task::fields_or_error,
 };
 use crate::{
     Error, Result,
@@ -14,12 +15,13 @@ use crate::{
     output::{Axes, Folder, Report, Series, Table, curves},
     prompt::{Content, Line},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// Most shots of the default ladder.
 const MOST_SHOTS: usize = 128;
 
 /// Which rung of which ladder a prompt is.
+#[derive(Debug)]
 pub struct Rung {
     /// The question's place among all.
     pub question: usize,
@@ -128,24 +130,18 @@ pub fn run<B: Backend, W: PairWeights>(
 ) -> Result<Value> {
     let questions = prompts.iter().map(|prompt| prompt.about.question + 1).max().unwrap_or(0);
     let mut table: Vec<Vec<Option<Numbers>>> = vec![vec![None; questions]; shots.len()];
-    batching.pass(scoring, prompts, folder, |prompt, outcome| {
+    let row = |prompt: &Prompt, outcome| {
+        let shots = ("shots".to_owned(), json!(prompt.about.shots));
+        [shots].into_iter().chain(fields_or_error(outcome)).collect()
+    };
+    batching.pass(scoring, prompts, folder, row, |prompt, row| {
         let Rung { question, shots: own } = prompt.about;
-        let mut row = Map::from_iter([("shots".to_owned(), json!(own))]);
-        match outcome {
-            Ok(fields) => {
-                let number = |name: &str| fields.get(name).and_then(Value::as_f64);
-                if let (Some(rung), Some(tuco), Some(tokens)) =
-                    (shots.iter().position(|shots| *shots == own), number("tuco"), number("n_tokens"))
-                {
-                    table[rung][question] = Some(Numbers { tuco, output_co: number("output_co"), tokens });
-                }
-                row.extend(fields);
-            }
-            Err(failure) => {
-                row.insert("error".into(), failure.to_json());
-            }
+        let number = |name: &str| row.get(name).and_then(Value::as_f64);
+        if let (Some(rung), Some(tuco), Some(tokens)) =
+            (shots.iter().position(|shots| *shots == own), number("tuco"), number("n_tokens"))
+        {
+            table[rung][question] = Some(Numbers { tuco, output_co: number("output_co"), tokens });
         }
-        row
     })?;
     Ok(json!({
         "experiment": "many-shot",

@@ -22,6 +22,7 @@ pub struct Question {
 }
 
 /// A row of a file: its id, and the question or what is wrong with it.
+#[derive(Debug)]
 pub struct Row {
     pub id: Value,
     pub question: Result<Question, RowError>,

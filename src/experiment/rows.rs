@@ -3,7 +3,7 @@
 
 use super::{
     queue::{self, Queue},
-    task::{Failure, Outcome, Ready, Task},
+    task::{Failure, Outcome, Ready, Task, fields_or_error},
     worker::Worker,
 };
 use crate::{
@@ -201,7 +201,7 @@ impl<T: Task> Run<'_, T> {
             None => Ok(summary),
             Some(extra) => Err(Error::mismatch(format!(
                 "the output has a row with id {} beyond the last row of the input; --overwrite starts again",
-                extra.id
+                extra["id"]
             ))),
         }
     }
@@ -300,9 +300,11 @@ impl<T: Task> Passing<'_, '_, T> {
         while let Some(line) = run.next(lines, self.limit, summary, warn)? {
             if self.resuming {
                 if let Some(written) = sink.next_written()? {
-                    check_off(&line, &written.id)?;
+                    check_off(&line, &written["id"])?;
                     summary.rows += 1;
-                    summary.errors += u64::from(written.is_error);
+                    if let Some(error) = written.get("error") {
+                        summary.note_error(error["message"].as_str().unwrap_or_default().to_owned());
+                    }
                     run.progress.resumed(summary.rows);
                     continue;
                 }
@@ -343,12 +345,7 @@ fn output_row(
     let mut row = Map::new();
     row.extend(line.map(|line| (LINE.into(), line.into())));
     row.insert("id".into(), id);
-    match outcome {
-        Ok(fields) => row.extend(fields),
-        Err(error) => {
-            row.insert("error".into(), error.to_json());
-        }
-    }
+    row.extend(fields_or_error(outcome));
     row.extend([("label", label), ("meta", meta)].into_iter().filter_map(|(k, v)| Some((k.into(), v?))));
     Value::Object(row)
 }

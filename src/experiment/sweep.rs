@@ -18,6 +18,7 @@ use crate::{
 use serde_json::{Map, Value, json};
 
 /// The questions of one file.
+#[derive(Debug)]
 pub struct Task {
     pub name: String,
     pub rows: Vec<Row>,
@@ -69,10 +70,14 @@ pub fn run<B: Backend, W: PairWeights>(
     folder: &mut Folder,
 ) -> Result<Value> {
     let mut correct = vec![vec![Vec::new(); grid.alphas.len()]; tasks.len()];
+    let left = count_written(tasks, folder, &mut correct)?;
+    batching
+        .progress
+        .resumed(tasks.iter().zip(&left).map(|(task, left)| (task.rows.len() - left.len()) as u64).sum());
     let tokens = |row: &Row| row.question.as_ref().map_or(0, |question| question.token_ids.len());
     let batches = (0..tasks.len()).flat_map(|task| {
         // A stream for each alpha is in memory.
-        let batches = batches::split(&tasks[task].rows, batching, grid.alphas.len(), tokens).into_iter();
+        let batches = batches::split(left[task], batching, grid.alphas.len(), tokens).into_iter();
         batches.map(move |rows| Batch {
             of: (task, rows),
             rows: rows.len(),
@@ -96,7 +101,9 @@ pub fn run<B: Backend, W: PairWeights>(
         answers.into_iter().zip(asked()).map(of_question).collect()
     };
     batching.share(engines, batches, compute, |(task, rows), answers| {
-        folder.append(&rows_of(&tasks[task].name, rows, &grid.alphas, answers, &mut correct[task]))
+        let written = rows_of(&tasks[task].name, rows, &grid.alphas, answers);
+        rows.iter().zip(&written).for_each(|(row, written)| count(row, written, &mut correct[task]));
+        folder.append(&written)
     })?;
     let (mut summaries, mut failure) = (Vec::new(), None);
     for (task, correct) in tasks.iter().zip(&correct) {
@@ -134,14 +141,38 @@ fn ask<B: Backend, W: PairWeights>(
     Ok(questions.iter().enumerate().map(of_question).collect())
 }
 
-/// The rows of a batch; `correct` gets for every alpha whether each question was answered as it is labelled, errors left out.
-fn rows_of(
-    task: &str,
-    batch: &[Row],
-    alphas: &[f64],
-    answers: Vec<Answers>,
-    correct: &mut [Vec<bool>],
-) -> Vec<Value> {
+/// Counts the rows that an earlier run wrote.
+///
+/// # Returns
+/// The rows of each task that are left.
+fn count_written<'t>(
+    tasks: &'t [Task],
+    folder: &mut Folder,
+    correct: &mut [Vec<Vec<bool>>],
+) -> Result<Vec<&'t [Row]>> {
+    let mut left: Vec<&[Row]> = tasks.iter().map(|task| task.rows.as_slice()).collect();
+    for (left, correct) in left.iter_mut().zip(correct) {
+        while let Some((row, later)) = left.split_first()
+            && let Some(written) = folder.next_written(&row.id)?
+        {
+            count(row, &written.into(), correct);
+            *left = later;
+        }
+    }
+    Ok(left)
+}
+
+/// `correct` gets for every alpha whether a question was answered as it is labelled, errors left out.
+fn count(row: &Row, written: &Value, correct: &mut [Vec<bool>]) {
+    let (Ok(question), None) = (&row.question, written.get("error")) else { return };
+    let label = &question.answers[question.label];
+    for (place, correct) in correct.iter_mut().enumerate() {
+        correct.push(written["chosen"][place] == label.as_str());
+    }
+}
+
+/// The rows of a batch.
+fn rows_of(task: &str, batch: &[Row], alphas: &[f64], answers: Vec<Answers>) -> Vec<Value> {
     let mut answers = answers.into_iter();
     let mut rows = Vec::with_capacity(batch.len());
     for Row { id, question } in batch {
@@ -151,7 +182,7 @@ fn rows_of(
         let fields = question.as_ref().map_err(RowError::clone).and_then(|question| {
             let answers = answers.next().expect("logits for every question");
             check_finite(&answers, alphas)?;
-            Ok(answered(question, &answers, correct))
+            Ok(answered(question, &answers))
         });
         match fields {
             Ok(fields) => row.extend(fields),
@@ -178,13 +209,9 @@ fn check_finite(answers: &Answers, alphas: &[f64]) -> Result<(), RowError> {
     Ok(())
 }
 
-/// The fields of a question's row; `correct` as in [`rows_of`].
-fn answered(question: &Question, answers: &Answers, correct: &mut [Vec<bool>]) -> Map<String, Value> {
-    let chosen: Vec<Option<usize>> = answers.iter().map(|logits| strictly_largest(logits)).collect();
-    for (correct, chosen) in correct.iter_mut().zip(&chosen) {
-        correct.push(*chosen == Some(question.label));
-    }
-    let chosen = chosen.iter().map(|chosen| chosen.map(|index| &question.answers[index]));
+/// The fields of a question's row.
+fn answered(question: &Question, answers: &Answers) -> Map<String, Value> {
+    let chosen = answers.iter().map(|logits| strictly_largest(logits).map(|index| &question.answers[index]));
     let mut fields = Map::new();
     fields.insert("label".into(), json!(question.answers[question.label]));
     fields.insert("chosen".into(), json!(chosen.collect::<Vec<_>>()));
@@ -311,7 +338,8 @@ mod tests {
             vec![vec![2.0, 1.0], vec![1.0, 2.0]],
         ];
         let mut correct: Vec<Vec<bool>> = vec![Vec::new(); 2];
-        let rows = rows_of("t", &task.rows, &[0.5, 1.0], answers, &mut correct);
+        let rows = rows_of("t", &task.rows, &[0.5, 1.0], answers);
+        task.rows.iter().zip(&rows).for_each(|(row, written)| count(row, written, &mut correct));
         assert_eq!(correct, [[true, false], [true, true]]);
         assert!(rows[0]["error"].is_null() && rows[2]["error"].is_null());
         assert_eq!(rows[1]["error"]["type"], "not_finite");

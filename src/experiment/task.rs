@@ -36,6 +36,12 @@ pub struct Ready<'a> {
 /// The fields of a row's output, or why it has none.
 pub type Outcome = std::result::Result<Map<String, Value>, Failure>;
 
+/// The fields of an outcome, or `error`.
+pub fn fields_or_error(outcome: Outcome) -> Map<String, Value> {
+    let error = |failure: Failure| Map::from_iter([("error".to_owned(), failure.to_json())]);
+    outcome.unwrap_or_else(error)
+}
+
 /// Why a row has no outcome: `error.type` and `error.message` of its output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {

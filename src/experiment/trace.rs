@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 const LISTED: usize = 8;
 
 /// The tokens of a prompt and of the response that follows it.
+#[derive(Debug)]
 pub struct Text {
     pub token_ids: Vec<u32>,
     /// How many of them are the prompt's.
@@ -54,6 +55,8 @@ pub fn run<B: Backend, W: PairWeights>(
     let name = |token: u32| encoder.text_of(token).unwrap_or_else(|| format!("<{token}>"));
     let mut traced = None;
     batching.share(&[engine], std::iter::once(batch), compute, |(), (trace, says)| {
+        // All tokens pass together: what an earlier run wrote is of no use.
+        folder.start_again()?;
         folder.append(&rows(text, &trace, &name))?;
         traced = Some((trace, says));
         Ok(())

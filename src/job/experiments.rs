@@ -1,33 +1,37 @@
-//! What the jobs of all experiments have in common, and those of `tuco sweep`, `tuco compare` and `tuco trace`.
+//! What the jobs of all experiments have in common.
 
 use super::{
     AboutPair, Caller, Computers, FailOnError, MachineOptions, PairOptions, PromptOptions, SharedWork,
-    open_encoder, open_pair, parse_count, tell, thread_pool, thread_pools,
+    open_encoder, open_pair, parse_count,
+    resume::{Origin, check_device, how_to_go_on, template_date},
+    tell, thread_pool, thread_pools,
 };
 use crate::{
     Error, ErrorKind, Result,
     backend::Backend,
     checkpoint::Pair,
-    engine::{Engine, check_alphas},
+    engine::Engine,
     experiment::{
         self,
         batches::Batching,
         compare,
         generate::{Completing, Generating},
         jailbreak, many_shot,
-        questions::{self, Examples},
         rows::BatchLimits,
         score::{Columns, Scoring},
         sweep::{self, Grid, Task},
         task::Failure,
         trace,
     },
-    output::{self, Folder, Progress},
-    prompt::{Content, Encoded, Encoder, Line, RowError, RowErrorKind, Source},
+    hash,
+    output::{self, Folder, Manifest, Progress},
+    prompt::{Content, Encoded, Encoder, Line, RowError, Source},
+    twin::Twin,
 };
 use clap::Args;
 use serde_json::{Value, json};
 use std::{
+    fmt,
     io::IsTerminal,
     path::{Path, PathBuf},
 };
@@ -35,7 +39,8 @@ use std::{
 /// What all experiments have in common.
 #[derive(Debug, Clone, Args)]
 pub struct ExperimentOptions {
-    /// The folder for rows.jsonl, summary.json, plot.svg and report.html
+    /// The folder for rows.jsonl, summary.json, plot.svg and report.html. Rows are appended as batches finish; the same command goes
+    /// on where an interrupted one stopped
     #[arg(short, long, value_name = "DIR", env = "TUCO_OUTPUT")]
     pub output: PathBuf,
     /// Start again even if the folder holds an experiment
@@ -58,65 +63,6 @@ pub struct ExperimentOptions {
     pub machine: MachineOptions,
 }
 
-/// Flags of `tuco sweep`.
-#[derive(Debug, Clone, Args)]
-pub struct SweepOptions {
-    /// Questions, each file a task: Model-Written Evaluations (JSONL with question, answer_matching_behavior,
-    /// answer_not_matching_behavior), MMLU (CSV, Parquet), or JSONL with prompt or messages, choices and label
-    #[arg(required = true, value_name = "QUESTIONS")]
-    pub inputs: Vec<PathBuf>,
-    /// What the fine-tuning component is multiplied with; 1 is the tuned model and must be among them
-    #[arg(
-        long,
-        value_name = "A,B,…",
-        value_delimiter = ',',
-        default_value = "0.75,0.9,0.95,1,1.05,1.1,1.25",
-        allow_negative_numbers = true,
-        env = "TUCO_ALPHAS"
-    )]
-    pub alphas: Vec<f64>,
-    /// Folds of the cross-validation
-    #[arg(long, value_name = "N", default_value = "5", value_parser = parse_folds, env = "TUCO_FOLDS")]
-    pub folds: usize,
-    /// MMLU: the file with examples that come before each question (the dev split)
-    #[arg(long, value_name = "DEV")]
-    pub examples: Option<PathBuf>,
-    /// How many of the examples
-    #[arg(long, value_name = "N", default_value = "5", value_parser = parse_count, requires = "examples")]
-    pub shots: usize,
-    #[command(flatten)]
-    pub common: ExperimentOptions,
-}
-
-/// Flags of `tuco compare`.
-#[derive(Debug, Clone, Args)]
-pub struct CompareOptions {
-    /// Prompts as for tuco score. Rows with a label are of that class, others of the class that their file is named after
-    #[arg(required = true, value_name = "PROMPTS")]
-    pub inputs: Vec<PathBuf>,
-    /// Take classes from this field of the rows (or of their meta) instead of label
-    #[arg(long, value_name = "FIELD", default_value = "label", env = "TUCO_BY")]
-    pub by: String,
-    #[command(flatten)]
-    pub common: ExperimentOptions,
-}
-
-/// Flags of `tuco trace`.
-#[derive(Debug, Clone, Args)]
-pub struct TraceOptions {
-    /// What the model is told
-    pub prompt: String,
-    /// What it answers; its tokens are traced too
-    #[arg(long, value_name = "TEXT")]
-    pub response: Option<String>,
-    #[command(flatten)]
-    pub common: ExperimentOptions,
-}
-
-fn parse_folds(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|folds| (2..=1000).contains(folds)).ok_or_else(|| "expected 2 to 1000".into())
-}
-
 /// The pair, the threads and the tokenizer of an experiment.
 pub struct Opened<'a> {
     caller: Caller<'a>,
@@ -135,7 +81,8 @@ impl<'a> Opened<'a> {
                 tell(text);
             }
         };
-        let date = options.prompts.date(None);
+        let rows = Folder::rows_in(&options.output);
+        let date = template_date(&options.prompts, Some(rows.as_path()).filter(|_| !options.overwrite));
         let encoder = open_encoder(&pair, &options.prompts, date, &tell_unless_quiet)?;
         Ok(Self { caller, options, pair, pool, encoder })
     }
@@ -179,20 +126,48 @@ impl<'a> Opened<'a> {
         ]
     }
 
-    /// Runs the experiment on the device, writes what it found and prints its tables.
+    /// What the rows of an experiment depend on.
+    fn manifest(&self, experiment: &Experiment, device: &str) -> Result<Manifest> {
+        let Self { caller, options, pair, pool, encoder } = self;
+        let origin = Origin {
+            caller: *caller,
+            pair,
+            pair_options: &options.pair,
+            prompts: &options.prompts,
+            device,
+            encoder,
+        };
+        let models = match experiment.goes_on() {
+            true => pool.install(|| origin.models())?,
+            // Names tell apart enough where nothing of an earlier run is kept.
+            false => {
+                let AboutPair { models, adapters, .. } = AboutPair::new(pair, &options.pair);
+                Twin::new(json!([models.pt, adapters.pt]), json!([models.ft, adapters.ft]))
+            }
+        };
+        Ok(origin.manifest(models, experiment.fingerprint(), json!({})))
+    }
+
+    /// Runs the experiment on the device, writes what it found and prints its tables. Goes on with the rows of an earlier run.
     pub fn run(&self, experiment: &Experiment) -> Result<()> {
         let rows = experiment.rows();
         let Self { options, pair, pool, .. } = self;
         pair.notices.iter().for_each(|notice| tell(notice));
-        let mut folder = Folder::create(&options.output, options.overwrite)?;
-        let progress = Progress::new(rows as u64, options.quiet);
         let machine = &options.machine;
+        let computers = pool.install(|| Computers::choose(machine, pair, &tell))?;
+        let device = computers.name();
+        let manifest = self.manifest(experiment, &device)?;
+        let rows_file = Folder::rows_in(&options.output);
+        if !options.overwrite {
+            check_device(&machine.device, &rows_file, &manifest)?;
+        }
+        let mut folder = Folder::open(&options.output, manifest, options.overwrite)?;
+        let progress = Progress::new(rows as u64, options.quiet);
         let limits = BatchLimits {
             prompts: machine.batch_size.unwrap_or(usize::MAX),
             tokens: machine.max_batch_tokens,
             memory: None,
         };
-        let computers = pool.install(|| Computers::choose(machine, pair, &tell))?;
         let several;
         let pools = match computers.count() {
             1 => std::slice::from_ref(pool),
@@ -201,17 +176,13 @@ impl<'a> Opened<'a> {
                 several.as_slice()
             }
         };
-        let device = computers.name();
         let batching = Batching { limits, progress: &progress, pools, stop: self.caller.stop, warn: &tell };
         let outcome =
             computers.run(Running { experiment, opened: self, batching: &batching, folder: &mut folder });
         let closing = progress.finish();
-        let mut summary = outcome.map_err(|error| match error.kind {
-            ErrorKind::Interrupted => {
-                let dir = options.output.display();
-                Error::new(error.kind, format!("stopped; {dir} is incomplete, --overwrite starts again"))
-            }
-            _ => error,
+        let mut summary = outcome.map_err(|error| match experiment.goes_on() {
+            true => how_to_go_on(&rows_file, options.overwrite, error),
+            false => error,
         })?;
         for (name, value) in self.about_pair() {
             summary[name] = value;
@@ -267,6 +238,44 @@ impl Experiment {
             Self::Trace(_) => 1,
         }
     }
+
+    /// Whether rows of an earlier run are of use. All tokens of a trace pass together.
+    fn goes_on(&self) -> bool {
+        !matches!(self, Self::Trace(_))
+    }
+
+    /// What its rows depend on besides the pair. All that is known of the prompts is hashed as it was read, whatever it was read from.
+    fn fingerprint(&self) -> Value {
+        let (mut what, prompts): (Value, &dyn fmt::Debug) = match self {
+            Self::Sweep(tasks, Grid { alphas, .. }) => {
+                (json!({ "experiment": "sweep", "alphas": alphas }), tasks)
+            }
+            Self::Compare(prompts) => (json!({ "experiment": "compare" }), prompts),
+            Self::Jailbreak { prompts, labels: jailbreak::Labels::Judged { column }, .. } => {
+                (json!({ "experiment": "jailbreak", "judge_column": column }), prompts)
+            }
+            Self::Jailbreak {
+                prompts,
+                labels: jailbreak::Labels::Sampled { refusals, successes },
+                completing,
+            } => {
+                let what = json!({
+                    "experiment": "jailbreak",
+                    "generation": completing.fingerprint(),
+                    "refusals": refusals.to_json(),
+                    "successes": successes,
+                });
+                (what, prompts)
+            }
+            Self::ManyShot { prompts, shots, columns: Columns { output_co, .. } } => {
+                (json!({ "experiment": "many-shot", "shots": shots, "output_co": output_co }), prompts)
+            }
+            Self::Trace(text) => (json!({ "experiment": "trace" }), text),
+        };
+        // Only ever compared with what the same version of the program writes.
+        what["prompts_sha256"] = hash::sha256_of_debug(prompts).into();
+        what
+    }
 }
 
 /// An experiment on its way, whichever backends compute.
@@ -306,91 +315,7 @@ impl SharedWork for Running<'_> {
     }
 }
 
-/// `tuco sweep`.
-///
-/// # Errors
-/// Everything that is wrong with flags, models and inputs before anything is computed.
-pub fn sweep(options: SweepOptions, caller: Caller<'_>) -> Result<()> {
-    check_alphas(&options.alphas)?;
-    let opened = Opened::open(options.common, caller)?;
-    // Where there is no head, nothing is computed in vain.
-    opened.pair.checkpoints.ft.head()?;
-    let examples = match &options.examples {
-        Some(path) => Examples::read(path, options.shots)?,
-        None => Examples::default(),
-    };
-    let task = |path: &PathBuf| {
-        let mut rows = questions::read(path, &examples, &opened.encoder)?;
-        rows.truncate(opened.options.limit.unwrap_or(usize::MAX));
-        Ok(Task { name: stem(path), rows })
-    };
-    let tasks = options.inputs.iter().map(task).collect::<Result<Vec<Task>>>()?;
-    let grid = Grid { alphas: options.alphas, folds: options.folds };
-    sweep::check(&tasks, &grid)?;
-    opened.run(&Experiment::Sweep(tasks, grid))
-}
-
-/// `tuco compare`.
-///
-/// # Errors
-/// As [`sweep()`].
-pub fn compare(options: CompareOptions, caller: Caller<'_>) -> Result<()> {
-    let opened = Opened::open(options.common, caller)?;
-    let mut prompts = Vec::new();
-    let is_label = options.by == "label";
-    opened.read(&options.inputs, Some(&options.by), |path, line| {
-        let class = match line.field(&options.by) {
-            Some(Value::String(class)) => Some(class.clone()),
-            Some(class) => Some(class.to_string()),
-            // It might have told another class than its file.
-            None if is_unread(&line) => None,
-            None if is_label => Some(stem(path)),
-            None => Some(format!("no {}", options.by)),
-        };
-        prompts.push(compare::Prompt { id: line.id, about: class, encoded: opened.encode(line.content) });
-        Ok(())
-    })?;
-    compare::check(&prompts)?.iter().for_each(|warning| tell(warning));
-    opened.run(&Experiment::Compare(prompts))
-}
-
-/// Whether a line is no row.
-fn is_unread(line: &Line) -> bool {
-    use RowErrorKind::{InvalidJson, InvalidRow, InvalidUtf8};
-    matches!(&line.content, Err(RowError { kind: InvalidJson | InvalidRow | InvalidUtf8, .. }))
-}
-
-/// `tuco trace`.
-///
-/// # Errors
-/// As [`sweep()`]; weights that overflow on this text.
-pub fn trace(options: TraceOptions, caller: Caller<'_>) -> Result<()> {
-    if options.prompt.is_empty() || options.response.as_ref().is_some_and(String::is_empty) {
-        let what = if options.prompt.is_empty() { "the prompt" } else { "--response" };
-        return Err(Error::usage(format!("{what} is empty, expected text")));
-    }
-    options.common.machine.device.check_is_one()?;
-    let opened = Opened::open(options.common, caller)?;
-    opened.pair.checkpoints.ft.head()?;
-    let encoder = &opened.encoder;
-    let usage = |error: RowError| Error::usage(error.message);
-    let encoded = encoder.encode(&Content::Prompt(options.prompt)).map_err(usage)?;
-    let Encoded { mut token_ids, truncated } = encoded;
-    let prompt = token_ids.len();
-    if let Some(response) = &options.response {
-        token_ids.extend(encoder.continuation(response).map_err(usage)?);
-    }
-    if token_ids.len() > encoder.max_length() {
-        return Err(Error::usage(format!(
-            "prompt and response have {} tokens, but the model takes at most {}",
-            token_ids.len(),
-            encoder.max_length()
-        )));
-    }
-    opened.run(&Experiment::Trace(trace::Text { token_ids, prompt, truncated }))
-}
-
 /// A file's name without its ending.
-fn stem(path: &Path) -> String {
+pub fn stem(path: &Path) -> String {
     path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned())
 }

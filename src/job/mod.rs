@@ -2,6 +2,7 @@
 //! output and what it already holds.
 
 mod bench;
+mod compare;
 mod device;
 mod experiments;
 mod generate;
@@ -11,13 +12,17 @@ mod memory;
 mod merge;
 mod options;
 mod report;
+mod resume;
 mod rows;
 mod score;
 mod shard;
+mod sweep;
+mod trace;
 
 pub use bench::{BenchOptions, bench};
+pub use compare::{CompareOptions, compare};
 pub use device::{Computer, Computers, Device, Precision, Resident, SharedWork, Work};
-pub use experiments::{CompareOptions, ExperimentOptions, SweepOptions, TraceOptions, compare, sweep, trace};
+pub use experiments::ExperimentOptions;
 pub use generate::{ChoiceOptions, GenerateOptions, generate};
 pub use jailbreak::{JailbreakOptions, jailbreak};
 pub use many_shot::{ManyShotOptions, many_shot};
@@ -31,6 +36,8 @@ pub use options::{
 pub use report::{ReportOptions, report};
 pub use rows::RowsOptions;
 pub use score::{ScoreOptions, score};
+pub use sweep::{SweepOptions, sweep};
+pub use trace::{TraceOptions, trace};
 
 use crate::{
     Error, Result,

@@ -1,16 +1,16 @@
 //! The jobs that write a row for every row of input: `tuco score` and `tuco generate`.
 
 use super::{
-    AboutPair, Caller, Computers, Device, FailOnError, InputOptions, MachineOptions, PairOptions,
-    PromptOptions, SharedWork,
+    Caller, Computers, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, SharedWork,
     memory::{self, Resident, Size},
     open_encoder,
+    resume::{Origin, check_device, how_to_go_on, template_date},
     shard::ShardChoice,
     sides, tell, thread_pool, thread_pools,
 };
 use crate::{
     Error, ErrorKind, Result,
-    backend::{Backend, cpu::Cpu},
+    backend::Backend,
     checkpoint::{Pair, Reading},
     engine::{Engine, Footprint, PackLimits},
     experiment::{
@@ -21,7 +21,7 @@ use crate::{
         worker::Worker,
     },
     model::PairWeights,
-    output::{self, Done, Manifest, Progress, Shard, Sink},
+    output::{self, Done, Progress, Shard, Sink},
     prompt::{Encoder, Source},
 };
 use chrono::NaiveDate;
@@ -161,7 +161,7 @@ impl<'a> RowsJob<'a> {
         }
         let neighbour = folder.as_deref().zip(shard).map(|(folder, shard)| shard.neighbour(folder));
         let neighbour = neighbour.transpose()?.flatten();
-        let date = template_date(&options, neighbour.as_deref());
+        let date = date(&options, neighbour.as_deref());
         let encoder = open_encoder(&pair, &options.prompts, date, &tell)?;
         let what = what(&pair, &encoder)?;
         let source = Source::open(&options.input.inputs)?;
@@ -172,16 +172,27 @@ impl<'a> RowsJob<'a> {
         let sink = match &options.output {
             None => Sink::Stdout,
             Some(path) => {
-                let device = computers.name();
-                let manifest =
-                    pool.install(|| manifest(&options, caller, &what, &pair, &device, &encoder, &source))?;
+                let origin = Origin {
+                    caller,
+                    pair: &pair,
+                    pair_options: &options.pair,
+                    prompts: &options.prompts,
+                    device: &computers.name(),
+                    encoder: &encoder,
+                };
+                let inputs = source.fingerprints()?;
+                let mut fingerprint = what.fingerprint();
+                fingerprint["limit"] = json!(options.input.limit.map(|limit| format!("{limit:?}")));
+                fingerprint["inputs"] = inputs.iter().map(|(_, hash)| hash.as_str()).collect();
+                let about = json!({ "inputs": inputs.iter().map(|(path, _)| path).collect::<Vec<_>>() });
+                let manifest = origin.manifest(pool.install(|| origin.models())?, fingerprint, about);
                 let manifest = match shard {
                     None => manifest,
                     Some(shard) => manifest.with("shards", shard.count.into()),
                 };
-                if options.machine.device == Device::Auto && !options.overwrite {
+                if !options.overwrite {
                     let mut begun = neighbour.as_deref().into_iter().chain([path.as_path()]);
-                    begun.try_for_each(|output| check_device(output, &manifest))?;
+                    begun.try_for_each(|output| check_device(&options.machine.device, output, &manifest))?;
                 }
                 // One that starts again will be followed by the others.
                 if let Some(neighbour) = neighbour.filter(|_| !options.overwrite) {
@@ -211,6 +222,10 @@ impl<'a> RowsJob<'a> {
         let Self { setup, computers, mut source, mut sink, total } = self;
         let options = &setup.options;
         let quiet = options.quiet;
+        let how_to_go_on = |error| match &options.output {
+            Some(output) => how_to_go_on(output, options.overwrite, error),
+            None => error,
+        };
         for notice in &setup.pair.notices {
             tell(notice);
         }
@@ -223,14 +238,14 @@ impl<'a> RowsJob<'a> {
             None => {
                 let running =
                     Running { setup: &setup, source: &mut source, sink: &mut sink, progress: &progress };
-                computers.run(running).map_err(|error| how_to_go_on(options, error))?
+                computers.run(running).map_err(how_to_go_on)?
             }
         };
         let closing = progress.finish();
         if let (Some(limit), false) = (options.max_memory, quiet) {
             tell(&format!("{} of memory were in use at most, of {limit}", Resident::read()?.most));
         }
-        sink.finish(&summary).map_err(|error| how_to_go_on(options, error))?;
+        sink.finish(&summary).map_err(how_to_go_on)?;
         if !quiet {
             tell(&closing);
         }
@@ -246,26 +261,6 @@ impl<'a> RowsJob<'a> {
         }
         Ok(summary)
     }
-}
-
-/// Says what is safe and what to do after an interruption.
-fn how_to_go_on(options: &RowsOptions, error: Error) -> Error {
-    let Some(path) = &options.output else { return error };
-    let path = path.display();
-    let goes_on = if options.overwrite {
-        "the same command without --overwrite goes on"
-    } else {
-        "the same command goes on"
-    };
-    let message = match error.kind {
-        ErrorKind::Interrupted => format!("stopped; the rows in {path} are complete, {goes_on}"),
-        ErrorKind::Device | ErrorKind::OutOfMemory => {
-            format!("{error}; the rows in {path} are complete, {goes_on}")
-        }
-        ErrorKind::Io => format!("{error}; what was written before is kept, {goes_on}"),
-        _ => return error,
-    };
-    Error::new(error.kind, message)
 }
 
 /// The run itself, whichever backends compute.
@@ -333,79 +328,8 @@ impl Running<'_> {
     }
 }
 
-/// What `--device auto` finds may come and go, unlike what else a run continues with.
-fn check_device(output: &Path, manifest: &Manifest) -> Result<()> {
-    const FIELD: &str = "device";
-    let Ok((earlier, _)) = Manifest::read(output) else { return Ok(()) };
-    let devices = [&earlier, manifest].map(|of| of.field(FIELD).and_then(Value::as_str).map(str::to_owned));
-    match devices {
-        [Some(before), Some(now)] if before != now => {
-            if earlier.without(FIELD).difference(&manifest.clone().without(FIELD)).is_some() {
-                return Ok(());
-            }
-            let message = format!(
-                "the rows in {} are of {before}, but --device auto finds {now}: the same command goes on where there is the former",
-                output.display()
-            );
-            Err(Error::new(ErrorKind::Device, message))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The day that chat templates see: as told, or that of the run that is to go on, or that of another shard, or today.
-fn template_date(options: &RowsOptions, neighbour: Option<&Path>) -> NaiveDate {
-    let earlier = |output: &Path| {
-        let (manifest, _) = Manifest::read(output).ok()?;
-        manifest.field("template_date")?.as_str()?.parse().ok()
-    };
+/// The day that chat templates see in the run that is to go on, or in another shard.
+fn date(options: &RowsOptions, neighbour: Option<&Path>) -> NaiveDate {
     let outputs = options.output.as_deref().into_iter().chain(neighbour);
-    options.prompts.date(outputs.filter(|_| !options.overwrite).find_map(earlier))
-}
-
-/// What the rows depend on, and what is good to know.
-fn manifest(
-    options: &RowsOptions,
-    caller: Caller<'_>,
-    what: &What,
-    pair: &Pair,
-    device: &str,
-    encoder: &Encoder,
-    source: &Source,
-) -> Result<Manifest> {
-    let files = pair.fingerprints()?.map(|files| {
-        let entries = files.into_iter().map(|(name, hash)| (name, Value::from(hash)));
-        Value::Object(entries.collect())
-    });
-    let inputs = source.fingerprints()?;
-    let AboutPair { models, adapters, dtypes } = AboutPair::new(pair, &options.pair);
-    let mut fingerprint = json!({
-        "tuco_version": env!("CARGO_PKG_VERSION"),
-        "device": device,
-        "dtype": { "base": dtypes.pt, "tuned": dtypes.ft },
-        "base": files.pt,
-        "tuned": files.ft,
-        "merge_adapter": options.pair.merge_adapter,
-        "apply_chat_template": options.prompts.apply_chat_template,
-        "system_instruction": options.prompts.system_instruction,
-        "max_length": options.prompts.max_length,
-        "on_overlength": format!("{:?}", options.prompts.on_overlength),
-        "limit": options.input.limit.map(|limit| format!("{limit:?}")),
-        "inputs": inputs.iter().map(|(_, hash)| hash).collect::<Vec<_>>(),
-    });
-    let fields = fingerprint.as_object_mut().expect("just made so");
-    for part in [encoder.fingerprint(), what.fingerprint()] {
-        fields.extend(part.as_object().cloned().unwrap_or_default());
-    }
-    let about = json!({
-        "command": caller.command,
-        "base_dir": models.pt,
-        "tuned_dir": models.ft,
-        "base_adapter_dir": adapters.pt,
-        "adapter_dir": adapters.ft,
-        "inputs": inputs.iter().map(|(path, _)| path).collect::<Vec<_>>(),
-        "instruction_set": Cpu::new().instruction_set(),
-        "notices": pair.notices,
-    });
-    Ok(Manifest::new(fingerprint, about))
+    template_date(&options.prompts, outputs.filter(|_| !options.overwrite))
 }

@@ -1,56 +1,67 @@
 //! The folder that an experiment leaves behind: rows, summary, plots, report.
 
-use super::{Report, page, write_whole};
+use super::{Manifest, Report, Sink, page, write_whole};
 use crate::{Error, Result};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{
-    fs::{self, File},
-    io::{BufWriter, Write},
+    fs,
+    io::Write,
     path::{Path, PathBuf},
 };
 
 const ROWS: &str = "rows.jsonl";
 const SUMMARY: &str = "summary.json";
 
-/// A folder that rows are appended to.
+/// A folder that rows are appended to. One that the same run began goes on where that stopped.
 pub struct Folder {
     dir: PathBuf,
-    rows: BufWriter<File>,
+    rows: Sink,
     errors: u64,
 }
 
 impl Folder {
-    /// Makes the folder.
-    ///
-    /// # Errors
-    /// A usage error where it holds an experiment and is not to be overwritten; I/O errors.
-    pub fn create(dir: &Path, overwrite: bool) -> Result<Self> {
-        let path = dir.join(ROWS);
-        if path.exists() && !overwrite {
-            return Err(Error::usage(format!(
-                "-o {} holds an experiment already; choose another folder, or --overwrite to start again",
-                dir.display()
-            )));
-        }
-        fs::create_dir_all(dir).map_err(|error| Error::io("make", dir, &error))?;
-        if dir.join(SUMMARY).exists() {
-            fs::remove_file(dir.join(SUMMARY)).map_err(|error| Error::io("remove", dir, &error))?;
-        }
-        let file = File::create(&path).map_err(|error| Error::io("write", &path, &error))?;
-        Ok(Self { dir: dir.to_path_buf(), rows: BufWriter::new(file), errors: 0 })
+    /// Where the rows of a folder lie.
+    pub fn rows_in(dir: &Path) -> PathBuf {
+        dir.join(ROWS)
     }
 
-    /// Appends rows and makes sure that they are on the disk.
+    /// Makes the folder for a run that `manifest` describes, or opens it.
+    ///
+    /// # Errors
+    /// As [`Sink::create`].
+    pub fn open(dir: &Path, manifest: Manifest, overwrite: bool) -> Result<Self> {
+        fs::create_dir_all(dir).map_err(|error| Error::io("make", dir, &error))?;
+        let rows = Sink::create(&Self::rows_in(dir), manifest, overwrite)?;
+        let summary = dir.join(SUMMARY);
+        if summary.exists() {
+            fs::remove_file(&summary).map_err(|error| Error::io("remove", &summary, &error))?;
+        }
+        Ok(Self { dir: dir.to_path_buf(), rows, errors: 0 })
+    }
+
+    /// The next row that an earlier run wrote, in order, which must be the one with this id; `None` when there is none left.
+    ///
+    /// # Errors
+    /// A mismatch where it is another.
+    pub fn next_written(&mut self, id: &Value) -> Result<Option<Map<String, Value>>> {
+        let Some(row) = self.rows.next_written()? else { return Ok(None) };
+        if row["id"] != *id {
+            return Err(
+                self.does_not_belong(&format!("it has a row with id {} in the place of {id}", row["id"]))
+            );
+        }
+        self.errors += u64::from(row.contains_key("error"));
+        Ok(Some(row))
+    }
+
+    /// Takes away the rows that an earlier run wrote.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.rows.clear()
+    }
+
+    /// Appends rows and makes sure that they are on the disk, after those of an earlier run.
     pub fn append(&mut self, rows: &[Value]) -> Result<()> {
-        let mut write = || {
-            for row in rows {
-                serde_json::to_writer(&mut self.rows, row)?;
-                self.rows.write_all(b"\n")?;
-            }
-            self.rows.flush()?;
-            self.rows.get_ref().sync_data()
-        };
-        write().map_err(|error| Error::io("write", &self.dir.join(ROWS), &error))?;
+        self.rows.append(rows)?;
         self.errors += rows.iter().filter(|row| row.get("error").is_some()).count() as u64;
         Ok(())
     }
@@ -61,12 +72,28 @@ impl Folder {
     }
 
     /// Writes summary, plots and report: the summary last, so that it is only there when all is.
-    pub fn finish(self, summary: &Value, report: &Report) -> Result<()> {
+    ///
+    /// # Errors
+    /// A mismatch where an earlier run wrote rows that were not asked for; I/O errors.
+    pub fn finish(mut self, summary: &Value, report: &Report) -> Result<()> {
+        if let Some(extra) = self.rows.next_written()? {
+            return Err(
+                self.does_not_belong(&format!("it has a row with id {} beyond the last", extra["id"]))
+            );
+        }
         for (index, (_, svg)) in report.plots.iter().enumerate() {
             self.write(&if index == 0 { "plot.svg".into() } else { format!("plot-{}.svg", index + 1) }, svg)?;
         }
         self.write("report.html", &page(std::slice::from_ref(report)))?;
         write_summary(&self.dir, summary)
+    }
+
+    fn does_not_belong(&self, why: &str) -> Error {
+        let path = Self::rows_in(&self.dir);
+        Error::mismatch(format!(
+            "{} does not belong to these inputs: {why}; --overwrite starts again",
+            path.display()
+        ))
     }
 
     fn write(&self, name: &str, text: &str) -> Result<()> {

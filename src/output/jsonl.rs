@@ -4,7 +4,7 @@
 
 use super::{Done, Manifest, table};
 use crate::{Error, Result};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write},
@@ -37,13 +37,6 @@ pub struct WrittenRows {
     path: PathBuf,
     lines: BufReader<std::io::Take<File>>,
     number: u64,
-}
-
-/// What matters of a row that an earlier run wrote.
-#[derive(Debug, PartialEq)]
-pub struct WrittenRow {
-    pub id: Value,
-    pub is_error: bool,
 }
 
 impl Sink {
@@ -119,8 +112,8 @@ impl Sink {
         std::fs::remove_file(path).map_err(|error| Error::io("remove", path, &error))
     }
 
-    /// The next row that an earlier run wrote, in order.
-    pub fn next_written(&mut self) -> Result<Option<WrittenRow>> {
+    /// The next row that an earlier run wrote, in order. It has an `id`.
+    pub fn next_written(&mut self) -> Result<Option<Map<String, Value>>> {
         match self {
             Sink::Stdout => Ok(None),
             Sink::File { written, .. } => match written {
@@ -134,6 +127,17 @@ impl Sink {
                 }
             },
         }
+    }
+
+    /// Takes away what an earlier run wrote.
+    pub fn clear(&mut self) -> Result<()> {
+        let Sink::File { path, file, written, .. } = self else { return Ok(()) };
+        *written = None;
+        let file = file.get_mut();
+        file.set_len(0)
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .map(|_| ())
+            .map_err(|error| Error::io("write", path, &error))
     }
 
     /// Appends rows and makes sure that they are on the disk. `false` when the reader of standard output has gone.
@@ -182,17 +186,15 @@ fn complete_length(file: &mut File, length: u64) -> std::io::Result<u64> {
 }
 
 impl WrittenRows {
-    fn next(&mut self) -> Result<Option<WrittenRow>> {
+    fn next(&mut self) -> Result<Option<Map<String, Value>>> {
         let mut line = Vec::new();
         self.number += 1;
         let read = self.lines.read_until(b'\n', &mut line);
         if read.map_err(|error| Error::io("read", &self.path, &error))? == 0 {
             return Ok(None);
         }
-        let row: Option<Value> = serde_json::from_slice(&line).ok();
-        let id = row.as_ref().and_then(|row| row.get("id")).cloned();
-        match (row, id) {
-            (Some(row), Some(id)) => Ok(Some(WrittenRow { id, is_error: row.get("error").is_some() })),
+        match serde_json::from_slice::<Map<String, Value>>(&line) {
+            Ok(row) if row.contains_key("id") => Ok(Some(row)),
             _ => Err(Error::mismatch(format!(
                 "{} line {} is not a row of ours; --overwrite starts again",
                 self.path.display(),
@@ -221,9 +223,10 @@ mod tests {
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"id\": 3, \"tu").unwrap();
 
         let mut sink = Sink::create(&path, manifest(1), false).unwrap();
-        assert_eq!(sink.next_written().unwrap(), Some(WrittenRow { id: json!(1), is_error: false }));
-        assert_eq!(sink.next_written().unwrap(), Some(WrittenRow { id: json!(2), is_error: true }));
-        assert_eq!(sink.next_written().unwrap(), None);
+        let mut next = || sink.next_written().unwrap().map(Value::from);
+        assert_eq!(next(), Some(json!({"id": 1, "tuco": 0.5})));
+        assert_eq!(next(), Some(json!({"id": 2, "error": {}})));
+        assert_eq!(next(), None);
         sink.append(&[json!({"id": 3})]).unwrap();
         drop(sink);
         let text = std::fs::read_to_string(&path).unwrap();

@@ -13,6 +13,7 @@ mod jailbreak;
 mod memory;
 mod quantized;
 mod reports;
+mod resume;
 mod scene;
 mod score;
 mod shards;

@@ -46,8 +46,15 @@ impl Scene {
 
     /// A subcommand with the demo pair.
     pub fn with_pair(&self, args: &[&str]) -> Command {
+        let mut command = self.with_pair_aloud(args);
+        command.arg("--quiet");
+        command
+    }
+
+    /// One that tells how far it is.
+    pub fn with_pair_aloud(&self, args: &[&str]) -> Command {
         let mut command = tuco();
-        command.current_dir(self.dir.path()).args(args).args(["--threads", "2", "--quiet"]);
+        command.current_dir(self.dir.path()).args(args).args(["--threads", "2"]);
         command.arg("--base").arg(demo("base")).arg("--tuned").arg(demo("tuned"));
         command
     }

@@ -1,0 +1,58 @@
+//! The job of `tuco compare`.
+
+use super::{
+    Caller,
+    experiments::{Experiment, ExperimentOptions, Opened, stem},
+    tell,
+};
+use crate::{
+    Result,
+    experiment::compare,
+    prompt::{Line, RowError, RowErrorKind},
+};
+use clap::Args;
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// Flags of `tuco compare`.
+#[derive(Debug, Clone, Args)]
+pub struct CompareOptions {
+    /// Prompts as for tuco score. Rows with a label are of that class, others of the class that their file is named after
+    #[arg(required = true, value_name = "PROMPTS")]
+    pub inputs: Vec<PathBuf>,
+    /// Take classes from this field of the rows (or of their meta) instead of label
+    #[arg(long, value_name = "FIELD", default_value = "label", env = "TUCO_BY")]
+    pub by: String,
+    #[command(flatten)]
+    pub common: ExperimentOptions,
+}
+
+/// `tuco compare`.
+///
+/// # Errors
+/// Everything that is wrong with flags, models and inputs before anything is computed.
+pub fn compare(options: CompareOptions, caller: Caller<'_>) -> Result<()> {
+    let opened = Opened::open(options.common, caller)?;
+    let mut prompts = Vec::new();
+    let is_label = options.by == "label";
+    opened.read(&options.inputs, Some(&options.by), |path, line| {
+        let class = match line.field(&options.by) {
+            Some(Value::String(class)) => Some(class.clone()),
+            Some(class) => Some(class.to_string()),
+            // It might have told another class than its file.
+            None if is_unread(&line) => None,
+            None if is_label => Some(stem(path)),
+            None => Some(format!("no {}", options.by)),
+        };
+        prompts.push(compare::Prompt { id: line.id, about: class, encoded: opened.encode(line.content) });
+        Ok(())
+    })?;
+    compare::check(&prompts)?.iter().for_each(|warning| tell(warning));
+    opened.run(&Experiment::Compare(prompts))
+}
+
+/// Whether a line is no row.
+fn is_unread(line: &Line) -> bool {
+    use RowErrorKind::{InvalidJson, InvalidRow, InvalidUtf8};
+    matches!(&line.content, Err(RowError { kind: InvalidJson | InvalidRow | InvalidUtf8, .. }))
+}

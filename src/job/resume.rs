@@ -1,0 +1,122 @@
+//! What a run must have in common with the one that it goes on with.
+
+use super::{AboutPair, Caller, Device, PairOptions, PromptOptions};
+use crate::{
+    Error, ErrorKind, Result, backend::cpu::Cpu, checkpoint::Pair, output::Manifest, prompt::Encoder,
+    twin::Twin,
+};
+use chrono::NaiveDate;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// What rows of every kind depend on, whatever is asked of the pair.
+pub struct Origin<'a> {
+    pub caller: Caller<'a>,
+    pub pair: &'a Pair,
+    pub pair_options: &'a PairOptions,
+    pub prompts: &'a PromptOptions,
+    pub device: &'a str,
+    pub encoder: &'a Encoder,
+}
+
+impl Origin<'_> {
+    /// The hashes of all files of the two models.
+    ///
+    /// # Errors
+    /// Where one cannot be read.
+    pub fn models(&self) -> Result<Twin<Value>> {
+        let entries = |files: Vec<(String, String)>| {
+            let entries = files.into_iter().map(|(name, hash)| (name, Value::from(hash)));
+            Value::Object(entries.collect())
+        };
+        Ok(self.pair.fingerprints()?.map(entries))
+    }
+
+    /// The manifest of a run whose rows depend on the `models` and on `what` besides, and of which `about` is good to know.
+    pub fn manifest(&self, models: Twin<Value>, what: Value, about: Value) -> Manifest {
+        let AboutPair { models: dirs, adapters, dtypes } = AboutPair::new(self.pair, self.pair_options);
+        let fingerprint = json!({
+            "tuco_version": env!("CARGO_PKG_VERSION"),
+            "device": self.device,
+            "dtype": { "base": dtypes.pt, "tuned": dtypes.ft },
+            "base": models.pt,
+            "tuned": models.ft,
+            "merge_adapter": self.pair_options.merge_adapter,
+            "apply_chat_template": self.prompts.apply_chat_template,
+            "system_instruction": self.prompts.system_instruction,
+            "max_length": self.prompts.max_length,
+            "on_overlength": format!("{:?}", self.prompts.on_overlength),
+        });
+        let usual = json!({
+            "command": self.caller.command,
+            "base_dir": dirs.pt,
+            "tuned_dir": dirs.ft,
+            "base_adapter_dir": adapters.pt,
+            "adapter_dir": adapters.ft,
+            "instruction_set": Cpu::new().instruction_set(),
+            "notices": self.pair.notices,
+        });
+        let fingerprint = united([fingerprint, self.encoder.fingerprint(), what]);
+        Manifest::new(fingerprint, united([usual, about]))
+    }
+}
+
+/// One object of all their fields.
+fn united<const N: usize>(objects: [Value; N]) -> Value {
+    let fields = |object: Value| match object {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    Value::Object(objects.into_iter().flat_map(fields).collect())
+}
+
+/// The day that chat templates see: as told, or that of the first of `outputs` that has one, or today.
+pub fn template_date<'a>(prompts: &PromptOptions, outputs: impl IntoIterator<Item = &'a Path>) -> NaiveDate {
+    let earlier = |output: &Path| {
+        let (manifest, _) = Manifest::read(output).ok()?;
+        manifest.field("template_date")?.as_str()?.parse().ok()
+    };
+    prompts.date(outputs.into_iter().find_map(earlier))
+}
+
+/// What `--device auto` finds may come and go, unlike what else a run continues with.
+///
+/// # Errors
+/// Where `output` was begun on another device and is the same otherwise.
+pub fn check_device(device: &Device, output: &Path, manifest: &Manifest) -> Result<()> {
+    const FIELD: &str = "device";
+    if *device != Device::Auto {
+        return Ok(());
+    }
+    let Ok((earlier, _)) = Manifest::read(output) else { return Ok(()) };
+    let devices = [&earlier, manifest].map(|of| of.field(FIELD).and_then(Value::as_str).map(str::to_owned));
+    match devices {
+        [Some(before), Some(now)] if before != now => {
+            if earlier.without(FIELD).difference(&manifest.clone().without(FIELD)).is_some() {
+                return Ok(());
+            }
+            let message = format!(
+                "the rows in {} are of {before}, but --device auto finds {now}: the same command goes on where there is the former",
+                output.display()
+            );
+            Err(Error::new(ErrorKind::Device, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says what is safe in `output` and what to do after an interruption.
+pub fn how_to_go_on(output: &Path, overwrite: bool, error: Error) -> Error {
+    let path = output.display();
+    let goes_on =
+        if overwrite { "the same command without --overwrite goes on" } else { "the same command goes on" };
+    let message = match error.kind {
+        ErrorKind::Interrupted => format!("stopped; the rows in {path} are complete, {goes_on}"),
+        ErrorKind::Device | ErrorKind::OutOfMemory => {
+            format!("{error}; the rows in {path} are complete, {goes_on}")
+        }
+        ErrorKind::Io => format!("{error}; what was written before is kept, {goes_on}"),
+        _ => return error,
+    };
+    Error::new(error.kind, message)
+}

@@ -1,0 +1,75 @@
+//! The job of `tuco sweep`.
+
+use super::{
+    Caller,
+    experiments::{Experiment, ExperimentOptions, Opened, stem},
+    options::parse_count,
+};
+use crate::{
+    Result,
+    engine::check_alphas,
+    experiment::{
+        questions::{self, Examples},
+        sweep::{self, Grid, Task},
+    },
+};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Flags of `tuco sweep`.
+#[derive(Debug, Clone, Args)]
+pub struct SweepOptions {
+    /// Questions, each file a task: Model-Written Evaluations (JSONL with question, answer_matching_behavior,
+    /// answer_not_matching_behavior), MMLU (CSV, Parquet), or JSONL with prompt or messages, choices and label
+    #[arg(required = true, value_name = "QUESTIONS")]
+    pub inputs: Vec<PathBuf>,
+    /// What the fine-tuning component is multiplied with; 1 is the tuned model and must be among them
+    #[arg(
+        long,
+        value_name = "A,B,…",
+        value_delimiter = ',',
+        default_value = "0.75,0.9,0.95,1,1.05,1.1,1.25",
+        allow_negative_numbers = true,
+        env = "TUCO_ALPHAS"
+    )]
+    pub alphas: Vec<f64>,
+    /// Folds of the cross-validation
+    #[arg(long, value_name = "N", default_value = "5", value_parser = parse_folds, env = "TUCO_FOLDS")]
+    pub folds: usize,
+    /// MMLU: the file with examples that come before each question (the dev split)
+    #[arg(long, value_name = "DEV")]
+    pub examples: Option<PathBuf>,
+    /// How many of the examples
+    #[arg(long, value_name = "N", default_value = "5", value_parser = parse_count, requires = "examples")]
+    pub shots: usize,
+    #[command(flatten)]
+    pub common: ExperimentOptions,
+}
+
+fn parse_folds(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|folds| (2..=1000).contains(folds)).ok_or_else(|| "expected 2 to 1000".into())
+}
+
+/// `tuco sweep`.
+///
+/// # Errors
+/// Everything that is wrong with flags, models and inputs before anything is computed.
+pub fn sweep(options: SweepOptions, caller: Caller<'_>) -> Result<()> {
+    check_alphas(&options.alphas)?;
+    let opened = Opened::open(options.common, caller)?;
+    // Where there is no head, nothing is computed in vain.
+    opened.pair.checkpoints.ft.head()?;
+    let examples = match &options.examples {
+        Some(path) => Examples::read(path, options.shots)?,
+        None => Examples::default(),
+    };
+    let task = |path: &PathBuf| {
+        let mut rows = questions::read(path, &examples, &opened.encoder)?;
+        rows.truncate(opened.options.limit.unwrap_or(usize::MAX));
+        Ok(Task { name: stem(path), rows })
+    };
+    let tasks = options.inputs.iter().map(task).collect::<Result<Vec<Task>>>()?;
+    let grid = Grid { alphas: options.alphas, folds: options.folds };
+    sweep::check(&tasks, &grid)?;
+    opened.run(&Experiment::Sweep(tasks, grid))
+}

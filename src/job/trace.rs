@@ -1,0 +1,54 @@
+//! The job of `tuco trace`.
+
+use super::{
+    Caller,
+    experiments::{Experiment, ExperimentOptions, Opened},
+};
+use crate::{
+    Error, Result,
+    experiment::trace,
+    prompt::{Content, Encoded, RowError},
+};
+use clap::Args;
+
+/// Flags of `tuco trace`.
+#[derive(Debug, Clone, Args)]
+pub struct TraceOptions {
+    /// What the model is told
+    pub prompt: String,
+    /// What it answers; its tokens are traced too
+    #[arg(long, value_name = "TEXT")]
+    pub response: Option<String>,
+    #[command(flatten)]
+    pub common: ExperimentOptions,
+}
+
+/// `tuco trace`.
+///
+/// # Errors
+/// Everything that is wrong with flags, models and the text before anything is computed; weights that overflow on this text.
+pub fn trace(options: TraceOptions, caller: Caller<'_>) -> Result<()> {
+    if options.prompt.is_empty() || options.response.as_ref().is_some_and(String::is_empty) {
+        let what = if options.prompt.is_empty() { "the prompt" } else { "--response" };
+        return Err(Error::usage(format!("{what} is empty, expected text")));
+    }
+    options.common.machine.device.check_is_one()?;
+    let opened = Opened::open(options.common, caller)?;
+    opened.pair.checkpoints.ft.head()?;
+    let encoder = &opened.encoder;
+    let usage = |error: RowError| Error::usage(error.message);
+    let encoded = encoder.encode(&Content::Prompt(options.prompt)).map_err(usage)?;
+    let Encoded { mut token_ids, truncated } = encoded;
+    let prompt = token_ids.len();
+    if let Some(response) = &options.response {
+        token_ids.extend(encoder.continuation(response).map_err(usage)?);
+    }
+    if token_ids.len() > encoder.max_length() {
+        return Err(Error::usage(format!(
+            "prompt and response have {} tokens, but the model takes at most {}",
+            token_ids.len(),
+            encoder.max_length()
+        )));
+    }
+    opened.run(&Experiment::Trace(trace::Text { token_ids, prompt, truncated }))
+}
