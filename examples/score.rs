@@ -1,7 +1,7 @@
 //! Scores prompts: `cargo run --release --example score -- BASE TUNED PROMPT...`
 
 use std::process::ExitCode;
-use tuco::{Error, Result, Session, SessionOptions, engine::unobserved, prompt::ContentRef};
+use tuco::{Result, Session, SessionOptions, engine::unobserved, prompt::ContentRef};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,11 +21,13 @@ fn main() -> ExitCode {
 fn score(base: &str, tuned: &str, prompts: &[String]) -> Result<()> {
     let session = Session::open(&SessionOptions::new(base, tuned))?;
     let rows: Vec<ContentRef<'_>> = prompts.iter().map(|prompt| ContentRef::Prompt(prompt)).collect();
-    let encoded: Result<Vec<_>, _> = session.encode(&rows)?.into_iter().collect();
-    let encoded = encoded.map_err(|error| Error::usage(error.message))?;
+    let encoded = session.encode(&rows)?.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
     let token_ids: Vec<&[u32]> = encoded.iter().map(|encoded| encoded.token_ids.as_slice()).collect();
     for (score, prompt) in session.score(&token_ids, &unobserved)?.iter().zip(prompts) {
-        println!("TuCo {:.4}  β {:.4}  {prompt}", score.tuco(), score.beta());
+        match score {
+            Ok(score) => println!("TuCo {:.4}  β {:.4}  {prompt}", score.tuco(), score.beta()),
+            Err(error) => println!("{error}  {prompt}"),
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 use serde_json::json;
 use std::process::ExitCode;
 use tuco::{
-    Error, Result, Session, SessionOptions,
+    Result, Session, SessionOptions,
     engine::{Tokens, unobserved},
     prompt::Content,
 };
@@ -30,8 +30,11 @@ fn steer(base: &str, tuned: &str, message: &str) -> Result<()> {
     let session = Session::open(&SessionOptions::new(base, tuned))?;
     let encoder = session.encoder();
     let messages = Content::Messages(vec![json!({"role": "user", "content": message})]);
-    let prompt = encoder.encode(&messages).map_err(|error| Error::usage(error.message))?;
+    let prompt = encoder.encode(&messages)?;
     let logits = session.logits(&[&prompt.token_ids], &ALPHAS, Tokens::All, &unobserved)?;
+    if let Some((_, error)) = logits.errors.into_iter().next() {
+        return Err(error.into());
+    }
     let [_, _, vocab_size] = logits.shape;
     for (alpha, logits) in ALPHAS.iter().zip(logits.values.chunks(vocab_size)) {
         let mut tokens: Vec<usize> = (0..vocab_size).collect();

@@ -12,9 +12,10 @@
 //!
 //! let session = Session::open(&SessionOptions::new("Llama-3.1-8B", "Llama-3.1-8B-Instruct"))?;
 //! let prompts = session.encode(&[ContentRef::Prompt("Once upon a time")])?;
-//! let prompt = prompts[0].as_ref().map_err(|error| tuco::Error::usage(error.message.as_str()))?;
-//! let scores = session.score(&[&prompt.token_ids], &unobserved)?;
-//! println!("TuCo {:.4}", scores[0].tuco());
+//! let prompts = prompts.into_iter().collect::<Result<Vec<_>, _>>()?;
+//! for score in session.score(&[&prompts[0].token_ids], &unobserved)? {
+//!     println!("TuCo {:.4}", score?.tuco());
+//! }
 //! # Ok::<(), tuco::Error>(())
 //! ```
 //!

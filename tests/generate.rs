@@ -37,8 +37,8 @@ fn seeded(prompts: &[Vec<u32>]) -> Vec<Prompt<'_>> {
     prompts.iter().zip(10..).map(|(token_ids, seed)| Prompt { token_ids, seed }).collect()
 }
 
-fn generate<B: Backend, W: PairWeights>(
-    engine: &Engine<'_, B, W>,
+fn generate<B: Backend>(
+    engine: &Engine<'_, B>,
     prompts: &[Prompt<'_>],
     generation: &Generation,
 ) -> Result<Vec<Vec<Completion>>> {

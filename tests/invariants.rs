@@ -122,7 +122,7 @@ fn sharing_changes_no_bit<B: Backend>(backend: &B, case: &str, longest: usize, p
     let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
     let mut ids = prompts_that_begin_alike();
     ids.retain(|prompt| prompt.len() <= longest);
-    let both = |engine: &Engine<_, _>, prompts: &[&[u32]]| {
+    let both = |engine: &Engine<_>, prompts: &[&[u32]]| {
         let scores = engine.score(prompts, &unobserved).unwrap();
         scores.into_iter().zip(engine.plain(Branch::Pt, prompts, &unobserved).unwrap()).collect::<Vec<_>>()
     };
@@ -173,7 +173,7 @@ fn batch_order_shared_beginnings_and_threads_change_no_bit_of_steered_logits() {
         let backend = Cpu::new();
         let fits = |prompt: &&Vec<u32>| case != "gpt2" || prompt.len() <= 70;
         let ids: Vec<Vec<u32>> = ids.iter().filter(fits).cloned().collect();
-        let steer = |engine: &Engine<_, _>, prompts: &[&[u32]], alphas: &[f64]| {
+        let steer = |engine: &Engine<_>, prompts: &[&[u32]], alphas: &[f64]| {
             engine.steer(prompts, alphas, Tokens::All, &unobserved).unwrap()
         };
         let alone: Vec<Vec<Vec<f64>>> = ids

@@ -7,15 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 use tuco::{
-    Error, ErrorKind, Session, SessionOptions,
+    Error, ErrorKind, Result, Session, SessionOptions,
     backend::cpu::Cpu,
     checkpoint::Pair,
-    engine::{
-        Continued, Engine, Finish, Generation, LOGITS_AT_ONCE, Prompt, Sampling, Tokens, unheard, unobserved,
-    },
+    engine::{Continued, Engine, Generation, LOGITS_AT_ONCE, Prompt, Sampling, Tokens, unheard, unobserved},
     job::Device,
     prompt::{Content, ContentRef},
-    session::Completing,
+    session::{Completing, Logits, Outcome},
     twin::Branch,
 };
 
@@ -39,6 +37,12 @@ fn prompts(name: &str) -> Vec<Vec<u32>> {
     let gold: Value = serde_json::from_slice(&fs::read(golden(name).join("gold.json")).unwrap()).unwrap();
     let ids = |prompt: &Value| serde_json::from_value(prompt["token_ids"].clone()).unwrap();
     gold["prompts"].as_array().unwrap().iter().map(ids).collect()
+}
+
+/// What all prompts have.
+#[track_caller]
+fn all<T>(outcomes: Result<Vec<Outcome<T>>>) -> Vec<T> {
+    outcomes.unwrap().into_iter().map(|outcome| outcome.unwrap()).collect()
 }
 
 const CASE: &str = "llama_gqa_tied_bf16";
@@ -92,12 +96,12 @@ fn a_session_gives_what_the_engine_gives_in_batches_of_any_size() {
         options.machine.batch_size = batch_size;
         options.machine.max_batch_tokens = batch_tokens;
         let session = Session::open(&options).unwrap();
-        assert_eq!(session.score(&prompts, &unobserved).unwrap(), scores);
-        assert_eq!(session.last_hidden(Branch::Pt, &prompts, &unobserved).unwrap(), base);
+        assert_eq!(all(session.score(&prompts, &unobserved)), scores);
+        assert_eq!(all(session.last_hidden(Branch::Pt, &prompts, &unobserved)), base);
         let found = session.logits(&prompts, &alphas, Tokens::All, &unobserved).unwrap();
         assert_eq!(found.shape, [alphas.len(), prompts.len(), session.spec().vocab_size]);
         assert_eq!(found.values, logits.concat().concat());
-        assert_eq!(session.trace(&prompts, &unobserved).unwrap(), traces);
+        assert_eq!(all(session.trace(&prompts, &unobserved)), traces);
         assert_eq!(session.logits_of_parts(&traces[0].split).unwrap(), says);
     }
 }
@@ -119,7 +123,7 @@ fn likelihoods_are_those_that_logits_say() {
         options.machine.max_batch_tokens = batch_tokens;
         let session = Session::open(&options).unwrap();
         for alpha in [0.0, 0.6, 1.0] {
-            let found = session.likelihoods(&texts, alpha, &unobserved).unwrap();
+            let found = all(session.likelihoods(&texts, alpha, &unobserved));
             for (text, found) in texts.iter().zip(found) {
                 assert_eq!(found.len(), text.token_ids.len() - text.n_prompt);
                 for (at, found) in (text.n_prompt..).zip(found) {
@@ -150,10 +154,10 @@ fn threads_share_a_session() {
     let session = Session::open(&options(CASE)).unwrap();
     let prompts = prompts(CASE);
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let expected = session.score(&prompts, &unobserved).unwrap();
+    let expected = all(session.score(&prompts, &unobserved));
     std::thread::scope(|scope| {
         let running: Vec<_> =
-            (0..4).map(|_| scope.spawn(|| session.score(&prompts, &unobserved).unwrap())).collect();
+            (0..4).map(|_| scope.spawn(|| all(session.score(&prompts, &unobserved)))).collect();
         running.into_iter().for_each(|running| assert_eq!(running.join().unwrap(), expected));
     });
 }
@@ -198,21 +202,32 @@ fn an_overflow_is_told_of_its_prompt_alone() {
         assert_eq!((error.kind, error.exit_code()), (ErrorKind::NotFinite, 42));
         assert!(error.message.starts_with(message), "{error}");
     };
-    let scores = session.score(&ids, &unobserved).unwrap();
-    let finite: Vec<bool> = scores.iter().map(|score| score.check_finite().is_ok()).collect();
-    assert_eq!(finite, [true, false, true]);
+    /// The second's error; the others have something.
+    fn second<T: std::fmt::Debug>(outcomes: Vec<Outcome<T>>) -> Error {
+        let [Ok(_), Err(error), Ok(_)] = &outcomes[..] else { panic!("{outcomes:?}") };
+        error.clone().into()
+    }
+    told(second(session.score(&ids, &unobserved).unwrap()), "the hidden state overflowed: |P| is ");
+    let states = session.last_hidden(Branch::Ft, &ids, &unobserved).unwrap();
+    told(second(states), "the tuned model's own hidden state overflowed");
     // The base's own blocks do not overflow.
-    assert!(session.logits(&ids, &[0.0], Tokens::All, &unobserved).is_ok());
-    let error = session.logits(&ids, &[0.0, 1.0], Tokens::All, &unobserved).unwrap_err();
-    told(error, "prompt 1: the logits under alpha 1 are not numbers");
+    all(session.last_hidden(Branch::Pt, &ids, &unobserved));
+    assert_eq!(session.logits(&ids, &[0.0], Tokens::All, &unobserved).unwrap().errors, []);
+    let Logits { values, shape, errors } =
+        session.logits(&ids, &[0.0, 1.0], Tokens::All, &unobserved).unwrap();
+    let by_row: Vec<bool> = values.chunks(shape[2]).map(|row| row.iter().all(|v| v.is_finite())).collect();
+    assert_eq!(by_row, [true, false, true, true, false, true]);
+    let [(1, error)] = &errors[..] else { panic!("{errors:?}") };
+    told(error.clone().into(), "the logits under alpha 1 are not numbers");
     let texts = ids.map(|token_ids| Continued { token_ids, n_prompt: 1 });
-    let error = session.likelihoods(&texts, 1.0, &unobserved).unwrap_err();
-    told(error, "text 1: the logits are not numbers");
+    let likelihoods = session.likelihoods(&texts, 1.0, &unobserved).unwrap();
+    // The last has nothing to tell.
+    told(second(likelihoods), "the logits under alpha 1 are not numbers");
 
-    let traces = session.trace(&ids, &unobserved).unwrap();
-    assert!(traces[0].check_finite().is_ok() && traces[2].check_finite().is_ok());
-    let why = traces[1].check_finite().unwrap_err();
-    assert!(why.starts_with("the hidden state overflowed: |P| is "), "{why}");
+    told(second(session.trace(&ids, &unobserved).unwrap()), "the hidden state overflowed: |P| is ");
+    let pair = Pair::open(&dir.path().join("base"), &dir.path().join("tuned"), None).unwrap();
+    let cpu = Cpu::new();
+    let traces = Engine::new(&cpu, &pair).trace(&ids, &unobserved).unwrap();
     assert!(session.logits_of_parts(&traces[0].split).is_ok());
     told(session.logits_of_parts(&traces[1].split).unwrap_err(), "the logits of the hidden state's parts");
 
@@ -220,9 +235,38 @@ fn an_overflow_is_told_of_its_prompt_alone() {
     let generation = Generation { max_new_tokens: 3, ..Generation::default() };
     let completing = Completing { generation, stop: Vec::new(), seed: 0 };
     let completions = session.generate(&prompts, &completing, &unobserved).unwrap();
-    let finish: Vec<Finish> = completions.iter().map(|of| of[0].completion.finish).collect();
-    assert_eq!(finish, [Finish::Length, Finish::NotFinite, Finish::Length]);
-    assert_eq!(completions[1][0].fields().unwrap_err().kind, "not_finite");
+    told(second(completions), "the logits of a next token are not numbers");
+}
+
+/// In a process of its own, whose simulated device is small.
+#[cfg(feature = "sim")]
+#[test]
+fn a_prompt_that_the_device_does_not_hold_loses_no_other() {
+    const MEMORY: &str = "TUCO_SIM_MEMORY";
+    if std::env::var_os(MEMORY).is_none() {
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "a_prompt_that_the_device_does_not_hold_loses_no_other"]);
+        let ran = again.env(MEMORY, "340000").output().unwrap();
+        let told = String::from_utf8_lossy(&ran.stdout);
+        assert!(ran.status.success() && told.contains("1 passed"), "{told}");
+        return;
+    }
+    let mut options = options(CASE);
+    options.machine.device = "sim".parse().unwrap();
+    let session = Session::open(&options).unwrap();
+    let long: Vec<u32> = (1..=118).map(|i| i % 90 + 1).collect();
+    let ids: [&[u32]; 3] = [&[1, 2, 3], &long, &[4, 5]];
+    let outcomes = session.score(&ids, &unobserved).unwrap();
+    let [Ok(_), Err(error), Ok(_)] = &outcomes[..] else { panic!("{outcomes:?}") };
+    assert_eq!(error.kind.as_str(), "out_of_memory");
+    assert!(
+        error.message.starts_with("the prompt needs room for 118 tokens and does not fit alone"),
+        "{error}"
+    );
+    assert_eq!(Error::from(error.clone()).kind, ErrorKind::OutOfMemory);
+    // Batches that did not fit are told, and what was found is what is found of each alone.
+    assert!(session.take_warnings().iter().any(|warning| warning.contains("--max-batch-tokens")));
+    assert_eq!(outcomes[2], session.score(&ids[2..], &unobserved).unwrap()[0]);
 }
 
 #[test]
@@ -289,7 +333,7 @@ fn completions_do_not_depend_on_the_batches() {
         options.machine.batch_size = batch_size;
         options.machine.max_batch_tokens = batch_tokens;
         let session = Session::open(&options).unwrap();
-        let found = session.generate(&seeded, &completing, &unobserved).unwrap();
+        let found = all(session.generate(&seeded, &completing, &unobserved));
         let found: Vec<Vec<_>> =
             found.into_iter().map(|of| of.into_iter().map(|text| text.completion).collect()).collect();
         assert_eq!(found, expected);

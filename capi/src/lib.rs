@@ -10,7 +10,7 @@ use std::{
 use tuco::{
     Error, Result, Session, SessionOptions,
     engine::{Score, unobserved},
-    prompt::ContentRef,
+    prompt::{ContentRef, RowError},
 };
 
 /// `TUCO_FAILED`: also what panics are.
@@ -84,18 +84,22 @@ unsafe fn opened<'a>(session: *const Session) -> Result<&'a Session> {
     unsafe { session.as_ref() }.ok_or_else(|| Error::usage("session is NULL, expected what tuco_open gave"))
 }
 
+/// What comes of a prompt; what is wrong with it names it.
+fn of_prompt<T>((index, outcome): (usize, Result<T, RowError>)) -> Result<T> {
+    outcome.map_err(|error| {
+        let error = Error::from(error);
+        Error::new(error.kind, format!("prompt {index}: {}", error.message))
+    })
+}
+
 /// # Safety
 /// `scores` points to room for as many as there are prompts.
 unsafe fn write(prompts: &[&[u32]], session: &Session, scores: *mut TucoScore) -> Result<()> {
     if scores.is_null() && !prompts.is_empty() {
         return Err(Error::usage(format!("scores is NULL, expected room for {}", prompts.len())));
     }
-    let found = session.score(prompts, &unobserved)?;
-    let check = |(index, score): (usize, &Score)| {
-        let wrong = |why| Error::new(tuco::ErrorKind::NotFinite, format!("prompt {index}: {why}"));
-        score.check_finite().map_err(wrong)
-    };
-    found.iter().enumerate().try_for_each(check)?;
+    let found = session.score(prompts, &unobserved)?.into_iter().enumerate();
+    let found: Vec<Score> = found.map(of_prompt).collect::<Result<_>>()?;
     for (index, (score, prompt)) in found.iter().zip(prompts).enumerate() {
         let (last, n_tokens) = (score.last(), prompt.len());
         let (tuco, beta) = (score.tuco(), score.beta());
@@ -156,7 +160,7 @@ pub unsafe extern "C" fn tuco_score_text(
         }
         let mut encoded = Vec::with_capacity(count);
         for (index, row) in session.encode(&rows)?.into_iter().enumerate() {
-            encoded.push(row.map_err(|error| Error::usage(format!("prompt {index}: {}", error.message)))?);
+            encoded.push(of_prompt((index, row))?);
         }
         let ids: Vec<&[u32]> = encoded.iter().map(|encoded| encoded.token_ids.as_slice()).collect();
         // SAFETY: the caller's.

@@ -19,11 +19,12 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 use tuco::{
-    Error, ErrorKind, Session, SessionOptions,
-    engine::{Continued, Finish, Prompt, Tokens, check_alphas},
+    Session, SessionOptions,
+    engine::{Continued, Prompt, Tokens, check_alphas},
     metrics,
     model::PairWeights,
-    prompt::{ContentRef, Encoded, RowError, RowErrorKind},
+    prompt::{ContentRef, Encoded, RowError},
+    session::Text,
     twin::Branch,
 };
 
@@ -75,9 +76,43 @@ impl Pair {
     }
 }
 
-/// The error of a prompt that has overflowed.
-fn not_finite(why: String) -> RowError {
-    RowError::new(RowErrorKind::NotFinite, why)
+/// The exception for the first prompt that has no outcome; `others` is what the others have, which is not lost.
+fn row_exception_with<'py>(
+    py: Python<'py>,
+    (index, error): (usize, &RowError),
+    name: &str,
+    others: impl IntoPyObject<'py>,
+) -> PyErr {
+    let exception = row_exception(py, index, error);
+    match exception.value(py).setattr(name, others) {
+        Ok(()) => exception,
+        Err(error) => error,
+    }
+}
+
+/// What all prompts have, or the exception for the first that has nothing, with what the others have: `None` in its place.
+fn all_or_first_error<'py, T>(
+    py: Python<'py>,
+    name: &str,
+    outcomes: impl Iterator<Item = Result<T, RowError>>,
+) -> PyResult<Vec<T>>
+where
+    Vec<Option<T>>: IntoPyObject<'py>,
+{
+    let (mut found, mut first_error) = (Vec::new(), None);
+    for (index, outcome) in outcomes.enumerate() {
+        match outcome {
+            Ok(of_prompt) => found.push(Some(of_prompt)),
+            Err(error) => {
+                first_error.get_or_insert((index, error));
+                found.push(None);
+            }
+        }
+    }
+    match &first_error {
+        Some((index, error)) => Err(row_exception_with(py, (*index, error), name, found)),
+        None => Ok(found.into_iter().flatten().collect()),
+    }
 }
 
 fn tokens(encoded: &[&[u32]]) -> u64 {
@@ -250,41 +285,29 @@ impl Pair {
         let bar = Bar::new(py, progress, "score", passes * tokens(&good))?;
         let passed = run(py, bar, |observer| {
             let scores = session.score(&good, observer)?;
-            let base = if output_co { session.last_hidden(Branch::Pt, &good, observer)? } else { Vec::new() };
-            let traces = if all_tokens { session.trace(&good, observer)? } else { Vec::new() };
+            let base = output_co.then(|| session.last_hidden(Branch::Pt, &good, observer)).transpose()?;
+            let traces = all_tokens.then(|| session.trace(&good, observer)).transpose()?;
             Ok((scores, base, traces))
         })?;
         let (scores, base, traces) = passed.raise(py)?;
         Self::warn(py, &session)?;
-        let mut base = base.into_iter();
-        let mut traces = traces.into_iter();
-        let mut scored = scores.into_iter().map(|score| {
-            let output_co = base.next().map(|base| metrics::output_co(&base, &score.last_hidden));
-            (score, output_co, traces.next())
-        });
-        let outcomes: Vec<Outcome> = rows
-            .into_iter()
-            .map(|row| {
-                let encoded = row?;
-                let (score, output_co, trace) = scored.next().expect("a score for every prompt");
-                score.check_finite().map_err(not_finite)?;
-                if output_co.is_some_and(|output_co| !output_co.is_finite()) {
-                    return Err(not_finite("the base's own hidden state overflowed".into()));
-                }
-                if let Some(trace) = &trace {
-                    trace.check_finite().map_err(not_finite)?;
-                }
-                Ok(Scored { score, encoded, output_co, trace })
-            })
-            .collect();
+        let mut scores = scores.into_iter();
+        let mut base = base.into_iter().flatten();
+        let mut traces = traces.into_iter().flatten();
+        let mut scored = |encoded: Encoded| -> Outcome {
+            // Of each the next, whatever the others are.
+            let (score, base, trace) = (scores.next(), base.next(), traces.next());
+            let score = score.expect("an outcome for every prompt")?;
+            let output_co = base.transpose()?.map(|base| metrics::output_co(&base, &score.last_hidden));
+            Ok(Scored { score, encoded, output_co, trace: trace.transpose()? })
+        };
+        let outcomes: Vec<Outcome> = rows.into_iter().map(|row| row.and_then(&mut scored)).collect();
         let num_layers = session.spec().num_hidden_layers;
         let scores = Scores::new(&outcomes, Asked { layers, all_tokens, output_co, num_layers });
         match scores.first_error() {
             Some((index, error)) if raises => {
-                let error = row_exception(py, *index, error);
-                // What was computed is not lost.
-                error.value(py).setattr("scores", scores.into_pyobject(py)?)?;
-                Err(error)
+                let (index, error) = (*index, error.clone());
+                Err(row_exception_with(py, (index, &error), "scores", scores))
             }
             _ => Ok(scores),
         }
@@ -323,9 +346,13 @@ impl Pair {
         Self::warn(py, &session)?;
         let flat = PyArray1::from_vec(py, logits.values);
         let [_, prompts, width] = logits.shape;
-        match is_one {
-            true => Ok(flat.reshape([prompts, width])?.into_any()),
-            false => Ok(flat.reshape(logits.shape)?.into_any()),
+        let shaped = match is_one {
+            true => flat.reshape([prompts, width])?.into_any(),
+            false => flat.reshape(logits.shape)?.into_any(),
+        };
+        match logits.errors.first() {
+            Some((index, error)) => Err(row_exception_with(py, (*index, error), "logits", shaped)),
+            None => Ok(shaped),
         }
     }
 
@@ -373,7 +400,7 @@ impl Pair {
             let greedy = of.iter().map(|token| token.is_greedy);
             (PyArray1::from_iter(py, values), PyArray1::from_iter(py, greedy))
         };
-        Ok(found.into_iter().map(arrays).collect())
+        all_or_first_error(py, "likelihoods", found.into_iter().map(|outcome| outcome.map(arrays)))
     }
 
     /// What follows each prompt.
@@ -425,22 +452,8 @@ impl Pair {
         let completions =
             run(py, bar, |observer| session.generate(&prompts, &completing, observer))?.raise(py)?;
         Self::warn(py, &session)?;
-        let mut first_error = None;
-        let mut made: Vec<Vec<Completion>> = Vec::with_capacity(completions.len());
-        for (index, of_prompt) in completions.into_iter().enumerate() {
-            let broken = of_prompt.iter().find(|text| text.completion.finish == Finish::NotFinite);
-            if let Some(failure) = broken.and_then(|text| text.fields().err()) {
-                first_error.get_or_insert_with(|| (index, not_finite(failure.message)));
-                made.push(Vec::new());
-            } else {
-                made.push(of_prompt.into_iter().map(|text| Completion::new(py, text)).collect());
-            }
-        }
-        let Some((index, error)) = first_error else { return Ok(made) };
-        let error = row_exception(py, index, &error);
-        // What was generated is not lost.
-        error.value(py).setattr("completions", made)?;
-        Err(error)
+        let made = |of: Vec<Text>| of.into_iter().map(|text| Completion::new(py, text)).collect();
+        all_or_first_error(py, "completions", completions.into_iter().map(|outcome| outcome.map(made)))
     }
 
     /// The contributions of every layer to every token of a prompt, and of the response that follows it.
@@ -459,8 +472,7 @@ impl Pair {
             ids.extend(more.map_err(|error| usage(py, &format!("response: {}", error.message)))?);
         }
         let (trace, says) = run(py, Bar::new(py, Some(false), "trace", 0)?, |observer| {
-            let trace = session.trace(&[&ids], observer)?.remove(0);
-            trace.check_finite().map_err(|why| Error::new(ErrorKind::NotFinite, why))?;
+            let trace = session.trace(&[&ids], observer)?.remove(0)?;
             let says = match session.pair().head() {
                 Ok(_) => Some(session.logits_of_parts(&trace.split)?),
                 Err(_) => None,

@@ -67,12 +67,18 @@ def test_a_trace_has_arrays_by_token_and_layer(demo):
 
 
 def test_an_overflow_is_an_error_of_its_prompt(overflowing):
-    error = tuco.errors.NotFiniteError
-    with pytest.raises(error, match="prompt 1: the logits under alpha 1 are not numbers") as raised:
-        overflowing.logits([[1, 3], [1, 5, 3]], [0.0, 1.0])
-    assert raised.value.exit_code == 42 and isinstance(raised.value, OverflowError)
-    assert np.isfinite(overflowing.logits([[1, 3], [1, 5, 3]], 0.0)).all()
-    with pytest.raises(error, match="text 1: the logits are not numbers"):
+    prompts = [[1, 3], [1, 5, 3]]
+    told = r"prompts\[1\]: the logits under alpha 1 are not numbers"
+    with pytest.raises(tuco.PromptError, match=told) as raised:
+        overflowing.logits(prompts, [0.0, 1.0])
+    assert (raised.value.index, raised.value.kind) == (1, "not_finite")
+    assert np.isfinite(raised.value.logits).all(axis=2).tolist() == [[True, False], [True, False]]
+    np.testing.assert_array_equal(raised.value.logits[:, 0], overflowing.logits(prompts[:1], [0.0, 1.0])[:, 0])
+    assert np.isfinite(overflowing.logits(prompts, 0.0)).all()
+    with pytest.raises(tuco.PromptError, match=told) as raised:
         overflowing.likelihoods([[1], [1, 5]], [[3], [3]])
-    with pytest.raises(error, match="the hidden state overflowed"):
+    (first, greedy), second = raised.value.likelihoods
+    assert second is None and first.shape == greedy.shape == (1,) and np.isfinite(first).all()
+    with pytest.raises(tuco.errors.NotFiniteError, match="the hidden state overflowed") as raised:
         overflowing.trace([1, 5, 3])
+    assert raised.value.exit_code == 42 and isinstance(raised.value, OverflowError)

@@ -77,7 +77,8 @@ class Pair:
             progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
 
         Raises:
-            PromptError: a prompt that is empty, too long, or does not suit the chat template.
+            PromptError: a prompt that is empty, too long, or does not suit the chat template; one that overflows, or that the device's
+                memory does not hold alone (its `scores` are those of the others).
             TypeError, ValueError: what is no prompt.
         """
     @overload
@@ -102,7 +103,7 @@ class Pair:
             float64, `[prompts, tokens]`; for a list of alphas `[alphas, prompts, tokens]`.
 
         Raises:
-            NotFiniteError: logits that overflow.
+            PromptError: as of `score` (its `logits` are those of the others).
         """
     @overload
     def logits(
@@ -134,7 +135,7 @@ class Pair:
             decoding takes.
 
         Raises:
-            NotFiniteError: logits that overflow.
+            PromptError: as of `score` (its `likelihoods` are those of the others).
         """
     def generate(
         self,
@@ -173,8 +174,7 @@ class Pair:
 
         Raises:
             UsageError: a number out of range, or one that has no effect at temperature 0.
-            PromptError: a prompt that is empty, too long, or does not suit the chat template; one whose logits overflow (its
-                `completions` are those of the others).
+            PromptError: as of `score` (its `completions` are those of the others).
         """
     def trace(self, prompt: Prompt, response: str | None = None) -> Trace:
         """The contributions of every layer to every token of a prompt, and of the response that follows it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._native import Completion, Scores
+    from ._native import Bools, Completion, Floats, Scores
 
 
 class TucoError(Exception):
@@ -29,14 +29,20 @@ class PromptError(UsageError):
     """A stable name, `error.type` of `tuco score`: empty_prompt, too_long, token_out_of_range, template_error, …"""
     scores: Scores | None
     """The other prompts' scores, if they had been computed."""
-    completions: list[list[Completion]] | None
-    """The other prompts' completions, if they had been generated; an empty list for one that has none."""
+    logits: Floats | None
+    """The other prompts' logits, if they had been computed; NaN for one that has none."""
+    likelihoods: list[tuple[Floats, Bools] | None] | None
+    """The other prompts' likelihoods, if they had been computed; `None` for one that has none."""
+    completions: list[list[Completion] | None] | None
+    """The other prompts' completions, if they had been generated; `None` for one that has none."""
 
     def __init__(self, message: str, index: int = 0, kind: str = "invalid_row") -> None:
         super().__init__(message)
         self.index = index
         self.kind = kind
         self.scores = None
+        self.logits = None
+        self.likelihoods = None
         self.completions = None
 
     def __reduce__(self) -> tuple[type, tuple[str, int, str]]:

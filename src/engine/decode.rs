@@ -15,7 +15,7 @@ use crate::{
     Result,
     backend::{Backend, PartSums, Role, Rows, Sequence},
     metrics::RunningL1,
-    model::{ModelSpec, PairWeights},
+    model::ModelSpec,
     twin::{Branch, Twin},
 };
 use std::ops::Range;
@@ -92,8 +92,8 @@ impl<M> Space<M> {
 }
 
 /// A pair that decodes, with its cache.
-pub struct Decoder<'e, 'a, B: Backend, W> {
-    engine: &'e Engine<'a, B, W>,
+pub struct Decoder<'e, 'a, B: Backend> {
+    engine: &'e Engine<'a, B>,
     mix: Mix,
     head: Head<'a, B>,
     pub cache: Cache<B::Mat>,
@@ -101,8 +101,8 @@ pub struct Decoder<'e, 'a, B: Backend, W> {
     space: Space<B::Mat>,
 }
 
-impl<'e, 'a, B: Backend, W: PairWeights> Decoder<'e, 'a, B, W> {
-    pub fn new(engine: &'e Engine<'a, B, W>, mix: Mix) -> Result<Self> {
+impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
+    pub fn new(engine: &'e Engine<'a, B>, mix: Mix) -> Result<Self> {
         let (backend, spec) = (engine.backend, engine.weights.spec());
         Ok(Self {
             engine,

@@ -53,7 +53,7 @@ pub struct Footprint {
 
 impl Footprint {
     /// Of [`Engine::score`](super::Engine::score), with or without a pass of the base for OutputCo.
-    pub fn of_score(weights: &impl PairWeights, limits: PackLimits, threads: usize) -> Self {
+    pub fn of_score(weights: &dyn PairWeights, limits: PackLimits, threads: usize) -> Self {
         let spec = weights.spec().ft;
         let (d, q, k, f) = widths(spec);
         let twin_rows = 2 * (5 * d + 2 * q + k + f + of_experts(spec)) + 5 * d + 4 * spec.num_hidden_layers;
@@ -76,7 +76,7 @@ impl Footprint {
     /// # Errors
     /// Where there is no head.
     pub fn of_generation(
-        weights: &impl PairWeights,
+        weights: &dyn PairWeights,
         limits: PackLimits,
         threads: usize,
         generation: &Generation,
@@ -155,7 +155,7 @@ fn of_experts(spec: &ModelSpec) -> usize {
 }
 
 /// Bytes of the layer that takes most: what is read of it, and what is widened.
-fn widest_layer(weights: &impl PairWeights, read: &[Branch], widened: &[Branch]) -> usize {
+fn widest_layer(weights: &dyn PairWeights, read: &[Branch], widened: &[Branch]) -> usize {
     let spec = weights.spec().ft;
     let of_layer = |layer: usize| -> usize {
         let mut places = HashSet::new();

@@ -18,7 +18,7 @@ use crate::{
     Error, Result,
     backend::{Backend, Sequence},
     metrics::tuco,
-    model::{ModelSpec, PairWeights},
+    model::ModelSpec,
 };
 use rayon::prelude::*;
 use std::ops::{ControlFlow, Range};
@@ -207,7 +207,7 @@ impl Draft {
     }
 }
 
-impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
+impl<B: Backend> Engine<'_, B> {
     /// Completes prompts: for each of them, in order, its completions.
     ///
     /// The observer hears rows of prompts and completions as they pass the layers.
@@ -255,8 +255,8 @@ impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
 }
 
 /// Passes the prompts: drafts of all completions, and what follows each prompt.
-fn begin<B: Backend, W: PairWeights>(
-    decoder: &mut Decoder<'_, '_, B, W>,
+fn begin<B: Backend>(
+    decoder: &mut Decoder<'_, '_, B>,
     prompts: &[Prompt<'_>],
     generation: &Generation,
     most_rows: usize,
@@ -297,8 +297,8 @@ fn begin<B: Backend, W: PairWeights>(
 }
 
 /// Passes the newest token of each draft: what follows it.
-fn follow<B: Backend, W: PairWeights>(
-    decoder: &mut Decoder<'_, '_, B, W>,
+fn follow<B: Backend>(
+    decoder: &mut Decoder<'_, '_, B>,
     drafts: &mut [&mut Draft],
     observer: Observer<'_>,
 ) -> Result<Vec<Next>> {

@@ -30,7 +30,7 @@ pub struct Head<'w, B: Backend> {
 }
 
 impl<'w, B: Backend> Head<'w, B> {
-    pub fn load(backend: &B, weights: &'w impl PairWeights, meeting: Meeting) -> Result<Self> {
+    pub fn load(backend: &B, weights: &'w dyn PairWeights, meeting: Meeting) -> Result<Self> {
         let (head, spec) = (weights.head()?, weights.spec().ft);
         Ok(Self {
             norm: Norm {

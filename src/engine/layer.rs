@@ -78,7 +78,7 @@ pub enum Onward {
 }
 
 impl<'w, B: Backend> Layer<'w, B> {
-    pub fn load(backend: &B, weights: &'w impl PairWeights, index: usize, meeting: Meeting) -> Self {
+    pub fn load(backend: &B, weights: &'w dyn PairWeights, index: usize, meeting: Meeting) -> Self {
         let spec = weights.spec();
         let shared = |tensors: &[LayerTensor]| tensors.iter().all(|t| weights.is_shared(index, *t));
         let rope = spec.map(|spec| spec.layers[index].rope.map(|rope| &spec.ropes[rope]));

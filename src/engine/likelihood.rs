@@ -9,7 +9,6 @@ use super::{
 use crate::{
     Error, Result,
     backend::{Backend, Role, Rows},
-    model::PairWeights,
 };
 use rayon::prelude::*;
 
@@ -64,7 +63,7 @@ impl Likelihood {
     }
 }
 
-impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
+impl<B: Backend> Engine<'_, B> {
     /// How likely every token is that follows a prompt, with `x + ptc + alpha · ftc` on all tokens: a list for each of them.
     /// Prompts with several continuations share their rows.
     ///

@@ -9,6 +9,7 @@
 //! branches, by the same code in the same order, so that equal weights give exactly equal results). Nobody attends to
 //! the last token, so a scored prompt has one twin row and its other tokens are context.
 
+mod any;
 mod cache;
 mod decode;
 mod experts;
@@ -27,6 +28,7 @@ mod trace;
 mod tree;
 mod workspace;
 
+pub use any::AnyEngine;
 pub use footprint::Footprint;
 pub use generate::{Completion, Finish, Generation, Listener, Prompt, Step, unheard};
 pub use head::{LOGITS_AT_ONCE, Tokens};
@@ -81,9 +83,9 @@ impl<'w, B: Backend> std::ops::Deref for Loaded<'_, 'w, B> {
 }
 
 /// A backend with a pair's weights.
-pub struct Engine<'a, B: Backend, W> {
+pub struct Engine<'a, B: Backend> {
     backend: &'a B,
-    weights: &'a W,
+    weights: &'a dyn PairWeights,
     limits: PackLimits,
     prefix_sharing: bool,
     embedding: B::Table<'a>,
@@ -94,8 +96,8 @@ pub struct Engine<'a, B: Backend, W> {
     kept: Vec<OnceLock<Layer<'a, B>>>,
 }
 
-impl<'a, B: Backend, W: PairWeights> Engine<'a, B, W> {
-    pub fn new(backend: &'a B, weights: &'a W) -> Self {
+impl<'a, B: Backend> Engine<'a, B> {
+    pub fn new(backend: &'a B, weights: &'a dyn PairWeights) -> Self {
         let limits = PackLimits::for_model(weights.spec().ft, backend.pack_room());
         let kept = (0..weights.spec().ft.num_hidden_layers).map(|_| OnceLock::new()).collect();
         let embedding = backend.table(weights.embedding());

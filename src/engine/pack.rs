@@ -53,7 +53,7 @@ impl<'a> RopeTables<'a> {
     }
 
     /// Those of a pair.
-    pub fn of(weights: &'a impl PairWeights) -> Self {
+    pub fn of(weights: &'a dyn PairWeights) -> Self {
         Self::new(weights.spec().map(|spec| spec.ropes.as_slice()))
     }
 

@@ -1,10 +1,10 @@
 //! One model's own forward pass from the tuned model's embedding, for OutputCo and as a baseline of speed.
 
 use super::{Batch, Engine, Layer, Observer, Workspace, layer::Onward};
-use crate::{Result, backend::Backend, model::PairWeights, twin::Branch};
+use crate::{Result, backend::Backend, twin::Branch};
 use std::ops::ControlFlow;
 
-impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
+impl<B: Backend> Engine<'_, B> {
     /// The last token's hidden state after the last layer of one model's blocks, before the final norm: `[D]` for each
     /// prompt, in order.
     ///

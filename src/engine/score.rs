@@ -5,7 +5,6 @@ use crate::{
     Result,
     backend::Backend,
     metrics::{self, RunningL1},
-    model::PairWeights,
     twin::Branch,
 };
 use std::ops::ControlFlow;
@@ -44,7 +43,7 @@ impl Score {
     }
 }
 
-impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
+impl<B: Backend> Engine<'_, B> {
     /// Scores prompts of token ids (at least one each, all below the vocabulary's size), in order.
     ///
     /// # Errors

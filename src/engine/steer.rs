@@ -16,7 +16,6 @@ use super::{
 use crate::{
     Error, Result,
     backend::{Backend, Role, Rows},
-    model::PairWeights,
     twin::Branch,
 };
 
@@ -46,7 +45,7 @@ struct Space<M> {
     hidden_size: usize,
 }
 
-impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
+impl<B: Backend> Engine<'_, B> {
     /// Logits of the token after each prompt under each of `alphas`: by alpha, then by prompt, then by token.
     ///
     /// # Errors

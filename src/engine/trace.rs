@@ -15,7 +15,7 @@ use crate::{
     Error, ErrorKind, Result,
     backend::{Backend, PartSums, Role, Rows},
     metrics::{PartsL1, tuco},
-    model::{ModelSpec, PairWeights},
+    model::ModelSpec,
     twin::{Branch, Twin},
 };
 
@@ -58,7 +58,7 @@ impl Split {
     }
 }
 
-impl<B: Backend, W: PairWeights> Engine<'_, B, W> {
+impl<B: Backend> Engine<'_, B> {
     /// Traces prompts, in order; [`Trace::check_finite`] tells whether one has overflowed.
     ///
     /// # Errors
@@ -165,7 +165,7 @@ impl<M> Space<M> {
 }
 
 impl<B: Backend> Pack<B> {
-    fn embed<W: PairWeights>(engine: &Engine<'_, B, W>, kind: Rows, forest: Forest) -> Self {
+    fn embed(engine: &Engine<'_, B>, kind: Rows, forest: Forest) -> Self {
         let (backend, spec) = (engine.backend, engine.weights.spec().ft);
         let x = engine.embed(kind, &forest.token_ids, &forest.positions);
         let zeros = || backend.zeros(kind, Role::Stream, forest.rows(), spec.hidden_size);

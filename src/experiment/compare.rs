@@ -8,10 +8,8 @@ use super::{
 };
 use crate::{
     Error, Result,
-    backend::Backend,
-    engine::Engine,
+    engine::AnyEngine,
     metrics::{auc, bootstrap, delong, quantile, tpr_at_fpr},
-    model::PairWeights,
     output::{Axes, Folder, Report, Series, Table, outlines},
 };
 use serde_json::{Map, Value, json};
@@ -84,14 +82,13 @@ pub fn check(prompts: &[Prompt]) -> Result<Vec<String>> {
 ///
 /// # Returns
 /// The summary.
-pub fn run<B: Backend, W: PairWeights>(
-    engines: Vec<Engine<'_, B, W>>,
+pub fn run(
+    engines: &[&dyn AnyEngine],
     prompts: &[Prompt],
     batching: &Batching<'_>,
     folder: &mut Folder,
 ) -> Result<Value> {
-    let scoring = engines.into_iter().map(|engine| Scoring { engine, columns: Columns::default() });
-    let scoring: Vec<Scoring<'_, B, W>> = scoring.collect();
+    let scoring = Scoring::of_each(engines, Columns::default());
     let mut classes: Vec<Class<'_>> =
         classes(prompts).into_iter().map(|name| Class { name, scores: Vec::new(), errors: 0 }).collect();
     let row = |prompt: &Prompt, outcome| {

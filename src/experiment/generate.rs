@@ -3,11 +3,10 @@
 use super::task::{Failure, Outcome, Ready, Task};
 use crate::{
     Error, Result,
-    backend::Backend,
-    engine::{Completion, Engine, Finish, Generation, Observer, Prompt, RowCount, Sampling, Step},
+    engine::{AnyEngine, Completion, Finish, Generation, Observer, Prompt, RowCount, Sampling, Step},
     hash,
-    model::{ModelSpec, PairWeights},
-    prompt::Encoder,
+    model::ModelSpec,
+    prompt::{Encoder, RowError},
 };
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
@@ -74,10 +73,10 @@ impl Completing {
     /// The completions of each prompt.
     ///
     /// # Errors
-    /// See [`Engine::generate`].
-    pub fn complete<B: Backend, W: PairWeights>(
+    /// See [`Engine::generate`](crate::engine::Engine::generate).
+    pub fn complete(
         &self,
-        engine: &Engine<'_, B, W>,
+        engine: &dyn AnyEngine,
         encoder: &Encoder,
         prompts: &[Prompt<'_>],
         observer: Observer<'_>,
@@ -116,8 +115,9 @@ impl Completing {
 }
 
 /// Completes rows.
-pub struct Generating<'a, B: Backend, W> {
-    pub engine: Engine<'a, B, W>,
+#[derive(Clone, Copy)]
+pub struct Generating<'a> {
+    pub engine: &'a dyn AnyEngine,
     pub encoder: &'a Encoder,
     pub completing: &'a Completing,
 }
@@ -132,7 +132,7 @@ pub struct Text {
     pub completion: Completion,
 }
 
-impl<B: Backend, W: PairWeights> Generating<'_, B, W> {
+impl Generating<'_> {
     /// See [`Completing::most_tokens`].
     pub fn most_tokens(&self) -> usize {
         self.completing.most_tokens(self.engine.spec().ft)
@@ -148,13 +148,13 @@ impl<B: Backend, W: PairWeights> Generating<'_, B, W> {
     /// See [`Completing::complete`].
     ///
     /// # Errors
-    /// See [`Engine::generate`].
+    /// See [`Engine::generate`](crate::engine::Engine::generate).
     pub fn complete(&self, prompts: &[Prompt<'_>], observer: Observer<'_>) -> Result<Vec<Vec<Text>>> {
-        self.completing.complete(&self.engine, self.encoder, prompts, observer)
+        self.completing.complete(self.engine, self.encoder, prompts, observer)
     }
 }
 
-impl<B: Backend, W: PairWeights> Task for Generating<'_, B, W> {
+impl Task for Generating<'_> {
     fn row_count(&self) -> RowCount<'_> {
         self.engine.row_count()
     }
@@ -193,13 +193,18 @@ impl Text {
         if ended { "stop" } else { "length" }
     }
 
+    /// # Errors
+    /// Where the logits of a next token are not numbers: what came before is no answer.
+    pub fn check_finite(&self) -> Result<(), RowError> {
+        match self.completion.finish {
+            Finish::NotFinite => Err(RowError::not_finite_logits("of a next token")),
+            _ => Ok(()),
+        }
+    }
+
     /// The fields of a completion in a row.
     pub fn fields(&self) -> Outcome {
-        if self.completion.finish == Finish::NotFinite {
-            let message =
-                "the logits of a next token are not numbers: the hidden state overflowed".to_owned();
-            return Err(Failure { kind: "not_finite", message });
-        }
+        self.check_finite()?;
         let Completion { token_ids, tuco, .. } = &self.completion;
         let mut fields = Map::new();
         fields.insert("text".into(), json!(self.text));

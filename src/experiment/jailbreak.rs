@@ -11,9 +11,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    backend::Backend,
-    engine::{Observer, RowCount},
-    model::PairWeights,
+    engine::{AnyEngine, Observer, RowCount},
     output::{Folder, Report, Table},
 };
 use serde_json::{Map, Value, json};
@@ -67,13 +65,13 @@ fn one_class(column: &str, class: &str) -> String {
 }
 
 /// Scores a prompt before a token is generated, then completes it.
-struct Attempt<'a, B: Backend, W> {
-    generating: Generating<'a, B, W>,
+struct Attempt<'a> {
+    generating: Generating<'a>,
     refusals: &'a Refusals,
     successes: usize,
 }
 
-impl<B: Backend, W: PairWeights> Task for Attempt<'_, B, W> {
+impl Task for Attempt<'_> {
     fn row_count(&self) -> RowCount<'_> {
         self.generating.row_count()
     }
@@ -84,7 +82,7 @@ impl<B: Backend, W: PairWeights> Task for Attempt<'_, B, W> {
 
     fn compute(&self, rows: &[Ready<'_>], observer: Observer<'_>) -> Result<Vec<Outcome>> {
         // Progress is told of the completions, which take the most time.
-        let scored = score(&self.generating.engine, Columns::default(), rows, &|_| observer(0.0))?;
+        let scored = score(self.generating.engine, Columns::default(), rows, &|_| observer(0.0))?;
         let completions = self.generating.complete(&self.generating.seeded(rows), observer)?;
         let outcome = |(scored, texts): (Outcome, Vec<Text>)| {
             let mut fields = scored?;
@@ -95,7 +93,7 @@ impl<B: Backend, W: PairWeights> Task for Attempt<'_, B, W> {
     }
 }
 
-impl<B: Backend, W> Attempt<'_, B, W> {
+impl Attempt<'_> {
     /// What the completions say about their prompt.
     fn judge(&self, texts: &[Text]) -> Outcome {
         let empty = texts.iter().filter(|text| text.is_empty()).count();
@@ -172,10 +170,10 @@ fn row(prompt: &Prompt, outcome: Outcome) -> Map<String, Value> {
 ///
 /// # Errors
 /// As [`Batching::pass`].
-pub fn run<'a, B: Backend, W: PairWeights>(
-    generating: Vec<Generating<'a, B, W>>,
+pub fn run(
+    generating: &[Generating<'_>],
     prompts: &[Prompt],
-    labels: &'a Labels,
+    labels: &Labels,
     batching: &Batching<'_>,
     folder: &mut Folder,
 ) -> Result<Value> {
@@ -184,10 +182,8 @@ pub fn run<'a, B: Backend, W: PairWeights>(
     match labels {
         Labels::Judged { column } => {
             summary.insert("judge_column".into(), json!(column));
-            let scoring = generating
-                .into_iter()
-                .map(|generating| Scoring { engine: generating.engine, columns: Columns::default() });
-            let scoring: Vec<Scoring<'_, B, W>> = scoring.collect();
+            let engines: Vec<&dyn AnyEngine> = generating.iter().map(|each| each.engine).collect();
+            let scoring = Scoring::of_each(&engines, Columns::default());
             batching.pass(&scoring, prompts, folder, row, |_, row| tally.count(row))?;
         }
         Labels::Sampled { refusals, successes } => {
@@ -196,12 +192,10 @@ pub fn run<'a, B: Backend, W: PairWeights>(
             summary.insert("successes".into(), json!(successes));
             let tokens = batching.limits.tokens.min(generating[0].most_tokens());
             let batching = Batching { limits: BatchLimits { tokens, ..batching.limits }, ..*batching };
-            let attempts = generating.into_iter().map(|generating| Attempt {
-                generating,
-                refusals,
-                successes: *successes,
-            });
-            let attempts: Vec<Attempt<'_, B, W>> = attempts.collect();
+            let attempts: Vec<Attempt<'_>> = generating
+                .iter()
+                .map(|generating| Attempt { generating: *generating, refusals, successes: *successes })
+                .collect();
             batching.pass(&attempts, prompts, folder, row, |_, row| tally.count(row))?;
         }
     }

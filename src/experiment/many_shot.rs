@@ -9,9 +9,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    backend::Backend,
     metrics::mean,
-    model::PairWeights,
     output::{Axes, Folder, Report, Series, Table, curves},
     prompt::{Content, Line},
 };
@@ -121,8 +119,8 @@ struct Numbers {
 ///
 /// # Errors
 /// As [`Batching::pass`].
-pub fn run<B: Backend, W: PairWeights>(
-    scoring: &[Scoring<'_, B, W>],
+pub fn run(
+    scoring: &[Scoring<'_>],
     prompts: &[Prompt],
     shots: &[usize],
     batching: &Batching<'_>,

@@ -10,7 +10,7 @@ use crate::{
     Error, ErrorKind, Result,
     engine::{Footprint, RowCount},
     output::{Done, LINE, Progress, Shard, Sink},
-    prompt::{Encoder, Line, Lines, RowError, RowErrorKind},
+    prompt::{Encoder, Line, Lines, RowError},
 };
 use serde_json::{Map, Value};
 use std::{
@@ -57,7 +57,7 @@ impl Memory {
             *if self.holds(middle, 1, middle) { &mut fits } else { &mut too_long } = middle;
         }
         let message = format!("the prompt has {tokens} tokens, --max-memory leaves room for {fits}");
-        Err(RowError::new(RowErrorKind::OutOfMemory, message).into())
+        Err(RowError::out_of_memory(message).into())
     }
 }
 

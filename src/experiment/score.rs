@@ -1,13 +1,11 @@
 //! `tuco score`: a TuCo for every row of input.
 
-use super::task::{Failure, Outcome, Ready, Task};
+use super::task::{Outcome, Ready, Task};
 use crate::{
     Result,
-    backend::Backend,
-    engine::{Engine, Observer, RowCount, Score},
+    engine::{AnyEngine, Observer, RowCount, Score},
     metrics,
-    model::PairWeights,
-    prompt::{RowError, RowErrorKind},
+    prompt::RowError,
     twin::Branch,
 };
 use serde_json::{Map, json};
@@ -20,27 +18,34 @@ pub struct Columns {
 }
 
 /// Scores rows.
-pub struct Scoring<'a, B: Backend, W> {
-    pub engine: Engine<'a, B, W>,
+pub struct Scoring<'a> {
+    pub engine: &'a dyn AnyEngine,
     pub columns: Columns,
 }
 
-impl<B: Backend, W: PairWeights> Task for Scoring<'_, B, W> {
+impl<'a> Scoring<'a> {
+    /// One for each device.
+    pub fn of_each(engines: &[&'a dyn AnyEngine], columns: Columns) -> Vec<Self> {
+        engines.iter().map(|engine| Self { engine: *engine, columns }).collect()
+    }
+}
+
+impl Task for Scoring<'_> {
     fn row_count(&self) -> RowCount<'_> {
         self.engine.row_count()
     }
 
     fn compute(&self, rows: &[Ready<'_>], observer: Observer<'_>) -> Result<Vec<Outcome>> {
-        score(&self.engine, self.columns, rows, observer)
+        score(self.engine, self.columns, rows, observer)
     }
 }
 
 /// Scores rows that go together.
 ///
 /// # Errors
-/// See [`Engine::score`].
-pub fn score<B: Backend, W: PairWeights>(
-    engine: &Engine<'_, B, W>,
+/// See [`Engine::score`](crate::engine::Engine::score).
+pub fn score(
+    engine: &dyn AnyEngine,
     columns: Columns,
     rows: &[Ready<'_>],
     observer: Observer<'_>,
@@ -66,10 +71,9 @@ fn score_fields(
     layers: bool,
     output_co: Option<f64>,
 ) -> Outcome {
-    let not_finite = |message: String| Failure::from(RowError::new(RowErrorKind::NotFinite, message));
-    score.check_finite().map_err(not_finite)?;
+    score.check_finite().map_err(RowError::not_finite)?;
     if output_co.is_some_and(|output_co| !output_co.is_finite()) {
-        return Err(not_finite("the base's own hidden state overflowed".into()));
+        return Err(RowError::not_finite("the base's own hidden state overflowed").into());
     }
     let last = score.last();
     let mut fields = Map::new();

@@ -8,12 +8,10 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    backend::Backend,
-    engine::{Engine, Observer, Tokens},
+    engine::{AnyEngine, Observer, Tokens},
     metrics::{Goal, cross_validate},
-    model::PairWeights,
     output::{Axes, Folder, Report, Series, Table, curves},
-    prompt::{RowError, RowErrorKind},
+    prompt::RowError,
 };
 use serde_json::{Map, Value, json};
 
@@ -62,8 +60,8 @@ pub fn check(tasks: &[Task], grid: &Grid) -> Result<()> {
 /// # Errors
 /// As [`Batching::share`]; [`ErrorKind::NotFinite`] where the logits of so many questions of every task overflow that fewer than the folds
 /// are left. Such a task is left out where there are others.
-pub fn run<B: Backend, W: PairWeights>(
-    engines: &[Engine<'_, B, W>],
+pub fn run(
+    engines: &[&dyn AnyEngine],
     tasks: &[Task],
     grid: &Grid,
     batching: &Batching<'_>,
@@ -88,8 +86,8 @@ pub fn run<B: Backend, W: PairWeights>(
         let asked = || rows.iter().filter_map(|row| Some((&row.id, row.question.as_ref().ok()?)));
         let questions: Vec<&Question> = asked().map(|(_, question)| question).collect();
         let tokens = |question: &&Question| grid.alphas.len() * question.token_ids.len();
-        let ask = |engine: &_, part: &[&Question], observer: Observer<'_>| {
-            ask(engine, part, &grid.alphas, observer)
+        let ask = |engine: &&dyn AnyEngine, part: &[&Question], observer: Observer<'_>| {
+            ask(*engine, part, &grid.alphas, observer)
         };
         let answers = worker.in_parts(&questions, tokens, batching.warn, observer, ask)?;
         // Accuracy without the questions that a device does not hold would be another number.
@@ -124,8 +122,8 @@ pub fn run<B: Backend, W: PairWeights>(
 /// The logits of a question's answers, by alpha.
 type Answers = Vec<Vec<f64>>;
 
-fn ask<B: Backend, W: PairWeights>(
-    engine: &Engine<'_, B, W>,
+fn ask(
+    engine: &dyn AnyEngine,
     questions: &[&Question],
     alphas: &[f64],
     observer: Observer<'_>,
@@ -200,10 +198,7 @@ fn rows_of(task: &str, batch: &[Row], alphas: &[f64], answers: Vec<Answers>) -> 
 fn check_finite(answers: &Answers, alphas: &[f64]) -> Result<(), RowError> {
     for (logits, alpha) in answers.iter().zip(alphas) {
         if logits.iter().any(|logit| !logit.is_finite()) {
-            let message = format!(
-                "the logits of the answers are not numbers under alpha {alpha}: the hidden state overflowed"
-            );
-            return Err(RowError::new(RowErrorKind::NotFinite, message));
+            return Err(RowError::not_finite_logits(format_args!("of the answers under alpha {alpha}")));
         }
     }
     Ok(())
@@ -343,7 +338,11 @@ mod tests {
         assert_eq!(correct, [[true, false], [true, true]]);
         assert!(rows[0]["error"].is_null() && rows[2]["error"].is_null());
         assert_eq!(rows[1]["error"]["type"], "not_finite");
-        assert!(rows[1]["error"]["message"].as_str().unwrap().contains("under alpha 1:"), "{}", rows[1]);
+        assert!(
+            rows[1]["error"]["message"].as_str().unwrap().contains("under alpha 1 are not numbers"),
+            "{}",
+            rows[1]
+        );
         let grid = |folds| Grid { alphas: vec![0.5, 1.0], folds };
         let summary = summarize(&task, &grid(2), &correct).unwrap();
         assert_eq!((&summary["errors"], &summary["accuracy"]), (&json!(1), &json!([0.5, 1.0])));

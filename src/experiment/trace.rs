@@ -6,10 +6,8 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    backend::Backend,
-    engine::{Engine, Observer, Split, Trace},
+    engine::{AnyEngine, Observer, Split, Trace},
     metrics::{PartsL1, RunningL1, tuco},
-    model::PairWeights,
     output::{Axes, Folder, Report, Series, Table, color, curves, heatmap},
     prompt::Encoder,
 };
@@ -35,8 +33,8 @@ pub struct Text {
 ///
 /// # Errors
 /// As [`Batching::share`]; [`ErrorKind::NotFinite`] where the hidden state or the logits overflow.
-pub fn run<B: Backend, W: PairWeights>(
-    engine: &Engine<'_, B, W>,
+pub fn run(
+    engine: &dyn AnyEngine,
     text: &Text,
     encoder: &Encoder,
     batching: &Batching<'_>,
@@ -44,7 +42,7 @@ pub fn run<B: Backend, W: PairWeights>(
 ) -> Result<Value> {
     let prompts = [text.token_ids.as_slice()];
     let batch = Batch { of: (), rows: 1, tokens: text.token_ids.len() };
-    let compute = |worker: &Worker<'_, &Engine<'_, B, W>>, (): &(), observer: Observer<'_>| {
+    let compute = |worker: &Worker<'_, &dyn AnyEngine>, (): &(), observer: Observer<'_>| {
         worker.install(|engine| {
             let trace = engine.trace(&prompts, observer)?.remove(0);
             trace.check_finite().map_err(|why| Error::new(ErrorKind::NotFinite, why))?;

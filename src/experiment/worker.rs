@@ -4,11 +4,7 @@ use super::{
     holding::Holding,
     task::{Outcome, Ready, Task},
 };
-use crate::{
-    Result,
-    engine::Observer,
-    prompt::{RowError, RowErrorKind},
-};
+use crate::{Error, Result, engine::Observer, prompt::RowError};
 
 /// Computes a batch at a time.
 pub struct Worker<'a, T> {
@@ -57,8 +53,8 @@ impl<T: Task> Worker<'_, T> {
     ) -> Result<Vec<Outcome>> {
         let tokens = |row: &Ready<'_>| row.token_ids.len() + self.task.new_tokens();
         let outcomes = self.in_parts(rows, tokens, warn, observer, Task::compute)?;
-        let too_large = |message| Err(RowError::new(RowErrorKind::OutOfMemory, message).into());
-        let of_row = |outcome: Result<Outcome>| outcome.unwrap_or_else(|error| too_large(error.message));
+        let too_large = |error: Error| Err(RowError::out_of_memory(error.message).into());
+        let of_row = |outcome: Result<Outcome>| outcome.unwrap_or_else(too_large);
         Ok(outcomes.into_iter().map(of_row).collect())
     }
 }

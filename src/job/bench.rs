@@ -1,10 +1,10 @@
 //! The job of `tuco bench`.
 
-use super::{Computer, MachineOptions, Work, parse_count, thread_pool};
+use super::{Computer, MachineOptions, parse_count, thread_pool};
 use crate::{
     Error, ErrorKind, Result,
-    backend::{Backend, KernelTime},
-    engine::Engine,
+    backend::KernelTime,
+    engine::AnyEngine,
     experiment::{
         bench::{self, Ceilings, Timed, Timing},
         cost::Operations,
@@ -96,7 +96,7 @@ pub fn bench(options: &BenchOptions, stop: &AtomicBool) -> Result<()> {
     let pool = thread_pool(&options.machine)?;
     let computer = Computer::choose(&options.machine, &pair, &|_| ())?;
     let timings = pool
-        .install(|| computer.run(Timings { pair: &pair, prompts: &prompts, repeat: options.repeat, stop }))
+        .install(|| time_passes(computer.engine(&pair).as_ref(), &prompts, options.repeat, stop))
         .map_err(|error| what_is_lost(error, "nothing was measured completely"))?;
     let device = computer.describe();
     let adapter = options.adapter_rank.map_or(String::new(), |rank| format!(", an adapter of rank {rank}"));
@@ -111,7 +111,7 @@ pub fn bench(options: &BenchOptions, stop: &AtomicBool) -> Result<()> {
     let mut kernels = Vec::new();
     if options.by_kernel {
         kernels = pool
-            .install(|| computer.profiled().run(Kernels { pair: &pair, prompts: &prompts, stop }))
+            .install(|| time_kernels(computer.profiled().engine(&pair).as_ref(), &prompts, stop))
             .map_err(|error| what_is_lost(error, "the kernels were not measured completely"))?;
         output::print(&match kernels.as_slice() {
             [] => format!("\n--by-kernel: {device} has no kernels\n"),
@@ -157,57 +157,39 @@ fn until(stop: &AtomicBool) -> impl Fn(f64) -> ControlFlow<()> + Sync {
 }
 
 /// Scores and plain passes in turn.
-struct Timings<'a> {
-    pair: &'a RandomPair,
-    prompts: &'a [Vec<u32>],
+fn time_passes(
+    engine: &dyn AnyEngine,
+    prompts: &[Vec<u32>],
     repeat: usize,
-    stop: &'a AtomicBool,
-}
-
-impl Work for Timings<'_> {
-    type Output = Result<Vec<Timing>>;
-
-    fn on<B: Backend>(self, backend: &B) -> Self::Output {
-        let engine = Engine::new(backend, self.pair);
-        let prompts: Vec<&[u32]> = self.prompts.iter().map(Vec::as_slice).collect();
-        let Operations { pass, score } = bench::operations(self.pair.spec().ft, self.prompts);
-        let (start, observer) = (Instant::now(), until(self.stop));
-        bench::time(
-            self.repeat,
-            &mut [
-                Timed {
-                    name: "score",
-                    operations: score,
-                    run: &mut || engine.score(&prompts, &observer).map(|_| ()),
-                },
-                Timed {
-                    name: "one forward pass",
-                    operations: pass,
-                    run: &mut || engine.plain(Branch::Ft, &prompts, &observer).map(|_| ()),
-                },
-            ],
-            || start.elapsed().as_secs_f64(),
-        )
-    }
+    stop: &AtomicBool,
+) -> Result<Vec<Timing>> {
+    let Operations { pass, score } = bench::operations(engine.spec().ft, prompts);
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let (start, observer) = (Instant::now(), until(stop));
+    bench::time(
+        repeat,
+        &mut [
+            Timed {
+                name: "score",
+                operations: score,
+                run: &mut || engine.score(&prompts, &observer).map(|_| ()),
+            },
+            Timed {
+                name: "one forward pass",
+                operations: pass,
+                run: &mut || engine.plain(Branch::Ft, &prompts, &observer).map(|_| ()),
+            },
+        ],
+        || start.elapsed().as_secs_f64(),
+    )
 }
 
 /// The kernels of one score, after one to warm up.
-struct Kernels<'a> {
-    pair: &'a RandomPair,
-    prompts: &'a [Vec<u32>],
-    stop: &'a AtomicBool,
-}
-
-impl Work for Kernels<'_> {
-    type Output = Result<Vec<KernelTime>>;
-
-    fn on<B: Backend>(self, backend: &B) -> Self::Output {
-        let engine = Engine::new(backend, self.pair);
-        let prompts: Vec<&[u32]> = self.prompts.iter().map(Vec::as_slice).collect();
-        let observer = until(self.stop);
-        engine.score(&prompts, &observer)?;
-        backend.kernel_times()?;
-        engine.score(&prompts, &observer)?;
-        backend.kernel_times()
-    }
+fn time_kernels(engine: &dyn AnyEngine, prompts: &[Vec<u32>], stop: &AtomicBool) -> Result<Vec<KernelTime>> {
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let observer = until(stop);
+    engine.score(&prompts, &observer)?;
+    engine.kernel_times()?;
+    engine.score(&prompts, &observer)?;
+    engine.kernel_times()
 }

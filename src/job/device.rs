@@ -7,7 +7,9 @@ use super::memory::Size;
 use crate::backend::cuda::{ContextPrecision, Cuda, Kernels};
 use crate::{
     Error, Result,
-    backend::{Backend, cpu::Cpu, reference::Reference},
+    backend::{cpu::Cpu, reference::Reference},
+    checkpoint::Pair,
+    engine::{AnyEngine, Engine},
     model::PairWeights,
 };
 use clap::ValueEnum;
@@ -133,13 +135,6 @@ impl KernelTarget {
     }
 }
 
-/// Something that any backend can do.
-pub trait Work {
-    type Output;
-
-    fn on<B: Backend>(self, backend: &B) -> Self::Output;
-}
-
 /// A backend that can start.
 pub enum Computer {
     Cpu(Cpu),
@@ -149,12 +144,13 @@ pub enum Computer {
 }
 
 impl Computer {
-    pub fn run<W: Work>(&self, work: W) -> W::Output {
+    /// An engine that computes on it.
+    pub fn engine<'a>(&'a self, weights: &'a dyn PairWeights) -> Box<dyn AnyEngine + 'a> {
         match self {
-            Self::Cpu(cpu) => work.on(cpu),
-            Self::Reference(reference) => work.on(reference),
+            Self::Cpu(cpu) => Box::new(Engine::new(cpu, weights)),
+            Self::Reference(reference) => Box::new(Engine::new(reference, weights)),
             #[cfg(any(feature = "cuda", feature = "sim"))]
-            Self::Cuda(cuda) => work.on(cuda.as_ref()),
+            Self::Cuda(cuda) => Box::new(Engine::new(cuda.as_ref(), weights)),
         }
     }
 
@@ -172,7 +168,7 @@ impl Computer {
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind): this program was built without what is asked for, or several devices are asked
     /// for; [`ErrorKind::Device`](crate::ErrorKind): there is no such GPU, or it cannot be used.
-    pub fn choose(machine: &MachineOptions, pair: &impl PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
+    pub fn choose(machine: &MachineOptions, pair: &dyn PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
         machine.device.check_is_one()?;
         Self::open(&machine.device, machine, pair, tell)
     }
@@ -180,7 +176,7 @@ impl Computer {
     fn open(
         device: &Device,
         machine: &MachineOptions,
-        pair: &impl PairWeights,
+        pair: &dyn PairWeights,
         tell: &dyn Fn(&str),
     ) -> Result<Self> {
         match device {
@@ -212,7 +208,7 @@ impl Computer {
     }
 
     #[cfg(feature = "cuda")]
-    fn best(machine: &MachineOptions, pair: &impl PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
+    fn best(machine: &MachineOptions, pair: &dyn PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
         Self::cuda(0, machine, pair, tell).or_else(|error| {
             tell(&format!("device: cpu ({error})"));
             Ok(Self::Cpu(Cpu::new()))
@@ -220,7 +216,7 @@ impl Computer {
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn best(_: &MachineOptions, _: &impl PairWeights, _: &dyn Fn(&str)) -> Result<Self> {
+    fn best(_: &MachineOptions, _: &dyn PairWeights, _: &dyn Fn(&str)) -> Result<Self> {
         Ok(Self::Cpu(Cpu::new()))
     }
 
@@ -228,7 +224,7 @@ impl Computer {
     fn cuda(
         ordinal: usize,
         machine: &MachineOptions,
-        pair: &impl PairWeights,
+        pair: &dyn PairWeights,
         tell: &dyn Fn(&str),
     ) -> Result<Self> {
         let precision = context_precision(machine, pair);
@@ -236,27 +232,20 @@ impl Computer {
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn cuda(_: usize, _: &MachineOptions, _: &impl PairWeights, _: &dyn Fn(&str)) -> Result<Self> {
+    fn cuda(_: usize, _: &MachineOptions, _: &dyn PairWeights, _: &dyn Fn(&str)) -> Result<Self> {
         Err(Error::usage("--device cuda: this program was built without it; build with `--features cuda`"))
     }
 
     #[cfg(feature = "sim")]
-    fn simulator(machine: &MachineOptions, pair: &impl PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
+    fn simulator(machine: &MachineOptions, pair: &dyn PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
         let kernels = machine.kernels.kernels().unwrap_or(Kernels::Sm90a);
         fitted(Cuda::simulated(context_precision(machine, pair), kernels), machine, pair, tell)
     }
 
     #[cfg(not(feature = "sim"))]
-    fn simulator(_: &MachineOptions, _: &impl PairWeights, _: &dyn Fn(&str)) -> Result<Self> {
+    fn simulator(_: &MachineOptions, _: &dyn PairWeights, _: &dyn Fn(&str)) -> Result<Self> {
         Err(Error::usage("--device sim: this program was built without it; build with `--features sim`"))
     }
-}
-
-/// Something that backends of one kind share.
-pub trait SharedWork {
-    type Output;
-
-    fn on<B: Backend>(self, backends: &[&B]) -> Self::Output;
 }
 
 /// One device, or several of one kind that share batches.
@@ -267,7 +256,7 @@ impl Computers {
     ///
     /// # Errors
     /// As [`Computer::choose`]; a usage error where devices are of different kinds.
-    pub fn choose(machine: &MachineOptions, pair: &impl PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
+    pub fn choose(machine: &MachineOptions, pair: &dyn PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
         let each = machine.device.each();
         let open = |device: &Device| Computer::open(device, machine, pair, tell);
         let computers = each.iter().map(open).collect::<Result<Vec<Computer>>>()?;
@@ -283,19 +272,9 @@ impl Computers {
         }
     }
 
-    pub fn run<W: SharedWork>(&self, work: W) -> W::Output {
-        match &self.0[0] {
-            Computer::Cpu(cpu) => work.on(&[cpu]),
-            Computer::Reference(reference) => work.on(&[reference]),
-            #[cfg(any(feature = "cuda", feature = "sim"))]
-            Computer::Cuda(_) => {
-                let each = self.0.iter().filter_map(|computer| match computer {
-                    Computer::Cuda(cuda) => Some(cuda.as_ref()),
-                    _ => None,
-                });
-                work.on(&each.collect::<Vec<&Cuda>>())
-            }
-        }
+    /// An engine of each.
+    pub fn engines<'a>(&'a self, pair: &'a Pair) -> Vec<Box<dyn AnyEngine + 'a>> {
+        self.0.iter().map(|computer| computer.engine(pair)).collect()
     }
 
     /// As the manifest names them: what decides about bits.
@@ -315,7 +294,7 @@ impl Computers {
 }
 
 #[cfg(any(feature = "cuda", feature = "sim"))]
-fn context_precision(machine: &MachineOptions, pair: &impl PairWeights) -> ContextPrecision {
+fn context_precision(machine: &MachineOptions, pair: &dyn PairWeights) -> ContextPrecision {
     match machine.context_precision {
         Precision::Auto => ContextPrecision::for_model(pair.spec().ft.hidden_size),
         Precision::Bfloat16 => ContextPrecision::Bfloat16,
@@ -328,7 +307,7 @@ fn context_precision(machine: &MachineOptions, pair: &impl PairWeights) -> Conte
 fn fitted(
     cuda: Cuda,
     machine: &MachineOptions,
-    pair: &impl PairWeights,
+    pair: &dyn PairWeights,
     tell: &dyn Fn(&str),
 ) -> Result<Computer> {
     let (resident, why) = match machine.resident {

@@ -1,16 +1,15 @@
 //! What the jobs of all experiments have in common.
 
 use super::{
-    AboutPair, Caller, Computers, FailOnError, MachineOptions, PairOptions, PromptOptions, SharedWork,
-    open_encoder, open_pair, parse_count,
+    AboutPair, Caller, Computers, FailOnError, MachineOptions, PairOptions, PromptOptions, open_encoder,
+    open_pair, parse_count,
     resume::{Origin, check_device, how_to_go_on, template_date},
     tell, thread_pool, thread_pools,
 };
 use crate::{
     Error, ErrorKind, Result,
-    backend::Backend,
     checkpoint::Pair,
-    engine::Engine,
+    engine::AnyEngine,
     experiment::{
         self,
         batches::Batching,
@@ -177,8 +176,9 @@ impl<'a> Opened<'a> {
             }
         };
         let batching = Batching { limits, progress: &progress, pools, stop: self.caller.stop, warn: &tell };
-        let outcome =
-            computers.run(Running { experiment, opened: self, batching: &batching, folder: &mut folder });
+        let engines = computers.engines(pair);
+        let engines: Vec<&dyn AnyEngine> = engines.iter().map(AsRef::as_ref).collect();
+        let outcome = experiment.run(&engines, &self.encoder, &batching, &mut folder);
         let closing = progress.finish();
         let mut summary = outcome.map_err(|error| match experiment.goes_on() {
             true => how_to_go_on(&rows_file, options.overwrite, error),
@@ -239,6 +239,32 @@ impl Experiment {
         }
     }
 
+    /// Computes it, on an engine for each device.
+    ///
+    /// # Returns
+    /// The summary.
+    fn run(
+        &self,
+        engines: &[&dyn AnyEngine],
+        encoder: &Encoder,
+        batching: &Batching<'_>,
+        folder: &mut Folder,
+    ) -> Result<Value> {
+        match self {
+            Self::Sweep(tasks, grid) => sweep::run(engines, tasks, grid, batching, folder),
+            Self::Compare(prompts) => compare::run(engines, prompts, batching, folder),
+            Self::Jailbreak { prompts, labels, completing } => {
+                let generating =
+                    engines.iter().map(|engine| Generating { engine: *engine, encoder, completing });
+                jailbreak::run(&generating.collect::<Vec<_>>(), prompts, labels, batching, folder)
+            }
+            Self::ManyShot { prompts, shots, columns } => {
+                many_shot::run(&Scoring::of_each(engines, *columns), prompts, shots, batching, folder)
+            }
+            Self::Trace(text) => trace::run(engines[0], text, encoder, batching, folder),
+        }
+    }
+
     /// Whether rows of an earlier run are of use. All tokens of a trace pass together.
     fn goes_on(&self) -> bool {
         !matches!(self, Self::Trace(_))
@@ -275,43 +301,6 @@ impl Experiment {
         // Only ever compared with what the same version of the program writes.
         what["prompts_sha256"] = hash::sha256_of_debug(prompts).into();
         what
-    }
-}
-
-/// An experiment on its way, whichever backends compute.
-struct Running<'a> {
-    experiment: &'a Experiment,
-    opened: &'a Opened<'a>,
-    batching: &'a Batching<'a>,
-    folder: &'a mut Folder,
-}
-
-impl SharedWork for Running<'_> {
-    /// The summary.
-    type Output = Result<Value>;
-
-    fn on<B: Backend>(self, backends: &[&B]) -> Result<Value> {
-        let Self { experiment, opened, batching, folder } = self;
-        let encoder = &opened.encoder;
-        let engines = backends.iter().map(|backend| Engine::new(*backend, &opened.pair));
-        match experiment {
-            Experiment::Sweep(tasks, grid) => {
-                sweep::run(&engines.collect::<Vec<_>>(), tasks, grid, batching, folder)
-            }
-            Experiment::Compare(prompts) => compare::run(engines.collect(), prompts, batching, folder),
-            Experiment::Jailbreak { prompts, labels, completing } => {
-                let generating = engines.map(|engine| Generating { engine, encoder, completing });
-                jailbreak::run(generating.collect(), prompts, labels, batching, folder)
-            }
-            Experiment::ManyShot { prompts, shots, columns } => {
-                let scoring = engines.map(|engine| Scoring { engine, columns: *columns });
-                many_shot::run(&scoring.collect::<Vec<_>>(), prompts, shots, batching, folder)
-            }
-            Experiment::Trace(text) => {
-                let engine = Engine::new(backends[0], &opened.pair);
-                trace::run(&engine, text, encoder, batching, folder)
-            }
-        }
     }
 }
 

@@ -21,7 +21,7 @@ mod trace;
 
 pub use bench::{BenchOptions, bench};
 pub use compare::{CompareOptions, compare};
-pub use device::{Computer, Computers, Device, Precision, Resident, SharedWork, Work};
+pub use device::{Computer, Computers, Device, Precision, Resident};
 pub use experiments::ExperimentOptions;
 pub use generate::{ChoiceOptions, GenerateOptions, generate};
 pub use jailbreak::{JailbreakOptions, jailbreak};

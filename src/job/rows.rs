@@ -1,7 +1,7 @@
 //! The jobs that write a row for every row of input: `tuco score` and `tuco generate`.
 
 use super::{
-    Caller, Computers, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions, SharedWork,
+    Caller, Computers, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions,
     memory::{self, Resident, Size},
     open_encoder,
     resume::{Origin, check_device, how_to_go_on, template_date},
@@ -10,9 +10,8 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Result,
-    backend::Backend,
     checkpoint::{Pair, Reading},
-    engine::{Engine, Footprint, PackLimits},
+    engine::{AnyEngine, Footprint, PackLimits},
     experiment::{
         generate::{Completing, Generating},
         rows::{BatchLimits, Memory, Run},
@@ -94,6 +93,22 @@ impl What {
                 Footprint::of_generation(pair, limits, threads, &completing.generation)
             }
         })
+    }
+}
+
+impl Setup<'_> {
+    /// An engine for each device.
+    fn engines<'a>(&'a self, computers: &'a Computers) -> Vec<Box<dyn AnyEngine + 'a>> {
+        let mut engines = computers.engines(&self.pair);
+        for engine in &mut engines {
+            if let Some((limits, _)) = self.memory {
+                engine.set_limits(limits);
+            }
+            if let What::Score { prefix_sharing, .. } = self.what {
+                engine.set_prefix_sharing(prefix_sharing);
+            }
+        }
+        engines
     }
 }
 
@@ -238,7 +253,9 @@ impl<'a> RowsJob<'a> {
             None => {
                 let running =
                     Running { setup: &setup, source: &mut source, sink: &mut sink, progress: &progress };
-                computers.run(running).map_err(how_to_go_on)?
+                let engines = setup.engines(&computers);
+                let engines: Vec<&dyn AnyEngine> = engines.iter().map(AsRef::as_ref).collect();
+                running.on(&engines).map_err(how_to_go_on)?
             }
         };
         let closing = progress.finish();
@@ -263,7 +280,7 @@ impl<'a> RowsJob<'a> {
     }
 }
 
-/// The run itself, whichever backends compute.
+/// The run itself.
 struct Running<'a> {
     setup: &'a Setup<'a>,
     source: &'a mut Source,
@@ -271,36 +288,22 @@ struct Running<'a> {
     progress: &'a Progress,
 }
 
-impl SharedWork for Running<'_> {
-    type Output = Result<Done>;
-
-    fn on<B: Backend>(self, backends: &[&B]) -> Result<Done> {
-        let Setup { options, what, pair, encoder, memory, .. } = self.setup;
-        let engines = backends.iter().map(|backend| {
-            let engine = Engine::new(*backend, pair);
-            match memory {
-                Some((limits, _)) => engine.with_limits(*limits),
-                None => engine,
-            }
-        });
+impl Running<'_> {
+    /// Does it on an engine for each device.
+    fn on(self, engines: &[&dyn AnyEngine]) -> Result<Done> {
+        let Setup { options, what, encoder, .. } = self.setup;
         let most_tokens = options.machine.max_batch_tokens;
         match what {
-            What::Score { columns, prefix_sharing } => {
-                let engines = engines.map(|engine| engine.with_prefix_sharing(*prefix_sharing));
-                let tasks = engines.map(|engine| Scoring { engine, columns: *columns });
-                self.pass(&tasks.collect::<Vec<_>>(), most_tokens)
-            }
+            What::Score { columns, .. } => self.pass(&Scoring::of_each(engines, *columns), most_tokens),
             What::Generate(completing) => {
-                let tasks = engines.map(|engine| Generating { engine, encoder, completing });
+                let tasks = engines.iter().map(|engine| Generating { engine: *engine, encoder, completing });
                 let tasks: Vec<_> = tasks.collect();
                 let most_tokens = most_tokens.min(tasks[0].most_tokens());
                 self.pass(&tasks, most_tokens)
             }
         }
     }
-}
 
-impl Running<'_> {
     /// Passes all rows through the tasks, one of each device.
     fn pass(self, tasks: &[impl Task], most_tokens: usize) -> Result<Done> {
         let Setup { caller, options, encoder, pools, shard, memory, limit, .. } = self.setup;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// What a row asks to be scored.
 #[derive(Debug, Clone, PartialEq)]
@@ -133,6 +133,23 @@ impl RowError {
         Self { kind, message: message.into() }
     }
 
+    /// A number that is none.
+    pub fn not_finite(message: impl Into<String>) -> Self {
+        Self::new(RowErrorKind::NotFinite, message)
+    }
+
+    /// Logits that overflowed; `which` says of what or where.
+    pub fn not_finite_logits(which: impl fmt::Display) -> Self {
+        Self::not_finite(format!(
+            "the logits {which} are not numbers: the hidden state overflowed; the weights are finite but too large"
+        ))
+    }
+
+    /// Too large for the device's memory.
+    pub fn out_of_memory(message: impl Into<String>) -> Self {
+        Self::new(RowErrorKind::OutOfMemory, message)
+    }
+
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new(RowErrorKind::InvalidRow, message)
     }
@@ -146,7 +163,12 @@ impl RowError {
 
 impl From<RowError> for Error {
     fn from(error: RowError) -> Self {
-        Error::usage(error.message)
+        let kind = match error.kind {
+            RowErrorKind::OutOfMemory => ErrorKind::OutOfMemory,
+            RowErrorKind::NotFinite => ErrorKind::NotFinite,
+            _ => ErrorKind::Usage,
+        };
+        Error::new(kind, error.message)
     }
 }
 

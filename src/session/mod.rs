@@ -6,10 +6,14 @@
 //!
 //! let session = Session::open(&SessionOptions::new("Llama-3.1-8B", "Llama-3.1-8B-Instruct"))?;
 //! let prompt = session.encoder().encode(&Content::Prompt("What is the capital of France?".into()))?;
-//! let scores = session.score(&[&prompt.token_ids], &unobserved)?;
-//! println!("TuCo {:.4}", scores[0].tuco());
+//! for score in session.score(&[&prompt.token_ids], &unobserved)? {
+//!     println!("TuCo {:.4}", score?.tuco());
+//! }
 //! # Ok::<(), tuco::Error>(())
 //! ```
+//!
+//! What is wrong with one prompt stands in its place ([`Outcome`]); the others are computed. What no prompt should have is told before
+//! anything is.
 //!
 //! Prompts are slices of token ids; [`Session::encoder`] makes them of text and conversations. Any number can be given: they
 //! pass the layers in batches within the limits of [`MachineOptions`](crate::job::MachineOptions), and what a prompt gets does
@@ -26,7 +30,8 @@ use crate::{
     Error, ErrorKind, Result,
     checkpoint::Pair,
     engine::{
-        Continued, LOGITS_AT_ONCE, Likelihood, Observer, Prompt, Score, Split, Tokens, Trace, check_alphas,
+        AnyEngine, Continued, LOGITS_AT_ONCE, Likelihood, Observer, Prompt, Score, Split, Tokens, Trace,
+        check_alphas,
     },
     experiment::{holding::Holding, rows::BatchLimits},
     job::{Computer, open_encoder, open_pair, thread_pool},
@@ -35,16 +40,23 @@ use crate::{
     twin::Branch,
 };
 use batches::{Room, TokenIds, batches};
-use engines::{Engines, Loaded, Passes};
+use engines::{Engines, Loaded};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What comes of a prompt, or why nothing does: [`RowErrorKind::NotFinite`](crate::prompt::RowErrorKind) where it overflows,
+/// [`RowErrorKind::OutOfMemory`](crate::prompt::RowErrorKind) where the device's memory does not hold it alone.
+pub type Outcome<T> = Result<T, RowError>;
 
 /// Logits, one after the other: alpha by alpha, prompt by prompt, token by token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logits {
+    /// NaN where a prompt has none.
     pub values: Vec<f64>,
     /// Alphas, prompts, tokens.
     pub shape: [usize; 3],
+    /// The prompts that have none, in order, and why.
+    pub errors: Vec<(usize, RowError)>,
 }
 
 /// An open pair.
@@ -131,19 +143,25 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::score`] in a forked process; what is wrong with a row stands in its place.
-    pub fn encode(&self, rows: &[ContentRef<'_>]) -> Result<Vec<Result<Encoded, RowError>>> {
+    pub fn encode(&self, rows: &[ContentRef<'_>]) -> Result<Vec<Outcome<Encoded>>> {
         let _turn = self.turn()?;
         let encoder = self.encoder();
         Ok(self.opened.pool.install(|| rows.par_iter().map(|row| encoder.encode_ref(*row)).collect()))
     }
 
-    /// Scores prompts, in order; [`Score::check_finite`] tells whether one has overflowed. The observer hears every token once.
+    /// Scores prompts, in order. The observer hears every token once.
     ///
     /// # Errors
     /// A usage error for a prompt without tokens, with more than the model's context or with a token that the vocabulary does
     /// not have; [`ErrorKind::Interrupted`] when the observer stops the work; failures of the device.
-    pub fn score(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Score>> {
-        self.pass(prompts, Room::default(), observer, |engine, part, observer| engine.score(part, observer))
+    pub fn score(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Outcome<Score>>> {
+        self.pass(
+            prompts,
+            Room::default(),
+            observer,
+            |engine, part, observer| engine.score(part, observer),
+            |score| score.check_finite().map_err(RowError::not_finite),
+        )
     }
 
     /// The last token's hidden state after the last layer of one model's blocks, run on their own from the tuned model's
@@ -158,10 +176,18 @@ impl Session {
         branch: Branch,
         prompts: &[&[u32]],
         observer: Observer<'_>,
-    ) -> Result<Vec<Vec<f64>>> {
-        self.pass(prompts, Room::default(), observer, |engine, part, observer| {
-            engine.plain(branch, part, observer)
-        })
+    ) -> Result<Vec<Outcome<Vec<f64>>>> {
+        let overflowed = match branch {
+            Branch::Pt => "the base's own hidden state overflowed",
+            Branch::Ft => "the tuned model's own hidden state overflowed",
+        };
+        self.pass(
+            prompts,
+            Room::default(),
+            observer,
+            |engine, part, observer| engine.plain(branch, part, observer),
+            |state| check_finite(state, || RowError::not_finite(overflowed)),
+        )
     }
 
     /// Logits of the token after each prompt with `x + ptc + alpha · ftc` on all tokens: 1 is the tuned model, 0 the base's
@@ -169,7 +195,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::score`]; a usage error for an alpha that is negative or not finite and for chosen tokens that the
-    /// vocabulary does not have; a checkpoint error where there is no head; [`ErrorKind::NotFinite`] where logits overflow.
+    /// vocabulary does not have; a checkpoint error where there is no head.
     pub fn logits(
         &self,
         prompts: &[&[u32]],
@@ -187,75 +213,86 @@ impl Session {
             }
         };
         let shape = [alphas.len(), prompts.len(), width];
-        let mut values = vec![0.0; shape.iter().product()];
-        let mut first = 0;
+        let mut values = vec![f64::NAN; shape.iter().product()];
+        let mut errors = Vec::new();
+        let mut index = 0;
         for some in prompts.chunks((LOGITS_AT_ONCE / (alphas.len() * width).max(1)).max(1)) {
             // A stream for each alpha is in memory.
             let room = Room { streams: alphas.len(), ..Room::default() };
-            let by_prompt = self.pass(some, room, observer, |engine, part, observer| {
-                let by_alpha = engine.steer(part, alphas, tokens, observer)?;
-                Ok((0..part.len())
-                    .map(|prompt| by_alpha.iter().map(|rows| rows[prompt].clone()).collect())
-                    .collect())
-            })?;
-            for (index, by_alpha) in by_prompt.into_iter().enumerate() {
-                let by_alpha: Vec<Vec<f64>> = by_alpha;
-                for (alpha, row) in by_alpha.iter().enumerate() {
-                    if row.iter().any(|logit| !logit.is_finite()) {
-                        let what =
-                            format!("prompt {}: the logits under alpha {}", first + index, alphas[alpha]);
-                        return Err(overflowed(&what));
+            let outcomes = self.pass(
+                some,
+                room,
+                observer,
+                |engine, part, observer| {
+                    let by_alpha = engine.steer(part, alphas, tokens, observer)?;
+                    let of_prompt =
+                        |prompt: usize| by_alpha.iter().map(|rows| rows[prompt].clone()).collect();
+                    Ok((0..part.len()).map(of_prompt).collect::<Vec<Vec<Vec<f64>>>>())
+                },
+                |by_alpha| {
+                    let mut rows = by_alpha.iter().zip(alphas);
+                    rows.try_for_each(|(row, alpha)| check_finite(row, || overflow_under(*alpha)))
+                },
+            )?;
+            for outcome in outcomes {
+                match outcome {
+                    Ok(by_alpha) => {
+                        for (alpha, row) in by_alpha.iter().enumerate() {
+                            let start = (alpha * prompts.len() + index) * width;
+                            values[start..start + width].copy_from_slice(row);
+                        }
                     }
-                    let start = (alpha * prompts.len() + first + index) * width;
-                    values[start..start + width].copy_from_slice(row);
+                    Err(error) => errors.push((index, error)),
                 }
+                index += 1;
             }
-            first += some.len();
         }
-        Ok(Logits { values, shape })
+        Ok(Logits { values, shape, errors })
     }
 
-    /// The contributions of every layer, of its attention and of its MLP, to every token of each prompt;
-    /// [`Trace::check_finite`] tells whether one has overflowed.
+    /// The contributions of every layer, of its attention and of its MLP, to every token of each prompt.
     ///
     /// # Errors
     /// As [`Session::score`].
-    pub fn trace(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Trace>> {
-        self.pass(prompts, Room::default(), observer, |engine, part, observer| engine.trace(part, observer))
+    pub fn trace(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Outcome<Trace>>> {
+        self.pass(
+            prompts,
+            Room::default(),
+            observer,
+            |engine, part, observer| engine.trace(part, observer),
+            |trace| trace.check_finite().map_err(RowError::not_finite),
+        )
     }
 
     /// How likely every token is that follows a prompt, under alpha, see
     /// [`Engine::likelihoods`](crate::engine::Engine::likelihoods). All tokens but the last have to fit the context.
     ///
     /// # Errors
-    /// As [`Session::score`] and [`Continued::check`]; a checkpoint error where there is no head; [`ErrorKind::NotFinite`] where
-    /// logits overflow.
+    /// As [`Session::score`] and [`Continued::check`]; a checkpoint error where there is no head.
     pub fn likelihoods(
         &self,
         texts: &[Continued<'_>],
         alpha: f64,
         observer: Observer<'_>,
-    ) -> Result<Vec<Vec<Likelihood>>> {
+    ) -> Result<Vec<Outcome<Vec<Likelihood>>>> {
         check_alphas(&[alpha])?;
         // Texts are counted from the first here, in the engine from the first of a batch.
         Continued::check(texts)?;
         for (index, text) in texts.iter().enumerate() {
             self.check_ids(&format!("prompt {index}"), text.token_ids)?;
         }
-        let likelihoods = self.pass(texts, Room::default(), observer, |engine, part, observer| {
-            engine.likelihoods(part, alpha, observer)
-        })?;
-        let is_broken = |of: &Vec<Likelihood>| of.iter().any(|token| !token.log_likelihood.is_finite());
-        match likelihoods.iter().position(is_broken) {
-            None => Ok(likelihoods),
-            Some(index) => Err(overflowed(&format!("text {index}: the logits"))),
-        }
+        self.pass(
+            texts,
+            Room::default(),
+            observer,
+            |engine, part, observer| engine.likelihoods(part, alpha, observer),
+            |tokens| check_finite(tokens.iter().map(|token| &token.log_likelihood), || overflow_under(alpha)),
+        )
     }
 
     /// Completes each prompt, as `tuco generate` does. [`Pair::stop_tokens`] tells which tokens end a completion as a rule.
     ///
-    /// A completion whose next logits are not numbers ends there, with [`Finish::NotFinite`](crate::engine::Finish::NotFinite):
-    /// what came before is no answer, and [`Text::fields`] is an error. The other completions are not affected.
+    /// A prompt has completions only if none of them overflows.
     ///
     /// # Errors
     /// As [`Session::score`] and [`Completing::check`]; a checkpoint error where there is no head.
@@ -264,14 +301,18 @@ impl Session {
         prompts: &[Prompt<'_>],
         completing: &Completing,
         observer: Observer<'_>,
-    ) -> Result<Vec<Vec<Text>>> {
+    ) -> Result<Vec<Outcome<Vec<Text>>>> {
         completing.check(self.encoder())?;
         self.pair().checkpoints.ft.head()?;
         let most_tokens = completing.most_tokens(self.spec());
         let room = Room { new_tokens: completing.new_tokens(), most_tokens, ..Room::default() };
-        self.pass(prompts, room, observer, |engine, part, observer| {
-            engine.complete(part, completing, self.encoder(), observer)
-        })
+        self.pass(
+            prompts,
+            room,
+            observer,
+            |engine, part, observer| completing.complete(engine, self.encoder(), part, observer),
+            |texts| texts.iter().try_for_each(Text::check_finite),
+        )
     }
 
     /// What each part of a final hidden state adds to the logits, see [`Engine::logits_of_parts`](crate::engine::Engine::logits_of_parts).
@@ -284,14 +325,15 @@ impl Session {
         opened.engines.with_dependent(|_, engine| opened.pool.install(|| engine.logits_of_parts(split)))
     }
 
-    /// Passes prompts in batches within the limits.
+    /// Passes prompts in batches within the limits; `check` tells what is wrong with what came of one.
     fn pass<P: TokenIds, T: Send>(
         &self,
         prompts: &[P],
         room: Room,
         observer: Observer<'_>,
-        pass: impl Fn(&dyn Passes, &[P], Observer<'_>) -> Result<Vec<T>> + Sync,
-    ) -> Result<Vec<T>> {
+        pass: impl Fn(&dyn AnyEngine, &[P], Observer<'_>) -> Result<Vec<T>> + Sync,
+        check: impl Fn(&T) -> Outcome<()>,
+    ) -> Result<Vec<Outcome<T>>> {
         self.check_prompts(prompts)?;
         let _turn = self.turn()?;
         let opened = &*self.opened;
@@ -304,7 +346,8 @@ impl Session {
             for batch in batches(prompts, opened.limits, room, engine.row_count()) {
                 let in_parts = || holding.pass(batch, tokens, &warn, observer, &pass);
                 for outcome in opened.pool.install(in_parts)? {
-                    passed.push(outcome?);
+                    let outcome = outcome.map_err(|error| RowError::out_of_memory(error.message));
+                    passed.push(outcome.and_then(|found| check(&found).map(|()| found)));
                 }
             }
             Ok(passed)
@@ -367,11 +410,18 @@ impl Drop for Session {
     }
 }
 
-/// What ends a call that cannot give numbers.
-fn overflowed(what: &str) -> Error {
-    let message =
-        format!("{what} are not numbers: the hidden state overflowed; the weights are finite but too large");
-    Error::new(ErrorKind::NotFinite, message)
+fn check_finite<'a>(
+    numbers: impl IntoIterator<Item = &'a f64>,
+    error: impl FnOnce() -> RowError,
+) -> Outcome<()> {
+    match numbers.into_iter().all(|number| number.is_finite()) {
+        true => Ok(()),
+        false => Err(error()),
+    }
+}
+
+fn overflow_under(alpha: f64) -> RowError {
+    RowError::not_finite_logits(format_args!("under alpha {alpha}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

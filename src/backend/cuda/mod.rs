@@ -122,7 +122,7 @@ impl Cuda {
 
     /// Bytes of device memory that weights take at most where they stay: the layers of both models, what their key weights differ by, and the
     /// embeddings.
-    pub fn resident_bytes(weights: &impl PairWeights, context: ContextPrecision) -> usize {
+    pub fn resident_bytes(weights: &dyn PairWeights, context: ContextPrecision) -> usize {
         weight::resident_bytes(weights, context.element())
     }
 

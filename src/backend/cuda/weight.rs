@@ -313,7 +313,7 @@ pub fn key_difference_planes(context: Element) -> usize {
 }
 
 /// Bytes of device memory that the layers of both models, what their key weights differ by, and the embeddings take at most.
-pub fn resident_bytes(weights: &impl PairWeights, context: Element) -> usize {
+pub fn resident_bytes(weights: &dyn PairWeights, context: Element) -> usize {
     let spec = weights.spec();
     let mut places = HashSet::new();
     let mut bytes_of = |branch: Branch, layer, tensor| {
