@@ -43,6 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "engine",
             "error",
             "experiment",
+            "hash",
             "model",
             "output",
             "prompt",
@@ -52,18 +53,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "session",
-        &[
-            "checkpoint",
-            "engine",
-            "error",
-            "experiment",
-            "job",
-            "metrics",
-            "model",
-            "prompt",
-            "twin",
-            "backend",
-        ],
+        &["checkpoint", "engine", "error", "experiment", "job", "metrics", "model", "prompt", "twin"],
     ),
     ("cli", &["error", "experiment", "job", "output"]),
 ];

@@ -13,7 +13,7 @@ use tuco::{
     engine::{Continued, Engine, Generation, LOGITS_AT_ONCE, Prompt, Sampling, Tokens, unheard, unobserved},
     job::Device,
     prompt::{Content, ContentRef},
-    session::{Completing, Logits, Outcome},
+    session::{Completing, Logits, OfPrompt},
     twin::Branch,
 };
 
@@ -41,7 +41,7 @@ fn prompts(name: &str) -> Vec<Vec<u32>> {
 
 /// What all prompts have.
 #[track_caller]
-fn all<T>(outcomes: Result<Vec<Outcome<T>>>) -> Vec<T> {
+fn all<T>(outcomes: Result<Vec<OfPrompt<T>>>) -> Vec<T> {
     outcomes.unwrap().into_iter().map(|outcome| outcome.unwrap()).collect()
 }
 
@@ -203,7 +203,7 @@ fn an_overflow_is_told_of_its_prompt_alone() {
         assert!(error.message.starts_with(message), "{error}");
     };
     /// The second's error; the others have something.
-    fn second<T: std::fmt::Debug>(outcomes: Vec<Outcome<T>>) -> Error {
+    fn second<T: std::fmt::Debug>(outcomes: Vec<OfPrompt<T>>) -> Error {
         let [Ok(_), Err(error), Ok(_)] = &outcomes[..] else { panic!("{outcomes:?}") };
         error.clone().into()
     }
@@ -267,6 +267,34 @@ fn a_prompt_that_the_device_does_not_hold_loses_no_other() {
     // Batches that did not fit are told, and what was found is what is found of each alone.
     assert!(session.take_warnings().iter().any(|warning| warning.contains("--max-batch-tokens")));
     assert_eq!(outcomes[2], session.score(&ids[2..], &unobserved).unwrap()[0]);
+}
+
+/// Each prompt goes alone, so that all devices have some.
+#[cfg(feature = "sim")]
+#[test]
+fn several_devices_give_what_one_gives() {
+    let open = |device: &str| {
+        let mut options = options(CASE);
+        options.machine.device = device.parse().unwrap();
+        options.machine.batch_size = Some(1);
+        Session::open(&options).unwrap()
+    };
+    let (one, several) = (open("sim"), open("sim:0,2,1"));
+    let prompts = prompts(CASE);
+    let ids: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    assert_eq!(one.score(&ids, &unobserved).unwrap(), several.score(&ids, &unobserved).unwrap());
+    assert_eq!(one.trace(&ids, &unobserved).unwrap(), several.trace(&ids, &unobserved).unwrap());
+    let logits = |session: &Session| session.logits(&ids, &[0.3, 1.0], Tokens::All, &unobserved).unwrap();
+    assert_eq!(logits(&one), logits(&several));
+    let seeded: Vec<Prompt<'_>> =
+        prompts.iter().zip(0..).map(|(token_ids, seed)| Prompt { token_ids, seed }).collect();
+    let generation = Generation { max_new_tokens: 3, ..Generation::default() };
+    let completing = Completing { generation, stop: Vec::new(), seed: 0 };
+    let completions = |session: &Session| session.generate(&seeded, &completing, &unobserved).unwrap();
+    assert_eq!(completions(&one), completions(&several));
+    // Who stops one stops all.
+    let stopped = several.score(&ids, &|_| ControlFlow::Break(())).unwrap_err();
+    assert_eq!(stopped.kind, ErrorKind::Interrupted);
 }
 
 #[test]

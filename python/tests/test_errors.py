@@ -66,7 +66,7 @@ def test_what_is_no_prompt_is_told(demo, prompts, error, message):
         ({"adapter": DEMO}, tuco.UsageError, "has no adapter_config.json"),
         ({"device": "gpu"}, tuco.UsageError, "expected auto, cpu, cuda, cuda:N, cuda:N,M,… or reference"),
         ({"device": "cuda"}, tuco.TucoError, "cuda"),
-        ({"device": "cuda:0,1"}, tuco.UsageError, "--device cuda:0,1: expected one device"),
+        ({"device": "cuda:1,1"}, tuco.UsageError, "device 1 is named twice"),
         ({"dtype": "int8"}, tuco.UsageError, "float32, bfloat16, float16"),
         ({"threads": 0}, tuco.UsageError, "expected 1 to 4096"),
         ({"max_length": 513}, tuco.UsageError, "--max-length is 513, expected 1 to 512"),

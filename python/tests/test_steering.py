@@ -71,7 +71,7 @@ def test_an_overflow_is_an_error_of_its_prompt(overflowing):
     told = r"prompts\[1\]: the logits under alpha 1 are not numbers"
     with pytest.raises(tuco.PromptError, match=told) as raised:
         overflowing.logits(prompts, [0.0, 1.0])
-    assert (raised.value.index, raised.value.kind) == (1, "not_finite")
+    assert (raised.value.index, raised.value.kind, raised.value.exit_code) == (1, "not_finite", 42)
     assert np.isfinite(raised.value.logits).all(axis=2).tolist() == [[True, False], [True, False]]
     np.testing.assert_array_equal(raised.value.logits[:, 0], overflowing.logits(prompts[:1], [0.0, 1.0])[:, 0])
     assert np.isfinite(overflowing.logits(prompts, 0.0)).all()

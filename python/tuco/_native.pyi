@@ -72,8 +72,8 @@ class Pair:
             layers: add `beta_per_layer`, the contribution after each layer.
             all_tokens: add `tuco_per_token`, TuCo of every token (about two more passes).
             output_co: add `output_co`, how far the two models' own outputs are apart (another pass).
-            errors: "raise" raises for the first prompt that cannot be scored, before anything is computed; "rows" gives it NaN and
-                an entry in `errors`.
+            errors: "raise" raises for the first prompt that cannot be scored, before anything is computed if it can be told; "rows"
+                gives it NaN and an entry in `errors`.
             progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
 
         Raises:

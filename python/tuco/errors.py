@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._native import Bools, Completion, Floats, Scores
+    from ._native import Completion, Scores
+    from .typing import Bools, Floats
 
 
 class TucoError(Exception):
@@ -40,6 +41,7 @@ class PromptError(UsageError):
         super().__init__(message)
         self.index = index
         self.kind = kind
+        self.exit_code = {"not_finite": 42, "out_of_memory": 1}.get(kind, 2)
         self.scores = None
         self.logits = None
         self.likelihoods = None

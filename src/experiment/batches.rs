@@ -69,11 +69,13 @@ impl Batching<'_> {
         mut count: impl FnMut(&Prompt<A>, &Map<String, Value>),
     ) -> Result<()> {
         let task = &tasks[0];
+        let workers = self.workers(tasks);
         let mut rest = prompts;
         while let Some((prompt, later)) = rest.split_first()
             && let Some(written) = folder.next_written(&prompt.id)?
         {
             count(prompt, &written);
+            note_written(&workers, &written);
             rest = later;
         }
         self.progress.resumed((prompts.len() - rest.len()) as u64);
@@ -88,7 +90,7 @@ impl Batching<'_> {
             let ready: Vec<Ready<'_>> = batch.iter().filter_map(Prompt::ready).collect();
             worker.outcomes(&ready, self.warn, observer)
         };
-        self.share(tasks, batches, compute, |batch, outcomes| {
+        self.share(&workers, batches, compute, |batch, outcomes| {
             let mut outcomes = outcomes.into_iter();
             let mut rows = Vec::with_capacity(batch.len());
             for prompt in batch {
@@ -115,28 +117,38 @@ impl Batching<'_> {
         prompts.iter().take_while(|prompt| fits(prompt)).count()
     }
 
-    /// Computes batches, each by one of the workers, of which each device has one; `take` gets what comes of them in their
+    /// A worker for each device.
+    pub fn workers<'w, W: Sync>(&'w self, tasks: &'w [W]) -> Vec<Worker<'w, W>> {
+        tasks.iter().zip(self.pools).map(|(task, pool)| Worker::new(task, pool)).collect()
+    }
+
+    /// Computes batches, each by one of the workers; `take` gets what comes of them in their
     /// order. Interrupted between two layers when asked to stop.
     ///
     /// # Errors
     /// The first of `compute` and `take`.
     pub fn share<T: Send + Sync, D: Send, W: Sync>(
         &self,
-        tasks: &[W],
+        workers: &[Worker<'_, W>],
         batches: impl Iterator<Item = Batch<T>>,
         compute: impl Fn(&Worker<'_, W>, &T, Observer<'_>) -> Result<D> + Sync,
         take: impl FnMut(T, D) -> Result<()>,
     ) -> Result<()> {
-        let workers = tasks.iter().zip(self.pools).map(|(task, pool)| Worker::new(task, pool));
-        let workers: Vec<Worker<'_, W>> = workers.collect();
         let mut sharing = Sharing { progress: self.progress, batches, take };
-        queue::pass(&mut sharing, &workers, |worker, (number, of), unwanted| {
+        queue::pass(&mut sharing, workers, |worker, (number, of), unwanted| {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(stopped());
             }
             let stops = [self.stop, unwanted];
             compute(worker, of, &watching(self.progress, *number, &stops))
         })
+    }
+}
+
+/// Tells workers of a row that an earlier run wrote.
+pub fn note_written<W: Sync>(workers: &[Worker<'_, W>], row: &Map<String, Value>) {
+    if !row.contains_key("error") {
+        workers.iter().for_each(Worker::note_fitted);
     }
 }
 

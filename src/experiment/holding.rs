@@ -27,6 +27,11 @@ impl Default for Holding {
 pub type Pass<'a, R, T> = dyn Fn(&[R], Observer<'_>) -> Result<Vec<T>> + 'a;
 
 impl Holding {
+    /// Something has fitted before, of whatever length.
+    pub fn note_fitted(&self) {
+        self.longest.fetch_max(1, Ordering::Relaxed);
+    }
+
     /// Passes all prompts, in as many parts as the device needs; what did not fit once is not tried again. `tokens` tells how many a
     /// prompt needs room for.
     ///
@@ -151,6 +156,10 @@ mod tests {
         let holding = Holding::default();
         assert!(passed(&holding, 1, &[2]).0.unwrap()[0].is_err());
         assert_eq!(passed(&holding, 1, &[3]).0.unwrap_err().kind, ErrorKind::OutOfMemory);
+        // An earlier run has left something.
+        let holding = Holding::default();
+        holding.note_fitted();
+        assert!(passed(&holding, 1, &[2, 3]).0.unwrap().iter().all(Result::is_err));
         // Short ones have fitted together.
         assert!(passed(&Holding::default(), 5, &[2, 2, 6]).0.unwrap()[2].is_err());
         let holding = Holding::default();

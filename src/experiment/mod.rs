@@ -12,7 +12,7 @@ pub mod inspect;
 pub mod jailbreak;
 pub mod many_shot;
 pub mod questions;
-mod queue;
+pub mod queue;
 pub mod refusals;
 pub mod rows;
 pub mod score;

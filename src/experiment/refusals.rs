@@ -51,6 +51,11 @@ impl Refusals {
         })
     }
 
+    /// Of the file.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
     /// The phrase that comes first in `text`, of several at one place the longest.
     pub fn find(&self, text: &str) -> Option<&str> {
         let text = straight(text);

@@ -302,8 +302,11 @@ impl<T: Task> Passing<'_, '_, T> {
                 if let Some(written) = sink.next_written()? {
                     check_off(&line, &written["id"])?;
                     summary.rows += 1;
-                    if let Some(error) = written.get("error") {
-                        summary.note_error(error["message"].as_str().unwrap_or_default().to_owned());
+                    match written.get("error") {
+                        Some(error) => {
+                            summary.note_error(error["message"].as_str().unwrap_or_default().to_owned());
+                        }
+                        None => run.workers.iter().for_each(Worker::note_fitted),
                     }
                     run.progress.resumed(summary.rows);
                     continue;

@@ -1,7 +1,7 @@
 //! `tuco sweep`: how accuracy moves with alpha, and what choosing alpha by cross-validation gains (5.1 of the paper).
 
 use super::{
-    batches::{self, Batch, Batching},
+    batches::{self, Batch, Batching, note_written},
     questions::{Question, Row},
     task::Failure,
     worker::Worker,
@@ -68,7 +68,8 @@ pub fn run(
     folder: &mut Folder,
 ) -> Result<Value> {
     let mut correct = vec![vec![Vec::new(); grid.alphas.len()]; tasks.len()];
-    let left = count_written(tasks, folder, &mut correct)?;
+    let workers = batching.workers(engines);
+    let left = count_written(tasks, folder, &workers, &mut correct)?;
     batching
         .progress
         .resumed(tasks.iter().zip(&left).map(|(task, left)| (task.rows.len() - left.len()) as u64).sum());
@@ -92,13 +93,17 @@ pub fn run(
         let answers = worker.in_parts(&questions, tokens, batching.warn, observer, ask)?;
         // Accuracy without the questions that a device does not hold would be another number.
         let of_question = |(answers, (id, _)): (Result<Answers>, (&Value, _))| {
-            let named =
-                |error: Error| Error::new(error.kind, format!("{} row {id}: {error}", tasks[*task].name));
+            let named = |error: Error| {
+                let name = &tasks[*task].name;
+                Error::usage(format!(
+                    "{name} row {id}: {error}; fewer --alphas or a smaller --max-length would do"
+                ))
+            };
             answers.map_err(named)
         };
         answers.into_iter().zip(asked()).map(of_question).collect()
     };
-    batching.share(engines, batches, compute, |(task, rows), answers| {
+    batching.share(&workers, batches, compute, |(task, rows), answers| {
         let written = rows_of(&tasks[task].name, rows, &grid.alphas, answers);
         rows.iter().zip(&written).for_each(|(row, written)| count(row, written, &mut correct[task]));
         folder.append(&written)
@@ -146,6 +151,7 @@ fn ask(
 fn count_written<'t>(
     tasks: &'t [Task],
     folder: &mut Folder,
+    workers: &[Worker<'_, &dyn AnyEngine>],
     correct: &mut [Vec<Vec<bool>>],
 ) -> Result<Vec<&'t [Row]>> {
     let mut left: Vec<&[Row]> = tasks.iter().map(|task| task.rows.as_slice()).collect();
@@ -153,6 +159,7 @@ fn count_written<'t>(
         while let Some((row, later)) = left.split_first()
             && let Some(written) = folder.next_written(&row.id)?
         {
+            note_written(workers, &written);
             count(row, &written.into(), correct);
             *left = later;
         }

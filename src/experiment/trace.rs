@@ -52,9 +52,8 @@ pub fn run(
     };
     let name = |token: u32| encoder.text_of(token).unwrap_or_else(|| format!("<{token}>"));
     let mut traced = None;
-    batching.share(&[engine], std::iter::once(batch), compute, |(), (trace, says)| {
-        // All tokens pass together: what an earlier run wrote is of no use.
-        folder.start_again()?;
+    let engines = [engine];
+    batching.share(&batching.workers(&engines), std::iter::once(batch), compute, |(), (trace, says)| {
         folder.append(&rows(text, &trace, &name))?;
         traced = Some((trace, says));
         Ok(())

@@ -18,6 +18,11 @@ impl<'a, T: Sync> Worker<'a, T> {
         Self { task, pool, holding: Holding::default() }
     }
 
+    /// A row that was computed before is there, so that a prompt which does not fit is too large itself.
+    pub fn note_fitted(&self) {
+        self.holding.note_fitted();
+    }
+
     /// Does something on its threads.
     pub fn install<D: Send>(&self, work: impl FnOnce(&T) -> D + Send) -> D {
         self.pool.install(|| work(self.task))

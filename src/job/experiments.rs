@@ -25,7 +25,6 @@ use crate::{
     hash,
     output::{self, Folder, Manifest, Progress},
     prompt::{Content, Encoded, Encoder, Line, RowError, Source},
-    twin::Twin,
 };
 use clap::Args;
 use serde_json::{Value, json};
@@ -38,8 +37,8 @@ use std::{
 /// What all experiments have in common.
 #[derive(Debug, Clone, Args)]
 pub struct ExperimentOptions {
-    /// The folder for rows.jsonl, summary.json, plot.svg and report.html. Rows are appended as batches finish; the same command goes
-    /// on where an interrupted one stopped
+    /// The folder for rows.jsonl, summary.json, plot.svg and report.html. Of all experiments but a trace the same command goes on where
+    /// an interrupted one stopped
     #[arg(short, long, value_name = "DIR", env = "TUCO_OUTPUT")]
     pub output: PathBuf,
     /// Start again even if the folder holds an experiment
@@ -81,7 +80,8 @@ impl<'a> Opened<'a> {
             }
         };
         let rows = Folder::rows_in(&options.output);
-        let date = template_date(&options.prompts, Some(rows.as_path()).filter(|_| !options.overwrite));
+        let begun = (!options.overwrite && output::has_rows(&rows)).then_some(rows.as_path());
+        let date = template_date(&options.prompts, begun);
         let encoder = open_encoder(&pair, &options.prompts, date, &tell_unless_quiet)?;
         Ok(Self { caller, options, pair, pool, encoder })
     }
@@ -136,61 +136,61 @@ impl<'a> Opened<'a> {
             device,
             encoder,
         };
-        let models = match experiment.goes_on() {
-            true => pool.install(|| origin.models())?,
-            // Names tell apart enough where nothing of an earlier run is kept.
-            false => {
-                let AboutPair { models, adapters, .. } = AboutPair::new(pair, &options.pair);
-                Twin::new(json!([models.pt, adapters.pt]), json!([models.ft, adapters.ft]))
-            }
-        };
-        Ok(origin.manifest(models, experiment.fingerprint(), json!({})))
+        let models = pool.install(|| origin.models())?;
+        let mut what = experiment.fingerprint();
+        what["limit"] = json!(options.limit);
+        what["prompts"] = experiment.rows().into();
+        Ok(origin.manifest(models, what, json!({})))
+    }
+
+    /// The folder that it writes to.
+    fn folder(&self, experiment: &Experiment, device: &str) -> Result<Folder> {
+        let ExperimentOptions { output, overwrite, machine, .. } = &self.options;
+        if !experiment.goes_on() {
+            return Folder::of_one_batch(output, *overwrite);
+        }
+        let manifest = self.manifest(experiment, device)?;
+        if !overwrite {
+            let rows = Folder::rows_in(output);
+            check_device(&machine.device, output::has_rows(&rows).then_some(rows.as_path()), &manifest)?;
+        }
+        Folder::open(output, manifest, *overwrite)
     }
 
     /// Runs the experiment on the device, writes what it found and prints its tables. Goes on with the rows of an earlier run.
-    pub fn run(&self, experiment: &Experiment) -> Result<()> {
+    pub fn run(self, experiment: &Experiment) -> Result<()> {
         let rows = experiment.rows();
-        let Self { options, pair, pool, .. } = self;
-        pair.notices.iter().for_each(|notice| tell(notice));
-        let machine = &options.machine;
-        let computers = pool.install(|| Computers::choose(machine, pair, &tell))?;
+        self.pair.notices.iter().for_each(|notice| tell(notice));
+        let computers = self.pool.install(|| Computers::choose(&self.options.machine, &self.pair, &tell))?;
         let device = computers.name();
-        let manifest = self.manifest(experiment, &device)?;
-        let rows_file = Folder::rows_in(&options.output);
-        if !options.overwrite {
-            check_device(&machine.device, &rows_file, &manifest)?;
-        }
-        let mut folder = Folder::open(&options.output, manifest, options.overwrite)?;
+        let mut folder = self.folder(experiment, &device)?;
+        let about_pair = self.about_pair();
+        let Self { caller, options, pair, pool, encoder } = self;
+        let machine = &options.machine;
         let progress = Progress::new(rows as u64, options.quiet);
         let limits = BatchLimits {
             prompts: machine.batch_size.unwrap_or(usize::MAX),
             tokens: machine.max_batch_tokens,
             memory: None,
         };
-        let several;
-        let pools = match computers.count() {
-            1 => std::slice::from_ref(pool),
-            count => {
-                several = thread_pools(machine, count)?;
-                several.as_slice()
-            }
-        };
-        let batching = Batching { limits, progress: &progress, pools, stop: self.caller.stop, warn: &tell };
-        let engines = computers.engines(pair);
+        let pools = thread_pools(pool, computers.count())?;
+        let batching =
+            Batching { limits, progress: &progress, pools: &pools, stop: caller.stop, warn: &tell };
+        let engines = computers.engines(&pair);
         let engines: Vec<&dyn AnyEngine> = engines.iter().map(AsRef::as_ref).collect();
-        let outcome = experiment.run(&engines, &self.encoder, &batching, &mut folder);
+        let outcome = experiment.run(&engines, &encoder, &batching, &mut folder);
         let closing = progress.finish();
         let mut summary = outcome.map_err(|error| match experiment.goes_on() {
-            true => how_to_go_on(&rows_file, options.overwrite, error),
+            true => how_to_go_on(&Folder::rows_in(&options.output), options.overwrite, error),
             false => error,
         })?;
-        for (name, value) in self.about_pair() {
+        for (name, value) in about_pair {
             summary[name] = value;
         }
         summary["device"] = device.into();
         summary["apply_chat_template"] = options.prompts.apply_chat_template.into();
         summary["tuco_version"] = env!("CARGO_PKG_VERSION").into();
-        summary["command"] = json!(self.caller.command);
+        summary["command"] = json!(caller.command);
         let report = experiment::report(&summary).expect("an experiment's own summary");
         let errors = folder.errors();
         folder.finish(&summary, &report)?;
@@ -270,13 +270,15 @@ impl Experiment {
         !matches!(self, Self::Trace(_))
     }
 
-    /// What its rows depend on besides the pair. All that is known of the prompts is hashed as it was read, whatever it was read from.
+    /// What its rows depend on besides the pair. All that is known of the prompts is hashed, so that inputs are read once.
     fn fingerprint(&self) -> Value {
         let (mut what, prompts): (Value, &dyn fmt::Debug) = match self {
             Self::Sweep(tasks, Grid { alphas, .. }) => {
                 (json!({ "experiment": "sweep", "alphas": alphas }), tasks)
             }
-            Self::Compare(prompts) => (json!({ "experiment": "compare" }), prompts),
+            Self::Compare(prompts) => {
+                (json!({ "experiment": "compare", "classes": compare::classes(prompts) }), prompts)
+            }
             Self::Jailbreak { prompts, labels: jailbreak::Labels::Judged { column }, .. } => {
                 (json!({ "experiment": "jailbreak", "judge_column": column }), prompts)
             }
@@ -288,7 +290,7 @@ impl Experiment {
                 let what = json!({
                     "experiment": "jailbreak",
                     "generation": completing.fingerprint(),
-                    "refusals": refusals.to_json(),
+                    "refusals": refusals.sha256(),
                     "successes": successes,
                 });
                 (what, prompts)

@@ -170,10 +170,12 @@ pub fn thread_pool(options: &MachineOptions) -> Result<rayon::ThreadPool> {
     threads(options.threads.unwrap_or(0))
 }
 
-/// The threads of several devices, which share them alike. Each has its own, so that none waits for the work of another.
-pub fn thread_pools(options: &MachineOptions, count: usize) -> Result<Vec<rayon::ThreadPool>> {
-    let all = options.threads.unwrap_or_else(rayon::current_num_threads);
-    (0..count).map(|_| threads((all / count).max(1))).collect()
+/// The threads of each device: all of `pool` for one; several share as many alike, so that none waits for the work of another.
+pub fn thread_pools(pool: rayon::ThreadPool, count: usize) -> Result<Vec<rayon::ThreadPool>> {
+    match count {
+        1 => Ok(vec![pool]),
+        _ => (0..count).map(|_| threads((pool.current_num_threads() / count).max(1))).collect(),
+    }
 }
 
 fn threads(count: usize) -> Result<rayon::ThreadPool> {

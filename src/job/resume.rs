@@ -82,12 +82,20 @@ pub fn template_date<'a>(prompts: &PromptOptions, outputs: impl IntoIterator<Ite
 /// What `--device auto` finds may come and go, unlike what else a run continues with.
 ///
 /// # Errors
-/// Where `output` was begun on another device and is the same otherwise.
-pub fn check_device(device: &Device, output: &Path, manifest: &Manifest) -> Result<()> {
-    const FIELD: &str = "device";
-    if *device != Device::Auto {
-        return Ok(());
+/// Where one of `outputs` was begun on another device and is the same otherwise.
+pub fn check_device<'a>(
+    device: &Device,
+    outputs: impl IntoIterator<Item = &'a Path>,
+    manifest: &Manifest,
+) -> Result<()> {
+    match device {
+        Device::Auto => outputs.into_iter().try_for_each(|output| check_found_device(output, manifest)),
+        _ => Ok(()),
     }
+}
+
+fn check_found_device(output: &Path, manifest: &Manifest) -> Result<()> {
+    const FIELD: &str = "device";
     let Ok((earlier, _)) = Manifest::read(output) else { return Ok(()) };
     let devices = [&earlier, manifest].map(|of| of.field(FIELD).and_then(Value::as_str).map(str::to_owned));
     match devices {

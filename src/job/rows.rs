@@ -23,7 +23,6 @@ use crate::{
     output::{self, Done, Progress, Shard, Sink},
     prompt::{Encoder, Source},
 };
-use chrono::NaiveDate;
 use clap::Args;
 use serde_json::{Value, json};
 use std::{
@@ -176,7 +175,7 @@ impl<'a> RowsJob<'a> {
         }
         let neighbour = folder.as_deref().zip(shard).map(|(folder, shard)| shard.neighbour(folder));
         let neighbour = neighbour.transpose()?.flatten();
-        let date = date(&options, neighbour.as_deref());
+        let date = template_date(&options.prompts, begun(&options, neighbour.as_deref()));
         let encoder = open_encoder(&pair, &options.prompts, date, &tell)?;
         let what = what(&pair, &encoder)?;
         let source = Source::open(&options.input.inputs)?;
@@ -205,10 +204,7 @@ impl<'a> RowsJob<'a> {
                     None => manifest,
                     Some(shard) => manifest.with("shards", shard.count.into()),
                 };
-                if !options.overwrite {
-                    let mut begun = neighbour.as_deref().into_iter().chain([path.as_path()]);
-                    begun.try_for_each(|output| check_device(&options.machine.device, output, &manifest))?;
-                }
+                check_device(&options.machine.device, begun(&options, neighbour.as_deref()), &manifest)?;
                 // One that starts again will be followed by the others.
                 if let Some(neighbour) = neighbour.filter(|_| !options.overwrite) {
                     manifest.check_continues(&neighbour)?;
@@ -216,10 +212,7 @@ impl<'a> RowsJob<'a> {
                 Sink::create(path, manifest, options.overwrite)?
             }
         };
-        let pools = match computers.count() {
-            1 => vec![pool],
-            count => thread_pools(&options.machine, count)?,
-        };
+        let pools = thread_pools(pool, computers.count())?;
         Ok(Self {
             total: lines.min(limit) / shard.map_or(1, |shard| shard.count),
             setup: Setup { caller, options, what, pair, encoder, pools, shard, memory, limit },
@@ -331,8 +324,11 @@ impl Running<'_> {
     }
 }
 
-/// The day that chat templates see in the run that is to go on, or in another shard.
-fn date(options: &RowsOptions, neighbour: Option<&Path>) -> NaiveDate {
-    let outputs = options.output.as_deref().into_iter().chain(neighbour);
-    template_date(&options.prompts, outputs.filter(|_| !options.overwrite))
+/// What this run goes on with: its own output where that has rows, and what another shard has begun.
+fn begun<'a>(
+    options: &'a RowsOptions,
+    neighbour: Option<&'a Path>,
+) -> impl Iterator<Item = &'a Path> + use<'a> {
+    let own = options.output.as_deref().filter(|output| output::has_rows(output));
+    own.into_iter().chain(neighbour).filter(|_| !options.overwrite)
 }

@@ -12,10 +12,11 @@ use std::{
 const ROWS: &str = "rows.jsonl";
 const SUMMARY: &str = "summary.json";
 
-/// A folder that rows are appended to. One that the same run began goes on where that stopped.
+/// A folder that rows are appended to.
 pub struct Folder {
     dir: PathBuf,
-    rows: Sink,
+    /// `None`: all rows come at once.
+    rows: Option<Sink>,
     errors: u64,
 }
 
@@ -25,18 +26,29 @@ impl Folder {
         dir.join(ROWS)
     }
 
-    /// Makes the folder for a run that `manifest` describes, or opens it.
+    /// Makes the folder for a run that `manifest` describes, or goes on with one that the same run began.
     ///
     /// # Errors
     /// As [`Sink::create`].
     pub fn open(dir: &Path, manifest: Manifest, overwrite: bool) -> Result<Self> {
         fs::create_dir_all(dir).map_err(|error| Error::io("make", dir, &error))?;
         let rows = Sink::create(&Self::rows_in(dir), manifest, overwrite)?;
-        let summary = dir.join(SUMMARY);
-        if summary.exists() {
-            fs::remove_file(&summary).map_err(|error| Error::io("remove", &summary, &error))?;
+        remove_summary(dir)?;
+        Ok(Self { dir: dir.to_path_buf(), rows: Some(rows), errors: 0 })
+    }
+
+    /// A folder for rows that come at once. Nothing is written before they do.
+    ///
+    /// # Errors
+    /// A usage error where it holds an experiment and is not to be overwritten.
+    pub fn of_one_batch(dir: &Path, overwrite: bool) -> Result<Self> {
+        if Self::rows_in(dir).exists() && !overwrite {
+            return Err(Error::usage(format!(
+                "-o {} holds an experiment already; choose another folder, or --overwrite to start again",
+                dir.display()
+            )));
         }
-        Ok(Self { dir: dir.to_path_buf(), rows, errors: 0 })
+        Ok(Self { dir: dir.to_path_buf(), rows: None, errors: 0 })
     }
 
     /// The next row that an earlier run wrote, in order, which must be the one with this id; `None` when there is none left.
@@ -44,7 +56,7 @@ impl Folder {
     /// # Errors
     /// A mismatch where it is another.
     pub fn next_written(&mut self, id: &Value) -> Result<Option<Map<String, Value>>> {
-        let Some(row) = self.rows.next_written()? else { return Ok(None) };
+        let Some(row) = self.next_row()? else { return Ok(None) };
         if row["id"] != *id {
             return Err(
                 self.does_not_belong(&format!("it has a row with id {} in the place of {id}", row["id"]))
@@ -54,16 +66,19 @@ impl Folder {
         Ok(Some(row))
     }
 
-    /// Takes away the rows that an earlier run wrote.
-    pub fn start_again(&mut self) -> Result<()> {
-        self.rows.clear()
+    fn next_row(&mut self) -> Result<Option<Map<String, Value>>> {
+        self.rows.as_mut().map_or(Ok(None), Sink::next_written)
     }
 
-    /// Appends rows and makes sure that they are on the disk, after those of an earlier run.
+    /// Appends rows and makes sure that they are on the disk, after those of an earlier run; or writes them, where they come at once.
     pub fn append(&mut self, rows: &[Value]) -> Result<()> {
-        self.rows.append(rows)?;
         self.errors += rows.iter().filter(|row| row.get("error").is_some()).count() as u64;
-        Ok(())
+        if let Some(sink) = &mut self.rows {
+            return sink.append(rows).map(|_| ());
+        }
+        fs::create_dir_all(&self.dir).map_err(|error| Error::io("make", &self.dir, &error))?;
+        remove_summary(&self.dir)?;
+        write_text(&Self::rows_in(&self.dir), &rows.iter().map(|row| format!("{row}\n")).collect::<String>())
     }
 
     /// How many of the rows so far are errors.
@@ -76,7 +91,7 @@ impl Folder {
     /// # Errors
     /// A mismatch where an earlier run wrote rows that were not asked for; I/O errors.
     pub fn finish(mut self, summary: &Value, report: &Report) -> Result<()> {
-        if let Some(extra) = self.rows.next_written()? {
+        if let Some(extra) = self.next_row()? {
             return Err(
                 self.does_not_belong(&format!("it has a row with id {} beyond the last", extra["id"]))
             );
@@ -98,6 +113,15 @@ impl Folder {
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
         write_text(&self.dir.join(name), text)
+    }
+}
+
+/// It is only there when all else is.
+fn remove_summary(dir: &Path) -> Result<()> {
+    let summary = dir.join(SUMMARY);
+    match summary.exists() {
+        true => fs::remove_file(&summary).map_err(|error| Error::io("remove", &summary, &error)),
+        false => Ok(()),
     }
 }
 

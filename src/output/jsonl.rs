@@ -32,6 +32,13 @@ pub enum Sink {
     },
 }
 
+/// Whether an earlier run left rows in `output`.
+pub fn has_rows(output: &Path) -> bool {
+    let is_table = table::is_table(output);
+    let path = if is_table { table::journal_of(output) } else { output.to_path_buf() };
+    is_table && output.exists() || path.metadata().is_ok_and(|metadata| metadata.len() > 0)
+}
+
 /// Reads back the rows of an earlier run.
 pub struct WrittenRows {
     path: PathBuf,
@@ -127,17 +134,6 @@ impl Sink {
                 }
             },
         }
-    }
-
-    /// Takes away what an earlier run wrote.
-    pub fn clear(&mut self) -> Result<()> {
-        let Sink::File { path, file, written, .. } = self else { return Ok(()) };
-        *written = None;
-        let file = file.get_mut();
-        file.set_len(0)
-            .and_then(|()| file.seek(SeekFrom::Start(0)))
-            .map(|_| ())
-            .map_err(|error| Error::io("write", path, &error))
     }
 
     /// Appends rows and makes sure that they are on the disk. `false` when the reader of standard output has gone.

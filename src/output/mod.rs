@@ -16,7 +16,7 @@ mod table;
 pub use folder::{Folder, read_summary, write_summary};
 pub use heatmap::{color, heatmap};
 pub use histogram::histogram;
-pub use jsonl::{LINE, Sink};
+pub use jsonl::{LINE, Sink, has_rows};
 pub use manifest::{Done, Manifest};
 pub use merge::merge;
 pub use plot::{Axes, Series, curves, outlines, scatter};

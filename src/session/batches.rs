@@ -1,8 +1,14 @@
-//! How many prompts go through the layers together.
+//! How many prompts go through the layers together, and what comes of them.
 
+use super::OfPrompt;
 use crate::{
+    Result,
     engine::{Continued, Prompt, RowCount},
-    experiment::rows::{BatchLimits, Filling},
+    experiment::{
+        queue::Queue,
+        rows::{BatchLimits, Filling},
+    },
+    prompt::RowError,
 };
 use std::sync::Arc;
 
@@ -64,4 +70,37 @@ pub fn batches<'p, P: TokenIds>(
     }
     batches.extend((start < prompts.len()).then(|| &prompts[start..]));
     batches
+}
+
+/// Batches on their way.
+pub struct Passing<'p, P, T, C> {
+    batches: std::vec::IntoIter<&'p [P]>,
+    check: C,
+    /// Of the prompts so far, in order.
+    pub outcomes: Vec<OfPrompt<T>>,
+}
+
+impl<'p, P, T, C: Fn(&T) -> OfPrompt<()>> Passing<'p, P, T, C> {
+    /// `check` tells what is wrong with what came of a prompt.
+    pub fn new(batches: Vec<&'p [P]>, check: C) -> Self {
+        Self { batches: batches.into_iter(), check, outcomes: Vec::new() }
+    }
+}
+
+impl<'p, P: Sync, T, C: Fn(&T) -> OfPrompt<()>> Queue<Vec<Result<T>>> for Passing<'p, P, T, C> {
+    type Job = &'p [P];
+
+    fn next(&mut self) -> Result<Option<&'p [P]>> {
+        Ok(self.batches.next())
+    }
+
+    fn take(&mut self, _: &'p [P], found: Vec<Result<T>>) -> Result<()> {
+        let check = &self.check;
+        let outcome = |found: Result<T>| {
+            let found = found.map_err(|error| RowError::out_of_memory(error.message))?;
+            check(&found).map(|()| found)
+        };
+        self.outcomes.extend(found.into_iter().map(outcome));
+        Ok(())
+    }
 }

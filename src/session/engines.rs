@@ -1,27 +1,27 @@
-//! A pair with the engine that borrows it, whichever backend computes.
+//! A pair with the engines that borrow it, one for each device.
 
-use crate::{checkpoint::Pair, engine, job::Computer};
+use crate::{checkpoint::Pair, engine::AnyEngine, job::Computers};
 use self_cell::self_cell;
 
-/// What an engine borrows.
+/// What engines borrow.
 pub struct Loaded {
     pub pair: Pair,
-    pub computer: Computer,
+    pub computers: Computers,
 }
 
-type AnyEngine<'a> = Box<dyn engine::AnyEngine + 'a>;
+type OfEach<'a> = Vec<Box<dyn AnyEngine + 'a>>;
 
 self_cell!(
-    /// The engine lives as long as what it borrows, so that a device keeps its weights from call to call.
+    /// Engines live as long as what they borrow, so that a device keeps its weights from call to call.
     pub struct Engines {
         owner: Loaded,
 
         #[not_covariant]
-        dependent: AnyEngine,
+        dependent: OfEach,
     }
 );
 
-/// Makes the engine of a pair.
+/// Makes the engines of a pair.
 pub fn start(loaded: Loaded) -> Engines {
-    Engines::new(loaded, |Loaded { pair, computer }| computer.engine(pair))
+    Engines::new(loaded, |Loaded { pair, computers }| computers.engines(pair))
 }

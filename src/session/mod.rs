@@ -12,7 +12,7 @@
 //! # Ok::<(), tuco::Error>(())
 //! ```
 //!
-//! What is wrong with one prompt stands in its place ([`Outcome`]); the others are computed. What no prompt should have is told before
+//! What is wrong with one prompt stands in its place ([`OfPrompt`]); the others are computed. What no prompt should have is told before
 //! anything is.
 //!
 //! Prompts are slices of token ids; [`Session::encoder`] makes them of text and conversations. Any number can be given: they
@@ -33,20 +33,23 @@ use crate::{
         AnyEngine, Continued, LOGITS_AT_ONCE, Likelihood, Observer, Prompt, Score, Split, Tokens, Trace,
         check_alphas,
     },
-    experiment::{holding::Holding, rows::BatchLimits},
-    job::{Computer, open_encoder, open_pair, thread_pool},
+    experiment::{queue, rows::BatchLimits, worker::Worker},
+    job::{Computers, open_encoder, open_pair, thread_pool, thread_pools},
     model::{ModelSpec, PairWeights},
     prompt::{ContentRef, Encoded, Encoder, RowError},
     twin::Branch,
 };
-use batches::{Room, TokenIds, batches};
+use batches::{Passing, Room, TokenIds, batches};
 use engines::{Engines, Loaded};
 use rayon::prelude::*;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+};
 
 /// What comes of a prompt, or why nothing does: [`RowErrorKind::NotFinite`](crate::prompt::RowErrorKind) where it overflows,
 /// [`RowErrorKind::OutOfMemory`](crate::prompt::RowErrorKind) where the device's memory does not hold it alone.
-pub type Outcome<T> = Result<T, RowError>;
+pub type OfPrompt<T> = Result<T, RowError>;
 
 /// Logits, one after the other: alpha by alpha, prompt by prompt, token by token.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,7 +71,8 @@ pub struct Session {
 
 struct Opened {
     engines: Engines,
-    pool: rayon::ThreadPool,
+    /// The threads of each device.
+    pools: Vec<rayon::ThreadPool>,
     encoder: Encoder,
     limits: BatchLimits,
     device: String,
@@ -92,12 +96,12 @@ impl Session {
         let pair = pool.install(|| open_pair(models))?;
         let tell = |text: &str| push(&warnings, text);
         pair.notices.iter().for_each(|notice| tell(notice));
-        let computer = pool.install(|| Computer::choose(machine, &pair, &tell))?;
+        let computers = pool.install(|| Computers::choose(machine, &pair, &tell))?;
         let encoder = open_encoder(&pair, prompts, prompts.date(None), &tell)?;
         let opened = Opened {
-            device: computer.name(),
-            engines: engines::start(Loaded { pair, computer }),
-            pool,
+            device: computers.name(),
+            pools: thread_pools(pool, computers.count())?,
+            engines: engines::start(Loaded { pair, computers }),
             encoder,
             limits: BatchLimits {
                 prompts: machine.batch_size.unwrap_or(usize::MAX),
@@ -139,14 +143,14 @@ impl Session {
         warnings
     }
 
-    /// The token ids of many rows, one by one as by [`Encoder::encode`], on all threads.
+    /// The token ids of many rows, one by one as by [`Encoder::encode`], on the threads of the first device.
     ///
     /// # Errors
     /// As [`Session::score`] in a forked process; what is wrong with a row stands in its place.
-    pub fn encode(&self, rows: &[ContentRef<'_>]) -> Result<Vec<Outcome<Encoded>>> {
+    pub fn encode(&self, rows: &[ContentRef<'_>]) -> Result<Vec<Result<Encoded, RowError>>> {
         let _turn = self.turn()?;
         let encoder = self.encoder();
-        Ok(self.opened.pool.install(|| rows.par_iter().map(|row| encoder.encode_ref(*row)).collect()))
+        Ok(self.opened.pools[0].install(|| rows.par_iter().map(|row| encoder.encode_ref(*row)).collect()))
     }
 
     /// Scores prompts, in order. The observer hears every token once.
@@ -154,7 +158,7 @@ impl Session {
     /// # Errors
     /// A usage error for a prompt without tokens, with more than the model's context or with a token that the vocabulary does
     /// not have; [`ErrorKind::Interrupted`] when the observer stops the work; failures of the device.
-    pub fn score(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Outcome<Score>>> {
+    pub fn score(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<OfPrompt<Score>>> {
         self.pass(
             prompts,
             Room::default(),
@@ -176,7 +180,7 @@ impl Session {
         branch: Branch,
         prompts: &[&[u32]],
         observer: Observer<'_>,
-    ) -> Result<Vec<Outcome<Vec<f64>>>> {
+    ) -> Result<Vec<OfPrompt<Vec<f64>>>> {
         let overflowed = match branch {
             Branch::Pt => "the base's own hidden state overflowed",
             Branch::Ft => "the tuned model's own hidden state overflowed",
@@ -254,7 +258,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::score`].
-    pub fn trace(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Outcome<Trace>>> {
+    pub fn trace(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<OfPrompt<Trace>>> {
         self.pass(
             prompts,
             Room::default(),
@@ -274,7 +278,7 @@ impl Session {
         texts: &[Continued<'_>],
         alpha: f64,
         observer: Observer<'_>,
-    ) -> Result<Vec<Outcome<Vec<Likelihood>>>> {
+    ) -> Result<Vec<OfPrompt<Vec<Likelihood>>>> {
         check_alphas(&[alpha])?;
         // Texts are counted from the first here, in the engine from the first of a batch.
         Continued::check(texts)?;
@@ -301,7 +305,7 @@ impl Session {
         prompts: &[Prompt<'_>],
         completing: &Completing,
         observer: Observer<'_>,
-    ) -> Result<Vec<Outcome<Vec<Text>>>> {
+    ) -> Result<Vec<OfPrompt<Vec<Text>>>> {
         completing.check(self.encoder())?;
         self.pair().checkpoints.ft.head()?;
         let most_tokens = completing.most_tokens(self.spec());
@@ -322,35 +326,40 @@ impl Session {
     pub fn logits_of_parts(&self, split: &Split) -> Result<Split> {
         let _turn = self.turn()?;
         let opened = &*self.opened;
-        opened.engines.with_dependent(|_, engine| opened.pool.install(|| engine.logits_of_parts(split)))
+        opened
+            .engines
+            .with_dependent(|_, engines| opened.pools[0].install(|| engines[0].logits_of_parts(split)))
     }
 
-    /// Passes prompts in batches within the limits; `check` tells what is wrong with what came of one.
+    /// Passes prompts in batches within the limits, which the devices share; `check` tells what is wrong with what came of one.
     fn pass<P: TokenIds, T: Send>(
         &self,
         prompts: &[P],
         room: Room,
         observer: Observer<'_>,
         pass: impl Fn(&dyn AnyEngine, &[P], Observer<'_>) -> Result<Vec<T>> + Sync,
-        check: impl Fn(&T) -> Outcome<()>,
-    ) -> Result<Vec<Outcome<T>>> {
+        check: impl Fn(&T) -> OfPrompt<()>,
+    ) -> Result<Vec<OfPrompt<T>>> {
         self.check_prompts(prompts)?;
         let _turn = self.turn()?;
         let opened = &*self.opened;
         let warn = |text: &str| push(&opened.warnings, text);
-        opened.engines.with_dependent(|_, engine| {
+        opened.engines.with_dependent(|_, engines| {
+            let batches = batches(prompts, opened.limits, room, engines[0].row_count());
+            let mut passing = Passing::new(batches, check);
+            let workers = engines.iter().zip(&opened.pools).map(|(engine, pool)| Worker::new(engine, pool));
+            let workers: Vec<Worker<'_, _>> = workers.collect();
             let tokens = |prompt: &P| room.streams * prompt.token_ids().len() + room.new_tokens;
-            let pass = |part: &[P], observer: Observer<'_>| pass(engine.as_ref(), part, observer);
-            let holding = Holding::default();
-            let mut passed = Vec::with_capacity(prompts.len());
-            for batch in batches(prompts, opened.limits, room, engine.row_count()) {
-                let in_parts = || holding.pass(batch, tokens, &warn, observer, &pass);
-                for outcome in opened.pool.install(in_parts)? {
-                    let outcome = outcome.map_err(|error| RowError::out_of_memory(error.message));
-                    passed.push(outcome.and_then(|found| check(&found).map(|()| found)));
-                }
-            }
-            Ok(passed)
+            queue::pass(&mut passing, &workers, |worker, batch: &&[P], unwanted| {
+                let observer = |tokens: f64| match unwanted.load(Ordering::Relaxed) {
+                    true => ControlFlow::Break(()),
+                    false => observer(tokens),
+                };
+                worker.in_parts(batch, tokens, &warn, &observer, |engine, part, observer| {
+                    pass(engine.as_ref(), part, observer)
+                })
+            })?;
+            Ok(passing.outcomes)
         })
     }
 
@@ -413,7 +422,7 @@ impl Drop for Session {
 fn check_finite<'a>(
     numbers: impl IntoIterator<Item = &'a f64>,
     error: impl FnOnce() -> RowError,
-) -> Outcome<()> {
+) -> OfPrompt<()> {
     match numbers.into_iter().all(|number| number.is_finite()) {
         true => Ok(()),
         false => Err(error()),

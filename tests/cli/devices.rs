@@ -161,6 +161,17 @@ mod simulated {
         );
         assert!((0..8).filter(|row| *row != 5).all(|row| rows[row] == whole[row]));
 
+        // Accuracy without a question would be another number.
+        let question = |words: usize| {
+            let text = "word ".repeat(words);
+            format!("{{\"prompt\": {text:?}, \"choices\": [\"Yes\", \"No\"], \"label\": 0}}\n")
+        };
+        let questions = [2, 2, 300].map(question).concat();
+        let scene = Scene::new(&[("a.jsonl", &questions)]);
+        let args = ["sweep", "a.jsonl", "--alphas", "1,2", "--folds", "2", "--device", "sim", "-o", "out"];
+        run(scene.with_pair(&args).env("TUCO_SIM_MEMORY", "2700000"))
+            .expect(2, &["a row 3: the prompt needs room for", "fewer --alphas or a smaller --max-length"]);
+
         let pair = prepared(8);
         let more = ["--max-new-tokens", "2"];
         let whole = run(&mut command(&pair, "generate", "sim", &more)).expect(0, &[]);

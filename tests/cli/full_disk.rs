@@ -103,10 +103,21 @@ fn standard_output_without_room_is_told() {
 }
 
 #[test]
-fn an_experiment_names_the_file() {
-    let pair = prepared();
-    let args = ["--base", "base", "--tuned", "tuned", "in.jsonl", "-o", "compare", "--by", "label"];
-    let compare = pair.run("compare", &args);
-    assert_eq!(compare.get_program(), OsStr::new(env!("CARGO_BIN_EXE_tuco")));
-    run(&mut with_room(&compare, 10)).expect(1, &["cannot write compare/rows.jsonl: File too large"]);
+fn an_experiment_goes_on_when_there_is_room_again() {
+    let pair = Pair::copy(CASE);
+    let two_classes = |(row, line): (usize, &str)| {
+        line.replace(&format!("\"label\": {row}}}"), &format!("\"label\": {}}}\n", row % 2))
+    };
+    pair.write("in.jsonl", rows(300).lines().enumerate().map(two_classes).collect::<String>());
+    let compare = |output| {
+        let args = ["--base", "base", "--tuned", "tuned", "in.jsonl", "--batch-size", "20"];
+        let mut command = pair.run("compare", &args);
+        command.args(["-o", output]);
+        command
+    };
+    assert_eq!(compare("out").get_program(), OsStr::new(env!("CARGO_BIN_EXE_tuco")));
+    run(&mut compare("whole")).expect(0, &[]);
+    check_goes_on(&mut compare("out"), 40, "cannot write out/rows.jsonl");
+    let rows = |output: &str| fs::read(pair.path(output).join("rows.jsonl")).unwrap();
+    assert!(rows("out") == rows("whole"));
 }

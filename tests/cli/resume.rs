@@ -2,7 +2,13 @@
 
 use crate::{common::run, scene::Scene};
 use serde_json::Value;
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 const QUESTIONS: &str = "{\"id\": \"a\", \"prompt\": \"Is a horse alive?\", \"choices\": [\"Yes\", \"No\"], \"label\": \"Yes\"}\n\
     {\"id\": \"b\", \"prompt\": \"Is a stone alive?\", \"choices\": [\"Yes\", \"No\"], \"label\": \"No\"}\n\
@@ -87,8 +93,14 @@ fn another_run_is_refused_with_what_differs() {
     };
     refused(EXPERIMENTS[2], &["experiment was \"compare\" and is now \"jailbreak\"", "apply_chat_template"]);
     refused(&[compare, &["--system-instruction", "x"]].concat(), &["system_instruction was null"]);
-    refused(&[compare, &["--limit", "3"]].concat(), &["prompts_sha256"]);
-    refused(&[&compare[..2], &["--by", "of", "--fail-on-error", "1"]].concat(), &["prompts_sha256"]);
+    refused(
+        &[compare, &["--limit", "3"]].concat(),
+        &["limit was null and is now 3", "prompts was 4 and is now 3"],
+    );
+    refused(
+        &[&compare[..2], &["--by", "of", "--fail-on-error", "1"]].concat(),
+        &["classes.0 was \"a\"", "prompts_sha256"],
+    );
     // What rows do not depend on may change.
     scene.run(&[compare, &["--batch-size", "1"]].concat()).expect(0, &[]);
     assert_eq!(found(&scene), whole);
@@ -114,15 +126,46 @@ fn a_file_that_has_other_rows_is_refused() {
     refused(&["{broken"], "rows.jsonl line 1 is not a row of ours");
 }
 
+/// All its rows come at once.
 #[test]
-fn a_trace_starts_again() {
+fn a_trace_starts_again_where_it_is_told_to() {
     let scene = scene();
     let args = ["trace", "Hello you", "--response", " there"];
     scene.run(&args).expect(0, &[]);
     let whole = found(&scene);
+    scene.run(&args).expect(2, &["out holds an experiment already", "--overwrite"]);
+    assert_eq!(found(&scene), whole);
+    scene.run(&[&args[..2], &["--overwrite"]].concat()).expect(0, &[]);
+    assert!(whole.1.starts_with(&found(&scene).1) && whole.1 != found(&scene).1);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stopped_experiment_says_that_it_goes_on() {
+    let prompts: String =
+        (0..3000).map(|i| format!("{{\"prompt\": \"text {i}\", \"label\": {}}}\n", i % 2)).collect();
+    let scene = Scene::new(&[("in.jsonl", &prompts)]);
+    let args = ["compare", "in.jsonl"];
+    scene.run(&args).expect(0, &[]);
+    let whole = found(&scene);
+    let again = [&args[..], &["--overwrite", "--batch-size", "1"]].concat();
+    let started = Instant::now();
+    let mut command = scene.with_pair(&again);
+    let child = command.args(["-o", "out"]).stderr(Stdio::piped()).spawn().unwrap();
+    // The old rows go first.
+    while !(1..whole.1.len() as u64).contains(&fs::metadata(rows_file(&scene)).unwrap().len()) {
+        assert!(started.elapsed() < Duration::from_secs(20), "nothing was written");
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let stopped = child.wait_with_output().unwrap();
+    let told = String::from_utf8(stopped.stderr).unwrap();
+    assert_eq!(stopped.status.code(), Some(75), "{told}");
+    assert!(told.contains("rows.jsonl are complete, the same command without --overwrite goes on"), "{told}");
+    let written = fs::read_to_string(rows_file(&scene)).unwrap();
+    assert!(whole.1.starts_with(&written) && written.len() < whole.1.len());
     scene.run(&args).expect(0, &[]);
     assert_eq!(found(&scene), whole);
-    scene.run(&args[..2]).expect(42, &["prompts_sha256", "--overwrite"]);
 }
 
 /// A fold more is another way to count the same rows.
