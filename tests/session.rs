@@ -273,6 +273,11 @@ fn a_prompt_that_the_device_does_not_hold_loses_no_other() {
 #[cfg(feature = "sim")]
 #[test]
 fn several_devices_give_what_one_gives() {
+    use std::{
+        collections::HashSet,
+        sync::{Condvar, Mutex},
+        time::Duration,
+    };
     let open = |device: &str| {
         let mut options = options(CASE);
         options.machine.device = device.parse().unwrap();
@@ -292,6 +297,18 @@ fn several_devices_give_what_one_gives() {
     let completing = Completing { generation, stop: Vec::new(), seed: 0 };
     let completions = |session: &Session| session.generate(&seeded, &completing, &unobserved).unwrap();
     assert_eq!(completions(&one), completions(&several));
+    // Each device has a thread of its own; the first that is heard waits for another.
+    let (heard, another) = (Mutex::new(HashSet::new()), Condvar::new());
+    let listen = |_: f64| {
+        let mut heard = heard.lock().unwrap();
+        heard.insert(std::thread::current().id());
+        another.notify_all();
+        let is_alone = |heard: &mut HashSet<_>| heard.len() < 2;
+        let (_heard, waited) = another.wait_timeout_while(heard, Duration::from_secs(20), is_alone).unwrap();
+        assert!(!waited.timed_out(), "one device does it all");
+        ControlFlow::Continue(())
+    };
+    several.score(&ids, &listen).unwrap();
     // Who stops one stops all.
     let stopped = several.score(&ids, &|_| ControlFlow::Break(())).unwrap_err();
     assert_eq!(stopped.kind, ErrorKind::Interrupted);

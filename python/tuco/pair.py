@@ -57,7 +57,7 @@ class Pair(_native.Pair):
                 `adapter` was trained on.
             tuned: the model fine-tuned from it; default with `adapter`: the base.
             adapter: a PEFT adapter on the tuned model.
-            device: auto, cpu, cuda, cuda:N or reference.
+            device: auto, cpu, cuda, cuda:N, cuda:N,M,… (they share the batches) or reference.
             dtype: what weights are rounded to when they are read: auto (as stored), float32, bfloat16, float16.
             base_adapter: a PEFT adapter on the base.
             merge_adapter: round weights to the model's own type after an adapter was added.

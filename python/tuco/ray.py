@@ -301,7 +301,7 @@ class Scorer:
         **options: Any,
     ) -> None:
         given = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
-        machine = {"threads": max(1, int(given.get("CPU", 1))), "device": "cuda" if given.get("GPU") else "cpu"}
+        machine = {"threads": max(1, int(given.get("CPU", 1))), "device": _devices(given.get("GPU", 0))}
         self.pair = Pair.from_pretrained(base, tuned, adapter, **{**machine, **options})
         self.column = column
         self.layers = layers

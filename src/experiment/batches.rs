@@ -75,7 +75,8 @@ impl Batching<'_> {
             && let Some(written) = folder.next_written(&prompt.id)?
         {
             count(prompt, &written);
-            note_written(&workers, &written);
+            let tokens = prompt.ready().map_or(0, |row| row.token_ids.len() + task.new_tokens());
+            workers.iter().for_each(|worker| worker.note_written(&written, tokens));
             rest = later;
         }
         self.progress.resumed((prompts.len() - rest.len()) as u64);
@@ -119,7 +120,7 @@ impl Batching<'_> {
 
     /// A worker for each device.
     pub fn workers<'w, W: Sync>(&'w self, tasks: &'w [W]) -> Vec<Worker<'w, W>> {
-        tasks.iter().zip(self.pools).map(|(task, pool)| Worker::new(task, pool)).collect()
+        Worker::of_each(tasks, self.pools)
     }
 
     /// Computes batches, each by one of the workers; `take` gets what comes of them in their
@@ -142,13 +143,6 @@ impl Batching<'_> {
             let stops = [self.stop, unwanted];
             compute(worker, of, &watching(self.progress, *number, &stops))
         })
-    }
-}
-
-/// Tells workers of a row that an earlier run wrote.
-pub fn note_written<W: Sync>(workers: &[Worker<'_, W>], row: &Map<String, Value>) {
-    if !row.contains_key("error") {
-        workers.iter().for_each(Worker::note_fitted);
     }
 }
 

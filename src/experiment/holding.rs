@@ -2,7 +2,7 @@
 
 use crate::{Error, ErrorKind, Result, engine::Observer};
 use std::sync::{
-    Mutex, PoisonError,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -15,11 +15,13 @@ pub struct Holding {
     longest: AtomicUsize,
     /// A prompt did not fit alone.
     failed: AtomicBool,
+    /// Something has fitted some device of the run.
+    fitted: Arc<AtomicBool>,
 }
 
 impl Default for Holding {
     fn default() -> Self {
-        Self { most: usize::MAX.into(), longest: 0.into(), failed: false.into() }
+        Self::of_run(Arc::default())
     }
 }
 
@@ -27,9 +29,15 @@ impl Default for Holding {
 pub type Pass<'a, R, T> = dyn Fn(&[R], Observer<'_>) -> Result<Vec<T>> + 'a;
 
 impl Holding {
-    /// Something has fitted before, of whatever length.
-    pub fn note_fitted(&self) {
-        self.longest.fetch_max(1, Ordering::Relaxed);
+    /// Of one of the devices of a run, which share `fitted`.
+    pub fn of_run(fitted: Arc<AtomicBool>) -> Self {
+        Self { most: usize::MAX.into(), longest: 0.into(), failed: false.into(), fitted }
+    }
+
+    /// A prompt that needs room for so many tokens has fitted.
+    pub fn note_fitted(&self, tokens: usize) {
+        self.longest.fetch_max(tokens, Ordering::Relaxed);
+        self.fitted.store(true, Ordering::Relaxed);
     }
 
     /// Passes all prompts, in as many parts as the device needs; what did not fit once is not tried again. `tokens` tells how many a
@@ -39,8 +47,8 @@ impl Holding {
     /// What comes of each prompt: [`ErrorKind::OutOfMemory`] where one does not fit alone.
     ///
     /// # Errors
-    /// Other failures of `pass`. [`ErrorKind::OutOfMemory`] where it is not the prompt that is too large: a longer one has fitted before, or
-    /// none of several has.
+    /// Other failures of `pass`. [`ErrorKind::OutOfMemory`] where it is not the prompt that is too large: one as long has fitted before, or
+    /// none of several has on any device.
     pub fn pass<R, T>(
         &self,
         prompts: &[R],
@@ -65,7 +73,7 @@ impl Holding {
             let size: usize = part.iter().map(tokens).sum();
             match attempt(part, observer, pass) {
                 Ok(passed) => {
-                    self.longest.fetch_max(part.iter().map(tokens).max().unwrap_or(0), Ordering::Relaxed);
+                    self.note_fitted(part.iter().map(tokens).max().unwrap_or(0));
                     outcomes.extend(passed.into_iter().map(Ok));
                 }
                 Err(error) if error.kind != ErrorKind::OutOfMemory => return Err(error),
@@ -87,7 +95,7 @@ impl Holding {
             }
             rest = later;
         }
-        let nothing_fits = self.longest.load(Ordering::Relaxed) == 0 && (failed_before || prompts.len() > 1);
+        let nothing_fits = !self.fitted.load(Ordering::Relaxed) && (failed_before || prompts.len() > 1);
         match outcomes.pop() {
             Some(Err(error)) if nothing_fits => Err(error),
             last => Ok(outcomes.into_iter().chain(last).collect()),
@@ -158,8 +166,14 @@ mod tests {
         assert_eq!(passed(&holding, 1, &[3]).0.unwrap_err().kind, ErrorKind::OutOfMemory);
         // An earlier run has left something.
         let holding = Holding::default();
-        holding.note_fitted();
-        assert!(passed(&holding, 1, &[2, 3]).0.unwrap().iter().all(Result::is_err));
+        holding.note_fitted(2);
+        assert!(passed(&holding, 1, &[3, 4]).0.unwrap().iter().all(Result::is_err));
+        assert_eq!(passed(&holding, 1, &[2]).0.unwrap_err().kind, ErrorKind::OutOfMemory);
+        // Another device has held something.
+        let fitted = Arc::default();
+        let [one, other] = [(); 2].map(|()| Holding::of_run(Arc::clone(&fitted)));
+        assert!(passed(&one, 2, &[2]).0.is_ok());
+        assert!(passed(&other, 2, &[3, 4]).0.unwrap().iter().all(Result::is_err));
         // Short ones have fitted together.
         assert!(passed(&Holding::default(), 5, &[2, 2, 6]).0.unwrap()[2].is_err());
         let holding = Holding::default();

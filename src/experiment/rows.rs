@@ -302,12 +302,12 @@ impl<T: Task> Passing<'_, '_, T> {
                 if let Some(written) = sink.next_written()? {
                     check_off(&line, &written["id"])?;
                     summary.rows += 1;
-                    match written.get("error") {
-                        Some(error) => {
-                            summary.note_error(error["message"].as_str().unwrap_or_default().to_owned());
-                        }
-                        None => run.workers.iter().for_each(Worker::note_fitted),
+                    if let Some(error) = written.get("error") {
+                        summary.note_error(error["message"].as_str().unwrap_or_default().to_owned());
                     }
+                    let tokens = written.get("n_tokens").and_then(Value::as_u64).unwrap_or(0) as usize;
+                    let tokens = tokens + run.workers[0].task.new_tokens();
+                    run.workers.iter().for_each(|worker| worker.note_written(&written, tokens));
                     run.progress.resumed(summary.rows);
                     continue;
                 }

@@ -1,7 +1,7 @@
 //! `tuco sweep`: how accuracy moves with alpha, and what choosing alpha by cross-validation gains (5.1 of the paper).
 
 use super::{
-    batches::{self, Batch, Batching, note_written},
+    batches::{self, Batch, Batching},
     questions::{Question, Row},
     task::Failure,
     worker::Worker,
@@ -73,14 +73,13 @@ pub fn run(
     batching
         .progress
         .resumed(tasks.iter().zip(&left).map(|(task, left)| (task.rows.len() - left.len()) as u64).sum());
-    let tokens = |row: &Row| row.question.as_ref().map_or(0, |question| question.token_ids.len());
     let batches = (0..tasks.len()).flat_map(|task| {
         // A stream for each alpha is in memory.
-        let batches = batches::split(left[task], batching, grid.alphas.len(), tokens).into_iter();
+        let batches = batches::split(left[task], batching, grid.alphas.len(), tokens_of).into_iter();
         batches.map(move |rows| Batch {
             of: (task, rows),
             rows: rows.len(),
-            tokens: rows.iter().map(tokens).sum(),
+            tokens: rows.iter().map(tokens_of).sum(),
         })
     });
     let compute = |worker: &Worker<'_, _>, (task, rows): &(usize, &[Row]), observer: Observer<'_>| {
@@ -144,6 +143,10 @@ fn ask(
     Ok(questions.iter().enumerate().map(of_question).collect())
 }
 
+fn tokens_of(row: &Row) -> usize {
+    row.question.as_ref().map_or(0, |question| question.token_ids.len())
+}
+
 /// Counts the rows that an earlier run wrote.
 ///
 /// # Returns
@@ -159,7 +162,8 @@ fn count_written<'t>(
         while let Some((row, later)) = left.split_first()
             && let Some(written) = folder.next_written(&row.id)?
         {
-            note_written(workers, &written);
+            let tokens = correct.len() * tokens_of(row);
+            workers.iter().for_each(|worker| worker.note_written(&written, tokens));
             count(row, &written.into(), correct);
             *left = later;
         }

@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 const LISTED: usize = 8;
 
 /// The tokens of a prompt and of the response that follows it.
-#[derive(Debug)]
 pub struct Text {
     pub token_ids: Vec<u32>,
     /// How many of them are the prompt's.

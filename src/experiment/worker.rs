@@ -5,6 +5,8 @@ use super::{
     task::{Outcome, Ready, Task},
 };
 use crate::{Error, Result, engine::Observer, prompt::RowError};
+use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// Computes a batch at a time.
 pub struct Worker<'a, T> {
@@ -14,13 +16,18 @@ pub struct Worker<'a, T> {
 }
 
 impl<'a, T: Sync> Worker<'a, T> {
-    pub fn new(task: &'a T, pool: &'a rayon::ThreadPool) -> Self {
-        Self { task, pool, holding: Holding::default() }
+    /// A worker for each device of a run.
+    pub fn of_each(tasks: &'a [T], pools: &'a [rayon::ThreadPool]) -> Vec<Self> {
+        let fitted = Arc::default();
+        let worker = |(task, pool)| Self { task, pool, holding: Holding::of_run(Arc::clone(&fitted)) };
+        tasks.iter().zip(pools).map(worker).collect()
     }
 
-    /// A row that was computed before is there, so that a prompt which does not fit is too large itself.
-    pub fn note_fitted(&self) {
-        self.holding.note_fitted();
+    /// Tells it of a row that an earlier run wrote, whose prompt needed room for so many tokens.
+    pub fn note_written(&self, row: &Map<String, Value>, tokens: usize) {
+        if !row.contains_key("error") {
+            self.holding.note_fitted(tokens);
+        }
     }
 
     /// Does something on its threads.

@@ -126,7 +126,7 @@ impl<'a> Opened<'a> {
     }
 
     /// What the rows of an experiment depend on.
-    fn manifest(&self, experiment: &Experiment, device: &str) -> Result<Manifest> {
+    fn manifest(&self, experiment: &Experiment, mut what: Value, device: &str) -> Result<Manifest> {
         let Self { caller, options, pair, pool, encoder } = self;
         let origin = Origin {
             caller: *caller,
@@ -137,7 +137,6 @@ impl<'a> Opened<'a> {
             encoder,
         };
         let models = pool.install(|| origin.models())?;
-        let mut what = experiment.fingerprint();
         what["limit"] = json!(options.limit);
         what["prompts"] = experiment.rows().into();
         Ok(origin.manifest(models, what, json!({})))
@@ -146,10 +145,8 @@ impl<'a> Opened<'a> {
     /// The folder that it writes to.
     fn folder(&self, experiment: &Experiment, device: &str) -> Result<Folder> {
         let ExperimentOptions { output, overwrite, machine, .. } = &self.options;
-        if !experiment.goes_on() {
-            return Folder::of_one_batch(output, *overwrite);
-        }
-        let manifest = self.manifest(experiment, device)?;
+        let Some(what) = experiment.fingerprint() else { return Folder::of_one_batch(output, *overwrite) };
+        let manifest = self.manifest(experiment, what, device)?;
         if !overwrite {
             let rows = Folder::rows_in(output);
             check_device(&machine.device, output::has_rows(&rows).then_some(rows.as_path()), &manifest)?;
@@ -180,7 +177,7 @@ impl<'a> Opened<'a> {
         let engines: Vec<&dyn AnyEngine> = engines.iter().map(AsRef::as_ref).collect();
         let outcome = experiment.run(&engines, &encoder, &batching, &mut folder);
         let closing = progress.finish();
-        let mut summary = outcome.map_err(|error| match experiment.goes_on() {
+        let mut summary = outcome.map_err(|error| match folder.goes_on() {
             true => how_to_go_on(&Folder::rows_in(&options.output), options.overwrite, error),
             false => error,
         })?;
@@ -265,13 +262,9 @@ impl Experiment {
         }
     }
 
-    /// Whether rows of an earlier run are of use. All tokens of a trace pass together.
-    fn goes_on(&self) -> bool {
-        !matches!(self, Self::Trace(_))
-    }
-
-    /// What its rows depend on besides the pair. All that is known of the prompts is hashed, so that inputs are read once.
-    fn fingerprint(&self) -> Value {
+    /// What its rows depend on besides the pair; `None` where those of an earlier run are of no use, since all come at once. All that is
+    /// known of the prompts is hashed, so that inputs are read once.
+    fn fingerprint(&self) -> Option<Value> {
         let (mut what, prompts): (Value, &dyn fmt::Debug) = match self {
             Self::Sweep(tasks, Grid { alphas, .. }) => {
                 (json!({ "experiment": "sweep", "alphas": alphas }), tasks)
@@ -298,11 +291,11 @@ impl Experiment {
             Self::ManyShot { prompts, shots, columns: Columns { output_co, .. } } => {
                 (json!({ "experiment": "many-shot", "shots": shots, "output_co": output_co }), prompts)
             }
-            Self::Trace(text) => (json!({ "experiment": "trace" }), text),
+            Self::Trace(_) => return None,
         };
         // Only ever compared with what the same version of the program writes.
         what["prompts_sha256"] = hash::sha256_of_debug(prompts).into();
-        what
+        Some(what)
     }
 }
 

@@ -300,9 +300,8 @@ impl Running<'_> {
     /// Passes all rows through the tasks, one of each device.
     fn pass(self, tasks: &[impl Task], most_tokens: usize) -> Result<Done> {
         let Setup { caller, options, encoder, pools, shard, memory, limit, .. } = self.setup;
-        let workers = tasks.iter().zip(pools).map(|(task, pool)| Worker::new(task, pool));
         let run = Run {
-            workers: workers.collect(),
+            workers: Worker::of_each(tasks, pools),
             encoder,
             limits: BatchLimits {
                 prompts: options.machine.batch_size.unwrap_or(usize::MAX),

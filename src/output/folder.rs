@@ -51,6 +51,11 @@ impl Folder {
         Ok(Self { dir: dir.to_path_buf(), rows: None, errors: 0 })
     }
 
+    /// Whether a run that is stopped can go on.
+    pub fn goes_on(&self) -> bool {
+        self.rows.is_some()
+    }
+
     /// The next row that an earlier run wrote, in order, which must be the one with this id; `None` when there is none left.
     ///
     /// # Errors
@@ -78,6 +83,8 @@ impl Folder {
         }
         fs::create_dir_all(&self.dir).map_err(|error| Error::io("make", &self.dir, &error))?;
         remove_summary(&self.dir)?;
+        // It would be that of other rows.
+        remove(&Manifest::path_beside(&Self::rows_in(&self.dir)))?;
         write_text(&Self::rows_in(&self.dir), &rows.iter().map(|row| format!("{row}\n")).collect::<String>())
     }
 
@@ -118,9 +125,12 @@ impl Folder {
 
 /// It is only there when all else is.
 fn remove_summary(dir: &Path) -> Result<()> {
-    let summary = dir.join(SUMMARY);
-    match summary.exists() {
-        true => fs::remove_file(&summary).map_err(|error| Error::io("remove", &summary, &error)),
+    remove(&dir.join(SUMMARY))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match path.exists() {
+        true => fs::remove_file(path).map_err(|error| Error::io("remove", path, &error)),
         false => Ok(()),
     }
 }

@@ -34,9 +34,13 @@ pub enum Sink {
 
 /// Whether an earlier run left rows in `output`.
 pub fn has_rows(output: &Path) -> bool {
-    let is_table = table::is_table(output);
-    let path = if is_table { table::journal_of(output) } else { output.to_path_buf() };
-    is_table && output.exists() || path.metadata().is_ok_and(|metadata| metadata.len() > 0)
+    let lines = lines_of(output).metadata().map_or(0, |metadata| metadata.len());
+    lines > 0 || table::is_table(output) && output.exists()
+}
+
+/// Where lines are appended.
+fn lines_of(output: &Path) -> PathBuf {
+    if table::is_table(output) { table::journal_of(output) } else { output.to_path_buf() }
 }
 
 /// Reads back the rows of an earlier run.
@@ -58,7 +62,7 @@ impl Sink {
             return Err(Error::usage(format!("-o {} is a directory, expected a file", output.display())));
         }
         let is_table = table::is_table(output);
-        let path = if is_table { table::journal_of(output) } else { output.to_path_buf() };
+        let path = lines_of(output);
         // The manifest is only compared while nobody else can be writing.
         let mut file = OpenOptions::new()
             .read(true)
@@ -72,9 +76,8 @@ impl Sink {
             return Err(Error::new(crate::ErrorKind::Io, message));
         }
         let length = file.metadata().map_err(|error| Error::io("read", &path, &error))?.len();
-        let is_there = length > 0 || is_table && output.exists();
         let (mut written, mut kept, mut done) = (None, 0, None);
-        if is_there && !overwrite {
+        if has_rows(output) && !overwrite {
             let continues = manifest.check_continues(output);
             if length == 0 && continues.is_err() {
                 // Nothing is to be left of this attempt.

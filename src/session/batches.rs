@@ -1,6 +1,5 @@
 //! How many prompts go through the layers together, and what comes of them.
 
-use super::OfPrompt;
 use crate::{
     Result,
     engine::{Continued, Prompt, RowCount},
@@ -8,7 +7,6 @@ use crate::{
         queue::Queue,
         rows::{BatchLimits, Filling},
     },
-    prompt::RowError,
 };
 use std::sync::Arc;
 
@@ -42,13 +40,14 @@ pub struct Room {
     pub streams: usize,
     /// Tokens that come to each prompt.
     pub new_tokens: usize,
-    /// Tokens of a batch at most, besides what the limits say.
+    /// Tokens and prompts of a batch at most, besides what the limits say.
     pub most_tokens: usize,
+    pub most_prompts: usize,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { streams: 1, new_tokens: 0, most_tokens: usize::MAX }
+        Self { streams: 1, new_tokens: 0, most_tokens: usize::MAX, most_prompts: usize::MAX }
     }
 }
 
@@ -59,7 +58,11 @@ pub fn batches<'p, P: TokenIds>(
     room: Room,
     count: RowCount<'_>,
 ) -> Vec<&'p [P]> {
-    let limits = BatchLimits { tokens: limits.tokens.min(room.most_tokens), ..limits };
+    let limits = BatchLimits {
+        tokens: limits.tokens.min(room.most_tokens),
+        prompts: limits.prompts.min(room.most_prompts),
+        ..limits
+    };
     let mut filling = Filling::new(limits, count, room.new_tokens, room.streams);
     let (mut batches, mut start) = (Vec::new(), 0);
     for (index, prompt) in prompts.iter().enumerate() {
@@ -72,22 +75,13 @@ pub fn batches<'p, P: TokenIds>(
     batches
 }
 
-/// Batches on their way.
-pub struct Passing<'p, P, T, C> {
-    batches: std::vec::IntoIter<&'p [P]>,
-    check: C,
-    /// Of the prompts so far, in order.
-    pub outcomes: Vec<OfPrompt<T>>,
+/// Batches on their way, and who takes what comes of each prompt.
+pub struct Passing<'p, P, F> {
+    pub batches: std::vec::IntoIter<&'p [P]>,
+    pub take: F,
 }
 
-impl<'p, P, T, C: Fn(&T) -> OfPrompt<()>> Passing<'p, P, T, C> {
-    /// `check` tells what is wrong with what came of a prompt.
-    pub fn new(batches: Vec<&'p [P]>, check: C) -> Self {
-        Self { batches: batches.into_iter(), check, outcomes: Vec::new() }
-    }
-}
-
-impl<'p, P: Sync, T, C: Fn(&T) -> OfPrompt<()>> Queue<Vec<Result<T>>> for Passing<'p, P, T, C> {
+impl<'p, P: Sync, T, F: FnMut(Result<T>)> Queue<Vec<Result<T>>> for Passing<'p, P, F> {
     type Job = &'p [P];
 
     fn next(&mut self) -> Result<Option<&'p [P]>> {
@@ -95,12 +89,7 @@ impl<'p, P: Sync, T, C: Fn(&T) -> OfPrompt<()>> Queue<Vec<Result<T>>> for Passin
     }
 
     fn take(&mut self, _: &'p [P], found: Vec<Result<T>>) -> Result<()> {
-        let check = &self.check;
-        let outcome = |found: Result<T>| {
-            let found = found.map_err(|error| RowError::out_of_memory(error.message))?;
-            check(&found).map(|()| found)
-        };
-        self.outcomes.extend(found.into_iter().map(outcome));
+        found.into_iter().for_each(&mut self.take);
         Ok(())
     }
 }

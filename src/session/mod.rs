@@ -220,37 +220,33 @@ impl Session {
         let mut values = vec![f64::NAN; shape.iter().product()];
         let mut errors = Vec::new();
         let mut index = 0;
-        for some in prompts.chunks((LOGITS_AT_ONCE / (alphas.len() * width).max(1)).max(1)) {
+        let room = Room {
             // A stream for each alpha is in memory.
-            let room = Room { streams: alphas.len(), ..Room::default() };
-            let outcomes = self.pass(
-                some,
-                room,
-                observer,
-                |engine, part, observer| {
-                    let by_alpha = engine.steer(part, alphas, tokens, observer)?;
-                    let of_prompt =
-                        |prompt: usize| by_alpha.iter().map(|rows| rows[prompt].clone()).collect();
-                    Ok((0..part.len()).map(of_prompt).collect::<Vec<Vec<Vec<f64>>>>())
-                },
-                |by_alpha| {
-                    let mut rows = by_alpha.iter().zip(alphas);
-                    rows.try_for_each(|(row, alpha)| check_finite(row, || overflow_under(*alpha)))
-                },
-            )?;
-            for outcome in outcomes {
-                match outcome {
-                    Ok(by_alpha) => {
-                        for (alpha, row) in by_alpha.iter().enumerate() {
-                            let start = (alpha * prompts.len() + index) * width;
-                            values[start..start + width].copy_from_slice(row);
-                        }
+            streams: alphas.len(),
+            most_prompts: (LOGITS_AT_ONCE / (alphas.len() * width).max(1)).max(1),
+            ..Room::default()
+        };
+        let pass = |engine: &dyn AnyEngine, part: &[&[u32]], observer: Observer<'_>| {
+            let by_alpha = engine.steer(part, alphas, tokens, observer)?;
+            let of_prompt = |prompt: usize| by_alpha.iter().map(|rows| rows[prompt].clone()).collect();
+            Ok((0..part.len()).map(of_prompt).collect::<Vec<Vec<Vec<f64>>>>())
+        };
+        let check = |by_alpha: &Vec<Vec<f64>>| {
+            let mut rows = by_alpha.iter().zip(alphas);
+            rows.try_for_each(|(row, alpha)| check_finite(row, || overflow_under(*alpha)))
+        };
+        self.pass_each(prompts, room, observer, pass, check, |outcome| {
+            match outcome {
+                Ok(by_alpha) => {
+                    for (alpha, row) in by_alpha.iter().enumerate() {
+                        let start = (alpha * prompts.len() + index) * width;
+                        values[start..start + width].copy_from_slice(row);
                     }
-                    Err(error) => errors.push((index, error)),
                 }
-                index += 1;
+                Err(error) => errors.push((index, error)),
             }
-        }
+            index += 1;
+        })?;
         Ok(Logits { values, shape, errors })
     }
 
@@ -331,7 +327,7 @@ impl Session {
             .with_dependent(|_, engines| opened.pools[0].install(|| engines[0].logits_of_parts(split)))
     }
 
-    /// Passes prompts in batches within the limits, which the devices share; `check` tells what is wrong with what came of one.
+    /// What comes of each prompt, see [`Session::pass_each`].
     fn pass<P: TokenIds, T: Send>(
         &self,
         prompts: &[P],
@@ -340,15 +336,34 @@ impl Session {
         pass: impl Fn(&dyn AnyEngine, &[P], Observer<'_>) -> Result<Vec<T>> + Sync,
         check: impl Fn(&T) -> OfPrompt<()>,
     ) -> Result<Vec<OfPrompt<T>>> {
+        let mut outcomes = Vec::with_capacity(prompts.len());
+        self.pass_each(prompts, room, observer, pass, check, |outcome| outcomes.push(outcome))?;
+        Ok(outcomes)
+    }
+
+    /// Passes prompts in batches within the limits, which the devices share; `check` tells what is wrong with what came of one, `take`
+    /// gets it in the order of the prompts.
+    fn pass_each<P: TokenIds, T: Send>(
+        &self,
+        prompts: &[P],
+        room: Room,
+        observer: Observer<'_>,
+        pass: impl Fn(&dyn AnyEngine, &[P], Observer<'_>) -> Result<Vec<T>> + Sync,
+        check: impl Fn(&T) -> OfPrompt<()>,
+        mut take: impl FnMut(OfPrompt<T>),
+    ) -> Result<()> {
         self.check_prompts(prompts)?;
         let _turn = self.turn()?;
         let opened = &*self.opened;
         let warn = |text: &str| push(&opened.warnings, text);
         opened.engines.with_dependent(|_, engines| {
             let batches = batches(prompts, opened.limits, room, engines[0].row_count());
-            let mut passing = Passing::new(batches, check);
-            let workers = engines.iter().zip(&opened.pools).map(|(engine, pool)| Worker::new(engine, pool));
-            let workers: Vec<Worker<'_, _>> = workers.collect();
+            let take = |found: Result<T>| {
+                let found = found.map_err(|error| RowError::out_of_memory(error.message));
+                take(found.and_then(|found| check(&found).map(|()| found)));
+            };
+            let mut passing = Passing { batches: batches.into_iter(), take };
+            let workers = Worker::of_each(engines, &opened.pools);
             let tokens = |prompt: &P| room.streams * prompt.token_ids().len() + room.new_tokens;
             queue::pass(&mut passing, &workers, |worker, batch: &&[P], unwanted| {
                 let observer = |tokens: f64| match unwanted.load(Ordering::Relaxed) {
@@ -358,8 +373,7 @@ impl Session {
                 worker.in_parts(batch, tokens, &warn, &observer, |engine, part, observer| {
                     pass(engine.as_ref(), part, observer)
                 })
-            })?;
-            Ok(passing.outcomes)
+            })
         })
     }
 

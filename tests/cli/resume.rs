@@ -137,6 +137,11 @@ fn a_trace_starts_again_where_it_is_told_to() {
     assert_eq!(found(&scene), whole);
     scene.run(&[&args[..2], &["--overwrite"]].concat()).expect(0, &[]);
     assert!(whole.1.starts_with(&found(&scene).1) && whole.1 != found(&scene).1);
+    // In the place of another experiment, whose next run finds that it is not its own.
+    scene.run(&[EXPERIMENTS[1], &["--overwrite"]].concat()).expect(0, &[]);
+    scene.run(&[&args[..], &["--overwrite"]].concat()).expect(0, &[]);
+    scene.run(EXPERIMENTS[1]).expect(42, &["rows.jsonl.manifest.json", "--overwrite"]);
+    assert_eq!(found(&scene), whole);
 }
 
 #[cfg(unix)]
