@@ -18,6 +18,9 @@ use serde_json::{Map, Value, json};
 const RESAMPLES: usize = 2000;
 const SEED: u64 = 1;
 
+/// Classes at most, every two of which are compared.
+const MOST_CLASSES: usize = 100;
+
 /// Bins of the histograms.
 const BINS: usize = 30;
 
@@ -49,7 +52,7 @@ pub fn classes(prompts: &[Prompt]) -> Vec<&str> {
 /// A sentence for each class of which nothing can be scored.
 ///
 /// # Errors
-/// A usage error where fewer than two classes have prompts that can be scored.
+/// A usage error where fewer than two classes have prompts that can be scored, or where there are more than a report can hold.
 pub fn check(prompts: &[Prompt]) -> Result<Vec<String>> {
     let first_of = |class: Option<&str>| {
         let mut of_class = prompts.iter().filter(|prompt| prompt.about.as_deref() == class);
@@ -59,7 +62,16 @@ pub fn check(prompts: &[Prompt]) -> Result<Vec<String>> {
     let is_scored = |name: &&str| {
         prompts.iter().any(|prompt| prompt.about.as_deref() == Some(*name) && prompt.encoded.is_ok())
     };
-    let (scored, broken): (Vec<&str>, Vec<&str>) = classes(prompts).into_iter().partition(is_scored);
+    let all = classes(prompts);
+    if all.len() > MOST_CLASSES {
+        let [first, second] = [all[0], all[1]];
+        return Err(Error::usage(format!(
+            "there are {} classes of prompts ({first:?}, {second:?}, …), expected at most {MOST_CLASSES}; --by names the field that \
+             tells them",
+            all.len()
+        )));
+    }
+    let (scored, broken): (Vec<&str>, Vec<&str>) = all.into_iter().partition(is_scored);
     let told = |name: &&str| format!("no prompt of class {name:?} can be scored{}", first_of(Some(*name)));
     let broken: Vec<String> = broken.iter().map(told).collect();
     if scored.len() > 1 {

@@ -228,8 +228,14 @@ fn comparing_needs_two_classes() {
         ("a.txt", "some text\nmore text\n"),
         ("b.jsonl", "{\"prompt\": \"\"}\n"),
         ("c.jsonl", "{\"prompt\": \"good\"}\n{\"prompt\": \"\"}\n"),
+        (
+            "many.jsonl",
+            &(0..101).map(|i| format!("{{\"prompt\": \"x\", \"label\": {i}}}\n")).collect::<String>(),
+        ),
     ]);
     scene.run(&["compare", "a.txt"]).expect(2, &["only one class", "\"a\""]);
+    let many = "101 classes of prompts (\"0\", \"1\", …), expected at most 100; --by names the field";
+    scene.run(&["compare", "many.jsonl"]).expect(2, &[many]);
     scene.run(&["compare", "a.txt", "b.jsonl"]).expect(2, &["no prompt of class \"b\"", "empty string"]);
     scene.run(&["compare", "a.txt", "c.jsonl"]).expect(3, &["1 of 4 rows"]);
     assert_eq!(scene.rows()[3]["error"]["type"], "empty_prompt");
