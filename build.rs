@@ -43,7 +43,7 @@ fn compile_for_the_simulator(kernels: &[PathBuf]) {
     build.flag("-ffp-contract=off");
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        build.flag("-march=x86-64-v3");
+        build.flag("-mavx2").flag("-mfma");
     }
     // Kernels register themselves, so nothing refers to their objects.
     build.files(kernels).file("kernels/sim/sim.cpp").link_lib_modifier("+whole-archive").compile("tuco_sim");
