@@ -69,7 +69,7 @@ impl Batching<'_> {
         mut count: impl FnMut(&Prompt<A>, &Map<String, Value>),
     ) -> Result<()> {
         let task = &tasks[0];
-        let workers = self.workers(tasks);
+        let workers = Worker::of_each(tasks, self.pools);
         let mut rest = prompts;
         while let Some((prompt, later)) = rest.split_first()
             && let Some(written) = folder.next_written(&prompt.id)?
@@ -118,13 +118,7 @@ impl Batching<'_> {
         prompts.iter().take_while(|prompt| fits(prompt)).count()
     }
 
-    /// A worker for each device.
-    pub fn workers<'w, W: Sync>(&'w self, tasks: &'w [W]) -> Vec<Worker<'w, W>> {
-        Worker::of_each(tasks, self.pools)
-    }
-
-    /// Computes batches, each by one of the workers; `take` gets what comes of them in their
-    /// order. Interrupted between two layers when asked to stop.
+    /// Computes batches, each by one of the workers; `take` gets what comes of them in their order. Interrupted between two layers when asked to stop.
     ///
     /// # Errors
     /// The first of `compute` and `take`.

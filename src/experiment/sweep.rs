@@ -68,7 +68,7 @@ pub fn run(
     folder: &mut Folder,
 ) -> Result<Value> {
     let mut correct = vec![vec![Vec::new(); grid.alphas.len()]; tasks.len()];
-    let workers = batching.workers(engines);
+    let workers = Worker::of_each(engines, batching.pools);
     let left = count_written(tasks, folder, &workers, &mut correct)?;
     batching
         .progress

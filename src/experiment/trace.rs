@@ -52,7 +52,8 @@ pub fn run(
     let name = |token: u32| encoder.text_of(token).unwrap_or_else(|| format!("<{token}>"));
     let mut traced = None;
     let engines = [engine];
-    batching.share(&batching.workers(&engines), std::iter::once(batch), compute, |(), (trace, says)| {
+    let workers = Worker::of_each(&engines, batching.pools);
+    batching.share(&workers, std::iter::once(batch), compute, |(), (trace, says)| {
         folder.append(&rows(text, &trace, &name))?;
         traced = Some((trace, says));
         Ok(())

@@ -3,7 +3,7 @@
 use super::{
     AboutPair, Caller, Computers, FailOnError, MachineOptions, PairOptions, PromptOptions, open_encoder,
     open_pair, parse_count,
-    resume::{Origin, check_device, how_to_go_on, template_date},
+    resume::{Origin, begun, check_device, how_to_go_on, template_date},
     tell, thread_pool, thread_pools,
 };
 use crate::{
@@ -80,8 +80,7 @@ impl<'a> Opened<'a> {
             }
         };
         let rows = Folder::rows_in(&options.output);
-        let begun = (!options.overwrite && output::has_rows(&rows)).then_some(rows.as_path());
-        let date = template_date(&options.prompts, begun);
+        let date = template_date(&options.prompts, begun(&rows, options.overwrite));
         let encoder = open_encoder(&pair, &options.prompts, date, &tell_unless_quiet)?;
         Ok(Self { caller, options, pair, pool, encoder })
     }
@@ -136,10 +135,9 @@ impl<'a> Opened<'a> {
             device,
             encoder,
         };
-        let models = pool.install(|| origin.models())?;
         what["limit"] = json!(options.limit);
         what["prompts"] = experiment.rows().into();
-        Ok(origin.manifest(models, what, json!({})))
+        pool.install(|| origin.manifest(what, json!({})))
     }
 
     /// The folder that it writes to.
@@ -147,10 +145,7 @@ impl<'a> Opened<'a> {
         let ExperimentOptions { output, overwrite, machine, .. } = &self.options;
         let Some(what) = experiment.fingerprint() else { return Folder::of_one_batch(output, *overwrite) };
         let manifest = self.manifest(experiment, what, device)?;
-        if !overwrite {
-            let rows = Folder::rows_in(output);
-            check_device(&machine.device, output::has_rows(&rows).then_some(rows.as_path()), &manifest)?;
-        }
+        check_device(&machine.device, begun(&Folder::rows_in(output), *overwrite), &manifest)?;
         Folder::open(output, manifest, *overwrite)
     }
 

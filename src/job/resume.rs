@@ -2,8 +2,11 @@
 
 use super::{AboutPair, Caller, Device, PairOptions, PromptOptions};
 use crate::{
-    Error, ErrorKind, Result, backend::cpu::Cpu, checkpoint::Pair, output::Manifest, prompt::Encoder,
-    twin::Twin,
+    Error, ErrorKind, Result,
+    backend::cpu::Cpu,
+    checkpoint::Pair,
+    output::{self, Manifest},
+    prompt::Encoder,
 };
 use chrono::NaiveDate;
 use serde_json::{Map, Value, json};
@@ -20,20 +23,15 @@ pub struct Origin<'a> {
 }
 
 impl Origin<'_> {
-    /// The hashes of all files of the two models.
+    /// The manifest of a run whose rows depend on `what` besides, and of which `about` is good to know.
     ///
     /// # Errors
-    /// Where one cannot be read.
-    pub fn models(&self) -> Result<Twin<Value>> {
-        let entries = |files: Vec<(String, String)>| {
+    /// Where a file of the two models cannot be read: all are hashed.
+    pub fn manifest(&self, what: Value, about: Value) -> Result<Manifest> {
+        let models = self.pair.fingerprints()?.map(|files| {
             let entries = files.into_iter().map(|(name, hash)| (name, Value::from(hash)));
             Value::Object(entries.collect())
-        };
-        Ok(self.pair.fingerprints()?.map(entries))
-    }
-
-    /// The manifest of a run whose rows depend on the `models` and on `what` besides, and of which `about` is good to know.
-    pub fn manifest(&self, models: Twin<Value>, what: Value, about: Value) -> Manifest {
+        });
         let AboutPair { models: dirs, adapters, dtypes } = AboutPair::new(self.pair, self.pair_options);
         let fingerprint = json!({
             "tuco_version": env!("CARGO_PKG_VERSION"),
@@ -57,7 +55,7 @@ impl Origin<'_> {
             "notices": self.pair.notices,
         });
         let fingerprint = united([fingerprint, self.encoder.fingerprint(), what]);
-        Manifest::new(fingerprint, united([usual, about]))
+        Ok(Manifest::new(fingerprint, united([usual, about])))
     }
 }
 
@@ -68,6 +66,11 @@ fn united<const N: usize>(objects: [Value; N]) -> Value {
         _ => Map::new(),
     };
     Value::Object(objects.into_iter().flat_map(fields).collect())
+}
+
+/// An output that is to go on, if it has rows.
+pub fn begun(output: &Path, overwrite: bool) -> Option<&Path> {
+    (!overwrite && output::has_rows(output)).then_some(output)
 }
 
 /// The day that chat templates see: as told, or that of the first of `outputs` that has one, or today.

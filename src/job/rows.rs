@@ -4,7 +4,7 @@ use super::{
     Caller, Computers, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions,
     memory::{self, Resident, Size},
     open_encoder,
-    resume::{Origin, check_device, how_to_go_on, template_date},
+    resume::{Origin, begun, check_device, how_to_go_on, template_date},
     shard::ShardChoice,
     sides, tell, thread_pool, thread_pools,
 };
@@ -175,7 +175,7 @@ impl<'a> RowsJob<'a> {
         }
         let neighbour = folder.as_deref().zip(shard).map(|(folder, shard)| shard.neighbour(folder));
         let neighbour = neighbour.transpose()?.flatten();
-        let date = template_date(&options.prompts, begun(&options, neighbour.as_deref()));
+        let date = template_date(&options.prompts, all_begun(&options, neighbour.as_deref()));
         let encoder = open_encoder(&pair, &options.prompts, date, &tell)?;
         let what = what(&pair, &encoder)?;
         let source = Source::open(&options.input.inputs)?;
@@ -199,12 +199,12 @@ impl<'a> RowsJob<'a> {
                 fingerprint["limit"] = json!(options.input.limit.map(|limit| format!("{limit:?}")));
                 fingerprint["inputs"] = inputs.iter().map(|(_, hash)| hash.as_str()).collect();
                 let about = json!({ "inputs": inputs.iter().map(|(path, _)| path).collect::<Vec<_>>() });
-                let manifest = origin.manifest(pool.install(|| origin.models())?, fingerprint, about);
+                let manifest = pool.install(|| origin.manifest(fingerprint, about))?;
                 let manifest = match shard {
                     None => manifest,
                     Some(shard) => manifest.with("shards", shard.count.into()),
                 };
-                check_device(&options.machine.device, begun(&options, neighbour.as_deref()), &manifest)?;
+                check_device(&options.machine.device, all_begun(&options, neighbour.as_deref()), &manifest)?;
                 // One that starts again will be followed by the others.
                 if let Some(neighbour) = neighbour.filter(|_| !options.overwrite) {
                     manifest.check_continues(&neighbour)?;
@@ -324,10 +324,10 @@ impl Running<'_> {
 }
 
 /// What this run goes on with: its own output where that has rows, and what another shard has begun.
-fn begun<'a>(
+fn all_begun<'a>(
     options: &'a RowsOptions,
     neighbour: Option<&'a Path>,
 ) -> impl Iterator<Item = &'a Path> + use<'a> {
-    let own = options.output.as_deref().filter(|output| output::has_rows(output));
-    own.into_iter().chain(neighbour).filter(|_| !options.overwrite)
+    let own = options.output.as_deref().and_then(|output| begun(output, options.overwrite));
+    own.into_iter().chain(neighbour.filter(|_| !options.overwrite))
 }

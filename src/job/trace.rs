@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Error, Result,
     experiment::trace,
-    prompt::{Content, Encoded, RowError},
+    prompt::{Content, Encoded},
 };
 use clap::Args;
 
@@ -36,12 +36,10 @@ pub fn trace(options: TraceOptions, caller: Caller<'_>) -> Result<()> {
     let opened = Opened::open(options.common, caller)?;
     opened.pair.checkpoints.ft.head()?;
     let encoder = &opened.encoder;
-    let usage = |error: RowError| Error::usage(error.message);
-    let encoded = encoder.encode(&Content::Prompt(options.prompt)).map_err(usage)?;
-    let Encoded { mut token_ids, truncated } = encoded;
+    let Encoded { mut token_ids, truncated } = encoder.encode(&Content::Prompt(options.prompt))?;
     let prompt = token_ids.len();
     if let Some(response) = &options.response {
-        token_ids.extend(encoder.continuation(response).map_err(usage)?);
+        token_ids.extend(encoder.continuation(response)?);
     }
     if token_ids.len() > encoder.max_length() {
         return Err(Error::usage(format!(

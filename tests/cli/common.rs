@@ -5,6 +5,12 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
 };
+#[cfg(unix)]
+use std::{
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
 
 pub fn tuco() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tuco"));
@@ -100,15 +106,32 @@ pub struct Ran {
 }
 
 pub fn run(command: &mut Command) -> Ran {
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    Ran {
-        code: status.code().unwrap_or(-1),
-        stdout: String::from_utf8(stdout).unwrap(),
-        stderr: String::from_utf8(stderr).unwrap(),
+    Ran::of(command.output().unwrap())
+}
+
+/// Runs it until the file is as long as is wanted, then sends SIGTERM.
+#[cfg(unix)]
+#[track_caller]
+pub fn stop_when(command: &mut Command, file: &Path, is_wanted: impl Fn(u64) -> bool) -> Ran {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    while !is_wanted(fs::metadata(file).map_or(0, |metadata| metadata.len())) {
+        assert!(started.elapsed() < Duration::from_secs(20), "nothing was written");
+        thread::sleep(Duration::from_millis(1));
     }
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    Ran::of(child.wait_with_output().unwrap())
 }
 
 impl Ran {
+    fn of(Output { status, stdout, stderr }: Output) -> Self {
+        Self {
+            code: status.code().unwrap_or(-1),
+            stdout: String::from_utf8(stdout).unwrap(),
+            stderr: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
     /// Checks the exit code and that all of `parts` are told on standard error.
     #[track_caller]
     pub fn expect(self, code: i32, parts: &[&str]) -> Self {

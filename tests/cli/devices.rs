@@ -36,17 +36,11 @@ fn devices_that_cannot_be_meant_are_refused() {
 mod simulated {
     use super::{command, prepared};
     use crate::{
-        common::{Pair, Ran, rows, run},
+        common::{Pair, Ran, rows, run, stop_when},
         scene::Scene,
     };
     use serde_json::Value;
-    use std::{
-        fs,
-        path::Path,
-        process::{Command, Stdio},
-        thread,
-        time::{Duration, Instant},
-    };
+    use std::{fs, path::Path, process::Command};
 
     #[test]
     fn rows_are_those_of_one_device_in_the_same_order() {
@@ -103,15 +97,9 @@ mod simulated {
         let pair = prepared(24);
         let whole = run(&mut command(&pair, "score", "sim", &[])).expect(0, &[]).stdout;
         let args = ["-o", "out.jsonl", "--batch-size", "1"];
-        let child = command(&pair, "score", "sim:0,1", &args).stderr(Stdio::piped()).spawn().unwrap();
-        let (started, output) = (Instant::now(), pair.path("out.jsonl"));
-        while fs::metadata(&output).map_or(0, |metadata| metadata.len()) == 0 {
-            assert!(started.elapsed() < Duration::from_secs(20), "nothing was written");
-            thread::sleep(Duration::from_millis(2));
-        }
-        assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
-        let stopped = child.wait_with_output().unwrap();
-        assert_eq!(stopped.status.code(), Some(75), "{}", String::from_utf8_lossy(&stopped.stderr));
+        let output = pair.path("out.jsonl");
+        stop_when(&mut command(&pair, "score", "sim:0,1", &args), &output, |length| length > 0)
+            .expect(75, &[]);
         let written = fs::read_to_string(&output).unwrap();
         assert!(whole.starts_with(&written) && written.len() < whole.len());
         run(&mut command(&pair, "score", "sim:2,1,0", &args)).expect(0, &["were there already"]);

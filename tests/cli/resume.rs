@@ -1,14 +1,11 @@
 //! Experiments go on where they were stopped.
 
-use crate::{common::run, scene::Scene};
-use serde_json::Value;
-use std::{
-    fs,
-    path::PathBuf,
-    process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+use crate::{
+    common::{run, stop_when},
+    scene::Scene,
 };
+use serde_json::Value;
+use std::{fs, path::PathBuf};
 
 const QUESTIONS: &str = "{\"id\": \"a\", \"prompt\": \"Is a horse alive?\", \"choices\": [\"Yes\", \"No\"], \"label\": \"Yes\"}\n\
     {\"id\": \"b\", \"prompt\": \"Is a stone alive?\", \"choices\": [\"Yes\", \"No\"], \"label\": \"No\"}\n\
@@ -154,19 +151,10 @@ fn a_stopped_experiment_says_that_it_goes_on() {
     scene.run(&args).expect(0, &[]);
     let whole = found(&scene);
     let again = [&args[..], &["--overwrite", "--batch-size", "1"]].concat();
-    let started = Instant::now();
-    let mut command = scene.with_pair(&again);
-    let child = command.args(["-o", "out"]).stderr(Stdio::piped()).spawn().unwrap();
     // The old rows go first.
-    while !(1..whole.1.len() as u64).contains(&fs::metadata(rows_file(&scene)).unwrap().len()) {
-        assert!(started.elapsed() < Duration::from_secs(20), "nothing was written");
-        thread::sleep(Duration::from_millis(1));
-    }
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
-    let stopped = child.wait_with_output().unwrap();
-    let told = String::from_utf8(stopped.stderr).unwrap();
-    assert_eq!(stopped.status.code(), Some(75), "{told}");
-    assert!(told.contains("rows.jsonl are complete, the same command without --overwrite goes on"), "{told}");
+    let is_in_part = |length| (1..whole.1.len() as u64).contains(&length);
+    stop_when(scene.with_pair(&again).args(["-o", "out"]), &rows_file(&scene), is_in_part)
+        .expect(75, &["rows.jsonl are complete, the same command without --overwrite goes on"]);
     let written = fs::read_to_string(rows_file(&scene)).unwrap();
     assert!(whole.1.starts_with(&written) && written.len() < whole.1.len());
     scene.run(&args).expect(0, &[]);

@@ -1,5 +1,7 @@
 //! `tuco score` as a user sees it: rows in and out, bad rows, going on after an interruption, exit codes.
 
+#[cfg(unix)]
+use crate::common::stop_when;
 use crate::common::{Pair, rows, run};
 use serde_json::{Value, json};
 use std::{fs, io::Write, process::Stdio, thread, time::Duration};
@@ -146,19 +148,8 @@ fn sigterm_stops_cleanly_and_says_how_to_go_on() {
     let pair = Pair::copy(CASE);
     pair.write("in.jsonl", rows(20000));
     let args = ["in.jsonl", "-o", "out.jsonl", "--batch-size", "4"];
-    let child = pair.score(&args).stderr(Stdio::piped()).spawn().unwrap();
-    let started = std::time::Instant::now();
-    while fs::metadata(pair.path("out.jsonl")).map_or(0, |m| m.len()) == 0 {
-        assert!(started.elapsed() < Duration::from_secs(20), "nothing was written");
-        thread::sleep(Duration::from_millis(2));
-    }
-    let status =
-        std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
-    let output = child.wait_with_output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(75), "{stderr}");
-    assert!(stderr.contains("out.jsonl are complete, the same command goes on"), "{stderr}");
+    stop_when(&mut pair.score(&args), &pair.path("out.jsonl"), |length| length > 0)
+        .expect(75, &["out.jsonl are complete, the same command goes on"]);
     assert!(fs::read_to_string(pair.path("out.jsonl")).unwrap().ends_with('\n'));
 }
 
