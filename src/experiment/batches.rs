@@ -1,8 +1,9 @@
 //! How experiments that know all their prompts beforehand go through them.
 
 use super::{
+    filling::{BatchLimits, Filling, cut},
     queue::{self, Queue},
-    rows::{BatchLimits, Filling, stopped, watching},
+    rows::{stopped, watching},
     task::{Failure, Outcome, Ready, Task},
     worker::Worker,
 };
@@ -13,10 +14,7 @@ use crate::{
     prompt::Encoded,
 };
 use serde_json::{Map, Value};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Limits, progress, threads and the way to stop.
 pub struct Batching<'a> {
@@ -46,13 +44,6 @@ pub struct Prompt<A> {
     pub encoded: std::result::Result<Encoded, Failure>,
 }
 
-impl<A> Prompt<A> {
-    fn ready(&self) -> Option<Ready<'_>> {
-        let Encoded { token_ids, truncated } = self.encoded.as_ref().ok()?;
-        Some(Ready { id: &self.id, token_ids, truncated: *truncated })
-    }
-}
-
 impl Batching<'_> {
     /// Passes prompts through the tasks, one for each device. `row` makes the output's row of each outcome, after its id; rows go to
     /// `folder` as their batch is done. Those that an earlier run left there are not computed again. `count` sees all rows in their
@@ -75,47 +66,49 @@ impl Batching<'_> {
             && let Some(written) = folder.next_written(&prompt.id)?
         {
             count(prompt, &written);
-            let tokens = prompt.ready().map_or(0, |row| row.token_ids.len() + task.new_tokens());
+            let tokens = self.ready(prompt).map_or(0, |row| row.token_ids.len() + task.new_tokens());
             workers.iter().for_each(|worker| worker.note_written(&written, tokens));
             rest = later;
         }
         self.progress.resumed((prompts.len() - rest.len()) as u64);
-        let batches = std::iter::from_fn(|| {
-            let (batch, later) = rest.split_at(self.fitting(task, rest));
-            rest = later;
-            let ready = batch.iter().filter_map(Prompt::ready);
-            let tokens = ready.map(|row| row.token_ids.len() + task.new_tokens()).sum();
-            (!batch.is_empty()).then_some(Batch { of: batch, rows: batch.len(), tokens })
-        });
+        let token_ids = |prompt: &Prompt<A>| Some(self.ready(prompt).ok()?.token_ids.into());
+        let batches = cut(rest, Filling::of_task(self.limits, task), token_ids);
         let compute = |worker: &Worker<'_, _>, batch: &&[Prompt<A>], observer: Observer<'_>| {
-            let ready: Vec<Ready<'_>> = batch.iter().filter_map(Prompt::ready).collect();
+            let ready: Vec<Ready<'_>> = batch.iter().filter_map(|prompt| self.ready(prompt).ok()).collect();
             worker.outcomes(&ready, self.warn, observer)
         };
-        self.share(&workers, batches, compute, |batch, outcomes| {
-            let mut outcomes = outcomes.into_iter();
-            let mut rows = Vec::with_capacity(batch.len());
-            for prompt in batch {
-                let outcome = match &prompt.encoded {
-                    Ok(_) => outcomes.next().expect("an outcome for every prompt"),
-                    Err(failure) => Err(failure.clone()),
-                };
-                let mut fields = Map::from_iter([("id".to_owned(), prompt.id.clone())]);
-                fields.extend(row(prompt, outcome));
-                count(prompt, &fields);
-                rows.push(Value::Object(fields));
-            }
-            folder.append(&rows)
-        })
+        self.share(
+            &workers,
+            batches.into_iter().map(|batch| self.batch(batch, task.new_tokens())),
+            compute,
+            |batch, outcomes| {
+                let mut outcomes = outcomes.into_iter();
+                let mut rows = Vec::with_capacity(batch.len());
+                for prompt in batch {
+                    let ready = self.ready(prompt);
+                    let outcome = ready.and_then(|_| outcomes.next().expect("an outcome for every prompt"));
+                    let mut fields = Map::from_iter([("id".to_owned(), prompt.id.clone())]);
+                    fields.extend(row(prompt, outcome));
+                    count(prompt, &fields);
+                    rows.push(Value::Object(fields));
+                }
+                folder.append(&rows)
+            },
+        )
     }
 
-    /// How many of the first prompts go together, at least one.
-    fn fitting<A>(&self, task: &impl Task, prompts: &[Prompt<A>]) -> usize {
-        let mut filling = Filling::of_task(self.limits, task);
-        let mut fits = |prompt: &&Prompt<A>| {
-            let token_ids = prompt.encoded.as_ref().ok().map(|encoded| Arc::from(&*encoded.token_ids));
-            !filling.add(token_ids.as_ref())
-        };
-        prompts.iter().take_while(|prompt| fits(prompt)).count()
+    /// Prompts as a batch, each with room for so many tokens more.
+    fn batch<'p, A>(&self, prompts: &'p [Prompt<A>], new_tokens: usize) -> Batch<&'p [Prompt<A>]> {
+        let ready = prompts.iter().filter_map(|prompt| self.ready(prompt).ok());
+        let tokens = ready.map(|row| row.token_ids.len() + new_tokens).sum();
+        Batch { of: prompts, rows: prompts.len(), tokens }
+    }
+
+    /// The prompt for the layers, or why it is not to be computed.
+    fn ready<'p, A>(&self, prompt: &'p Prompt<A>) -> std::result::Result<Ready<'p>, Failure> {
+        let Encoded { token_ids, truncated } = prompt.encoded.as_ref().map_err(Failure::clone)?;
+        self.limits.check(token_ids.len())?;
+        Ok(Ready { id: &prompt.id, token_ids, truncated: *truncated })
     }
 
     /// Computes batches, each by one of the workers; `take` gets what comes of them in their order. Interrupted between two layers when asked to stop.
@@ -161,28 +154,4 @@ impl<T: Send, D, I: Iterator<Item = Batch<T>>, F: FnMut(T, D) -> Result<()>> Que
         self.progress.batch_done();
         Ok(())
     }
-}
-
-/// Cuts rows, in order, into batches within the limits, whose tokens count `times` times.
-pub fn split<'r, T>(
-    rows: &'r [T],
-    batching: &Batching<'_>,
-    times: usize,
-    tokens: impl Fn(&T) -> usize,
-) -> Vec<&'r [T]> {
-    let limits = batching.limits;
-    let mut batches = Vec::new();
-    let mut rest = rows;
-    while !rest.is_empty() {
-        let mut sum = 0;
-        let fits = |row: &T| {
-            sum += times * tokens(row);
-            sum <= limits.tokens
-        };
-        let count = rest.iter().take(limits.prompts).map(fits).take_while(|fits| *fits).count().max(1);
-        let (batch, later) = rest.split_at(count);
-        batches.push(batch);
-        rest = later;
-    }
-    batches
 }

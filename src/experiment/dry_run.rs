@@ -1,7 +1,8 @@
 //! What a run would do: all rows are read and tokenized, and nothing is computed.
 
 use super::{
-    rows::{Filling, Run, stopped},
+    filling::Filling,
+    rows::{Run, stopped},
     task::Task,
 };
 use crate::{Result, output::Done, prompt::Lines};

@@ -3,9 +3,9 @@
 use super::{
     batches::{self, Batching},
     compare::{self, Class},
+    filling::BatchLimits,
     generate::{Generating, Text},
     refusals::Refusals,
-    rows::BatchLimits,
     score::{Columns, Scoring, score},
     task::{Failure, Outcome, Ready, Task, fields_or_error},
 };

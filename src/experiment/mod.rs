@@ -6,6 +6,7 @@ pub mod compare;
 pub mod cost;
 pub mod demo;
 pub mod dry_run;
+pub mod filling;
 pub mod generate;
 pub mod holding;
 pub mod inspect;

@@ -2,15 +2,15 @@
 //! have in common.
 
 use super::{
+    filling::{BatchLimits, Filling},
     queue::{self, Queue},
     task::{Failure, Outcome, Ready, Task, fields_or_error},
     worker::Worker,
 };
 use crate::{
     Error, ErrorKind, Result,
-    engine::{Footprint, RowCount},
     output::{Done, LINE, Progress, Shard, Sink},
-    prompt::{Encoder, Line, Lines, RowError},
+    prompt::{Encoder, Line, Lines},
 };
 use serde_json::{Map, Value};
 use std::{
@@ -20,98 +20,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
-
-/// How many prompts go through the layers together. Results do not depend on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchLimits {
-    pub prompts: usize,
-    /// Tokens, a beginning that prompts share counted once.
-    pub tokens: usize,
-    /// Bytes; `None`: what the others come to.
-    pub memory: Option<Memory>,
-}
-
-/// What batches may take of memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    pub most: usize,
-    pub footprint: Footprint,
-}
-
-impl Memory {
-    /// Whether it is enough for a batch of so many rows and prompts, the longest of so many tokens.
-    fn holds(&self, rows: usize, prompts: usize, longest: usize) -> bool {
-        self.footprint.bytes(rows, prompts, longest) <= self.most
-    }
-
-    /// # Errors
-    /// Where a prompt alone is too much.
-    fn check(&self, tokens: usize) -> std::result::Result<(), Failure> {
-        if self.holds(tokens, 1, tokens) {
-            return Ok(());
-        }
-        // The longest that fits is found by halving.
-        let (mut fits, mut too_long) = (0, tokens);
-        while fits + 1 < too_long {
-            let middle = fits.midpoint(too_long);
-            *if self.holds(middle, 1, middle) { &mut fits } else { &mut too_long } = middle;
-        }
-        let message = format!("the prompt has {tokens} tokens, --max-memory leaves room for {fits}");
-        Err(RowError::out_of_memory(message).into())
-    }
-}
-
-/// A batch as it fills.
-pub struct Filling<'a> {
-    limits: BatchLimits,
-    /// Tokens that come to each prompt.
-    new_tokens: usize,
-    /// Hidden states that are in memory for each row.
-    streams: usize,
-    prompts: usize,
-    /// Tokens of the longest prompt.
-    longest: usize,
-    count: RowCount<'a>,
-}
-
-impl<'a> Filling<'a> {
-    pub fn new(limits: BatchLimits, count: RowCount<'a>, new_tokens: usize, streams: usize) -> Self {
-        Self { limits, new_tokens, streams, prompts: 0, longest: 0, count }
-    }
-
-    /// Of the prompts of a task.
-    pub fn of_task(limits: BatchLimits, task: &'a impl Task) -> Self {
-        Self::new(limits, task.row_count(), task.new_tokens(), 1)
-    }
-
-    /// Whether one prompt more is too much; one that is not to be computed has no tokens. The first never is.
-    fn is_full(&self, token_ids: Option<&Arc<[u32]>>) -> bool {
-        let prompts = self.prompts + 1;
-        let is_long = |ids: &Arc<[u32]>| {
-            let (rows, longest) = (self.count.rows_with(ids), self.longest.max(ids.len()));
-            self.streams * rows + prompts * self.new_tokens > self.limits.tokens
-                || self.limits.memory.is_some_and(|memory| !memory.holds(rows, prompts, longest))
-        };
-        // Rows that are errors take memory too.
-        let is_crowded = self.prompts >= self.limits.prompts.min(self.limits.tokens);
-        self.prompts > 0 && (is_crowded || token_ids.is_some_and(is_long))
-    }
-
-    /// Adds a prompt; to an empty batch if this one is full, and then says so.
-    pub fn add(&mut self, token_ids: Option<&Arc<[u32]>>) -> bool {
-        let is_full = self.is_full(token_ids);
-        if is_full {
-            (self.prompts, self.longest) = (0, 0);
-            self.count.clear();
-        }
-        self.prompts += 1;
-        if let Some(token_ids) = token_ids {
-            self.longest = self.longest.max(token_ids.len());
-            self.count.add(token_ids);
-        }
-        is_full
-    }
-}
 
 /// What a run that was asked to stop ends with.
 pub fn stopped() -> Error {
@@ -229,7 +137,7 @@ impl<T: Task> Run<'_, T> {
         let encoded = line.content.and_then(|content| self.encoder.encode(&content));
         self.encoder.take_warnings().iter().for_each(|warning| warn(warning));
         let tokens = encoded.map_err(Failure::from).and_then(|encoded| {
-            self.limits.memory.map_or(Ok(()), |memory| memory.check(encoded.token_ids.len()))?;
+            self.limits.check(encoded.token_ids.len())?;
             Ok((encoded.token_ids.into(), encoded.truncated))
         });
         Pending { line: line.number, id: line.id, label: line.label, meta: line.meta, tokens }

@@ -1,7 +1,8 @@
 //! `tuco sweep`: how accuracy moves with alpha, and what choosing alpha by cross-validation gains (5.1 of the paper).
 
 use super::{
-    batches::{self, Batch, Batching},
+    batches::{Batch, Batching},
+    filling::{Filling, cut},
     questions::{Question, Row},
     task::Failure,
     worker::Worker,
@@ -75,8 +76,10 @@ pub fn run(
         .resumed(tasks.iter().zip(&left).map(|(task, left)| (task.rows.len() - left.len()) as u64).sum());
     let batches = (0..tasks.len()).flat_map(|task| {
         // A stream for each alpha is in memory.
-        let batches = batches::split(left[task], batching, grid.alphas.len(), tokens_of).into_iter();
-        batches.map(move |rows| Batch {
+        let filling = Filling::new(batching.limits, engines[0].row_count(), 0, grid.alphas.len());
+        let batches =
+            cut(left[task], filling, |row| Some(row.question.as_ref().ok()?.token_ids.as_slice().into()));
+        batches.into_iter().map(move |rows| Batch {
             of: (task, rows),
             rows: rows.len(),
             tokens: rows.iter().map(tokens_of).sum(),

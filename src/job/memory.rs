@@ -4,7 +4,7 @@ use crate::{
     Error, Result,
     backend::PACK_ROOM,
     engine::{Footprint, PackLimits},
-    experiment::rows::Memory,
+    experiment::filling::Memory,
     model::ModelSpec,
 };
 use std::{fmt, str::FromStr};

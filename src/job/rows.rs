@@ -13,8 +13,9 @@ use crate::{
     checkpoint::{Pair, Reading},
     engine::{AnyEngine, Footprint, PackLimits},
     experiment::{
+        filling::{BatchLimits, Memory},
         generate::{Completing, Generating},
-        rows::{BatchLimits, Memory, Run},
+        rows::Run,
         score::{Columns, Scoring},
         task::Task,
         worker::Worker,

@@ -4,11 +4,10 @@ use crate::{
     Result,
     engine::{Continued, Prompt, RowCount},
     experiment::{
+        filling::{BatchLimits, Filling, cut},
         queue::Queue,
-        rows::{BatchLimits, Filling},
     },
 };
-use std::sync::Arc;
 
 /// What goes through the layers as tokens.
 pub trait TokenIds: Sync {
@@ -63,16 +62,8 @@ pub fn batches<'p, P: TokenIds>(
         prompts: limits.prompts.min(room.most_prompts),
         ..limits
     };
-    let mut filling = Filling::new(limits, count, room.new_tokens, room.streams);
-    let (mut batches, mut start) = (Vec::new(), 0);
-    for (index, prompt) in prompts.iter().enumerate() {
-        if filling.add(Some(&Arc::from(prompt.token_ids()))) {
-            batches.push(&prompts[start..index]);
-            start = index;
-        }
-    }
-    batches.extend((start < prompts.len()).then(|| &prompts[start..]));
-    batches
+    let filling = Filling::new(limits, count, room.new_tokens, room.streams);
+    cut(prompts, filling, |prompt| Some(prompt.token_ids().into()))
 }
 
 /// Batches on their way, and who takes what comes of each prompt.

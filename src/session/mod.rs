@@ -33,7 +33,7 @@ use crate::{
         AnyEngine, Continued, LOGITS_AT_ONCE, Likelihood, Observer, Prompt, Score, Split, Tokens, Trace,
         check_alphas,
     },
-    experiment::{queue, rows::BatchLimits, worker::Worker},
+    experiment::{filling::BatchLimits, queue, worker::Worker},
     job::{Computers, open_encoder, open_pair, thread_pool, thread_pools},
     model::{ModelSpec, PairWeights},
     prompt::{ContentRef, Encoded, Encoder, RowError},
