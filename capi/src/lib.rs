@@ -184,8 +184,10 @@ pub unsafe extern "C" fn tuco_score_tokens(
         let session = unsafe { opened(session)? };
         // SAFETY: the caller's.
         let lengths = unsafe { list("lengths", lengths, count)? };
+        let total = lengths.iter().try_fold(0usize, |sum, length| sum.checked_add(*length));
+        let total = total.ok_or_else(|| Error::usage("lengths: their sum is larger than memory"))?;
         // SAFETY: the caller's.
-        let mut rest = unsafe { list("token_ids", token_ids, lengths.iter().sum())? };
+        let mut rest = unsafe { list("token_ids", token_ids, total)? };
         let mut ids = Vec::with_capacity(count);
         for length in lengths {
             let (prompt, more) = rest.split_at(*length);

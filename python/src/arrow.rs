@@ -29,8 +29,8 @@ pub enum Column {
     Text(StringArray),
     LargeText(LargeStringArray),
     TextView(StringViewArray),
-    /// Where the ids of each prompt are; `None` for a null.
-    Ids(Ids, Vec<Option<Range<usize>>>),
+    /// Where the ids of each prompt are, or what is wrong with them.
+    Ids(Ids, Vec<Result<Range<usize>, RowError>>),
     Messages(Vec<Result<Vec<Value>, RowError>>),
 }
 
@@ -50,24 +50,15 @@ impl Column {
         } else {
             return Ok(None);
         };
-        let mut first_row = 0;
-        let mut columns = Vec::with_capacity(chunks.len());
-        for chunk in chunks {
-            let length = chunk.len();
-            columns.push(Self::of(given.py(), chunk, first_row)?);
-            first_row += length;
-        }
-        Ok(Some(columns))
+        chunks.iter().map(Self::of).collect::<PyResult<_>>().map(Some)
     }
 
-    fn of(py: Python<'_>, array: ArrayRef, first_row: usize) -> PyResult<Self> {
+    fn of(array: &ArrayRef) -> PyResult<Self> {
         match array.data_type() {
             DataType::Utf8 => Ok(Self::Text(array.as_string::<i32>().clone())),
             DataType::LargeUtf8 => Ok(Self::LargeText(array.as_string::<i64>().clone())),
             DataType::Utf8View => Ok(Self::TextView(array.as_string_view().clone())),
-            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
-                Self::of_lists(py, &array, first_row)
-            }
+            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => Self::of_lists(array),
             DataType::Struct(fields) => Err(PyTypeError::new_err(format!(
                 "prompts is a table with columns {}, expected one column",
                 fields.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
@@ -76,32 +67,40 @@ impl Column {
         }
     }
 
-    fn of_lists(py: Python<'_>, array: &ArrayRef, first_row: usize) -> PyResult<Self> {
+    fn of_lists(array: &ArrayRef) -> PyResult<Self> {
         let (values, ranges) = lists_of(array);
-        let converted = |ids: Vec<i64>| {
-            let id_of = |(index, id): (usize, i64)| {
-                u32::try_from(id).map_err(|_| {
-                    let row =
-                        ranges.iter().position(|range| range.as_ref().is_some_and(|r| r.contains(&index)));
-                    let place = row.map_or(0, |row| first_row + row);
-                    usage(py, &format!("prompts[{place}] has token id {id}, expected 0 to {}", u32::MAX))
-                })
-            };
-            ids.into_iter().enumerate().map(id_of).collect::<PyResult<_>>().map(Ids::Converted)
+        let whole = |range: Option<Range<usize>>| {
+            let range = range.ok_or_else(null)?;
+            match range.clone().find(|index| values.is_null(*index)) {
+                Some(index) => Err(invalid(format!("token id {} is null", index - range.start))),
+                None => Ok(range),
+            }
         };
-        let ids = match values.data_type() {
-            DataType::UInt32 => Ids::Shared(values.as_primitive::<UInt32Type>().clone()),
-            DataType::Int32 => converted(
-                values.as_primitive::<Int32Type>().values().iter().map(|id| i64::from(*id)).collect(),
-            )?,
-            DataType::Int64 => converted(values.as_primitive::<Int64Type>().values().to_vec())?,
+        let shared = || ranges.iter().cloned().map(whole).collect();
+        Ok(match values.data_type() {
+            DataType::UInt32 => Self::Ids(Ids::Shared(values.as_primitive::<UInt32Type>().clone()), shared()),
+            DataType::Int32 => Self::converted(shared(), values.as_primitive::<Int32Type>().values()),
+            DataType::Int64 => Self::converted(shared(), values.as_primitive::<Int64Type>().values()),
             DataType::Struct(_) => return messages_of(values.as_struct(), &ranges),
             _ => return Err(expected_column(array.data_type())),
+        })
+    }
+
+    /// Ids of another type: those of the lists alone, one after the other.
+    fn converted<T: Copy + Into<i64>>(lists: Vec<Result<Range<usize>, RowError>>, values: &[T]) -> Self {
+        let mut ids: Vec<u32> = Vec::new();
+        let convert = |list: Result<Range<usize>, RowError>| {
+            let start = ids.len();
+            for value in &values[list?] {
+                let id: i64 = (*value).into();
+                ids.push(u32::try_from(id).map_err(|_| {
+                    invalid(format!("token id {id} is out of range, expected 0 to {}", u32::MAX))
+                })?);
+            }
+            Ok(start..ids.len())
         };
-        if values.null_count() > 0 {
-            return Err(usage(py, "prompts has token ids that are null"));
-        }
-        Ok(Self::Ids(ids, ranges))
+        let lists = lists.into_iter().map(convert).collect();
+        Self::Ids(Ids::Converted(ids), lists)
     }
 
     /// Adds the prompts of this chunk.
@@ -118,24 +117,26 @@ impl Column {
                     Ids::Shared(array) => array.values(),
                     Ids::Converted(values) => values,
                 };
-                rows.extend(ranges.iter().map(|range| {
-                    range.clone().map(|range| ContentRef::TokenIds(&values[range])).ok_or_else(null)
-                }));
+                rows.extend(
+                    ranges
+                        .iter()
+                        .map(|range| range.clone().map(|range| ContentRef::TokenIds(&values[range]))),
+                );
             }
         }
     }
 }
 
 fn text_row(text: Option<&str>) -> Row<'_> {
-    match text {
-        None => Err(null()),
-        Some("") => Err(RowError::new(RowErrorKind::EmptyPrompt, "the prompt is an empty string")),
-        Some(text) => Ok(ContentRef::Prompt(text)),
-    }
+    text.map(ContentRef::Prompt).ok_or_else(null)
 }
 
 fn null() -> RowError {
-    RowError::new(RowErrorKind::InvalidRow, "the prompt is null")
+    invalid("the prompt is null")
+}
+
+fn invalid(message: impl Into<String>) -> RowError {
+    RowError::new(RowErrorKind::InvalidRow, message)
 }
 
 fn expected_column(found: &DataType) -> PyErr {
@@ -208,7 +209,15 @@ fn chunks_of(capsule: &Bound<'_, PyAny>) -> PyResult<Vec<ArrayRef>> {
     let stream = capsule.cast::<PyCapsule>()?.pointer_checked(Some(STREAM))?;
     // SAFETY: a capsule of this name holds such a stream; reading moves it out and leaves a released one, as the protocol says.
     let reader = unsafe { ArrayStreamReader::from_raw(stream.cast::<FFI_ArrowArrayStream>().as_ptr()) };
-    reader.and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(|error| broken(&error))
+    let chunks =
+        reader.and_then(Iterator::collect::<Result<Vec<ArrayRef>, _>>).map_err(|error| broken(&error))?;
+    chunks.iter().try_for_each(check)?;
+    Ok(chunks)
+}
+
+/// Whether an array that comes from elsewhere is what its type says: text that is UTF-8, offsets within its values.
+fn check(array: &ArrayRef) -> PyResult<()> {
+    array.to_data().validate_full().map_err(|error| broken(&error))
 }
 
 /// An array from the capsules of its schema and itself.
@@ -224,7 +233,9 @@ fn array_of(capsules: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
         let array = FFI_ArrowArray::from_raw(array.cast().as_ptr());
         from_ffi(array, schema.cast::<FFI_ArrowSchema>().as_ref())
     };
-    data.map(make_array).map_err(|error| broken(&error))
+    let array = data.map(make_array).map_err(|error| broken(&error))?;
+    check(&array)?;
+    Ok(array)
 }
 
 /// The capsules of a table as one struct array: schema and array.

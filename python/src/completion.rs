@@ -3,9 +3,9 @@
 use crate::errors::{Raise, usage};
 use numpy::{PyArray1, ToPyArray};
 use pyo3::{
-    exceptions::PyTypeError,
+    exceptions::{PyTypeError, PyValueError},
     prelude::*,
-    types::{PyInt, PyString},
+    types::{PyBool, PyInt, PyString},
 };
 use serde_json::{Value, json};
 use tuco::{
@@ -107,9 +107,14 @@ pub fn ids(given: Option<Vec<Bound<'_, PyAny>>>, prompts: usize) -> PyResult<Vec
         if let Ok(text) = id.extract::<String>() {
             return Ok(json!(text));
         }
-        match (id.cast::<PyInt>(), id.extract::<i64>()) {
-            (Ok(_), Ok(number)) => Ok(json!(number)),
-            _ => Err(PyTypeError::new_err(format!("ids[{index}] is {id}, expected text or an integer"))),
+        // As in rows of files: integers that 64 bits hold, signed or not.
+        let number =
+            || id.extract::<i64>().map(Value::from).or_else(|_| id.extract::<u64>().map(Value::from));
+        match id.is_instance_of::<PyInt>() && !id.is_instance_of::<PyBool>() {
+            true => number().map_err(|_| {
+                PyValueError::new_err(format!("ids[{index}] is {id}, expected an integer of 64 bits"))
+            }),
+            false => Err(PyTypeError::new_err(format!("ids[{index}] is {id}, expected text or an integer"))),
         }
     };
     given.into_iter().enumerate().map(id_of).collect()

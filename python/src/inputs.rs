@@ -80,9 +80,6 @@ impl Prompts {
         let mut rows = Vec::with_capacity(self.0.len());
         for kept in &self.0 {
             match kept {
-                Kept::Text(text) if text.is_empty() => {
-                    rows.push(Err(RowError::new(RowErrorKind::EmptyPrompt, "the prompt is an empty string")));
-                }
                 Kept::Text(text) => rows.push(Ok(ContentRef::Prompt(text))),
                 Kept::Messages(messages) => rows.push(Ok(ContentRef::Messages(messages))),
                 Kept::Ids(ids) => rows.push(Ok(ContentRef::TokenIds(ids))),

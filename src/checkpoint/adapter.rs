@@ -193,7 +193,9 @@ impl Adapter {
                 let (own, others) = (self.weights.shape(name), model.shape(&target));
                 if own != others {
                     return Err(self.broken(format!(
-                        "replaces {target} by one of shape {own:?}, the model's has {others:?}"
+                        "replaces {target} by one of shape {}, the model's has {}",
+                        shown(own),
+                        shown(others)
                     )));
                 }
                 self.computable(name)?;
@@ -297,8 +299,10 @@ impl Adapter {
         let (wanted_a, wanted_b) = shapes(rank);
         if rank == 0 || a_shape != Some(&wanted_a) || b_shape != Some(&wanted_b) {
             return Err(self.broken(format!(
-                "has {a} of shape {a_shape:?} and {b} of shape {b_shape:?}, expected {wanted_a:?} and {wanted_b:?}, of a rank \
-                 above 0: it was trained on another model"
+                "has {a} of shape {} and {b} of shape {}, expected {wanted_a:?} and {wanted_b:?}, of a rank above 0: it was \
+                 trained on another model",
+                shown(a_shape),
+                shown(b_shape)
             )));
         }
         self.computable(a)?;
@@ -367,4 +371,9 @@ impl Adapter {
         }
         Ok(())
     }
+}
+
+/// A tensor's shape, for messages.
+fn shown(shape: Option<&[usize]>) -> String {
+    shape.map_or_else(|| "nothing".into(), |shape| format!("{shape:?}"))
 }

@@ -5,7 +5,7 @@ use std::{
     env,
     ffi::OsString,
     fs,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 /// The directory or GGUF file of a model: `name` itself if it is one, otherwise the snapshot of the Hub id `name` at `revision`
@@ -47,8 +47,8 @@ fn resolve_in(cache: &Path, flag: &str, name: &str, revision: Option<&str>) -> R
     let commit = fs::read_to_string(repository.join("refs").join(revision))
         .map_or_else(|_| revision.to_string(), |commit| commit.trim().to_string());
     let snapshot = repository.join("snapshots").join(&commit);
-    // A commit or a reference is one path component below refs/ and snapshots/; anything else is no revision.
-    if !commit.contains("..") && snapshot.is_dir() {
+    // Neither leaves the cache: a commit is one name, a reference one or more (refs/pr/1).
+    if is_below(&commit, 1) && is_below(revision, usize::MAX) && snapshot.is_dir() {
         return Ok(snapshot);
     }
     Err(Error::usage(format!(
@@ -57,6 +57,12 @@ fn resolve_in(cache: &Path, flag: &str, name: &str, revision: Option<&str>) -> R
         cache.display(),
         if revision == "main" { String::new() } else { format!(" --revision {revision}") }
     )))
+}
+
+/// Whether `path` leads from a folder to something below it, by at most so many names.
+fn is_below(path: &str, most: usize) -> bool {
+    let parts: Vec<Component<'_>> = Path::new(path).components().collect();
+    (1..=most).contains(&parts.len()) && parts.iter().all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// `name` or `owner/name`, of the characters that ids may have.

@@ -3,7 +3,7 @@
 use super::{Checkpoint, Weights, compare_vocabularies, fingerprint};
 use crate::{
     Error, Result,
-    model::{Head, LayerTensor, ModelSpec, PairWeights},
+    model::{Head, LayerSpec, LayerTensor, ModelSpec, PairWeights},
     tensor::{Dtype, Tensor},
     twin::{Branch, Twin},
 };
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 /// A pre-trained model and the one fine-tuned from it.
@@ -83,10 +83,14 @@ impl Pair {
         self.checkpoints.ft.spec.all_layer_tensors()
     }
 
-    /// Hashes of the configs and of all weight files: file name → SHA-256, in order.
-    pub fn fingerprints(&self) -> Result<Twin<Vec<(String, String)>>> {
+    /// Hashes of the configs and of all weight files: file name → SHA-256, in order. That of large models takes minutes, which `stop` ends.
+    ///
+    /// # Errors
+    /// Where a file cannot be read; [`ErrorKind::Interrupted`](crate::ErrorKind) when it is stopped.
+    pub fn fingerprints(&self, stop: &AtomicBool) -> Result<Twin<Vec<(String, String)>>> {
         let files = self.checkpoints.as_ref().map(Checkpoint::files);
-        let (pt, ft) = rayon::join(|| fingerprint::files(&files.pt), || fingerprint::files(&files.ft));
+        let (pt, ft) =
+            rayon::join(|| fingerprint::files(&files.pt, stop), || fingerprint::files(&files.ft, stop));
         Ok(Twin::new(pt?, ft?))
     }
 }
@@ -162,8 +166,17 @@ fn differences(checkpoints: &Twin<Checkpoint>) -> Vec<String> {
             notices.push(format!("{what} differs: base {base}, tuned {tuned}; each block runs with its own"));
         }
     };
-    note("the rotary embedding", format!("{:?}", pt.ropes), format!("{:?}", ft.ropes));
-    note("the layers' windows", format!("{:?}", pt.layers), format!("{:?}", ft.layers));
+    let of_layers = |spec: &ModelSpec, of: fn(&LayerSpec) -> Option<usize>| {
+        format!("{:?}", spec.layers.iter().map(of).collect::<Vec<_>>())
+    };
+    let ropes =
+        |spec: &ModelSpec| format!("{:?}, by layer {}", spec.ropes, of_layers(spec, |layer| layer.rope));
+    note("the rotary embedding", ropes(pt), ropes(ft));
+    let windows = |spec: &ModelSpec| of_layers(spec, |layer| layer.sliding_window);
+    note("the layers' windows", windows(pt), windows(ft));
+    let normalize =
+        |spec: &ModelSpec| format!("{:?}", spec.experts.as_ref().map(|experts| experts.normalize));
+    note("norm_topk_prob", normalize(pt), normalize(ft));
     note("the epsilon of norms", pt.norm_eps.to_string(), ft.norm_eps.to_string());
     note("the factor on attention scores", pt.attention_scale.to_string(), ft.attention_scale.to_string());
     let cap = |spec: &ModelSpec| format!("{:?}", spec.attn_logit_softcapping);

@@ -30,9 +30,10 @@ impl Checkpoint {
                 continue;
             }
             let config = read_json(&path)?;
-            let text = config.get("text_config").and_then(|text| text.get("eos_token_id"));
-            if let Some(value) = config.get("eos_token_id").or(text).filter(|value| !value.is_null()) {
-                return self.token_ids(value, &path.display().to_string());
+            let given =
+                |config: &'_ Value| config.get("eos_token_id").filter(|value| !value.is_null()).cloned();
+            if let Some(value) = given(&config).or_else(|| given(config.get("text_config")?)) {
+                return self.token_ids(&value, &path.display().to_string());
             }
         }
         Ok(Vec::new())

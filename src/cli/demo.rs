@@ -2,11 +2,12 @@
 
 use super::Cli;
 use crate::{
-    Error, Result,
+    Error, ErrorKind, Result,
     experiment::demo::{self, DemoOptions, EXPERIMENTS, Experiment},
     job::Caller,
     output::{self, read_summary, write_summary},
 };
+use serde_json::json;
 use std::{fs, path::Path, sync::atomic::AtomicBool, time::Instant};
 
 /// Runs every experiment and makes one report of them.
@@ -16,14 +17,22 @@ use std::{fs, path::Path, sync::atomic::AtomicBool, time::Instant};
 pub fn all(options: &DemoOptions, caller: Caller<'_>) -> Result<()> {
     let start = Instant::now();
     let output = &options.output;
-    fs::create_dir_all(output).map_err(|error| Error::io("make", output, &error))?;
+    output::make_folder(output)?;
+    let is_empty = fs::read_dir(output).map_err(|error| Error::io("read", output, &error))?.next().is_none();
+    if !is_empty && !read_summary(output).is_ok_and(|summary| summary["experiment"] == demo::NAME) {
+        return Err(Error::usage(format!(
+            "-o {} holds something else than an earlier demo, which would be lost; choose another folder",
+            output.display()
+        )));
+    }
+    write_summary(output, &json!({ "experiment": demo::NAME }))?;
     let place = |argument: &&str| placed(argument, &options.dir, output);
     let mut summaries = Vec::new();
     let mut inputs = vec![output.display().to_string()];
     for Experiment { name, arguments, result } in EXPERIMENTS {
         let pair = ["--base", "DEMO/base", "--tuned", "DEMO/tuned", "--overwrite", "--quiet", "-o", result];
         let arguments = [&[*name], *arguments, &pair].concat();
-        run(&arguments.iter().map(place).collect::<Vec<String>>(), caller.stop)?;
+        run(&arguments.iter().map(place).collect::<Vec<String>>(), caller.stop).map_err(of_all)?;
         let result = place(result);
         if Path::new(&result).is_dir() {
             summaries.push(read_summary(Path::new(&result))?);
@@ -37,6 +46,14 @@ pub fn all(options: &DemoOptions, caller: Caller<'_>) -> Result<()> {
     run(&report, caller.stop)?;
     let shown = demo::report(&summary).expect("its own summary").to_markdown();
     output::print(&format!("\n{shown}\nEverything is in {page}\n"))
+}
+
+/// What an experiment says of its own command line when it is stopped is no help here.
+fn of_all(error: Error) -> Error {
+    match error.kind {
+        ErrorKind::Interrupted => Error::new(error.kind, "stopped; the same command begins again"),
+        _ => error,
+    }
 }
 
 /// `DEMO/…` and `OUT/…` as paths in these folders; any other word as it is.

@@ -9,11 +9,11 @@ use crate::{
         self, BenchOptions, Caller, CompareOptions, GenerateOptions, JailbreakOptions, ManyShotOptions,
         MergeOptions, PairOptions, ReportOptions, ScoreOptions, SweepOptions, TraceOptions,
     },
+    output::tell,
 };
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::{
     ffi::OsString,
-    io::Write,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -71,10 +71,6 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// Lets Ctrl-C and SIGTERM stop the program: cleanly, a second one at once; or at once, where there is nothing to leave behind.
 fn stop_on_signals(at_once: bool) {
     let stopped = Error::new(ErrorKind::Interrupted, "stopped");
-    // That nobody reads what is told is no reason to go on.
-    let tell = |text: &str| {
-        let _ = writeln!(std::io::stderr(), "tuco: {text}");
-    };
     let set = ctrlc::set_handler(move || {
         if at_once {
             tell(&stopped.message);
@@ -105,7 +101,7 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> u8 {
     match cli.run(Caller { command: &command, stop: &STOP }) {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("tuco: {error}");
+            tell(&error.message);
             error.exit_code()
         }
     }

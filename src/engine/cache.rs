@@ -35,7 +35,7 @@ impl<M> Cache<M> {
 
     /// Gives rows back.
     pub fn give_back(&mut self, rows: Range<usize>) {
-        self.rows.free.push(rows);
+        self.rows.give_back(rows);
     }
 
     /// Makes room for all reserved rows. Grows by half at least, so that rows are seldom copied.
@@ -75,6 +75,7 @@ impl<M> Cache<M> {
 #[derive(Debug, Default)]
 struct FreeRows {
     end: usize,
+    /// In order; no two follow each other, and none is the last before `end`.
     free: Vec<Range<usize>>,
 }
 
@@ -85,11 +86,28 @@ impl FreeRows {
             self.end += count;
             return self.end - count..self.end;
         };
-        let rows = self.free.swap_remove(place);
-        if rows.len() > count {
-            self.free.push(rows.start + count..rows.end);
+        let start = self.free[place].start;
+        self.free[place].start += count;
+        if self.free[place].is_empty() {
+            self.free.remove(place);
         }
-        rows.start..rows.start + count
+        start..start + count
+    }
+
+    /// Rows that are free side by side become one range, so that longer ones find room there.
+    fn give_back(&mut self, mut rows: Range<usize>) {
+        let place = self.free.partition_point(|free| free.start < rows.start);
+        if self.free.get(place).is_some_and(|after| after.start == rows.end) {
+            rows.end = self.free.remove(place).end;
+        }
+        if place > 0 && self.free[place - 1].end == rows.start {
+            rows.start = self.free.remove(place - 1).start;
+        }
+        if rows.end == self.end {
+            self.end = rows.start;
+        } else {
+            self.free.insert(self.free.partition_point(|free| free.start < rows.start), rows);
+        }
     }
 }
 
@@ -101,9 +119,24 @@ mod tests {
     fn rows_are_used_again() {
         let mut rows = FreeRows::default();
         assert_eq!((rows.take(5), rows.take(3), rows.take(4)), (0..5, 5..8, 8..12));
-        rows.free.push(5..8);
-        rows.free.push(0..5);
-        assert_eq!((rows.take(4), rows.take(1), rows.take(3)), (0..4, 5..6, 12..15));
-        assert_eq!((rows.take(2), rows.take(1)), (6..8, 4..5));
+        rows.give_back(5..8);
+        rows.give_back(0..2);
+        assert_eq!((rows.take(3), rows.take(1), rows.take(3)), (5..8, 0..1, 12..15));
+        assert_eq!((rows.take(1), rows.end), (1..2, 15));
+    }
+
+    /// A sequence that grows gives its rows back and takes more, again and again.
+    #[test]
+    fn rows_side_by_side_are_one_room() {
+        let mut rows = FreeRows::default();
+        assert_eq!((rows.take(4), rows.take(4), rows.take(4), rows.take(1)), (0..4, 4..8, 8..12, 12..13));
+        rows.give_back(0..4);
+        rows.give_back(8..12);
+        rows.give_back(4..8);
+        assert_eq!((rows.take(10), rows.free.clone()), (0..10, vec![10..12]));
+        rows.give_back(12..13);
+        assert_eq!((rows.end, rows.free.len()), (10, 0));
+        rows.give_back(0..10);
+        assert_eq!((rows.end, rows.free.len(), rows.take(11)), (0, 0, 0..11));
     }
 }

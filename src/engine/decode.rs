@@ -174,6 +174,9 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
         meeting: Meeting,
         observer: Observer<'_>,
     ) -> Result<Vec<Vec<Next>>> {
+        if packs.is_empty() {
+            return Ok(Vec::new());
+        }
         let Engine { backend, weights, .. } = self.engine;
         self.cache.fit(*backend);
         let layers = weights.spec().ft.num_hidden_layers;

@@ -87,7 +87,8 @@ impl<'w, B: Backend> Layer<'w, B> {
         let same_numbers = |spec: &ModelSpec| {
             let ModelSpec { attention_scale, attn_logit_softcapping, residual_multiplier, .. } = spec;
             let window = spec.layers[index].sliding_window;
-            (*attention_scale, *attn_logit_softcapping, *residual_multiplier, window)
+            let normalize = spec.experts.as_ref().map(|experts| experts.normalize);
+            (*attention_scale, *attn_logit_softcapping, *residual_multiplier, window, normalize)
         };
         let same_block = same_keys
             && same_numbers(spec.pt) == same_numbers(spec.ft)

@@ -232,8 +232,9 @@ impl<'a, B: Backend> Engine<'a, B> {
         let next = (index + 1) % self.weights.spec().ft.num_hidden_layers;
         // The system may make the reader wait for the disk: not one of the threads that compute.
         let done = std::thread::scope(|scope| {
-            scope
-                .spawn(|| self.layer_tensors(next, branches).for_each(|tensor| self.weights.expect(&tensor)));
+            let read = || self.layer_tensors(next, branches).for_each(|tensor| self.weights.expect(&tensor));
+            // Where there may be no more threads, layers are read when they come.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, read);
             work()
         });
         self.layer_tensors(index, branches).for_each(|tensor| self.weights.let_go(&tensor));

@@ -183,14 +183,16 @@ impl<'a> RowCount<'a> {
         Self { ropes, prefix_sharing, prompts: BTreeSet::new(), rows: 0 }
     }
 
-    /// How many rows there are if `prompt` is added: its last token is a row of its own always.
+    /// How many rows there are at most if `prompt` is added: its last token is a row of its own always, nobody shares it.
     pub fn rows_with(&self, prompt: &Arc<[u32]>) -> usize {
         let key = (self.ropes.kind(prompt.len()), prompt.clone());
         let before = self.prompts.range(..&key).next_back();
         let after = self.prompts.range(&key..).next();
         let alike = before.into_iter().chain(after).filter(|(kind, _)| *kind == key.0);
-        let shared = alike.map(|(_, other)| common(other, prompt)).max().unwrap_or(0);
-        self.rows + (prompt.len() - shared).max(1)
+        let before_last = |prompt: &'_ [u32]| prompt.len().saturating_sub(1);
+        let shared =
+            alike.map(|(_, other)| common(&other[..before_last(other)], &prompt[..before_last(prompt)]));
+        self.rows + (prompt.len() - shared.max().unwrap_or(0)).max(1)
     }
 
     pub fn add(&mut self, prompt: &Arc<[u32]>) {

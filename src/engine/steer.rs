@@ -49,7 +49,7 @@ impl<B: Backend> Engine<'_, B> {
     /// Logits of the token after each prompt under each of `alphas`: by alpha, then by prompt, then by token.
     ///
     /// # Errors
-    /// A usage error for an alpha that is negative or not finite; a checkpoint error where there is no head;
+    /// A usage error for an alpha that is negative or not finite, and for none; a checkpoint error where there is no head;
     /// [`ErrorKind::Interrupted`](crate::ErrorKind) when the observer stops the work. The observer hears the prompts' tokens once,
     /// whatever the number of alphas.
     pub fn steer(
@@ -120,8 +120,14 @@ impl<B: Backend> Engine<'_, B> {
     }
 }
 
-/// What alpha may be: any number from 0 on.
+/// What alphas may be: any numbers from 0 on, at least one.
+///
+/// # Errors
+/// A usage error for others.
 pub fn check_alphas(alphas: &[f64]) -> Result<()> {
+    if alphas.is_empty() {
+        return Err(Error::usage("there is no alpha, expected one or more numbers from 0 on"));
+    }
     match alphas.iter().find(|alpha| !alpha.is_finite() || **alpha < 0.0) {
         None => Ok(()),
         Some(alpha) => Err(Error::usage(format!("alpha is {alpha}, expected a number from 0 on"))),

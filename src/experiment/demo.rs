@@ -77,6 +77,9 @@ pub const EXPERIMENTS: &[Experiment] = &[
     },
 ];
 
+/// What its summary says that it is.
+pub const NAME: &str = "demo";
+
 /// What the experiments of `tuco demo --all` show of what the paper found, as a summary.
 pub fn effects(summaries: &[Value], seconds: f64) -> Value {
     let of =
@@ -125,7 +128,7 @@ pub fn effects(summaries: &[Value], seconds: f64) -> Value {
     ];
     let effect = |(name, (found, is_shown)): (&str, (String, bool))| json!({ "effect": name, "found": found, "shown": is_shown });
     json!({
-        "experiment": "demo",
+        "experiment": NAME,
         "effects": effects.map(effect),
         "seconds": seconds,
         "base": of("compare")["base"],

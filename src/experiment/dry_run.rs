@@ -1,12 +1,8 @@
 //! What a run would do: all rows are read and tokenized, and nothing is computed.
 
-use super::{
-    filling::Filling,
-    rows::{Run, stopped},
-    task::Task,
-};
+use super::{filling::Filling, rows::Run, task::Task};
 use crate::{Result, output::Done, prompt::Lines};
-use std::{fmt, sync::atomic::Ordering};
+use std::fmt;
 
 /// What a run would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,9 +31,6 @@ impl<T: Task> Run<'_, T> {
         let mut plan = Plan::default();
         let mut filling = Filling::of_task(self.limits, self.workers[0].task);
         while let Some(line) = self.next(lines, limit, &mut plan.done, warn)? {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(stopped());
-            }
             let tokens = self.encode(line, warn).tokens;
             plan.done.rows += 1;
             plan.batches += u64::from(filling.add(tokens.as_ref().ok().map(|(ids, _)| ids)));

@@ -36,7 +36,7 @@ pub fn report(summary: &Value) -> Option<Report> {
         "jailbreak" => jailbreak::report(summary),
         "many-shot" => many_shot::report(summary),
         "score" => scored::report(summary),
-        "demo" => demo::report(summary),
+        demo::NAME => demo::report(summary),
         _ => None,
     }
 }

@@ -3,10 +3,14 @@
 
 use crate::{
     Error, Result,
-    prompt::{Content, Encoded, Encoder, RowError, RowErrorKind, table_lines},
+    prompt::{Content, Encoded, Encoder, RowError, RowErrorKind, Source, take_id},
 };
 use serde_json::{Map, Value};
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::Path,
+};
 
 /// A question, ready for a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,7 +19,7 @@ pub struct Question {
     /// Tokens were left out.
     pub truncated: bool,
     pub answers: Vec<String>,
-    /// The first token of each answer; no two are the same.
+    /// The first token of each answer that they do not have in common; no two are the same.
     pub answer_tokens: Vec<u32>,
     /// Which answer is the labelled one.
     pub label: usize,
@@ -57,15 +61,13 @@ impl Examples {
         let rows: Vec<(String, Vec<String>)> = if has_extension(path, "csv") {
             csv_rows(path)?.into_iter().map(|row| (String::new(), row)).collect()
         } else {
-            let text = json_lines(path)?;
-            let cells = |(number, line)| {
-                serde_json::from_str(line)
-                    .map_err(|error| format!("not a JSON object: {error}"))
-                    .and_then(|fields| mmlu_cells(&fields))
-                    .map_err(|problem| at_row(number, problem))
-            };
-            let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-            lines.map(cells).collect::<Result<_>>()?
+            let mut lines = Source::open(&[path.to_owned()])?.lines();
+            let mut rows = Vec::new();
+            while let Some((number, fields)) = lines.next_object()? {
+                let cells = fields.map_err(|error| error.message).and_then(|fields| mmlu_cells(&fields));
+                rows.push(cells.map_err(|problem| at_row(number as usize - 1, problem))?);
+            }
+            rows
         };
         let mut subjects: BTreeMap<String, Vec<(usize, Vec<String>)>> = BTreeMap::new();
         for (number, (subject, row)) in rows.into_iter().enumerate() {
@@ -97,46 +99,64 @@ fn has_extension(path: &Path, expected: &str) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(expected))
 }
 
-/// A file's rows as lines of JSON.
-fn json_lines(path: &Path) -> Result<String> {
-    if has_extension(path, "parquet") {
-        return table_lines(path);
-    }
-    fs::read_to_string(path).map_err(|error| Error::unreadable(path, &error))
-}
-
-/// Reads all questions of a file. Without `examples` MMLU is asked without shots.
+/// Reads the first `limit` questions of a file. Without `examples` MMLU is asked without shots.
+///
+/// # Returns
+/// The questions of each subject, where the file tells subjects, in the order in which these come first; else all under the empty one.
 ///
 /// # Errors
 /// Where the file cannot be read, or no row of it is a question: the first row's problem.
-pub fn read(path: &Path, examples: &Examples, encoder: &Encoder) -> Result<Vec<Row>> {
-    let plain: Vec<(Value, Result<Plain, RowError>)> = if has_extension(path, "csv") {
+pub fn read(
+    path: &Path,
+    limit: usize,
+    examples: &Examples,
+    encoder: &Encoder,
+) -> Result<Vec<(String, Vec<Row>)>> {
+    let mut subjects: Vec<(String, Vec<Row>)> = Vec::new();
+    let mut add = |id: Value, subject: String, plain: Result<Plain, RowError>| {
+        let row = Row { id, question: plain.and_then(|plain| ready(plain, encoder)) };
+        match subjects.iter_mut().find(|(name, _)| *name == subject) {
+            Some((_, rows)) => rows.push(row),
+            None => subjects.push((subject, vec![row])),
+        }
+    };
+    if has_extension(path, "csv") {
         let subject = subject_of(path);
         let introduction = introduction(&subject, examples);
-        let question = |(number, row): (usize, Vec<String>)| {
-            (Value::from(number + 1), mmlu(&row, &introduction).map_err(invalid))
-        };
-        csv_rows(path)?.into_iter().enumerate().map(question).collect()
+        for (number, row) in csv_rows(path)?.into_iter().take(limit).enumerate() {
+            add(Value::from(number + 1), String::new(), mmlu(&row, &introduction).map_err(invalid));
+        }
     } else {
-        let text = json_lines(path)?;
-        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         let as_chat = encoder.applies_chat_template();
-        lines.map(|(number, line)| json_row(number + 1, line, as_chat, examples)).collect()
-    };
-    let rows: Vec<Row> = (plain.into_iter())
-        .map(|(id, plain)| Row { id, question: plain.and_then(|plain| ready(plain, encoder)) })
-        .collect();
-    if rows.is_empty() {
-        return Err(Error::usage(format!("{} has no rows", path.display())));
+        // Where each id was used first.
+        let mut ids: HashMap<String, u64> = HashMap::new();
+        let mut lines = Source::open(&[path.to_owned()])?.lines();
+        for _ in 0..limit {
+            let Some((number, fields)) = lines.next_object()? else { break };
+            let (id, subject, plain) = json_row(number, fields, as_chat, examples);
+            let earlier = *ids.entry(id.to_string()).or_insert(number);
+            let once = if earlier == number { Ok(()) } else { Err(used_before(&id, path, earlier)) };
+            add(id, subject, once.and(plain));
+        }
     }
-    match rows.iter().all(|row| row.question.is_err()).then(|| &rows[0]) {
-        Some(Row { id, question: Err(problem) }) => Err(Error::usage(format!(
-            "{} has no question that can be asked; row {id}: {}",
+    let rows = || subjects.iter().flat_map(|(_, rows)| rows);
+    let Some(first) = rows().next() else {
+        return Err(Error::usage(format!("{} has no rows", path.display())));
+    };
+    match &first.question {
+        Err(problem) if rows().all(|row| row.question.is_err()) => Err(Error::usage(format!(
+            "{} has no question that can be asked; row {}: {}",
             path.display(),
+            first.id,
             problem.message
         ))),
-        _ => Ok(rows),
+        _ => Ok(subjects),
     }
+}
+
+fn used_before(id: &Value, path: &Path, line: u64) -> RowError {
+    let message = format!("id {id} was used before, at {}:{line}", path.display());
+    RowError::new(RowErrorKind::DuplicateId, message)
 }
 
 /// A row that is no question.
@@ -144,31 +164,37 @@ fn invalid(problem: String) -> RowError {
     RowError::new(RowErrorKind::InvalidRow, problem)
 }
 
+/// The id, the subject and the question of a line.
 fn json_row(
-    number: usize,
-    line: &str,
+    number: u64,
+    fields: Result<Map<String, Value>, RowError>,
     as_chat: bool,
     examples: &Examples,
-) -> (Value, Result<Plain, RowError>) {
-    let fields: Map<String, Value> = match serde_json::from_str(line) {
+) -> (Value, String, Result<Plain, RowError>) {
+    let mut fields = match fields {
         Ok(fields) => fields,
-        Err(error) => {
-            let kind = if error.is_data() { RowErrorKind::InvalidRow } else { RowErrorKind::InvalidJson };
-            return (number.into(), Err(RowError::new(kind, format!("not a JSON object: {error}"))));
-        }
+        Err(error) => return (number.into(), String::new(), Err(error)),
     };
-    let id = fields.get("id").filter(|id| id.is_string() || id.is_u64()).cloned().unwrap_or(number.into());
+    let id = match take_id(&mut fields) {
+        Ok(id) => id.unwrap_or(number.into()),
+        Err(error) => return (number.into(), String::new(), Err(error)),
+    };
+    let mut of_subject = String::new();
     let plain = if fields.contains_key("answer_matching_behavior") {
         model_written(&fields, as_chat)
     } else if fields.contains_key("question") && fields.contains_key("answer") {
-        mmlu_cells(&fields).and_then(|(subject, row)| mmlu(&row, &introduction(&subject, examples)))
+        mmlu_cells(&fields).and_then(|(subject, row)| {
+            let plain = mmlu(&row, &introduction(&subject, examples));
+            of_subject = subject;
+            plain
+        })
     } else if fields.contains_key("choices") {
         own_format(&fields)
     } else {
         let found: Vec<&str> = fields.keys().map(String::as_str).collect();
         Err(format!("has the columns {}; {EXPECTED}", found.join(", ")))
     };
-    (id, plain.map_err(invalid))
+    (id, of_subject, plain.map_err(invalid))
 }
 
 /// As `lm-eval` asks them where there is no chat template.
@@ -278,16 +304,39 @@ fn ready(plain: Plain, encoder: &Encoder) -> Result<Question, RowError> {
         // An answer begins the assistant's message.
         answers.iter_mut().for_each(|answer| *answer = answer.trim_start().to_owned());
     }
-    let Encoded { token_ids, truncated } = encoder.encode(&content)?;
-    let first = |answer: &String| encoder.continuation(answer).map(|ids| ids[0]);
-    let answer_tokens = answers.iter().map(first).collect::<Result<Vec<u32>, RowError>>()?;
-    for (index, token) in answer_tokens.iter().enumerate() {
-        if let Some(earlier) = answer_tokens[..index].iter().position(|other| other == token) {
+    let Encoded { mut token_ids, truncated } = encoder.encode(&content)?;
+    let of_answers = answers.iter().map(|answer| encoder.continuation(answer));
+    let of_answers = of_answers.collect::<Result<Vec<Vec<u32>>, RowError>>()?;
+    // What all begin with, as "(A)" and "(B)" do, is said before the next token is asked for.
+    let begins_alike = |place: usize| {
+        let token = of_answers[0].get(place);
+        token.is_some() && of_answers.iter().all(|ids| ids.get(place) == token)
+    };
+    let common = (0..).take_while(|place| begins_alike(*place)).count();
+    token_ids.extend(&of_answers[0][..common]);
+    if token_ids.len() > encoder.max_length() {
+        let message = format!(
+            "the question and what its answers begin with have {} tokens, expected at most {}",
+            token_ids.len(),
+            encoder.max_length()
+        );
+        return Err(RowError::new(RowErrorKind::TooLong, message));
+    }
+    let mut answer_tokens: Vec<u32> = Vec::with_capacity(answers.len());
+    for (answer, ids) in answers.iter().zip(&of_answers) {
+        let Some(token) = ids.get(common) else {
+            let other = answers.iter().find(|other| *other != answer).unwrap_or(answer);
             return Err(invalid(format!(
-                "the answers {:?} and {:?} begin with the same token ({token}): the next token cannot tell them apart",
-                answers[earlier], answers[index]
+                "the answer {other:?} begins with all tokens of {answer:?}: the next token cannot tell them apart"
+            )));
+        };
+        if let Some(earlier) = answer_tokens.iter().position(|other| other == token) {
+            return Err(invalid(format!(
+                "the answers {:?} and {answer:?} go on with the same token ({token}) where others do not: the next token cannot tell them apart",
+                answers[earlier]
             )));
         }
+        answer_tokens.push(*token);
     }
     Ok(Question { token_ids, truncated, answers, answer_tokens, label })
 }

@@ -99,6 +99,9 @@ impl<T: Task> Run<'_, T> {
             summary: Done::default(),
         };
         queue::pass(&mut passing, &self.workers, |worker, batch: &Batch, unwanted| {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(stopped());
+            }
             let stops = [self.stop, unwanted];
             let observer = watching(self.progress, batch.number, &stops);
             let rows: Vec<Ready<'_>> = batch.rows.iter().filter_map(Pending::ready).collect();
@@ -115,6 +118,9 @@ impl<T: Task> Run<'_, T> {
     }
 
     /// The next row that is this run's, counted with those of other shards before it; at most `limit` are read.
+    ///
+    /// # Errors
+    /// Reading, or an interruption.
     pub(super) fn next(
         &self,
         lines: &mut Lines,
@@ -123,6 +129,9 @@ impl<T: Task> Run<'_, T> {
         warn: &(dyn Fn(&str) + Sync),
     ) -> Result<Option<Line>> {
         while read.rows_of_all < limit {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(stopped());
+            }
             let Some(line) = lines.next().transpose()? else { break };
             read.rows_of_all += 1;
             lines.take_warnings().iter().for_each(|warning| warn(warning));

@@ -17,12 +17,7 @@ use crate::{
 };
 use clap::Args;
 use serde_json::json;
-use std::{
-    ops::ControlFlow,
-    path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
-    time::Instant,
-};
+use std::{ops::ControlFlow, path::PathBuf, sync::atomic::AtomicBool, time::Instant};
 
 /// Flags of `tuco bench`.
 #[derive(Debug, Clone, Args)]
@@ -83,9 +78,8 @@ pub fn bench(options: &BenchOptions, stop: &AtomicBool) -> Result<()> {
             return Err(Error::usage(format!("{flag}: expected a number above 0")));
         }
     }
-    if let Some(path) = &options.output {
-        check_output(path)?;
-    }
+    // Before minutes of measuring.
+    options.output.iter().try_for_each(|output| output::check_output(output))?;
     let ceilings = Ceilings {
         operations: options.peak_tflops.map(|peak| peak * 1e12),
         bytes: options.copy_rate.map(|rate| rate * 1e9),
@@ -130,15 +124,6 @@ pub fn bench(options: &BenchOptions, stop: &AtomicBool) -> Result<()> {
         summary["device"] = json!(device);
         summary["tuco_version"] = json!(env!("CARGO_PKG_VERSION"));
         std::fs::write(path, format!("{summary:#}\n")).map_err(|error| Error::io("write", path, &error))?;
-    }
-    Ok(())
-}
-
-/// Finds out before minutes of measuring that no file can be made there.
-fn check_output(path: &Path) -> Result<()> {
-    if path.is_dir() || !output::folder_of(path).is_dir() {
-        let path = path.display();
-        return Err(Error::usage(format!("--output {path}: expected a file in a folder that is there")));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Caller,
-    experiments::{Experiment, ExperimentOptions, Opened, stem},
+    experiments::{Experiment, ExperimentOptions, Opened},
     tell,
 };
 use crate::{
@@ -35,13 +35,13 @@ pub fn compare(options: CompareOptions, caller: Caller<'_>) -> Result<()> {
     let opened = Opened::open(options.common, caller)?;
     let mut prompts = Vec::new();
     let is_label = options.by == "label";
-    opened.read(&options.inputs, Some(&options.by), |path, line| {
+    opened.read(&options.inputs, Some(&options.by), |file, line| {
         let class = match line.field(&options.by) {
             Some(Value::String(class)) => Some(class.clone()),
             Some(class) => Some(class.to_string()),
             // It might have told another class than its file.
             None if is_unread(&line) => None,
-            None if is_label => Some(stem(path)),
+            None if is_label => Some(file.to_owned()),
             None => Some(format!("no {}", options.by)),
         };
         prompts.push(compare::Prompt { id: line.id, about: class, encoded: opened.encode(line.content) });

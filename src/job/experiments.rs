@@ -24,15 +24,11 @@ use crate::{
     },
     hash,
     output::{self, Folder, Manifest, Progress},
-    prompt::{Content, Encoded, Encoder, Line, RowError, Source},
+    prompt::{Content, Encoded, Encoder, Line, RowError, Source, check_inputs},
 };
 use clap::Args;
 use serde_json::{Value, json};
-use std::{
-    fmt,
-    io::IsTerminal,
-    path::{Path, PathBuf},
-};
+use std::{fmt, io::IsTerminal, path::PathBuf};
 
 /// What all experiments have in common.
 #[derive(Debug, Clone, Args)]
@@ -80,30 +76,39 @@ impl<'a> Opened<'a> {
             }
         };
         let rows = Folder::rows_in(&options.output);
-        let date = template_date(&options.prompts, begun(&rows, options.overwrite));
+        let date = template_date(&options.prompts, begun(&rows, options.overwrite))?;
         let encoder = open_encoder(&pair, &options.prompts, date, &tell_unless_quiet)?;
         Ok(Self { caller, options, pair, pool, encoder })
     }
 
-    /// Reads the rows of the inputs, of each as many as `--limit` says; `field` is one that rows may have besides the usual.
+    /// Reads the rows of the inputs, of each as many as `--limit` says; `field` is one that rows may have besides the usual. `each` gets
+    /// them with the [`names`] of their files.
     pub fn read(
         &self,
         inputs: &[PathBuf],
         field: Option<&str>,
-        mut each: impl FnMut(&Path, Line) -> Result<()>,
+        mut each: impl FnMut(&str, Line) -> Result<()>,
     ) -> Result<()> {
-        for path in inputs {
+        self.check_inputs(inputs)?;
+        for (path, name) in inputs.iter().zip(names(inputs)) {
             let mut lines = Source::open(std::slice::from_ref(path))?.lines().expecting(field);
             let mut taken = 0;
             while let Some(line) = lines.next().filter(|_| taken < self.options.limit.unwrap_or(usize::MAX)) {
                 let line = line?;
                 lines.take_warnings().iter().for_each(|warning| tell(warning));
                 taken += 1;
-                each(path, line)?;
+                each(&name, line)?;
             }
         }
         self.encoder.take_warnings().iter().for_each(|warning| tell(warning));
         Ok(())
+    }
+
+    /// # Errors
+    /// A usage error where standard input is named twice, or a file that the results are to be written to.
+    pub fn check_inputs(&self, inputs: &[PathBuf]) -> Result<()> {
+        output::check_not_read(&Folder::rows_in(&self.options.output), inputs)?;
+        check_inputs(inputs)
     }
 
     /// The tokens of a row.
@@ -294,7 +299,10 @@ impl Experiment {
     }
 }
 
-/// A file's name without its ending.
-pub fn stem(path: &Path) -> String {
-    path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned())
+/// What files are called where results tell them apart: by their names without endings, or by their paths where several have one name.
+pub fn names(paths: &[PathBuf]) -> Vec<String> {
+    let stem = |path: &PathBuf| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let is_alone = |path: &PathBuf| paths.iter().filter(|other| stem(other) == stem(path)).count() == 1;
+    let name = |path: &PathBuf| stem(path).filter(|_| is_alone(path));
+    paths.iter().map(|path| name(path).unwrap_or_else(|| path.display().to_string())).collect()
 }

@@ -43,7 +43,7 @@ use crate::{
     Error, Result,
     checkpoint::{self, Pair, Side},
     experiment::inspect,
-    output,
+    output::{self, tell},
     prompt::{Encoder, EncoderOptions},
     tensor::Dtype,
     twin::Twin,
@@ -89,10 +89,6 @@ impl AboutPair {
             dtypes: checkpoints.map(|checkpoint| chosen.map_or(checkpoint.encoding().name(), Dtype::name)),
         }
     }
-}
-
-fn tell(text: &str) {
-    eprintln!("tuco: {text}");
 }
 
 /// The two models that the flags name, with their adapters.

@@ -192,6 +192,13 @@ impl DtypeChoice {
     }
 }
 
+/// A fraction of `total`: a whole number where it is one but for what decimal fractions lose in binary (0.07 of 100).
+fn part(fraction: f64, total: u64) -> f64 {
+    let part = fraction * total as f64;
+    let whole = part.round();
+    if (part - whole).abs() <= 1e-12 * total as f64 { whole } else { part }
+}
+
 /// A number of rows, or a fraction of all.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Limit {
@@ -204,7 +211,7 @@ impl Limit {
     pub fn of(self, total: u64) -> u64 {
         match self {
             Limit::Rows(rows) => rows,
-            Limit::Fraction(fraction) => (total as f64 * fraction).ceil() as u64,
+            Limit::Fraction(fraction) => part(fraction, total).ceil() as u64,
         }
     }
 }
@@ -229,7 +236,7 @@ pub struct FailOnError(f64);
 
 impl FailOnError {
     pub fn is_exceeded(self, errors: u64, rows: u64) -> bool {
-        let allowed = if self.0 < 1.0 { self.0 * rows as f64 } else { self.0 };
+        let allowed = if self.0 < 1.0 { part(self.0, rows) } else { self.0 };
         errors as f64 > allowed
     }
 }
@@ -282,6 +289,7 @@ mod tests {
         assert_eq!("0.25".parse(), Ok(Limit::Fraction(0.25)));
         assert_eq!("2K".parse(), Ok(Limit::Rows(2000)));
         assert_eq!(Limit::Fraction(0.25).of(10), 3);
+        assert_eq!(Limit::Fraction(0.07).of(100), 7);
         assert!("1.5".parse::<Limit>().is_err() && "0".parse::<Limit>().is_err());
     }
 
@@ -301,6 +309,7 @@ mod tests {
         let exceeded =
             |text: &str, errors, rows| text.parse::<FailOnError>().unwrap().is_exceeded(errors, rows);
         assert!(!exceeded("0.1", 1, 10) && exceeded("0.1", 2, 10));
+        assert!(!exceeded("0.29", 29, 100) && exceeded("0.29", 30, 100));
         assert!(!exceeded("3", 3, 10) && exceeded("3", 4, 10));
         assert!(exceeded("0", 1, 10) && !exceeded("0", 0, 10));
         assert!("1.5".parse::<FailOnError>().is_err() && "x".parse::<FailOnError>().is_err());

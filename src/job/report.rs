@@ -40,6 +40,7 @@ const PAIR: [(&str, &str); 6] = [
 /// # Errors
 /// Inputs that are no summaries, or of different pairs.
 pub fn report(options: &ReportOptions) -> Result<()> {
+    output::check_output(&options.output)?;
     let mut reports: Vec<Report> = Vec::new();
     // The value of each field, and who said so first.
     let mut known: BTreeMap<&str, (Value, &Path)> = BTreeMap::new();
@@ -84,7 +85,7 @@ fn of_rows(path: &Path) -> Result<Value> {
     let mut summary = scored
         .summary()
         .ok_or_else(|| Error::usage(format!("{} has no row with a score", path.display())))?;
-    if let Ok((manifest, _)) = Manifest::read(path) {
+    if let Ok(Some((manifest, _))) = Manifest::find(path) {
         for (field, about) in PAIR.into_iter().chain([("tuco_version", "tuco_version")]) {
             summary[field] = manifest.told(about).cloned().into();
         }

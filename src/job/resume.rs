@@ -26,9 +26,9 @@ impl Origin<'_> {
     /// The manifest of a run whose rows depend on `what` besides, and of which `about` is good to know.
     ///
     /// # Errors
-    /// Where a file of the two models cannot be read: all are hashed.
+    /// Where a file of the two models cannot be read: all are hashed. [`ErrorKind::Interrupted`] when that is stopped.
     pub fn manifest(&self, what: Value, about: Value) -> Result<Manifest> {
-        let models = self.pair.fingerprints()?.map(|files| {
+        let models = self.pair.fingerprints(self.caller.stop)?.map(|files| {
             let entries = files.into_iter().map(|(name, hash)| (name, Value::from(hash)));
             Value::Object(entries.collect())
         });
@@ -74,12 +74,32 @@ pub fn begun(output: &Path, overwrite: bool) -> Option<&Path> {
 }
 
 /// The day that chat templates see: as told, or that of the first of `outputs` that has one, or today.
-pub fn template_date<'a>(prompts: &PromptOptions, outputs: impl IntoIterator<Item = &'a Path>) -> NaiveDate {
-    let earlier = |output: &Path| {
-        let (manifest, _) = Manifest::read(output).ok()?;
-        manifest.field("template_date")?.as_str()?.parse().ok()
-    };
-    prompts.date(outputs.into_iter().find_map(earlier))
+///
+/// # Errors
+/// Where a manifest cannot be read.
+pub fn template_date<'a>(
+    prompts: &PromptOptions,
+    outputs: impl IntoIterator<Item = &'a Path>,
+) -> Result<NaiveDate> {
+    for output in outputs {
+        let earlier = earlier(output)?;
+        let date =
+            earlier.as_ref().and_then(|manifest| manifest.field("template_date")?.as_str()?.parse().ok());
+        if date.is_some() {
+            return Ok(prompts.date(date));
+        }
+    }
+    Ok(prompts.date(None))
+}
+
+/// The manifest beside an output. Whether rows without one, or with something else in its place, are gone on with is decided where the
+/// output is opened.
+fn earlier(output: &Path) -> Result<Option<Manifest>> {
+    match Manifest::find(output) {
+        Ok(found) => Ok(found.map(|(manifest, _)| manifest)),
+        Err(error) if error.kind == ErrorKind::Mismatch => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// What `--device auto` finds may come and go, unlike what else a run continues with.
@@ -99,7 +119,7 @@ pub fn check_device<'a>(
 
 fn check_found_device(output: &Path, manifest: &Manifest) -> Result<()> {
     const FIELD: &str = "device";
-    let Ok((earlier, _)) = Manifest::read(output) else { return Ok(()) };
+    let Some(earlier) = earlier(output)? else { return Ok(()) };
     let devices = [&earlier, manifest].map(|of| of.field(FIELD).and_then(Value::as_str).map(str::to_owned));
     match devices {
         [Some(before), Some(now)] if before != now => {

@@ -21,15 +21,12 @@ use crate::{
         worker::Worker,
     },
     model::PairWeights,
-    output::{self, Done, Progress, Shard, Sink},
+    output::{self, Done, Progress, SHARDS, Shard, Sink, check_output},
     prompt::{Encoder, Source},
 };
 use clap::Args;
 use serde_json::{Value, json};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// What these jobs have in common.
 #[derive(Debug, Clone, Args)]
@@ -155,8 +152,12 @@ impl<'a> RowsJob<'a> {
         let shard = options.shard.map(|choice| choice.resolve(environment)).transpose()?;
         let folder = shard.and_then(|_| options.output.take());
         if let (Some(shard), Some(folder)) = (shard, &folder) {
-            fs::create_dir_all(folder).map_err(|error| Error::io("make the folder", folder, &error))?;
+            output::make_folder(folder)?;
             options.output = Some(shard.path(folder));
+        }
+        if let Some(output) = &options.output {
+            check_output(output)?;
+            output::check_not_read(output, &options.input.inputs)?;
         }
         let pool = thread_pool(&options.machine)?;
         if options.max_memory.is_some() {
@@ -176,7 +177,7 @@ impl<'a> RowsJob<'a> {
         }
         let neighbour = folder.as_deref().zip(shard).map(|(folder, shard)| shard.neighbour(folder));
         let neighbour = neighbour.transpose()?.flatten();
-        let date = template_date(&options.prompts, all_begun(&options, neighbour.as_deref()));
+        let date = template_date(&options.prompts, all_begun(&options, neighbour.as_deref()))?;
         let encoder = open_encoder(&pair, &options.prompts, date, &tell)?;
         let what = what(&pair, &encoder)?;
         let source = Source::open(&options.input.inputs)?;
@@ -203,14 +204,14 @@ impl<'a> RowsJob<'a> {
                 let manifest = pool.install(|| origin.manifest(fingerprint, about))?;
                 let manifest = match shard {
                     None => manifest,
-                    Some(shard) => manifest.with("shards", shard.count.into()),
+                    Some(shard) => manifest.with(SHARDS, shard.count.into()),
                 };
                 check_device(&options.machine.device, all_begun(&options, neighbour.as_deref()), &manifest)?;
                 // One that starts again will be followed by the others.
                 if let Some(neighbour) = neighbour.filter(|_| !options.overwrite) {
                     manifest.check_continues(&neighbour)?;
                 }
-                Sink::create(path, manifest, options.overwrite)?
+                Sink::create(path, manifest, options.overwrite, || Ok(()))?
             }
         };
         let pools = thread_pools(pool, computers.count())?;

@@ -2,7 +2,7 @@
 
 use super::{
     Caller,
-    experiments::{Experiment, ExperimentOptions, Opened, stem},
+    experiments::{Experiment, ExperimentOptions, Opened, names},
     options::parse_count,
 };
 use crate::{
@@ -19,7 +19,7 @@ use std::path::PathBuf;
 /// Flags of `tuco sweep`.
 #[derive(Debug, Clone, Args)]
 pub struct SweepOptions {
-    /// Questions, each file a task: Model-Written Evaluations (JSONL with question, answer_matching_behavior,
+    /// Questions, each file, or subject of a file that tells them, a task: Model-Written Evaluations (JSONL with question, answer_matching_behavior,
     /// answer_not_matching_behavior), MMLU (CSV, Parquet), or JSONL with prompt or messages, choices and label
     #[arg(required = true, value_name = "QUESTIONS")]
     pub inputs: Vec<PathBuf>,
@@ -63,12 +63,20 @@ pub fn sweep(options: SweepOptions, caller: Caller<'_>) -> Result<()> {
         Some(path) => Examples::read(path, options.shots)?,
         None => Examples::default(),
     };
-    let task = |path: &PathBuf| {
-        let mut rows = questions::read(path, &examples, &opened.encoder)?;
-        rows.truncate(opened.options.limit.unwrap_or(usize::MAX));
-        Ok(Task { name: stem(path), rows })
-    };
-    let tasks = options.inputs.iter().map(task).collect::<Result<Vec<Task>>>()?;
+    opened.check_inputs(&options.inputs)?;
+    let mut tasks: Vec<Task> = Vec::new();
+    for (path, file) in options.inputs.iter().zip(names(&options.inputs)) {
+        let limit = opened.options.limit.unwrap_or(usize::MAX);
+        for (subject, rows) in questions::read(path, limit, &examples, &opened.encoder)? {
+            let taken = tasks.iter().any(|task| task.name == subject);
+            let name = match subject {
+                subject if subject.is_empty() => file.clone(),
+                subject if taken => format!("{subject} ({file})"),
+                subject => subject,
+            };
+            tasks.push(Task { name, rows });
+        }
+    }
     let grid = Grid { alphas: options.alphas, folds: options.folds };
     sweep::check(&tasks, &grid)?;
     opened.run(&Experiment::Sweep(tasks, grid))

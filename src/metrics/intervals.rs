@@ -41,11 +41,32 @@ fn placements(own: &[f64], others: &[f64], right: impl Fn(usize, usize) -> usize
 /// The 2.5 % and 97.5 % quantiles of the AUC over `resamples` random samples with replacement, of each class for itself. The
 /// same seed gives the same interval. `None` where a class is empty.
 pub fn bootstrap(negative: &[f64], positive: &[f64], resamples: usize, seed: u64) -> Option<(f64, f64)> {
+    if negative.is_empty() || positive.is_empty() {
+        return None;
+    }
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut below = |end: usize| ((u128::from(random.next_u64()) * end as u128) >> 64) as usize;
-    let mut draw = |from: &[f64]| from.iter().map(|_| from[below(from.len())]).collect::<Vec<f64>>();
-    let aucs: Option<Vec<f64>> = (0..resamples).map(|_| auc(&draw(negative), &draw(positive))).collect();
-    let aucs = aucs?;
+    // Scores are sorted once; a sample is how often it has each.
+    let mut distinct = sorted(&[negative, positive].concat());
+    distinct.dedup();
+    let place = |score: &f64| distinct.partition_point(|other| other < score);
+    let [negative, positive] =
+        [negative, positive].map(|scores| scores.iter().map(place).collect::<Vec<_>>());
+    let mut draw = |from: &[usize]| {
+        let mut counts = vec![0u32; distinct.len()];
+        from.iter().for_each(|_| counts[from[below(from.len())]] += 1);
+        counts
+    };
+    let mut sample = || {
+        let (mut wins, mut lower) = (0.0, 0.0);
+        for (negatives, positives) in draw(&negative).into_iter().zip(draw(&positive)) {
+            let (negatives, positives) = (f64::from(negatives), f64::from(positives));
+            wins += positives * (lower + negatives / 2.0);
+            lower += negatives;
+        }
+        wins / (negative.len() * positive.len()) as f64
+    };
+    let aucs: Vec<f64> = (0..resamples).map(|_| sample()).collect();
     Some((quantile(&aucs, 0.025)?, quantile(&aucs, 0.975)?))
 }
 

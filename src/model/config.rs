@@ -206,7 +206,10 @@ fn experts_of(config: &Fields) -> Result<Option<ExpertsSpec>, String> {
         return Ok(None);
     }
     let (count, per_token) = (config.size(field)?, config.size("num_experts_per_tok")?);
-    if per_token > count || count > usize::from(u16::MAX) {
+    if count > usize::from(u16::MAX) {
+        return Err(format!("{field} is {count}, expected at most {}", u16::MAX));
+    }
+    if per_token > count {
         return Err(format!("num_experts_per_tok is {per_token}, but {field} is {count}"));
     }
     let width = if config.known("moe_intermediate_size").is_some() {

@@ -35,9 +35,11 @@ impl<'a> Fields<'a> {
             // Sizes beyond 2^32 are no sizes of any model, and products of them would overflow.
             Some(value) => match value.as_u64() {
                 Some(size) if size > 0 && size < 1 << 32 => Ok(size as usize),
-                _ => {
-                    Err(format!("{}{} is {value}, expected a positive integer", self.within, self.own(name)))
-                }
+                _ => Err(format!(
+                    "{}{} is {value}, expected an integer from 1 to 4294967295",
+                    self.within,
+                    self.own(name)
+                )),
             },
             None => Err(format!("has no {}{}", self.within, self.own(name))),
         }

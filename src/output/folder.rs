@@ -1,6 +1,6 @@
 //! The folder that an experiment leaves behind: rows, summary, plots, report.
 
-use super::{Manifest, Report, Sink, page, write_whole};
+use super::{Manifest, Report, Sink, make_folder, page, remove, write_whole};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::{
@@ -11,6 +11,7 @@ use std::{
 
 const ROWS: &str = "rows.jsonl";
 const SUMMARY: &str = "summary.json";
+const REPORT: &str = "report.html";
 
 /// A folder that rows are appended to.
 pub struct Folder {
@@ -31,9 +32,8 @@ impl Folder {
     /// # Errors
     /// As [`Sink::create`].
     pub fn open(dir: &Path, manifest: Manifest, overwrite: bool) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(|error| Error::io("make", dir, &error))?;
-        let rows = Sink::create(&Self::rows_in(dir), manifest, overwrite)?;
-        remove_summary(dir)?;
+        make_folder(dir)?;
+        let rows = Sink::create(&Self::rows_in(dir), manifest, overwrite, || remove_findings(dir))?;
         Ok(Self { dir: dir.to_path_buf(), rows: Some(rows), errors: 0 })
     }
 
@@ -81,8 +81,8 @@ impl Folder {
         if let Some(sink) = &mut self.rows {
             return sink.append(rows).map(|_| ());
         }
-        fs::create_dir_all(&self.dir).map_err(|error| Error::io("make", &self.dir, &error))?;
-        remove_summary(&self.dir)?;
+        make_folder(&self.dir)?;
+        remove_findings(&self.dir)?;
         // It would be that of other rows.
         remove(&Manifest::path_beside(&Self::rows_in(&self.dir)))?;
         write_text(&Self::rows_in(&self.dir), &rows.iter().map(|row| format!("{row}\n")).collect::<String>())
@@ -106,7 +106,7 @@ impl Folder {
         for (index, (_, svg)) in report.plots.iter().enumerate() {
             self.write(&if index == 0 { "plot.svg".into() } else { format!("plot-{}.svg", index + 1) }, svg)?;
         }
-        self.write("report.html", &page(std::slice::from_ref(report)))?;
+        self.write(REPORT, &page(std::slice::from_ref(report)))?;
         write_summary(&self.dir, summary)
     }
 
@@ -123,16 +123,18 @@ impl Folder {
     }
 }
 
-/// It is only there when all else is.
-fn remove_summary(dir: &Path) -> Result<()> {
-    remove(&dir.join(SUMMARY))
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match path.exists() {
-        true => fs::remove_file(path).map_err(|error| Error::io("remove", path, &error)),
-        false => Ok(()),
+/// Removes what was found from earlier rows, the summary first: it is only there when all else is.
+fn remove_findings(dir: &Path) -> Result<()> {
+    remove(&dir.join(SUMMARY))?;
+    remove(&dir.join(REPORT))?;
+    for entry in fs::read_dir(dir).map_err(|error| Error::io("read", dir, &error))? {
+        let path = entry.map_err(|error| Error::io("read", dir, &error))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("plot") && name.ends_with(".svg") {
+            remove(&path)?;
+        }
     }
+    Ok(())
 }
 
 fn write_text(path: &Path, text: &str) -> Result<()> {

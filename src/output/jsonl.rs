@@ -2,17 +2,20 @@
 //! run goes on, and a finished file has the bytes of an uninterrupted run. Where a Parquet file is asked for, it is made of
 //! these lines when all are there.
 
-use super::{Done, Manifest, table};
+use super::{Done, Manifest, check_output, table};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 /// The first field of a shard's rows: the number of the row's line in the input, by which shards are merged.
 pub const LINE: &str = "line";
+
+/// The field of a manifest that says of how many shards its run is one.
+pub const SHARDS: &str = "shards";
 
 /// Where rows go.
 #[expect(clippy::large_enum_variant, reason = "a run has one")]
@@ -38,8 +41,24 @@ pub fn has_rows(output: &Path) -> bool {
     lines > 0 || table::is_table(output) && output.exists()
 }
 
+/// Takes the lock of `output`, whose lines lie in `file`, for as long as that is open. Some file systems have none: then nobody else may
+/// write to it, unless it is `shared` by machines.
+///
+/// # Errors
+/// Where another process has it, or `shared` files have none.
+pub(super) fn lock(file: &File, output: &Path, shared: bool) -> Result<()> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let message = format!("{} is being written by another process", output.display());
+            Err(Error::new(crate::ErrorKind::Io, message))
+        }
+        Err(TryLockError::Error(error)) if shared => Err(Error::io("lock", output, &error)),
+        _ => Ok(()),
+    }
+}
+
 /// Where lines are appended.
-fn lines_of(output: &Path) -> PathBuf {
+pub(super) fn lines_of(output: &Path) -> PathBuf {
     if table::is_table(output) { table::journal_of(output) } else { output.to_path_buf() }
 }
 
@@ -52,15 +71,18 @@ pub struct WrittenRows {
 
 impl Sink {
     /// Opens `output` for a run that `manifest` describes: a new file, or one that the same run began. The manifest is
-    /// written beside it before the first row.
+    /// written beside it before the first row; before that `clear` removes what would tell of other rows.
     ///
     /// # Errors
     /// A mismatch that says what differs when the file belongs to another run; I/O errors, one of which is that another
-    /// process writes to it.
-    pub fn create(output: &Path, manifest: Manifest, overwrite: bool) -> Result<Self> {
-        if output.is_dir() {
-            return Err(Error::usage(format!("-o {} is a directory, expected a file", output.display())));
-        }
+    /// process writes to it; a usage error where no file can be.
+    pub fn create(
+        output: &Path,
+        manifest: Manifest,
+        overwrite: bool,
+        clear: impl FnOnce() -> Result<()>,
+    ) -> Result<Self> {
+        check_output(output)?;
         let is_table = table::is_table(output);
         let path = lines_of(output);
         // The manifest is only compared while nobody else can be writing.
@@ -71,10 +93,7 @@ impl Sink {
             .truncate(false)
             .open(&path)
             .map_err(|error| Error::io("write", &path, &error))?;
-        if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
-            let message = format!("{} is being written by another process", output.display());
-            return Err(Error::new(crate::ErrorKind::Io, message));
-        }
+        lock(&file, output, manifest.field(SHARDS).is_some())?;
         let length = file.metadata().map_err(|error| Error::io("read", &path, &error))?.len();
         let (mut written, mut kept, mut done) = (None, 0, None);
         if has_rows(output) && !overwrite {
@@ -88,7 +107,10 @@ impl Sink {
             let lines = File::open(&path).map_err(|error| Error::io("read", &path, &error))?.take(kept);
             written = Some(WrittenRows { path: path.clone(), lines: BufReader::new(lines), number: 0 });
         }
+        clear()?;
+        // Rows that are dropped must not come back, after a power cut, under the new manifest.
         file.set_len(kept)
+            .and_then(|()| file.sync_all())
             .and_then(|()| file.seek(SeekFrom::End(0)))
             .map_err(|error| Error::io("write", &path, &error))?;
         if done.is_none() {
@@ -216,12 +238,12 @@ mod tests {
     fn a_torn_line_is_dropped_and_the_rest_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.jsonl");
-        let mut sink = Sink::create(&path, manifest(1), false).unwrap();
+        let mut sink = Sink::create(&path, manifest(1), false, || Ok(())).unwrap();
         sink.append(&[json!({"id": 1, "tuco": 0.5}), json!({"id": 2, "error": {}})]).unwrap();
         drop(sink);
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"id\": 3, \"tu").unwrap();
 
-        let mut sink = Sink::create(&path, manifest(1), false).unwrap();
+        let mut sink = Sink::create(&path, manifest(1), false, || Ok(())).unwrap();
         let mut next = || sink.next_written().unwrap().map(Value::from);
         assert_eq!(next(), Some(json!({"id": 1, "tuco": 0.5})));
         assert_eq!(next(), Some(json!({"id": 2, "error": {}})));
@@ -236,11 +258,13 @@ mod tests {
     fn another_run_is_refused_and_overwrite_starts_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.jsonl");
-        Sink::create(&path, manifest(1), false).unwrap().append(&[json!({"id": 1})]).unwrap();
-        let Err(error) = Sink::create(&path, manifest(2), false) else { panic!("it was accepted") };
+        Sink::create(&path, manifest(1), false, || Ok(())).unwrap().append(&[json!({"id": 1})]).unwrap();
+        let Err(error) = Sink::create(&path, manifest(2), false, || Ok(())) else {
+            panic!("it was accepted")
+        };
         assert!(error.message.contains("seed"), "{error}");
         assert_eq!(error.exit_code(), 42);
-        Sink::create(&path, manifest(2), true).unwrap();
+        Sink::create(&path, manifest(2), true, || Ok(())).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
     }
 
@@ -248,7 +272,7 @@ mod tests {
     fn one_writer_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.jsonl");
-        let _first = Sink::create(&path, manifest(1), false).unwrap();
-        assert!(Sink::create(&path, manifest(1), false).is_err());
+        let _first = Sink::create(&path, manifest(1), false, || Ok(())).unwrap();
+        assert!(Sink::create(&path, manifest(1), false, || Ok(())).is_err());
     }
 }

@@ -1,12 +1,12 @@
 //! The manifest beside an output file: what made the rows, so that a run is only continued by itself.
 
 use super::write_whole;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 use std::{
     ffi::OsString,
     fs,
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -31,18 +31,22 @@ impl Manifest {
         name.into()
     }
 
-    /// The manifest beside `output`, and what was found if that run is finished.
+    /// The manifest beside `output`, if there is one, and what was found if that run is finished.
     ///
     /// # Errors
-    /// Where it cannot be read, or is no manifest.
-    pub fn read(output: &Path) -> Result<(Self, Option<Done>)> {
+    /// Where it cannot be read; a mismatch where it is no manifest.
+    pub fn find(output: &Path) -> Result<Option<(Self, Option<Done>)>> {
         let path = Self::path_beside(output);
-        let text = fs::read(&path).map_err(|error| Error::io("read", &path, &error))?;
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read", &path, &error)),
+        };
         let mut manifest: Value = serde_json::from_slice(&text)
             .map_err(|error| Error::mismatch(format!("{} is not valid JSON ({error})", path.display())))?;
         let done = manifest.get("done").and_then(Done::from_json);
         let mut take = |field| manifest.get_mut(field).map_or(Value::Null, Value::take);
-        Ok((Self::new(take("fingerprint"), take("about")), done))
+        Ok(Some((Self::new(take("fingerprint"), take("about")), done)))
     }
 
     /// A field of the fingerprint.
@@ -72,7 +76,7 @@ impl Manifest {
     /// Compares with the manifest beside `output`; tells what was found if that run is finished.
     ///
     /// # Errors
-    /// A mismatch that names every field that differs, with both values.
+    /// A mismatch that names every field that differs, with both values; where the manifest cannot be read.
     pub fn check_continues(&self, output: &Path) -> Result<Option<Done>> {
         let refuse = |what: String| {
             Error::mismatch(format!(
@@ -80,7 +84,12 @@ impl Manifest {
                 output.display()
             ))
         };
-        let (earlier, done) = Self::read(output).map_err(|error| refuse(error.message))?;
+        let missing = || refuse(format!("{} is missing", Self::path_beside(output).display()));
+        let found = Self::find(output).map_err(|error| match error.kind {
+            ErrorKind::Mismatch => refuse(error.message),
+            _ => error,
+        })?;
+        let (earlier, done) = found.ok_or_else(missing)?;
         match earlier.difference(self) {
             None => Ok(done),
             Some(difference) => Err(refuse(difference)),

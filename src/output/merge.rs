@@ -1,6 +1,10 @@
 //! The rows of all shards in one file, in the order of the input, as one machine would have written them.
 
-use super::{Done, Manifest, Shard, jsonl::LINE, table, write_whole};
+use super::{
+    Done, Manifest, Shard, check_output, folder_of,
+    jsonl::{LINE, SHARDS, lines_of, lock},
+    remove, table, write_whole,
+};
 use crate::{Error, ErrorKind, Result};
 use serde_json::Value;
 use std::{
@@ -20,25 +24,34 @@ use std::{
 /// ([`ErrorKind::Incomplete`]); a mismatch where shards are not of one run; [`ErrorKind::Interrupted`]; I/O errors. `output` is
 /// untouched then.
 pub fn merge(folder: &Path, output: &Path, overwrite: bool, stop: &AtomicBool) -> Result<Done> {
-    if output.is_dir() {
-        return Err(Error::usage(format!("-o {} is a directory, expected a file", output.display())));
-    }
-    if output.exists() && !overwrite {
+    check_output(output)?;
+    let lines = lines_of(output);
+    if (output.exists() || lines.exists()) && !overwrite {
         return Err(Error::usage(format!(
             "-o {} is there already; --overwrite replaces it",
             output.display()
         )));
     }
+    // Nobody else may be writing to it.
+    let earlier = File::open(&lines).ok();
+    earlier.iter().try_for_each(|file| lock(file, output, false))?;
     let parts = parts(folder)?;
-    let manifest = parts[0].manifest.clone().without("shards");
+    let manifest = parts[0].manifest.clone().without(SHARDS);
     let mut found = Done { rows: 0, rows_of_all: parts[0].done.rows_of_all, errors: 0, first_error: None };
+    // That of other rows must not lie beside these.
+    let remove_manifest = || remove(&Manifest::path_beside(output));
     if table::is_table(output) {
-        let journal = table::journal_of(output);
-        write_whole(&journal, |file| merge_lines(parts, file, &journal, &mut found, stop))?;
-        table::write(&journal, output)?;
-        std::fs::remove_file(&journal).map_err(|error| Error::io("remove", &journal, &error))?;
+        let failed = |error: std::io::Error| Error::io("write", &lines, &error);
+        let mut journal = tempfile::NamedTempFile::new_in(folder_of(output)).map_err(failed)?;
+        merge_lines(parts, journal.as_file_mut(), &lines, &mut found, stop)?;
+        remove_manifest()?;
+        table::write(journal.path(), output)?;
+        remove(&lines)?;
     } else {
-        write_whole(output, |file| merge_lines(parts, file, output, &mut found, stop))?;
+        write_whole(output, |file| {
+            merge_lines(parts, file, output, &mut found, stop)?;
+            remove_manifest()
+        })?;
     }
     manifest.write(output, Some(&found))?;
     Ok(found)
@@ -120,11 +133,7 @@ impl Part {
             return Ok(None);
         }
         // A run makes its file first: one that was killed before it wrote the manifest leaves none.
-        let beside = Manifest::path_beside(&path);
-        if !beside.try_exists().map_err(|error| Error::io("read", &beside, &error))? {
-            return Ok(None);
-        }
-        let (manifest, done) = Manifest::read(&path)?;
+        let Some((manifest, done)) = Manifest::find(&path)? else { return Ok(None) };
         let reader = BufReader::new(file);
         Ok(done.map(|done| Self { shard, path, manifest, done, rows: 0, line: 0, reader }))
     }

@@ -133,7 +133,7 @@ impl Progress {
             }
             (None, Some(told)) if told.elapsed() >= PLAIN_EVERY => {
                 state.told = Some(Instant::now());
-                eprintln!("tuco: {rows:.0}/{} prompts, {message}", state.total);
+                super::tell(&format!("{rows:.0}/{} prompts, {message}", state.total));
             }
             _ => {}
         }

@@ -127,6 +127,8 @@ impl Encoder {
     /// What is wrong with this row.
     pub fn encode_ref(&self, content: ContentRef<'_>) -> Result<Encoded, RowError> {
         let ids = match content {
+            ContentRef::Prompt("") => return Err(empty("the prompt is an empty string")),
+            ContentRef::Messages([]) => return Err(empty("the conversation has no messages")),
             ContentRef::TokenIds(ids) => Cow::Borrowed(ids),
             ContentRef::Messages(messages) => Cow::Owned(self.encode_messages(messages)?),
             ContentRef::Prompt(text) if self.options.apply_chat_template => {
@@ -135,7 +137,7 @@ impl Encoder {
             ContentRef::Prompt(text) => Cow::Owned(self.encode_text(text)?),
         };
         if ids.is_empty() {
-            return Err(RowError::new(RowErrorKind::EmptyPrompt, "the prompt has no tokens"));
+            return Err(empty("the prompt has no tokens"));
         }
         self.check_range(&ids)?;
         self.fit(&ids)
@@ -331,6 +333,10 @@ fn without_nulls(message: &Value) -> Value {
         ),
         other => other.clone(),
     }
+}
+
+fn empty(message: &str) -> RowError {
+    RowError::new(RowErrorKind::EmptyPrompt, message)
 }
 
 #[cfg(test)]

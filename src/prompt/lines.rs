@@ -8,11 +8,12 @@ use std::{
 
 use super::{
     ids::{Duplicates, Ids},
-    parse::{KNOWN_FIELDS, Row},
+    parse::{KNOWN_FIELDS, Row, fields_of},
     row::{Line, RowError, RowErrorKind},
     source::{Format, Input},
 };
 use crate::error::{Error, Result};
+use serde_json::{Map, Value};
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -113,20 +114,34 @@ impl Lines {
 
     /// The line in `buffer`, as a row.
     fn row(&self) -> Row {
+        match (self.valid_text(), self.inputs[self.current].format) {
+            (Ok(line), Format::Jsonl | Format::Parquet) => Row::parse(line),
+            (Ok(line), Format::Text) => Row::prompt(line),
+            (Err(error), _) => Row::bad(error),
+        }
+    }
+
+    /// The text of the line in `buffer`, or why it is none.
+    fn valid_text(&self) -> Result<&str, RowError> {
         if self.is_cut {
-            return Row::bad(RowError::invalid(format!("the line is longer than {MAX_LINE_BYTES} bytes")));
+            return Err(RowError::invalid(format!("the line is longer than {MAX_LINE_BYTES} bytes")));
         }
-        let line = match std::str::from_utf8(self.text()) {
-            Ok(line) => line,
-            Err(error) => {
-                let message = format!("not valid UTF-8 at byte {}", error.valid_up_to() + 1);
-                return Row::bad(RowError::new(RowErrorKind::InvalidUtf8, message));
-            }
-        };
-        match self.inputs[self.current].format {
-            Format::Jsonl | Format::Parquet => Row::parse(line),
-            Format::Text => Row::prompt(line),
+        std::str::from_utf8(self.text()).map_err(|error| {
+            let message = format!("not valid UTF-8 at byte {}", error.valid_up_to() + 1);
+            RowError::new(RowErrorKind::InvalidUtf8, message)
+        })
+    }
+
+    /// The next line as the fields of a JSON object, whatever they are, and its number; in place of [`Lines::next`], for formats of their
+    /// own.
+    ///
+    /// # Errors
+    /// Where reading failed; what is wrong with the line stands in its place.
+    pub fn next_object(&mut self) -> Result<Option<(u64, Result<Map<String, Value>, RowError>)>> {
+        if !self.read_row()? {
+            return Ok(None);
         }
+        Ok(Some((self.number, self.valid_text().and_then(fields_of))))
     }
 
     /// The line in `buffer` without line ending and byte order mark.

@@ -29,17 +29,7 @@ impl Row {
     ///
     /// JSON nested deeper than 128 is refused (by `serde_json`), so no row can exhaust the stack here or later.
     pub fn parse(line: &str) -> Self {
-        match serde_json::from_str(line) {
-            Ok(Value::Object(fields)) => Self::from_fields(fields),
-            Ok(other) => {
-                let hint = if other.is_array() { ARRAY_HINT } else { "" };
-                Self::bad(RowError::invalid(format!(
-                    "expected a JSON object, found {}{hint}",
-                    kind_of(&other)
-                )))
-            }
-            Err(error) => Self::bad(not_json(line, &error)),
-        }
+        fields_of(line).map_or_else(Self::bad, Self::from_fields)
     }
 
     /// A line of a text file.
@@ -56,8 +46,7 @@ impl Row {
     fn from_fields(mut fields: Map<String, Value>) -> Self {
         let id = take_id(&mut fields);
         unwrap_body(&mut fields);
-        let label = fields.shift_remove("label");
-        let meta = fields.shift_remove("meta");
+        let [label, meta] = ["label", "meta"].map(|name| take_given(&mut fields, name));
         let content = take_content(&mut fields);
         match id {
             Ok(id) => Self { id, label, meta, content, other: fields },
@@ -66,14 +55,47 @@ impl Row {
     }
 }
 
+/// The fields of a JSON object.
+pub(super) fn fields_of(line: &str) -> Result<Map<String, Value>, RowError> {
+    match serde_json::from_str(line) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(other) => {
+            let hint = if other.is_array() { ARRAY_HINT } else { "" };
+            Err(RowError::invalid(format!("expected a JSON object, found {}{hint}", kind_of(&other))))
+        }
+        Err(error) => Err(not_json(line, &error)),
+    }
+}
+
+/// The id of a row, if it has one: `id` or `custom_id`.
+///
+/// # Errors
+/// Where it is neither a string nor an integer, or both are given.
+pub fn take_id(fields: &mut Map<String, Value>) -> Result<Option<Value>, RowError> {
+    match take(fields, "id", "custom_id")? {
+        None => Ok(None),
+        Some((_, id)) if id.is_string() || id.is_i64() || id.is_u64() => Ok(Some(id)),
+        Some((name, other)) => Err(RowError::invalid(format!(
+            "{name} must be a string or an integer, found {}",
+            kind_of(&other)
+        ))),
+    }
+}
+
 /// Lines of OpenAI's batches have `prompt` or `messages` inside of `body`.
 fn unwrap_body(fields: &mut Map<String, Value>) {
     if ["prompt", "messages", "token_ids", "prompt_token_ids"].iter().any(|name| fields.contains_key(*name)) {
         return;
     }
-    let Some(Value::Object(mut body)) = fields.get("body").cloned() else { return };
-    for name in ["prompt", "messages"] {
-        fields.extend(body.shift_remove(name).map(|content| (name.to_owned(), content)));
+    let Some(Value::Object(body)) = fields.get_mut("body") else { return };
+    let content: Vec<_> = ["prompt", "messages"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), body.shift_remove(name)?)))
+        .collect();
+    if !content.is_empty() {
+        // How another program was to ask for it.
+        ["body", "method", "url"].iter().for_each(|name| drop(fields.shift_remove(*name)));
+        fields.extend(content);
     }
 }
 
@@ -101,12 +123,14 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// Removes the field `name`, which may be called `alias` too, and gives the name used. Null counts as absent: writers of tables
-/// fill every column of every row.
+/// Removes a field. Null counts as absent: writers of tables fill every column of every row.
+fn take_given(fields: &mut Map<String, Value>, name: &str) -> Option<Value> {
+    fields.shift_remove(name).filter(|value| !value.is_null())
+}
+
+/// Removes the field `name`, which may be called `alias` too, and gives the name used.
 fn take(fields: &mut Map<String, Value>, name: &'static str, alias: &'static str) -> Result<Field, RowError> {
-    let by = |fields: &mut Map<String, Value>, name| {
-        fields.shift_remove(name).filter(|value| !value.is_null()).map(|value| (name, value))
-    };
+    let by = |fields: &mut Map<String, Value>, name| take_given(fields, name).map(|value| (name, value));
     match (by(fields, name), by(fields, alias)) {
         (Some(_), Some(_)) => {
             Err(RowError::invalid(format!("both {name} and {alias} are given, which mean the same")))
@@ -116,17 +140,6 @@ fn take(fields: &mut Map<String, Value>, name: &'static str, alias: &'static str
 }
 
 type Field = Option<(&'static str, Value)>;
-
-fn take_id(fields: &mut Map<String, Value>) -> Result<Option<Value>, RowError> {
-    match take(fields, "id", "custom_id")? {
-        None => Ok(None),
-        Some((_, id)) if id.is_string() || id.is_i64() || id.is_u64() => Ok(Some(id)),
-        Some((name, other)) => Err(RowError::invalid(format!(
-            "{name} must be a string or an integer, found {}",
-            kind_of(&other)
-        ))),
-    }
-}
 
 fn take_content(fields: &mut Map<String, Value>) -> Result<Content, RowError> {
     let given = [

@@ -52,14 +52,15 @@ pub struct Line {
 }
 
 impl Line {
-    /// The field of this name: of the row, or else of its `meta`.
+    /// The field of this name: of the row, or else of its `meta`. Null counts as absent.
     pub fn field(&self, name: &str) -> Option<&Value> {
         let of_row = match name {
             "label" => self.label.as_ref(),
             "meta" => self.meta.as_ref(),
             _ => self.other.get(name),
         };
-        of_row.or_else(|| self.meta.as_ref()?.get(name))
+        let of_row = of_row.filter(|value| !value.is_null());
+        of_row.or_else(|| self.meta.as_ref()?.get(name).filter(|value| !value.is_null()))
     }
 
     /// The names that [`Line::field`] knows.

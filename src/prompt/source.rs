@@ -69,20 +69,25 @@ impl Source {
         if inputs.is_empty() {
             return Err(Error::usage("no input: name JSONL or text files, or - for standard input"));
         }
-        if inputs.iter().filter(|path| is_stdin(path)).count() > 1 {
-            return Err(Error::usage("standard input (-) is given twice, but can be read only once"));
-        }
+        check_inputs(inputs)?;
         let inputs = inputs.iter().map(|path| Input::open(path)).collect::<Result<Arc<[_]>>>()?;
         Ok(Self { inputs, scans: OnceLock::new() })
     }
 
-    /// Each input's path as given, and the SHA-256 of its bytes in hexadecimal.
+    /// Each input's path as given, and what its rows depend on: how it is read, and the SHA-256 of its bytes in hexadecimal.
     ///
     /// # Errors
     /// Where reading fails.
     pub fn fingerprints(&self) -> Result<Vec<(String, String)>> {
-        let names = self.inputs.iter().map(|input| input.name.clone());
-        Ok(names.zip(self.scans()?.iter().map(|scan| scan.sha256.clone())).collect())
+        let fingerprint = |(input, scan): (&Input, &Scan)| {
+            let format = match input.format {
+                Format::Jsonl => "jsonl",
+                Format::Text => "txt",
+                Format::Parquet => "parquet",
+            };
+            (input.name.clone(), format!("{format}:{}", scan.sha256))
+        };
+        Ok(self.inputs.iter().zip(self.scans()?).map(fingerprint).collect())
     }
 
     /// How many lines [`lines`](Self::lines) will yield: those that are not blank.
@@ -105,6 +110,15 @@ impl Source {
         }
         let scans = self.inputs.iter().map(Input::scan).collect::<Result<_>>()?;
         Ok(self.scans.get_or_init(|| scans))
+    }
+}
+
+/// # Errors
+/// A usage error where standard input is among `inputs` twice.
+pub fn check_inputs(inputs: &[PathBuf]) -> Result<()> {
+    match inputs.iter().filter(|path| is_stdin(path)).count() {
+        0 | 1 => Ok(()),
+        _ => Err(Error::usage("standard input (-) is given twice, but can be read only once")),
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::{self, Read},
-    path::Path,
 };
 
 use parquet::{
@@ -41,19 +40,6 @@ impl TableLines {
         }
         Ok(Self { rows: RowIter::from_file_into(Box::new(reader)), line: Vec::new(), read: 0 })
     }
-}
-
-/// All rows of a Parquet file as lines of JSON.
-///
-/// # Errors
-/// Where the file cannot be read, is not Parquet, or has a column of a known name and another type.
-pub fn table_lines(path: &Path) -> Result<String> {
-    let file = File::open(path).map_err(|error| Error::unreadable(path, &error))?;
-    let mut text = String::new();
-    TableLines::open(file, &path.display().to_string())?
-        .read_to_string(&mut text)
-        .map_err(|error| Error::unreadable(path, &error))?;
-    Ok(text)
 }
 
 /// The number of rows.

@@ -172,7 +172,7 @@ fn weights_that_do_not_fit() {
         });
     };
     renamed(
-        &[WEIGHTS, "q_proj.lora_B.weight of shape None", "another model"],
+        &[WEIGHTS, "q_proj.lora_B.weight of shape nothing", "another model"],
         B,
         "base_model.model.x.lora_B.weight",
     );
@@ -187,7 +187,7 @@ fn weights_that_do_not_fit() {
         "model.layers.0.self_attn.q_proj.lora_A.weight",
     );
     let embedding = "base_model.model.model.embed_tokens.lora_embedding_A";
-    renamed(&["embed_tokens.lora_embedding_B of shape None, expected [3, 83] and [48, 3]"], A, embedding);
+    renamed(&["embed_tokens.lora_embedding_B of shape nothing, expected [3, 83] and [48, 3]"], A, embedding);
     renamed(&["a.lora_C.weight, a part of LoRA that is not known"], B, "base_model.model.a.lora_C.weight");
     renamed(
         &["adapts model.layers.0.mlp.experts, but the model has no experts there"],

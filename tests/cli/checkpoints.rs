@@ -130,7 +130,7 @@ fn configs_that_cannot_be_meant() {
         refused(42, &all, |pair| pair.edit_json("tuned/config.json", |config| config[field] = value));
     };
     spoiled(&["model_type \"mamba\"", "known: llama"], "model_type", json!("mamba"));
-    spoiled(&["hidden_size", "positive integer"], "hidden_size", json!("big"));
+    spoiled(&["hidden_size", "expected an integer from 1"], "hidden_size", json!("big"));
     spoiled(&["num_key_value_heads"], "num_key_value_heads", json!(4));
     spoiled(&["hidden_act \"relu6\""], "hidden_act", json!("relu6"));
     spoiled(

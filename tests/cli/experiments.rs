@@ -141,6 +141,89 @@ fn published_formats_are_read() {
     assert_eq!(scene.rows()[0]["answers"], serde_json::json!(["No", "Yes"]));
 }
 
+/// Answers that begin alike, as those of Model-Written Evaluations may, are told apart by the first token that they do not share.
+#[test]
+fn what_all_answers_begin_with_is_said_before() {
+    let question = |answers: [&str; 2]| {
+        format!("{}\n", json!({ "prompt": "Is it so?", "choices": answers, "label": 1 }))
+    };
+    let text =
+        [question(["(A)", "(B)"]), question(["A", "B"]), question(["(", "(B)"]), question(["(A)", "(A"])];
+    let scene = Scene::new(&[("letters.jsonl", &text.concat())]);
+    scene.run(&["sweep", "letters.jsonl", "--folds", "2", "--fail-on-error", "2"]).expect(0, &[]);
+    let rows = scene.rows();
+    assert_eq!(rows[0]["n_tokens"].as_u64(), rows[1]["n_tokens"].as_u64().map(|tokens| tokens + 1));
+    assert_eq!((&rows[0]["label"], &rows[0]["answers"]), (&json!("(B)"), &json!(["(A)", "(B)"])));
+    assert!(rows[0]["logits"][0] != rows[1]["logits"][0]);
+    for row in &rows[2..] {
+        assert!(row["error"]["message"].as_str().unwrap().contains("cannot tell them apart"), "{row}");
+    }
+}
+
+/// A file of several subjects, as those of the Hugging Face Hub are, has a task for each; files of one name are told apart.
+#[test]
+fn tasks_have_names_of_their_own() {
+    let question = |subject: &str| {
+        let fields =
+            json!({ "question": "What?", "subject": subject, "choices": ["a", "b", "c", "d"], "answer": 1 });
+        format!("{fields}\n")
+    };
+    let scene = Scene::new(&[]);
+    for folder in ["one", "two"] {
+        let dir = scene.dir.path().join(folder);
+        fs::create_dir(&dir).unwrap();
+        let subjects = ["law", "art", "law", "art"].map(question);
+        fs::write(dir.join("test.jsonl"), subjects.concat()).unwrap();
+        fs::write(
+            dir.join("prompts.jsonl"),
+            "{\"prompt\": \"Hello\"}\n{\"prompt\": \"You\", \"label\": null}\n",
+        )
+        .unwrap();
+    }
+    scene.run(&["sweep", "one/test.jsonl", "two/test.jsonl", "--alphas", "1", "--folds", "2"]).expect(0, &[]);
+    let tasks = scene.summary()["tasks"].as_array().unwrap().clone();
+    let names: Vec<&Value> = tasks.iter().map(|task| &task["name"]).collect();
+    assert_eq!(json!(names), json!(["law", "art", "law (two/test.jsonl)", "art (two/test.jsonl)"]));
+    scene.run(&["compare", "one/prompts.jsonl", "two/prompts.jsonl", "--overwrite"]).expect(0, &[]);
+    let classes = scene.summary()["classes"].as_array().unwrap().clone();
+    let classes: Vec<Value> = classes.iter().map(|class| json!([class["name"], class["rows"]])).collect();
+    assert_eq!(json!(classes), json!([["one/prompts.jsonl", 2], ["two/prompts.jsonl", 2]]));
+    // Of a sweep there were more plots than one.
+    fs::write(scene.dir.path().join("out/plot-2.svg"), "").unwrap();
+    scene
+        .run(&["compare", "one/prompts.jsonl", "two/prompts.jsonl", "--limit", "1", "--overwrite"])
+        .expect(0, &[]);
+    assert!(!scene.dir.path().join("out/plot-2.svg").exists());
+}
+
+/// Byte order marks, ids of other names, broken text and ids that come twice are as in prompts.
+#[test]
+fn questions_are_read_as_prompts_are() {
+    let question = |id: &str| {
+        format!("{{{id}\"prompt\": \"Is a horse alive?\", \"choices\": [\"Yes\", \"No\"], \"label\": 0}}\n")
+    };
+    let scene = Scene::new(&[]);
+    let text = [
+        "\u{feff}".to_owned() + &question("\"custom_id\": \"a\", "),
+        "\n".to_owned(),
+        question(""),
+        question("\"id\": \"a\", "),
+    ];
+    let bytes = [text.concat().as_bytes(), b"{\"prompt\": \"\xff\"}\n", question("").as_bytes()].concat();
+    fs::write(scene.dir.path().join("in.jsonl"), bytes).unwrap();
+    scene.run(&["sweep", "in.jsonl", "--alphas", "1", "--folds", "2", "--fail-on-error", "2"]).expect(0, &[]);
+    let rows = scene.rows();
+    let ids: Vec<&Value> = rows.iter().map(|row| &row["id"]).collect();
+    assert_eq!(json!(ids), json!(["a", 3, "a", 5, 6]));
+    let errors: Vec<&Value> = rows.iter().map(|row| &row["error"]["type"]).collect();
+    assert_eq!(json!(errors), json!([null, null, "duplicate_id", "invalid_utf8", null]));
+    scene
+        .run(&["sweep", "in.jsonl", "--limit", "2", "--alphas", "1", "--folds", "2", "--overwrite"])
+        .expect(0, &[]);
+    assert_eq!(scene.rows().len(), 2);
+    scene.run(&["compare", "-", "-"]).expect(2, &["standard input (-) is given twice"]);
+}
+
 /// Tables that pyarrow wrote, in the form of the Hugging Face Hub, are the questions of the CSV.
 #[test]
 fn mmlu_is_the_same_in_parquet_and_csv() {
@@ -190,7 +273,7 @@ fn sweeps_that_cannot_be_meant_are_refused() {
     refused(&["good.jsonl", "--folds", "8"], &["7 questions, fewer than 8 folds"]);
     refused(&["good.jsonl", "--folds", "1"], &["expected 2 to 1000"]);
     refused(&["columns.jsonl"], &["columns.jsonl", "row 1", "text, answer", "answer_matching_behavior"]);
-    refused(&["alike.jsonl"], &["\"Yes\"", "\"Yesterday\"", "same token"]);
+    refused(&["alike.jsonl"], &["\"Yesterday\" begins with all tokens of \"Yes\"", "cannot tell them apart"]);
     refused(&["short.csv"], &["5 columns", "expected 6"]);
     refused(&["letter.csv"], &["\"E\"", "A, B, C or D"]);
     refused(&["empty.jsonl"], &["has no rows"]);

@@ -7,7 +7,6 @@ use crate::{
 };
 use std::{
     fs,
-    path::Path,
     process::{Command, Stdio},
     sync::LazyLock,
     thread,
@@ -144,5 +143,5 @@ fn a_dry_run_counts_and_writes_nothing() {
     let ran = run(pair.score(&args).arg("1")).expect(0, &["1 of 3 rows are errors"]);
     assert_eq!(ran.stdout.lines().last(), Some("| 3 | 1 | 5 | 3 | 3 |"));
     run(pair.score(&args).arg("0")).expect(3, &[]);
-    assert!(!pair.path("out.jsonl").exists() && !Path::new("out.jsonl.manifest.json").exists());
+    assert!(!pair.path("out.jsonl").exists() && !pair.path("out.jsonl.manifest.json").exists());
 }

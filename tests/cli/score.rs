@@ -131,15 +131,64 @@ fn a_killed_run_goes_on() {
     pair.write("in.jsonl", rows(300));
     run(&mut pair.score(&["in.jsonl", "-o", "whole.jsonl"])).expect(0, &[]);
     let whole = fs::read(pair.path("whole.jsonl")).unwrap();
-    for milliseconds in [0, 5, 12, 20, 30, 45] {
+    let written = || fs::metadata(pair.path("out.jsonl")).map_or(0, |metadata| metadata.len());
+    for _ in 0..5 {
+        let before = written();
         let mut command = pair.score(&["in.jsonl", "-o", "out.jsonl", "--batch-size", "1"]);
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-        thread::sleep(Duration::from_millis(milliseconds));
+        while written() <= before {
+            thread::sleep(Duration::from_millis(1));
+        }
         child.kill().unwrap();
         child.wait().unwrap();
+        assert!(written() < whole.len() as u64, "it was killed on the way");
     }
     run(&mut pair.score(&["in.jsonl", "-o", "out.jsonl"])).expect(0, &[]);
     assert!(fs::read(pair.path("out.jsonl")).unwrap() == whole);
+}
+
+#[test]
+fn nothing_that_is_read_is_written_over() {
+    let pair = Pair::copy(CASE);
+    pair.write("in.jsonl", rows(4));
+    fs::hard_link(pair.path("in.jsonl"), pair.path("same.jsonl")).unwrap();
+    let before = fs::read(pair.path("in.jsonl")).unwrap();
+    for output in ["in.jsonl", "./in.jsonl", "same.jsonl"] {
+        run(&mut pair.score(&["in.jsonl", "-o", output, "--overwrite"])).expect(2, &["is one of the inputs"]);
+    }
+    assert_eq!(fs::read(pair.path("in.jsonl")).unwrap(), before);
+}
+
+/// The same bytes are other prompts under another name.
+#[test]
+fn a_run_does_not_go_on_with_inputs_that_are_read_in_another_way() {
+    let pair = Pair::copy(CASE);
+    pair.write("in.txt", rows(2));
+    pair.write("in.jsonl", rows(2));
+    run(&mut pair.score(&["in.jsonl", "-o", "out.jsonl"])).expect(0, &[]);
+    run(&mut pair.score(&["in.txt", "-o", "out.jsonl"])).expect(42, &["inputs.0 was \"jsonl:", "\"txt:"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn sigterm_is_heard_where_no_row_is_computed() {
+    let pair = Pair::copy(CASE);
+    pair.write("in.jsonl", "{\"prompt\": \"\"}\n".repeat(200_000));
+    let args = ["in.jsonl", "-o", "out.jsonl", "--batch-size", "10", "--fail-on-error", "200000"];
+    crate::common::stop_when(&mut pair.score(&args), &pair.path("out.jsonl"), |length| length > 0)
+        .expect(75, &["stopped; the rows in out.jsonl are complete"]);
+}
+
+/// Whoever does not listen does not end the run.
+#[cfg(unix)]
+#[test]
+fn a_closed_standard_error_is_no_failure() {
+    let pair = Pair::copy(CASE);
+    pair.write("in.jsonl", rows(4));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = pair.score(&["in.jsonl"]).stderr(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.split(|byte| *byte == b'\n').count()), (Some(0), 5));
 }
 
 #[cfg(unix)]
@@ -180,14 +229,14 @@ fn the_output_of_another_run_is_refused_with_what_differs() {
             .unwrap();
     assert_eq!(row["tuco"], json!(0.0), "the same model twice");
     fs::remove_file(pair.path("out.jsonl.manifest.json")).unwrap();
-    run(&mut pair.score(&args)).expect(42, &["cannot read out.jsonl.manifest.json"]);
+    run(&mut pair.score(&args)).expect(42, &["out.jsonl.manifest.json is missing", "--overwrite"]);
 }
 
 #[test]
 fn outputs_that_cannot_be_written() {
     let pair = Pair::copy(CASE);
     pair.write("in.jsonl", rows(4));
-    run(&mut pair.score(&["in.jsonl", "-o", "nowhere/out.jsonl"])).expect(1, &["nowhere/out.jsonl"]);
+    run(&mut pair.score(&["in.jsonl", "-o", "nowhere/out.jsonl"])).expect(2, &["nowhere/out.jsonl"]);
     run(&mut pair.score(&["in.jsonl", "-o", "base"])).expect(2, &["-o base is a directory"]);
     if cfg!(target_os = "linux") {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();

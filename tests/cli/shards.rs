@@ -52,6 +52,13 @@ fn merged_shards_have_the_bytes_of_one_machine() {
     run(merge(&pair, "merged.jsonl").arg("--overwrite")).expect(0, &[]);
     assert!(fs::read(pair.path("merged.jsonl")).unwrap() == whole);
     run(&mut merge(&pair, "base")).expect(2, &["-o base is a directory"]);
+    // What a table will be made of are rows of a run too.
+    let journal = "merged.parquet.rows.jsonl";
+    pair.write(journal, "{\"id\": 1}\n");
+    run(&mut merge(&pair, "merged.parquet")).expect(2, &["merged.parquet is there already", "--overwrite"]);
+    assert_eq!(fs::read(pair.path(journal)).unwrap(), b"{\"id\": 1}\n");
+    run(merge(&pair, "merged.parquet").arg("--overwrite")).expect(0, &["43 rows"]);
+    assert!(!pair.path(journal).exists());
     run(&mut pair.run("merge", &["base", "-o", "x.jsonl"])).expect(2, &["base has no shards"]);
 }
 
@@ -93,7 +100,8 @@ fn shards_of_other_runs_are_refused() {
     run(&mut merge(&pair, "merged.jsonl")).expect(42, &["shards of two runs, of"]);
     run(&mut shard(&pair, 3, 3, &[])).expect(2, &["no shard 3 of 3"]);
     run(&mut pair.score(&["in.jsonl", "--shard", "0/2"])).expect(2, &["--output"]);
-    run(&mut pair.score(&["in.jsonl", "--shard", "0/2", "-o", "in.jsonl"])).expect(1, &["in.jsonl"]);
+    run(&mut pair.score(&["in.jsonl", "--shard", "0/2", "-o", "in.jsonl"]))
+        .expect(2, &["in.jsonl is a file, expected a folder"]);
 }
 
 #[test]

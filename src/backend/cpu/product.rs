@@ -244,7 +244,7 @@ pub fn key_difference(
             }
         },
     );
-    let bias = Twin::new((norm.pt, key.pt), (norm.ft, key.ft)).map(|(norm, key)| bias_of_keys(norm, key));
+    let bias = norm.zip(key).map(|(norm, key)| bias_of_keys(norm, key));
     let bias: Option<Vec<f32>> = match (bias.pt, bias.ft) {
         (Some(pt), Some(ft)) => Some(pt.iter().zip(&ft).map(|(pt, ft)| (pt - ft) as f32).collect()),
         _ => None,

@@ -533,8 +533,7 @@ fn key_weight_difference(
     key: Twin<&Linear<CudaWeight<'_>>>,
     context: Element,
 ) -> Result<KeyDifference> {
-    let sides = Twin::new((norm.pt, key.pt), (norm.ft, key.ft));
-    let sides = sides.try_map(|(norm, key)| key_side(device, norm, key))?;
+    let sides = norm.zip(key).try_map(|(norm, key)| key_side(device, norm, key))?;
     let Tensor { rows, cols, .. } = key.ft.weight.tensor;
     let weight = Planes::unset(device, rows, cols, key_difference_planes(context) > 1)?;
     let has_bias = [sides.pt, sides.ft].iter().any(|side| side.bias != 0 || side.norm_bias != 0);

@@ -218,8 +218,8 @@ impl Backend for Reference {
         let parts = keys.data().chunks_exact(width).zip(difference.data_mut().chunks_exact_mut(width));
         for (ft, difference) in parts {
             let pt: Vec<f64> = ft.iter().zip(&*difference).map(|(ft, d)| ft + d).collect();
-            let normed = Twin::new((&pt[..], norm.pt), (ft, norm.ft))
-                .map(|(keys, norm)| scaled(&unit(keys, norm), Some(norm)));
+            let normed =
+                Twin::new(&pt[..], ft).zip(norm).map(|(keys, norm)| scaled(&unit(keys, norm), Some(norm)));
             for ((to, pt), ft) in difference.iter_mut().zip(normed.pt).zip(normed.ft) {
                 *to = pt - ft;
             }

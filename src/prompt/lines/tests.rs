@@ -203,12 +203,12 @@ fn a_file_that_goes_away_ends_the_lines_with_an_error() {
 }
 
 #[test]
-fn fingerprints_are_hashes_of_the_bytes() {
+fn fingerprints_are_formats_and_hashes_of_the_bytes() {
     let files = Files::new(&[("a.jsonl", "abc"), ("b.txt", "")]);
     let fingerprints = files.source().fingerprints().unwrap();
     assert_eq!(fingerprints[0].0, files.paths[0].display().to_string());
-    assert_eq!(fingerprints[0].1, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-    assert_eq!(fingerprints[1].1, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    assert_eq!(fingerprints[0].1, "jsonl:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!(fingerprints[1].1, "txt:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
 }
 
 /// A pipe can be read once; the source can be read as often as one likes, by several readers at a time.
@@ -233,5 +233,5 @@ fn what_can_be_read_only_once_is_kept() {
     }
     assert!(one.next().is_none());
     assert_eq!(source.count_lines().unwrap(), 3000);
-    assert_eq!(source.fingerprints().unwrap()[0].1.len(), 64);
+    assert_eq!(source.fingerprints().unwrap()[0].1.len(), "jsonl:".len() + 64);
 }
