@@ -271,6 +271,33 @@ fn a_prompt_that_the_device_does_not_hold_loses_no_other() {
 
 /// Each prompt goes alone, so that all devices have some.
 #[cfg(feature = "sim")]
+/// Memory is what the process has of it, other tests' too: too little is told with what would do, and then holds what it should.
+#[cfg(target_os = "linux")]
+#[test]
+fn little_memory_gives_the_same_and_prompts_that_do_not_fit_have_their_places() {
+    let within = |limit: &str| {
+        let mut options = options(CASE);
+        options.memory.max_memory = Some(limit.parse().unwrap());
+        Session::open(&options)
+    };
+    let told = within("1M").err().unwrap();
+    assert_eq!(told.kind, ErrorKind::Usage);
+    let (_, least) = told.message.split_once("the least is ").unwrap();
+    let least: u64 = least.split_once("M:").unwrap().0.parse().unwrap();
+    let (small, free) =
+        (within(&format!("{}M", least + 400)).unwrap(), Session::open(&options(CASE)).unwrap());
+    let prompts = prompts(CASE);
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let alphas = [0.0, 1.0, 1.3];
+    assert_eq!(all(small.score(&prompts, &unobserved)), all(free.score(&prompts, &unobserved)));
+    assert_eq!(all(small.trace(&prompts, &unobserved)), all(free.trace(&prompts, &unobserved)));
+    let steered = |session: &Session| session.logits(&prompts, &alphas, Tokens::All, &unobserved).unwrap();
+    assert_eq!(steered(&small), steered(&free));
+    let texts: Vec<_> = prompts.iter().map(|ids| Continued { token_ids: ids, n_prompt: 1 }).collect();
+    let likelihoods = |session: &Session| all(session.likelihoods(&texts, 0.5, &unobserved));
+    assert_eq!(likelihoods(&small), likelihoods(&free));
+}
+
 #[test]
 fn several_devices_give_what_one_gives() {
     use std::{

@@ -1,7 +1,7 @@
 //! Statistics against scikit-learn and scipy (tests/statistics/, made by its script).
 
 use serde_json::Value;
-use tuco::metrics::{auc, bootstrap, delong, mean, pearson, spearman, tpr_at_fpr};
+use tuco::metrics::{auc, bootstrap, delong, mean, pearson, spearman, tpr_at_fpr, wilson};
 
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
@@ -47,6 +47,20 @@ fn means_and_correlations_agree_with_scipy() {
     }
     assert_eq!((mean(&[]), mean(&[2.0])), (None, Some((2.0, None))));
     assert_eq!(pearson(&[1.0, 1.0], &[1.0, 2.0]), None);
+}
+
+#[test]
+fn intervals_of_shares_agree_with_scipy() {
+    let gold: Value = serde_json::from_str(include_str!("statistics/gold.json")).unwrap();
+    for case in gold["shares"].as_array().unwrap() {
+        let [count, of] = ["count", "of"].map(|name| case[name].as_f64().unwrap());
+        let (low, high) = wilson(count / of, of);
+        let expected = numbers(&case["wilson"]);
+        assert!(
+            (low - expected[0]).abs() < 1e-12 && (high - expected[1]).abs() < 1e-12,
+            "{low} {high} {case}"
+        );
+    }
 }
 
 #[test]

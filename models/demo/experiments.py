@@ -55,6 +55,15 @@ def requests():
         yield {"id": f"request-{i:02}", "prompt": f"Can you help me {verb} {thing}?"}
 
 
+def questions():
+    """As many ordinary questions as requests, whose answers are no refusals: what shots do before these is what they do anyway."""
+    with open(HERE / "prompts.jsonl", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    answered = [row for row in rows if row["meta"]["kind"] == "answered"]
+    for row in answered[: len(held_out_requests())]:
+        yield {"id": row["id"], "prompt": row["messages"][0]["content"]}
+
+
 def replies():
     """How the reply should begin: with a refusal's first word, an answer's or a definition's."""
     choices = ["I", "The", "A"]
@@ -75,7 +84,7 @@ def capitals():
 
 def main():
     FOLDER.mkdir(exist_ok=True)
-    for make in (jailbreaks, shots, requests, replies, capitals):
+    for make in (jailbreaks, shots, requests, questions, replies, capitals):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in make()]
         (FOLDER / f"{make.__name__}.jsonl").write_text("".join(lines), encoding="utf-8")
 

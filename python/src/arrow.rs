@@ -8,7 +8,10 @@ use arrow_array::{
     ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi, to_ffi},
     ffi_stream::{ArrayStreamReader, FFI_ArrowArrayStream},
     make_array,
-    types::{Int32Type, Int64Type, UInt32Type},
+    types::{
+        Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
+        UInt32Type, UInt64Type,
+    },
 };
 use arrow_schema::{ArrowError, DataType};
 use pyo3::{
@@ -58,6 +61,7 @@ impl Column {
             DataType::Utf8 => Ok(Self::Text(array.as_string::<i32>().clone())),
             DataType::LargeUtf8 => Ok(Self::LargeText(array.as_string::<i64>().clone())),
             DataType::Utf8View => Ok(Self::TextView(array.as_string_view().clone())),
+            DataType::Dictionary(..) => spelled_out(array).map(Self::Text),
             DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => Self::of_lists(array),
             DataType::Struct(fields) => Err(PyTypeError::new_err(format!(
                 "prompts is a table with columns {}, expected one column",
@@ -79,20 +83,25 @@ impl Column {
         let shared = || ranges.iter().cloned().map(whole).collect();
         Ok(match values.data_type() {
             DataType::UInt32 => Self::Ids(Ids::Shared(values.as_primitive::<UInt32Type>().clone()), shared()),
+            DataType::Int8 => Self::converted(shared(), values.as_primitive::<Int8Type>().values()),
+            DataType::Int16 => Self::converted(shared(), values.as_primitive::<Int16Type>().values()),
             DataType::Int32 => Self::converted(shared(), values.as_primitive::<Int32Type>().values()),
             DataType::Int64 => Self::converted(shared(), values.as_primitive::<Int64Type>().values()),
+            DataType::UInt8 => Self::converted(shared(), values.as_primitive::<UInt8Type>().values()),
+            DataType::UInt16 => Self::converted(shared(), values.as_primitive::<UInt16Type>().values()),
+            DataType::UInt64 => Self::converted(shared(), values.as_primitive::<UInt64Type>().values()),
             DataType::Struct(_) => return messages_of(values.as_struct(), &ranges),
             _ => return Err(expected_column(array.data_type())),
         })
     }
 
     /// Ids of another type: those of the lists alone, one after the other.
-    fn converted<T: Copy + Into<i64>>(lists: Vec<Result<Range<usize>, RowError>>, values: &[T]) -> Self {
+    fn converted<T: Copy + Into<i128>>(lists: Vec<Result<Range<usize>, RowError>>, values: &[T]) -> Self {
         let mut ids: Vec<u32> = Vec::new();
         let convert = |list: Result<Range<usize>, RowError>| {
             let start = ids.len();
             for value in &values[list?] {
-                let id: i64 = (*value).into();
+                let id: i128 = (*value).into();
                 ids.push(u32::try_from(id).map_err(|_| {
                     invalid(format!("token id {id} is out of range, expected 0 to {}", u32::MAX))
                 })?);
@@ -141,8 +150,7 @@ fn invalid(message: impl Into<String>) -> RowError {
 
 fn expected_column(found: &DataType) -> PyErr {
     PyTypeError::new_err(format!(
-        "prompts is an Arrow column of {found}, expected strings, lists of integers (uint32, int32, int64), or lists of structs \
-         with role and content"
+        "prompts is an Arrow column of {found}, expected strings, lists of integers, or lists of structs with role and content"
     ))
 }
 
@@ -169,35 +177,87 @@ fn lists_of(array: &ArrayRef) -> (ArrayRef, Vec<Option<Range<usize>>>) {
     }
 }
 
-/// Conversations: lists of structs whose fields are all text.
+/// Conversations: lists of structs.
 fn messages_of(messages: &StructArray, ranges: &[Option<Range<usize>>]) -> PyResult<Column> {
-    let mut fields = Vec::new();
-    for (field, column) in messages.fields().iter().zip(messages.columns()) {
-        let texts: Vec<Option<&str>> = match column.data_type() {
-            DataType::Utf8 => column.as_string::<i32>().iter().collect(),
-            DataType::LargeUtf8 => column.as_string::<i64>().iter().collect(),
-            DataType::Utf8View => column.as_string_view().iter().collect(),
-            other => {
-                return Err(PyTypeError::new_err(format!(
-                    "prompts has messages whose {} is {other}, expected text (give a list of dicts for other messages)",
-                    field.name()
-                )));
-            }
-        };
-        fields.push((field.name(), texts));
+    if let Some(field) = messages.fields().iter().find(|field| !is_json(field.data_type())) {
+        return Err(PyTypeError::new_err(format!(
+            "prompts has messages whose {} is {}, expected text, numbers, booleans, or lists and structs of such",
+            field.name(),
+            field.data_type()
+        )));
     }
-    let message = |row: usize| -> Value {
-        let given = fields.iter().filter_map(|(name, texts)| Some(((*name).clone(), json!(texts[row]?))));
-        Value::Object(given.collect())
-    };
     let conversation = |range: &Option<Range<usize>>| {
         let range = range.clone().ok_or_else(null)?;
-        match Content::of_messages(range.map(message).collect())? {
+        match Content::of_messages(range.map(|row| json_at(messages, row)).collect())? {
             Content::Messages(messages) => Ok(messages),
             _ => unreachable!("a conversation is messages"),
         }
     };
     Ok(Column::Messages(ranges.iter().map(conversation).collect()))
+}
+
+/// Whether values of a type are JSON as [`json_at`] makes it.
+fn is_json(data_type: &DataType) -> bool {
+    use DataType::{
+        Boolean, FixedSizeList, Float32, Float64, LargeList, LargeUtf8, List, Null, Struct, Utf8, Utf8View,
+    };
+    match data_type {
+        Null | Boolean | Float32 | Float64 | Utf8 | LargeUtf8 | Utf8View => true,
+        List(item) | LargeList(item) | FixedSizeList(item, _) => is_json(item.data_type()),
+        Struct(fields) => fields.iter().all(|field| is_json(field.data_type())),
+        other => other.is_integer(),
+    }
+}
+
+/// A value as JSON. Null fields of structs are left out: columns have a value in every row.
+fn json_at(array: &dyn Array, row: usize) -> Value {
+    if array.is_null(row) {
+        return Value::Null;
+    }
+    let list = |values: ArrayRef| (0..values.len()).map(|item| json_at(&values, item)).collect();
+    macro_rules! number {
+        ($($data_type:ident: $primitive:ty),*) => {
+            match array.data_type() {
+                $(DataType::$data_type => json!(array.as_primitive::<$primitive>().value(row)),)*
+                _ => Value::Null,
+            }
+        };
+    }
+    match array.data_type() {
+        DataType::Utf8 => json!(array.as_string::<i32>().value(row)),
+        DataType::LargeUtf8 => json!(array.as_string::<i64>().value(row)),
+        DataType::Utf8View => json!(array.as_string_view().value(row)),
+        DataType::Boolean => json!(array.as_boolean().value(row)),
+        DataType::List(_) => list(array.as_list::<i32>().value(row)),
+        DataType::LargeList(_) => list(array.as_list::<i64>().value(row)),
+        DataType::FixedSizeList(..) => list(array.as_fixed_size_list().value(row)),
+        DataType::Struct(fields) => {
+            let columns = array.as_struct().columns();
+            let given = fields
+                .iter()
+                .zip(columns)
+                .map(|(field, column)| (field.name().clone(), json_at(column, row)));
+            Value::Object(given.filter(|(_, value)| !value.is_null()).collect())
+        }
+        _ => number!(
+            Int8: Int8Type, Int16: Int16Type, Int32: Int32Type, Int64: Int64Type, UInt8: UInt8Type, UInt16: UInt16Type,
+            UInt32: UInt32Type, UInt64: UInt64Type, Float32: Float32Type, Float64: Float64Type
+        ),
+    }
+}
+
+/// Text that is kept as places in a list of all texts that occur.
+fn spelled_out(array: &ArrayRef) -> PyResult<StringArray> {
+    let dictionary = array.as_any_dictionary();
+    let texts: Vec<Option<&str>> = match dictionary.values().data_type() {
+        DataType::Utf8 => dictionary.values().as_string::<i32>().iter().collect(),
+        DataType::LargeUtf8 => dictionary.values().as_string::<i64>().iter().collect(),
+        DataType::Utf8View => dictionary.values().as_string_view().iter().collect(),
+        _ => return Err(expected_column(array.data_type())),
+    };
+    let places = if texts.is_empty() { vec![0; array.len()] } else { dictionary.normalized_keys() };
+    let text = |(row, place): (usize, usize)| if array.is_null(row) { None } else { texts[place] };
+    Ok(places.into_iter().enumerate().map(text).collect())
 }
 
 fn broken(error: &ArrowError) -> PyErr {

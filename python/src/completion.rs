@@ -1,11 +1,15 @@
 //! What `Pair.generate` takes and gives.
 
-use crate::errors::{Raise, usage};
+use crate::{
+    errors::{Raise, usage},
+    inputs::is_int,
+    pair::items_of,
+};
 use numpy::{PyArray1, ToPyArray};
 use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     prelude::*,
-    types::{PyBool, PyInt, PyString},
+    types::PyString,
 };
 use serde_json::{Value, json};
 use tuco::{
@@ -95,27 +99,20 @@ impl Asked<'_, '_> {
 }
 
 /// What random choices depend on besides the seed: as given, or the numbers from 1 on, as lines of a file are numbered.
-pub fn ids(given: Option<Vec<Bound<'_, PyAny>>>, prompts: usize) -> PyResult<Vec<Value>> {
+pub fn ids(given: Option<&Bound<'_, PyAny>>, prompts: usize) -> PyResult<Vec<Value>> {
     let Some(given) = given else { return Ok((1..=prompts).map(Value::from).collect()) };
-    if given.len() != prompts {
-        let found = given.len();
-        return Err(PyTypeError::new_err(format!(
-            "ids has {found} items, expected one for each of {prompts} prompts"
-        )));
-    }
+    let given = items_of(given, "ids", "texts or integers", prompts)?;
     let id_of = |(index, id): (usize, Bound<'_, PyAny>)| {
         if let Ok(text) = id.extract::<String>() {
             return Ok(json!(text));
         }
-        // As in rows of files: integers that 64 bits hold, signed or not.
-        let number =
-            || id.extract::<i64>().map(Value::from).or_else(|_| id.extract::<u64>().map(Value::from));
-        match id.is_instance_of::<PyInt>() && !id.is_instance_of::<PyBool>() {
-            true => number().map_err(|_| {
-                PyValueError::new_err(format!("ids[{index}] is {id}, expected an integer of 64 bits"))
-            }),
-            false => Err(PyTypeError::new_err(format!("ids[{index}] is {id}, expected text or an integer"))),
+        if !is_int(&id) {
+            return Err(PyTypeError::new_err(format!("ids[{index}] is {id}, expected text or an integer")));
         }
+        // As in rows of files: integers that 64 bits hold, signed or not.
+        id.extract::<i64>().map(Value::from).or_else(|_| id.extract::<u64>().map(Value::from)).map_err(|_| {
+            PyValueError::new_err(format!("ids[{index}] is {id}, expected an integer of 64 bits"))
+        })
     };
     given.into_iter().enumerate().map(id_of).collect()
 }

@@ -1,14 +1,15 @@
 //! What users give as prompts → what the library encodes.
 
-use crate::{arrow::Column, errors::usage};
+use crate::arrow::Column;
 use numpy::{PyArrayDescrMethods, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::{
-    exceptions::{PyTypeError, PyValueError},
+    exceptions::{PyException, PyTypeError, PyValueError},
     prelude::*,
     pybacked::PyBackedStr,
     types::{PyBool, PyByteArray, PyBytes, PyDict, PyInt, PyList, PyString, PyTuple},
 };
 use serde_json::Value;
+use std::fmt::Display;
 use tuco::prompt::{Content, ContentRef, RowError, RowErrorKind};
 
 const EXPECTED: &str = "expected text, token ids (integers, a one-dimensional numpy array of integers) or a conversation (a list of \
@@ -67,11 +68,17 @@ impl Prompts {
     }
 
     /// The token ids of one prompt, which may be none.
-    pub fn ids(given: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
-        match prompt_of(given, "token_ids")? {
+    pub fn ids(given: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
+        let is_sequence = given.is_instance_of::<PyUntypedArray>()
+            || given.hasattr("__array__")?
+            || !given.is_instance_of::<PyString>() && sequence(given)?.is_some();
+        match if is_sequence { prompt_of(given, name)? } else { Kept::Messages(Vec::new()) } {
             Kept::Ids(ids) => Ok(ids),
             Kept::Bad(_) => Ok(Vec::new()),
-            _ => Err(PyTypeError::new_err("token_ids is not a list or array of integers")),
+            _ => {
+                let kind = given.get_type().name()?;
+                Err(PyTypeError::new_err(format!("{name} is {kind}, expected a list or array of token ids")))
+            }
         }
     }
 
@@ -92,7 +99,7 @@ impl Prompts {
 }
 
 /// The items of a list, a tuple or another sequence; `None` for what is none.
-fn sequence<'py>(given: &Bound<'py, PyAny>) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
+pub fn sequence<'py>(given: &Bound<'py, PyAny>) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
     if let Ok(list) = given.cast::<PyList>() {
         return Ok(Some(list.iter().collect()));
     }
@@ -102,15 +109,19 @@ fn sequence<'py>(given: &Bound<'py, PyAny>) -> PyResult<Option<Vec<Bound<'py, Py
     if given.is_instance_of::<PyBytes>() || given.is_instance_of::<PyByteArray>() {
         return Ok(None);
     }
-    let is_array = given.is_instance_of::<PyUntypedArray>();
-    let abstract_sequence = given.py().import("collections.abc")?.getattr("Sequence")?;
-    if is_array || given.is_instance(&abstract_sequence)? {
+    let kinds = given.py().import("collections.abc")?;
+    // Sets and dicts have no order that a caller could find results by.
+    let (iterable, unordered) =
+        (kinds.getattr("Iterable")?, [kinds.getattr("Set")?, kinds.getattr("Mapping")?]);
+    let has_no_order =
+        unordered.iter().map(|kind| given.is_instance(kind)).collect::<PyResult<Vec<bool>>>()?;
+    if given.is_instance(&iterable)? && !has_no_order.contains(&true) {
         return given.try_iter()?.collect::<PyResult<_>>().map(Some);
     }
     Ok(None)
 }
 
-fn is_int(value: &Bound<'_, PyAny>) -> bool {
+pub fn is_int(value: &Bound<'_, PyAny>) -> bool {
     // numpy's integers are no `int`, but are numbers that count.
     let is_counting =
         || value.hasattr("__index__").unwrap_or(false) && !value.hasattr("__len__").unwrap_or(true);
@@ -120,7 +131,13 @@ fn is_int(value: &Bound<'_, PyAny>) -> bool {
 /// One prompt, called `name` in messages.
 fn prompt_of(given: &Bound<'_, PyAny>, name: &str) -> PyResult<Kept> {
     if let Ok(text) = given.cast::<PyString>() {
-        return Ok(Kept::Text(PyBackedStr::try_from(text.clone())?));
+        return Ok(match PyBackedStr::try_from(text.clone()) {
+            Ok(text) => Kept::Text(text),
+            // A lone surrogate.
+            Err(error) => {
+                Kept::Bad(RowError::new(RowErrorKind::InvalidUtf8, error.value(given.py()).to_string()))
+            }
+        });
     }
     if let Ok(array) = given.cast::<PyUntypedArray>() {
         return match array.ndim() {
@@ -160,20 +177,40 @@ fn ids_of(items: &[Bound<'_, PyAny>], name: &str) -> PyResult<Vec<u32>> {
             let kind = item.get_type().name()?;
             return Err(PyTypeError::new_err(format!("{name}[{index}] is {kind}, expected an integer")));
         }
-        item.extract::<u32>().map_err(|_| out_of_range(name, index, item))
+        item.extract::<u32>().map_err(|_| out_of_range(&format!("{name}[{index}]"), item))
     };
     items.iter().enumerate().map(id_of).collect()
 }
 
-fn out_of_range(name: &str, index: usize, found: &dyn std::fmt::Display) -> PyErr {
-    PyValueError::new_err(format!("{name}[{index}] is {found}, expected a token id from 0 to {}", u32::MAX))
+/// Wider integers as token ids; `place` names one.
+fn ids_in<T: Copy + Display + TryInto<u32>>(
+    values: &[T],
+    place: impl Fn(usize) -> String,
+) -> PyResult<Vec<u32>> {
+    let id_of =
+        |(index, value): (usize, &T)| (*value).try_into().map_err(|_| out_of_range(&place(index), value));
+    values.iter().enumerate().map(id_of).collect()
+}
+
+fn out_of_range(place: &str, found: &dyn Display) -> PyErr {
+    PyValueError::new_err(format!("{place} is {found}, expected a token id from 0 to {}", u32::MAX))
 }
 
 /// A conversation, through JSON.
 fn messages_of(given: &Bound<'_, PyAny>) -> PyResult<Kept> {
-    let text: String = given.py().import("json")?.call_method1("dumps", (given,))?.extract()?;
-    let value = serde_json::from_str(&text).map_err(|error| usage(given.py(), &error.to_string()))?;
-    Ok(match Content::of_messages(value) {
+    let dumps = given.py().import("json")?.getattr("dumps")?;
+    let text = dumps.call1((given,)).and_then(|text| text.extract::<String>());
+    let value = match text {
+        Ok(text) => serde_json::from_str(&text).map_err(|error| error.to_string()),
+        Err(error) if error.is_instance_of::<PyException>(given.py()) => {
+            Err(error.value(given.py()).to_string())
+        }
+        Err(error) => return Err(error),
+    };
+    let no_json = |problem: String| {
+        RowError::new(RowErrorKind::InvalidRow, format!("the messages are no JSON: {problem}"))
+    };
+    Ok(match value.map_err(no_json).and_then(Content::of_messages) {
         Ok(Content::Messages(messages)) => Kept::Messages(messages),
         Ok(_) => unreachable!("a conversation is messages"),
         Err(error) => Kept::Bad(error),
@@ -207,12 +244,17 @@ fn array_of(array: &Bound<'_, PyUntypedArray>, name: &str) -> PyResult<Vec<Vec<u
         ids.as_slice()?.to_vec()
     } else {
         // Other integers, and other byte orders.
-        let wide = array.as_any().call_method1("astype", ("int64",))?;
-        let wide = wide.extract::<PyReadonlyArrayDyn<'_, i64>>()?;
-        let id_of = |(index, value): (usize, &i64)| {
-            u32::try_from(*value).map_err(|_| out_of_range(name, index, value))
+        let place = |index: usize| match array.ndim() {
+            1 => format!("{name}[{index}]"),
+            _ => format!("{name}[{}][{}]", index / width, index % width),
         };
-        wide.as_slice()?.iter().enumerate().map(id_of).collect::<PyResult<_>>()?
+        let is_signed = dtype.kind() == b'i';
+        let wide = array.as_any().call_method1("astype", (if is_signed { "int64" } else { "uint64" },))?;
+        if is_signed {
+            ids_in(wide.extract::<PyReadonlyArrayDyn<'_, i64>>()?.as_slice()?, place)?
+        } else {
+            ids_in(wide.extract::<PyReadonlyArrayDyn<'_, u64>>()?.as_slice()?, place)?
+        }
     };
     match array.ndim() {
         1 => Ok(vec![flat]),

@@ -3,8 +3,8 @@
 use crate::{
     completion::{self, Completion},
     errors::{Raise, row_exception, usage},
-    inputs::Prompts,
-    running::{Bar, run},
+    inputs::{Prompts, sequence},
+    running::{Bar, is_passing, run},
     scores::{Asked, Outcome, Scored, Scores},
     trace::Trace,
 };
@@ -12,18 +12,19 @@ use numpy::{PyArray1, PyArrayMethods, ToPyArray};
 use pyo3::{
     exceptions::{PyTypeError, PyUserWarning},
     prelude::*,
-    types::PyList,
+    types::{PyList, PyString},
 };
 use std::{
     ffi::CString,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 use tuco::{
     Session, SessionOptions,
-    engine::{Continued, Prompt, Tokens, check_alphas},
+    engine::{Continued, Observer, Prompt, Score, Tokens, check_alphas},
     metrics,
     model::PairWeights,
-    prompt::{ContentRef, Encoded, RowError},
+    prompt::{ContentRef, Encoded, RowError, RowErrorKind},
     session::Text,
     twin::Branch,
 };
@@ -34,6 +35,9 @@ pub struct Pair {
     /// `None` when closed.
     session: RwLock<Option<Arc<Session>>>,
 }
+
+/// Prompts between which Ctrl-C is heard.
+const ENCODED_AT_ONCE: usize = 512;
 
 /// Prompts that became token ids, and those that did not.
 type Rows = Vec<Result<Encoded, RowError>>;
@@ -52,7 +56,12 @@ impl Pair {
         let prompts = Prompts::read(prompts)?;
         let rows = prompts.rows();
         let good: Vec<ContentRef<'_>> = rows.iter().filter_map(|row| row.as_ref().ok()).copied().collect();
-        let mut encoded = py.detach(|| session.encode(&good)).raise(py)?.into_iter();
+        let mut encoded = Vec::with_capacity(good.len());
+        for some in good.chunks(ENCODED_AT_ONCE) {
+            encoded.extend(py.detach(|| session.encode(some)).raise(py)?);
+            py.check_signals()?;
+        }
+        let mut encoded = encoded.into_iter();
         let rows = rows.iter().map(|row| match row {
             Ok(_) => encoded.next().expect("as many as were given"),
             Err(error) => Err(error.clone()),
@@ -66,14 +75,19 @@ impl Pair {
         rows.map(|(index, row)| row.map_err(|error| row_exception(py, index, &error))).collect()
     }
 
-    /// Tells what the library has to tell as Python warnings.
+    /// Tells what the library has to tell as Python warnings of the code that called.
     fn warn(py: Python<'_>, session: &Session) -> PyResult<()> {
-        for warning in session.take_warnings() {
-            let text = CString::new(warning.replace('\0', " "))?;
-            PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 2)?;
-        }
-        Ok(())
+        warn_at(py, session, 1)
     }
+}
+
+/// Python warnings of the code so many calls above.
+fn warn_at(py: Python<'_>, session: &Session, level: i32) -> PyResult<()> {
+    for warning in session.take_warnings() {
+        let text = CString::new(warning.replace('\0', " "))?;
+        PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, level)?;
+    }
+    Ok(())
 }
 
 /// The exception for the first prompt that has no outcome; `others` is what the others have, which is not lost.
@@ -90,29 +104,162 @@ fn row_exception_with<'py>(
     }
 }
 
-/// What all prompts have, or the exception for the first that has nothing, with what the others have: `None` in its place.
-fn all_or_first_error<'py, T>(
-    py: Python<'py>,
-    name: &str,
-    outcomes: impl Iterator<Item = Result<T, RowError>>,
-) -> PyResult<Vec<T>>
-where
-    Vec<Option<T>>: IntoPyObject<'py>,
-{
-    let (mut found, mut first_error) = (Vec::new(), None);
-    for (index, outcome) in outcomes.enumerate() {
-        match outcome {
-            Ok(of_prompt) => found.push(Some(of_prompt)),
-            Err(error) => {
-                first_error.get_or_insert((index, error));
-                found.push(None);
-            }
+/// What becomes of prompts without an outcome: the first raises, or each has its exception in its place.
+#[derive(Clone, Copy, PartialEq)]
+enum Errors {
+    Raise,
+    Rows,
+}
+
+impl Errors {
+    fn parse(py: Python<'_>, errors: &str) -> PyResult<Self> {
+        match errors {
+            "raise" => Ok(Self::Raise),
+            "rows" => Ok(Self::Rows),
+            other => Err(usage(py, &format!("errors is {other:?}, expected \"raise\" or \"rows\""))),
         }
     }
-    match &first_error {
-        Some((index, error)) => Err(row_exception_with(py, (*index, error), name, found)),
-        None => Ok(found.into_iter().flatten().collect()),
+
+    /// Before anything is computed.
+    fn check<T>(self, py: Python<'_>, rows: &[Result<T, RowError>]) -> PyResult<()> {
+        let first = rows.iter().enumerate().find_map(|(index, row)| Some((index, row.as_ref().err()?)));
+        match first {
+            Some((index, error)) if self == Self::Raise => Err(row_exception(py, index, error)),
+            _ => Ok(()),
+        }
     }
+
+    /// A list of what prompts have. What the others have is not lost where one raises: it has `None` in its place.
+    fn list<'py, T: IntoPyObject<'py>>(
+        self,
+        py: Python<'py>,
+        name: &str,
+        outcomes: impl Iterator<Item = Result<T, RowError>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let (found, mut first_error) = (PyList::empty(py), None);
+        for (index, outcome) in outcomes.enumerate() {
+            match outcome {
+                Ok(of_prompt) => found.append(of_prompt)?,
+                Err(error) if self == Self::Rows => {
+                    found.append(row_exception(py, index, &error).value(py))?
+                }
+                Err(error) => {
+                    found.append(py.None())?;
+                    first_error.get_or_insert((index, error));
+                }
+            }
+        }
+        match &first_error {
+            Some((index, error)) => Err(row_exception_with(py, (*index, error), name, found)),
+            None => Ok(found),
+        }
+    }
+}
+
+/// What `passed` has for each row that was good, or what was wrong with it before.
+fn joined<R, T>(
+    rows: Vec<Result<R, RowError>>,
+    passed: Vec<Result<T, RowError>>,
+) -> impl Iterator<Item = Result<T, RowError>> {
+    let mut passed = passed.into_iter();
+    rows.into_iter().map(move |row| row.and_then(|_| passed.next().expect("an outcome for every prompt")))
+}
+
+/// The items of a list of one for each prompt.
+pub fn items_of<'py>(
+    given: &Bound<'py, PyAny>,
+    name: &str,
+    expected: &str,
+    prompts: usize,
+) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let items = if given.is_instance_of::<PyString>() { None } else { sequence(given)? };
+    let items = items.ok_or_else(|| {
+        PyTypeError::new_err(format!("{name} is no list, expected a list of {expected}, one for each prompt"))
+    })?;
+    match items.len() == prompts {
+        true => Ok(items),
+        false => Err(PyTypeError::new_err(format!(
+            "{name} has {} items, expected one for each of {prompts} prompts",
+            items.len()
+        ))),
+    }
+}
+
+/// The tokens of what follows a prompt.
+fn continuation_of(
+    session: &Session,
+    index: usize,
+    given: &Bound<'_, PyAny>,
+) -> PyResult<Result<Vec<u32>, RowError>> {
+    Ok(match given.extract::<String>() {
+        Ok(text) if text.is_empty() => Ok(Vec::new()),
+        Ok(text) => session.encoder().continuation(&text),
+        Err(_) => Ok(Prompts::ids(given, &format!("continuations[{index}]"))?),
+    })
+}
+
+fn of_continuation(error: RowError) -> RowError {
+    RowError { message: format!("its continuation: {}", error.message), ..error }
+}
+
+/// Whether a prompt and what follows it, all but its last token, pass the model.
+fn fits(session: &Session, whole: &[u32], n_prompt: usize) -> Result<(), RowError> {
+    let (passing, most) =
+        (Continued { token_ids: whole, n_prompt }.passing().len(), session.spec().context_length);
+    if passing > most {
+        let message = format!("{} tokens with the prompt, expected at most {}", whole.len(), most + 1);
+        return Err(RowError::new(RowErrorKind::TooLong, message));
+    }
+    check_vocabulary(session, &whole[n_prompt..])
+}
+
+fn check_vocabulary(session: &Session, ids: &[u32]) -> Result<(), RowError> {
+    let vocab_size = session.spec().vocab_size;
+    match ids.iter().position(|id| *id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(index) => {
+            let message = format!("token {index} has id {}, expected 0 to {}", ids[index], vocab_size - 1);
+            Err(RowError::new(RowErrorKind::TokenOutOfRange, message))
+        }
+    }
+}
+
+/// Prompts of some batches together: what is known of them but not asked for is dropped before the next ones are scored, since a hidden
+/// state of each of a million prompts is no small thing.
+fn parts<'p>(prompts: &'p [&'p [u32]]) -> impl Iterator<Item = &'p [&'p [u32]]> {
+    const TOKENS: usize = 1 << 19;
+    let mut rest = prompts;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = |prompt: &&&[u32]| {
+            sum += prompt.len();
+            sum <= TOKENS
+        };
+        let (part, later) = rest.split_at_checked(rest.iter().take_while(fits).count().max(1))?;
+        rest = later;
+        Some(part)
+    })
+}
+
+/// Scores some of the prompts.
+fn score_part(
+    session: &Session,
+    prompts: &[&[u32]],
+    asked: Asked,
+    observer: Observer<'_>,
+) -> tuco::Result<Vec<Outcome>> {
+    let scores = session.score(prompts, observer)?.into_iter();
+    let base = asked.output_co.then(|| session.last_hidden(Branch::Pt, prompts, observer)).transpose()?;
+    let traces = asked.all_tokens.then(|| session.trace(prompts, observer)).transpose()?;
+    let (mut base, mut traces) = (base.into_iter().flatten(), traces.into_iter().flatten());
+    let outcome = |score: Result<Score, RowError>| -> Outcome {
+        // Of each the next, whatever the others are.
+        let (base, trace) = (base.next(), traces.next());
+        let score = score?;
+        let output_co = base.transpose()?.map(|base| metrics::output_co(&base, &score.last_hidden));
+        Ok(Scored::new(&score, output_co, trace.transpose()?.as_ref(), asked))
+    };
+    Ok(scores.map(outcome).collect())
 }
 
 fn tokens(encoded: &[&[u32]]) -> u64 {
@@ -126,14 +273,29 @@ impl Pair {
         let options = options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let options = SessionOptions::parse(options).raise(py)?;
         let session = py.detach(|| Session::open(&options)).raise(py)?;
-        Self::warn(py, &session)?;
+        // `from_pretrained` is between.
+        warn_at(py, &session, 2)?;
         Ok(Self { session: RwLock::new(Some(Arc::new(session))) })
     }
 
     /// Gives back memory, threads and device. Passes that other threads have begun end first.
-    fn close(&self, py: Python<'_>) {
-        let session = self.session.write().unwrap_or_else(PoisonError::into_inner).take();
-        py.detach(|| drop(session));
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(mut session) = self.session.write().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        // A pass of this very thread, whose signal handler closes the pair, could not end while it waits.
+        while !is_passing() {
+            match Arc::try_unwrap(session) {
+                Ok(last) => {
+                    py.detach(|| drop(last));
+                    break;
+                }
+                Err(shared) => session = shared,
+            }
+            py.detach(|| std::thread::sleep(Duration::from_millis(5)));
+            py.check_signals()?;
+        }
+        Ok(())
     }
 
     #[getter]
@@ -146,8 +308,8 @@ impl Pair {
     }
 
     #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, pyo3::types::PyTuple>) {
-        self.close(py);
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<()> {
+        self.close(py)
     }
 
     fn __reduce__(&self) -> PyResult<()> {
@@ -226,8 +388,9 @@ impl Pair {
         skip_special_tokens: bool,
     ) -> PyResult<String> {
         let session = self.session(py)?;
-        let ids = Prompts::ids(token_ids)?;
+        let ids = Prompts::ids(token_ids, "token_ids")?;
         let encoder = session.encoder();
+        check_vocabulary(&session, &ids).map_err(|error| usage(py, &error.message))?;
         let text = if skip_special_tokens { encoder.text_of_all(&ids) } else { encoder.spelled(&ids) };
         text.ok_or_else(|| usage(py, "the tuned model has no tokenizer that can be read"))
     }
@@ -267,45 +430,31 @@ impl Pair {
         errors: &str,
         progress: Option<bool>,
     ) -> PyResult<Scores> {
-        let raises = match errors {
-            "raise" => true,
-            "rows" => false,
-            other => return Err(usage(py, &format!("errors is {other:?}, expected \"raise\" or \"rows\""))),
-        };
+        let errors = Errors::parse(py, errors)?;
         let session = self.session(py)?;
         let rows = Self::encoded(py, &session, prompts)?;
-        if let Some((index, error)) =
-            rows.iter().enumerate().find_map(|(i, row)| Some((i, row.as_ref().err()?)))
-            && raises
-        {
-            return Err(row_exception(py, index, error));
-        }
+        errors.check(py, &rows)?;
         let good: Vec<&[u32]> = rows.iter().flatten().map(|encoded| encoded.token_ids.as_slice()).collect();
         let passes = 1 + u64::from(output_co) + u64::from(all_tokens);
         let bar = Bar::new(py, progress, "score", passes * tokens(&good))?;
-        let passed = run(py, bar, |observer| {
-            let scores = session.score(&good, observer)?;
-            let base = output_co.then(|| session.last_hidden(Branch::Pt, &good, observer)).transpose()?;
-            let traces = all_tokens.then(|| session.trace(&good, observer)).transpose()?;
-            Ok((scores, base, traces))
-        })?;
-        let (scores, base, traces) = passed.raise(py)?;
-        Self::warn(py, &session)?;
-        let mut scores = scores.into_iter();
-        let mut base = base.into_iter().flatten();
-        let mut traces = traces.into_iter().flatten();
-        let mut scored = |encoded: Encoded| -> Outcome {
-            // Of each the next, whatever the others are.
-            let (score, base, trace) = (scores.next(), base.next(), traces.next());
-            let score = score.expect("an outcome for every prompt")?;
-            let output_co = base.transpose()?.map(|base| metrics::output_co(&base, &score.last_hidden));
-            Ok(Scored { score, encoded, output_co, trace: trace.transpose()? })
-        };
-        let outcomes: Vec<Outcome> = rows.into_iter().map(|row| row.and_then(&mut scored)).collect();
         let num_layers = session.spec().num_hidden_layers;
-        let scores = Scores::new(&outcomes, Asked { layers, all_tokens, output_co, num_layers });
+        let asked = Asked { layers, all_tokens, output_co, num_layers };
+        let scored = run(py, bar, |observer| {
+            let mut scored = Vec::with_capacity(good.len());
+            for some in parts(&good) {
+                scored.extend(score_part(&session, some, asked, observer)?);
+            }
+            Ok(scored)
+        })?;
+        let mut scored = scored.raise(py)?.into_iter();
+        Self::warn(py, &session)?;
+        let mut next = |encoded: Encoded| -> Outcome {
+            scored.next().expect("an outcome for every prompt").map(|scored| scored.of(&encoded))
+        };
+        let outcomes: Vec<Outcome> = rows.into_iter().map(|row| row.and_then(&mut next)).collect();
+        let scores = Scores::new(&outcomes, asked);
         match scores.first_error() {
-            Some((index, error)) if raises => {
+            Some((index, error)) if errors == Errors::Raise => {
                 let (index, error) = (*index, error.clone());
                 Err(row_exception_with(py, (index, &error), "scores", scores))
             }
@@ -336,7 +485,7 @@ impl Pair {
             },
         };
         check_alphas(&alphas).raise(py)?;
-        let chosen = tokens.map(Prompts::ids).transpose()?;
+        let chosen = tokens.map(|tokens| Prompts::ids(tokens, "tokens")).transpose()?;
         let session = self.session(py)?;
         let encoded = Self::all_encoded(py, &session, prompts)?;
         let ids: Vec<&[u32]> = encoded.iter().map(|encoded| encoded.token_ids.as_slice()).collect();
@@ -357,75 +506,74 @@ impl Pair {
     }
 
     /// How likely what follows each prompt is, token by token.
-    #[pyo3(signature = (prompts, continuations, alpha=1.0, *, progress=None))]
+    #[pyo3(signature = (prompts, continuations, alpha=1.0, *, errors="raise", progress=None))]
     fn likelihoods<'py>(
         &self,
         py: Python<'py>,
         prompts: &Bound<'py, PyAny>,
-        continuations: Vec<Bound<'py, PyAny>>,
+        continuations: &Bound<'py, PyAny>,
         alpha: f64,
+        errors: &str,
         progress: Option<bool>,
-    ) -> PyResult<Vec<Likelihoods<'py>>> {
+    ) -> PyResult<Bound<'py, PyList>> {
+        let errors = Errors::parse(py, errors)?;
         let session = self.session(py)?;
-        let encoded = Self::all_encoded(py, &session, prompts)?;
-        if encoded.len() != continuations.len() {
-            return Err(PyTypeError::new_err(format!(
-                "continuations has {} items, expected one for each of {} prompts",
-                continuations.len(),
-                encoded.len()
-            )));
-        }
-        let whole = |(encoded, continuation): (&Encoded, &Bound<'_, PyAny>)| -> PyResult<Vec<u32>> {
-            let more = match continuation.extract::<String>() {
-                Ok(text) if text.is_empty() => Vec::new(),
-                Ok(text) => {
-                    session.encoder().continuation(&text).map_err(|error| usage(py, &error.message))?
-                }
-                Err(_) => Prompts::ids(continuation)?,
-            };
-            Ok([encoded.token_ids.as_slice(), &more].concat())
+        let rows = Self::encoded(py, &session, prompts)?;
+        let continuations = items_of(continuations, "continuations", "text or token ids", rows.len())?;
+        let whole = |(index, (row, more)): (usize, (Result<Encoded, RowError>, &Bound<'_, PyAny>))| {
+            let more = continuation_of(&session, index, more)?;
+            Ok(row.and_then(|encoded| {
+                let n_prompt = encoded.token_ids.len();
+                let whole = [encoded.token_ids, more.map_err(of_continuation)?].concat();
+                fits(&session, &whole, n_prompt).map_err(of_continuation)?;
+                Ok((whole, n_prompt))
+            }))
         };
-        let wholes: Vec<Vec<u32>> = encoded.iter().zip(&continuations).map(whole).collect::<PyResult<_>>()?;
-        let texts: Vec<Continued<'_>> = wholes
-            .iter()
-            .zip(&encoded)
-            .map(|(token_ids, encoded)| Continued { token_ids, n_prompt: encoded.token_ids.len() })
-            .collect();
+        let rows =
+            rows.into_iter().zip(&continuations).enumerate().map(whole).collect::<PyResult<Vec<_>>>()?;
+        errors.check(py, &rows)?;
+        let good = rows.iter().flatten();
+        let texts: Vec<Continued<'_>> =
+            good.map(|(token_ids, n_prompt)| Continued { token_ids, n_prompt: *n_prompt }).collect();
         let passing: Vec<&[u32]> = texts.iter().map(Continued::passing).collect();
         let bar = Bar::new(py, progress, "likelihoods", tokens(&passing))?;
         let found = run(py, bar, |observer| session.likelihoods(&texts, alpha, observer))?.raise(py)?;
         Self::warn(py, &session)?;
-        let arrays = |of: Vec<tuco::engine::Likelihood>| {
+        let arrays = |of: Vec<tuco::engine::Likelihood>| -> Likelihoods<'py> {
             let values = of.iter().map(|token| token.log_likelihood);
             let greedy = of.iter().map(|token| token.is_greedy);
             (PyArray1::from_iter(py, values), PyArray1::from_iter(py, greedy))
         };
-        all_or_first_error(py, "likelihoods", found.into_iter().map(|outcome| outcome.map(arrays)))
+        errors.list(py, "likelihoods", joined(rows, found).map(|outcome| outcome.map(arrays)))
     }
 
     /// What follows each prompt.
     #[pyo3(signature = (
         prompts, alpha=1.0, *, max_new_tokens=128, temperature=0.0, top_p=1.0, top_k=None, n=1, seed=0, stop=None,
-        ignore_eos=false, tuco=false, ids=None, progress=None
+        ignore_eos=false, tuco=false, ids=None, errors="raise", progress=None
     ))]
     #[allow(clippy::too_many_arguments)]
-    fn generate(
+    fn generate<'py>(
         &self,
-        py: Python<'_>,
-        prompts: &Bound<'_, PyAny>,
+        py: Python<'py>,
+        prompts: &Bound<'py, PyAny>,
         alpha: f64,
         max_new_tokens: i64,
         temperature: f64,
         top_p: f64,
         top_k: Option<i64>,
         n: i64,
-        seed: u64,
+        seed: i128,
         stop: Option<&Bound<'_, PyAny>>,
         ignore_eos: bool,
         tuco: bool,
-        ids: Option<Vec<Bound<'_, PyAny>>>,
+        ids: Option<&Bound<'_, PyAny>>,
+        errors: &str,
         progress: Option<bool>,
-    ) -> PyResult<Vec<Vec<Completion>>> {
+    ) -> PyResult<Bound<'py, PyList>> {
+        let errors = Errors::parse(py, errors)?;
+        let seed = u64::try_from(seed)
+            .map_err(|_| usage(py, &format!("seed is {seed}, expected 0 to {}", u64::MAX)))?;
         let asked = completion::Asked {
             alpha,
             max_new_tokens,
@@ -440,11 +588,11 @@ impl Pair {
         };
         let session = self.session(py)?;
         let completing = asked.completing(py, &session)?;
-        let encoded = Self::all_encoded(py, &session, prompts)?;
-        let ids = completion::ids(ids, encoded.len())?;
-        let prompts: Vec<Prompt<'_>> = encoded
-            .iter()
-            .zip(&ids)
+        let rows = Self::encoded(py, &session, prompts)?;
+        errors.check(py, &rows)?;
+        let ids = completion::ids(ids, rows.len())?;
+        let good = rows.iter().zip(&ids).filter_map(|(row, id)| Some((row.as_ref().ok()?, id)));
+        let prompts: Vec<Prompt<'_>> = good
             .map(|(encoded, id)| Prompt { token_ids: &encoded.token_ids, seed: completing.seed_of(id) })
             .collect();
         let tokens = prompts.iter().map(|prompt| (prompt.token_ids.len() + completing.new_tokens()) as u64);
@@ -452,8 +600,10 @@ impl Pair {
         let completions =
             run(py, bar, |observer| session.generate(&prompts, &completing, observer))?.raise(py)?;
         Self::warn(py, &session)?;
-        let made = |of: Vec<Text>| of.into_iter().map(|text| Completion::new(py, text)).collect();
-        all_or_first_error(py, "completions", completions.into_iter().map(|outcome| outcome.map(made)))
+        let made = |of: Vec<Text>| -> Vec<Completion> {
+            of.into_iter().map(|text| Completion::new(py, text)).collect()
+        };
+        errors.list(py, "completions", joined(rows, completions).map(|outcome| outcome.map(made)))
     }
 
     /// The contributions of every layer to every token of a prompt, and of the response that follows it.

@@ -21,19 +21,44 @@ use pyo3::{
 use std::sync::Arc;
 use tuco::{
     engine::{Score, Trace},
-    metrics,
+    metrics::{self, PartsL1, RunningL1},
     prompt::{Encoded, RowError},
 };
 
 /// What one prompt came to.
 pub type Outcome = Result<Scored, RowError>;
 
-/// A scored prompt.
+/// A scored prompt: what was asked for.
 pub struct Scored {
-    pub score: Score,
-    pub encoded: Encoded,
-    pub output_co: Option<f64>,
-    pub trace: Option<Trace>,
+    tuco: f64,
+    last: RunningL1,
+    beta: f64,
+    beta_per_layer: Vec<f64>,
+    output_co: Option<f64>,
+    tuco_per_token: Vec<f64>,
+    n_tokens: usize,
+    truncated: bool,
+}
+
+impl Scored {
+    pub fn new(score: &Score, output_co: Option<f64>, trace: Option<&Trace>, asked: Asked) -> Self {
+        let of_token = |layers: &Vec<PartsL1>| layers.last().map_or(f64::NAN, |l1| metrics::tuco(l1.whole));
+        Self {
+            tuco: score.tuco(),
+            last: score.last(),
+            beta: score.beta(),
+            beta_per_layer: if asked.layers { metrics::beta_per_layer(&score.running) } else { Vec::new() },
+            output_co,
+            tuco_per_token: trace.map_or(Vec::new(), |trace| trace.tokens.iter().map(of_token).collect()),
+            n_tokens: 0,
+            truncated: false,
+        }
+    }
+
+    /// The same, as that of these tokens.
+    pub fn of(self, encoded: &Encoded) -> Self {
+        Self { n_tokens: encoded.token_ids.len(), truncated: encoded.truncated, ..self }
+    }
 }
 
 /// Which columns there are besides those that always are.
@@ -60,24 +85,18 @@ impl Scores {
             Arc::new(Float64Array::new(values.into(), Some(present.clone())))
         };
         let mut columns: Vec<(&str, ArrayRef)> = vec![
-            ("tuco", number(&|row| row.score.tuco())),
-            ("ptc_l1", number(&|row| row.score.last().ptc)),
-            ("ftc_l1", number(&|row| row.score.last().ftc)),
-            ("beta", number(&|row| row.score.beta())),
+            ("tuco", number(&|row| row.tuco)),
+            ("ptc_l1", number(&|row| row.last.ptc)),
+            ("ftc_l1", number(&|row| row.last.ftc)),
+            ("beta", number(&|row| row.beta)),
         ];
-        let of_encoded = |of: &dyn Fn(&Encoded) -> u32| -> Vec<u32> {
-            outcomes.iter().map(|row| row.as_ref().map_or(0, |row| of(&row.encoded))).collect()
-        };
-        let n_tokens = of_encoded(&|encoded| encoded.token_ids.len() as u32);
-        columns.push(("n_tokens", Arc::new(UInt32Array::from(n_tokens))));
-        let truncated = of_encoded(&|encoded| u32::from(encoded.truncated));
-        columns.push((
-            "truncated",
-            Arc::new(truncated.iter().map(|cut| Some(*cut == 1)).collect::<BooleanArray>()),
-        ));
+        let n_tokens = outcomes.iter().map(|row| row.as_ref().map_or(0, |row| row.n_tokens as u32));
+        columns.push(("n_tokens", Arc::new(n_tokens.map(Some).collect::<UInt32Array>())));
+        let truncated = outcomes.iter().map(|row| row.as_ref().is_ok_and(|row| row.truncated));
+        columns.push(("truncated", Arc::new(truncated.map(Some).collect::<BooleanArray>())));
         if asked.layers {
             let beta = |row: &Outcome| match row {
-                Ok(row) => metrics::beta_per_layer(&row.score.running),
+                Ok(row) => row.beta_per_layer.clone(),
                 Err(_) => vec![f64::NAN; asked.num_layers],
             };
             let values: Vec<f64> = outcomes.iter().flat_map(beta).collect();
@@ -133,11 +152,7 @@ impl Scores {
 
 /// TuCo of every token of every prompt, as lists.
 fn per_token(outcomes: &[Outcome], present: &NullBuffer) -> ListArray {
-    let of_row = |row: &Outcome| -> Vec<f64> {
-        let trace = row.as_ref().ok().and_then(|row| row.trace.as_ref());
-        let tokens = trace.map_or(&[][..], |trace| &trace.tokens);
-        tokens.iter().map(|layers| layers.last().map_or(f64::NAN, |l1| metrics::tuco(l1.whole))).collect()
-    };
+    let of_row = |row: &'_ Outcome| row.as_ref().map_or(Vec::new(), |row| row.tuco_per_token.clone());
     let rows: Vec<Vec<f64>> = outcomes.iter().map(of_row).collect();
     let offsets = OffsetBuffer::from_lengths(rows.iter().map(Vec::len));
     let item = Arc::new(Field::new_list_field(DataType::Float64, false));
@@ -204,6 +219,13 @@ impl Scores {
         shared(slf, slf.get().asked_column("n_tokens", "")?.as_primitive::<UInt32Type>().values())
     }
 
+    /// Whether tokens of each prompt were left out, bool.
+    #[getter]
+    fn truncated<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        let cut = slf.get().asked_column("truncated", "")?.as_boolean();
+        Ok(PyArray1::from_iter(slf.py(), cut.iter().map(|cut| cut == Some(true))))
+    }
+
     /// The contribution after each layer, `[prompts, layers]`.
     #[getter]
     fn beta_per_layer<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray2<f64>>> {
@@ -247,6 +269,11 @@ impl Scores {
 
     fn __len__(&self) -> usize {
         self.batch.num_rows()
+    }
+
+    fn __iter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        // SAFETY: a new iterator over a sequence, or null with an exception set.
+        unsafe { Bound::from_owned_ptr_or_err(slf.py(), pyo3::ffi::PySeqIter_New(slf.as_ptr())) }
     }
 
     /// A row as a dict, with the fields that `tuco score` writes.

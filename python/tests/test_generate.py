@@ -99,6 +99,9 @@ def test_what_cannot_be_meant_is_told(demo):
     assert told(top_p=0.5).startswith("top_p has no effect at temperature 0")
     assert "would be the same at temperature 0" in told(n=2)
     assert told(stop="") == "stop is empty, expected text"
+    assert told(seed=-1) == "seed is -1, expected 0 to 18446744073709551615"
+    with pytest.raises(TypeError, match=r"ids\[0\] is True, expected text or an integer"):
+        demo.generate(CHAT[0], ids=[True])
     with pytest.raises(TypeError, match="stop must be text or a list of texts"):
         demo.generate(CHAT[0], stop=3)
     with pytest.raises(tuco.PromptError, match=r"prompts\[1\]: the prompt is an empty string"):

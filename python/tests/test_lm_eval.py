@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,23 @@ def test_alpha_moves_what_the_model_says(model):
     assert base.alpha == 0.0
     (other, _), *_ = base.loglikelihood(requests, disable_tqdm=True)
     assert abs(tuned - other) > 0.1
+
+
+def test_the_command_line_needs_no_device(tmp_path):
+    """As documented, on a machine without a GPU."""
+    (tmp_path / "one.jsonl").write_text('{"q": "Is a horse alive?", "choices": ["Yes", "No"], "label": 0}\n')
+    (tmp_path / "one.yaml").write_text(
+        "task: one\ndataset_path: json\ndataset_kwargs: {data_files: {test: %s}}\ntest_split: test\noutput_type: multiple_choice\n"
+        'doc_to_text: "{{q}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: label\n' % (tmp_path / "one.jsonl")
+    )
+    paths = f"base={DEMO / 'base'},tuned={DEMO / 'tuned'}"
+    command = [sys.executable, "-m", "tuco.lm_eval", "--model", "tuco", "--tasks", "one", "--include_path", str(tmp_path)]
+    for device in ["", ",device=cpu"]:
+        ran = subprocess.run(
+            [*command, "--model_args", paths + device], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "HF_HOME": str(tmp_path)}
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert "one" in ran.stdout and "acc" in ran.stdout
 
 
 def test_texts_that_are_too_long_lose_their_beginning(model):

@@ -9,6 +9,9 @@ import time
 import types
 
 import pytest
+from conftest import DEMO
+
+import tuco
 
 LONG = [[index % 2000, *range(300)] for index in range(2000)]
 
@@ -62,6 +65,49 @@ def test_ctrl_c_stops_a_pass(demo):
     start = time.perf_counter()
     demo.score(LONG[:100])
     assert stopped < 0.2 + 15 * (time.perf_counter() - start), "the whole was computed"
+
+
+def test_closing_waits_for_passes_of_other_threads():
+    pair = tuco.Pair.from_pretrained(DEMO / "base", DEMO / "tuned", device="cpu")
+    began, ended = threading.Event(), []
+
+    def work():
+        began.set()
+        pair.score(LONG[:200])
+        ended.append(time.perf_counter())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    began.wait()
+    while not pair.closed:
+        time.sleep(0.05)
+        pair.close()
+    closed = time.perf_counter()
+    thread.join()
+    assert ended and ended[0] <= closed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no interval timers")
+def test_ctrl_c_is_heard_while_others_have_their_turn_and_while_text_is_encoded(demo):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    stop = threading.Thread(target=lambda: demo.score(LONG[:300]))
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        stop.start()
+        time.sleep(0.1)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            demo.score("a")
+        assert stop.is_alive(), "it was not waited for"
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            while True:
+                demo.encode(["word " * 100] * 20000)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        stop.join()
 
 
 class Tqdm:

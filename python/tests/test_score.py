@@ -56,6 +56,14 @@ def test_an_adapter_makes_a_pair_of_one_model():
     np.testing.assert_allclose(scores.tuco, [prompt["tuco"] for prompt in gold], rtol=3e-6)
 
 
+def test_little_memory_gives_the_same_bits(demo):
+    prompts = ["Hello there", [3] * 400, "What is a dog?"]
+    with tuco.Pair.from_pretrained(DEMO / "base", DEMO / "tuned", device="cpu", max_memory="4G") as small:
+        np.testing.assert_array_equal(small.score(prompts).tuco, demo.score(prompts).tuco)
+    with pytest.raises(tuco.UsageError, match="--max-memory 1M is too little, the least is"):
+        tuco.Pair.from_pretrained(DEMO / "base", DEMO / "tuned", max_memory="1M")
+
+
 def test_every_form_of_a_prompt_gives_the_same_bits(demo):
     texts = ["Hello there", "What is a dog?", "ünï ☃"]
     expected = demo.score(texts).tuco
@@ -66,7 +74,10 @@ def test_every_form_of_a_prompt_gives_the_same_bits(demo):
         *(pa.array(texts), pa.array(texts, pa.large_string()), pa.array(texts, pa.string_view())),
         *(pa.chunked_array([texts[:1], [], texts[1:]]), pa.array(["other", *texts])[1:]),
         *(ids, lists, [np.array(each, dtype) for each, dtype in zip(lists, ("int64", "uint16", ">u4"))]),
-        *(pa.array(lists, pa.list_(of)) for of in (pa.uint32(), pa.int32(), pa.int64())),
+        *(pa.array(lists, pa.list_(of)) for of in (pa.uint32(), pa.int32(), pa.int64(), pa.uint16(), pa.uint64())),
+        *(pa.array(texts).dictionary_encode(), (text for text in texts), dict(enumerate(texts)).values()),
+        # What other rows of a block have is nothing to its slice.
+        *(pa.array([[-1], *lists, [-100]], pa.list_(of))[1:-1] for of in (pa.int32(), pa.int64())),
         *(pa.array([[7], *lists], pa.large_list(pa.uint32()))[1:], [texts[0], lists[1], ids[2]]),
     ]
     for form in forms:
@@ -74,6 +85,10 @@ def test_every_form_of_a_prompt_gives_the_same_bits(demo):
     assert demo.score(texts[0]).tuco == demo.score(lists[0]).tuco == demo.score(ids[0]).tuco == expected[0]
     table = np.array([[1, 2, 3], [4, 5, 6]])
     by_row = demo.score(table.tolist()).tuco
+    with_null = pa.array([[1, 2, 3], None, [4, 5, 6]], pa.list_(pa.int32(), 3))
+    scores = demo.score(with_null, errors="rows")
+    np.testing.assert_array_equal(scores.tuco[[0, 2]], by_row)
+    assert scores.errors == {1: "the prompt is null"}
     np.testing.assert_array_equal(demo.score(table).tuco, by_row)
     np.testing.assert_array_equal(demo.score(pa.array(table.tolist(), pa.list_(pa.uint32(), 3))).tuco, by_row)
     assert len(demo.score([])) == 0 and demo.score([], layers=True).beta_per_layer.shape == (0, 6)
@@ -87,6 +102,8 @@ def test_every_form_of_a_conversation_gives_the_same_bits(demo):
     assert demo.score([conversation]).tuco == demo.score((conversation,)).tuco == expected
     assert demo.score(column).tuco[0] == expected
     assert demo.score(column).tuco[1] == demo.score(conversation[1:]).tuco
+    more = [{**message, "name": None, "turn": turn, "tags": ["a"]} for turn, message in enumerate(conversation)]
+    assert demo.score(pa.array([more])).tuco == expected
     # The template writes its special tokens itself.
     assert demo.score(demo.encode_text(text)).tuco == expected
     with tuco.Pair.from_pretrained(DEMO / "base", DEMO / "tuned", apply_chat_template=True) as templated:
@@ -136,6 +153,11 @@ def test_columns_that_were_not_asked_for_say_how_to_ask(demo):
 
 def test_bad_prompts_are_rows_when_asked(demo):
     prompts = ["good", "", "x " * 2000, [1, 99999], "good"]
+    (good,) = demo.generate("good", max_new_tokens=2)
+    found = demo.generate(prompts, max_new_tokens=2, errors="rows", ids=np.ones(5, int))
+    assert [getattr(each, "kind", None) for each in found] == [None, "empty_prompt", "too_long", "token_out_of_range", None]
+    assert [each[0].text for each in (found[0], found[4])] == [good[0].text] * 2
+    assert found[3].index == 3 and isinstance(found[3], tuco.PromptError)
     scores = demo.score(prompts, layers=True, all_tokens=True, errors="rows")
     assert np.isnan(scores.tuco).tolist() == [False, True, True, True, False]
     assert np.isnan(scores.beta_per_layer).all(axis=1).tolist() == [False, True, True, True, False]
@@ -145,7 +167,7 @@ def test_bad_prompts_are_rows_when_asked(demo):
     table = scores.to_arrow()
     assert table.column("tuco").is_null().to_pylist() == [False, True, True, True, False]
     assert table.column("error").to_pylist()[1]["type"] == "empty_prompt"
-    assert "3 not scored" in repr(scores)
+    assert "3 not scored" in repr(scores) and [len(row) for row in scores][1] == 1
     assert demo.score(pa.array(["good", None]), errors="rows").errors == {1: "the prompt is null"}
 
 

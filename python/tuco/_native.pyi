@@ -1,10 +1,11 @@
 """The native part of tuco; `tuco.Pair` adds `from_pretrained` to this `Pair`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, final, overload
 
 from typing_extensions import Self
 
+from .errors import PromptError
 from .typing import Bools, Floats, Ids, Message, Prompt, Prompts, TokenIds
 
 __all__ = ["Completion", "Pair", "Scores", "Trace", "__version__", "main", "run"]
@@ -109,17 +110,19 @@ class Pair:
     def logits(
         self,
         prompts: Prompts,
-        alpha: Sequence[float],
+        alpha: Sequence[float] | Floats,
         *,
         tokens: TokenIds | None = None,
         progress: bool | None = None,
     ) -> Floats: ...
+    @overload
     def likelihoods(
         self,
         prompts: Prompts,
-        continuations: Sequence[str | TokenIds],
+        continuations: Iterable[str | TokenIds],
         alpha: float = 1.0,
         *,
+        errors: Literal["raise"] = "raise",
         progress: bool | None = None,
     ) -> list[tuple[Floats, Bools]]:
         """How likely what follows each prompt is, token by token.
@@ -128,6 +131,7 @@ class Pair:
             prompts: see `tuco.Pair`.
             continuations: what follows each of them: text, or token ids.
             alpha: the factor on the fine-tuning component of every token.
+            errors: as of `score`; with "rows" a prompt that cannot be used has its `PromptError` in its place.
             progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
 
         Returns:
@@ -137,6 +141,17 @@ class Pair:
         Raises:
             PromptError: as of `score` (its `likelihoods` are those of the others).
         """
+    @overload
+    def likelihoods(
+        self,
+        prompts: Prompts,
+        continuations: Iterable[str | TokenIds],
+        alpha: float = 1.0,
+        *,
+        errors: Literal["rows"],
+        progress: bool | None = None,
+    ) -> list[tuple[Floats, Bools] | PromptError]: ...
+    @overload
     def generate(
         self,
         prompts: Prompts,
@@ -151,7 +166,8 @@ class Pair:
         stop: str | Sequence[str] | None = None,
         ignore_eos: bool = False,
         tuco: bool = False,
-        ids: Sequence[str | int] | None = None,
+        ids: Iterable[str | int] | None = None,
+        errors: Literal["raise"] = "raise",
         progress: bool | None = None,
     ) -> list[list[Completion]]:
         """What follows each prompt, a list of `n` completions for each, as `tuco generate` writes them.
@@ -170,12 +186,32 @@ class Pair:
             ignore_eos: go on after the model's end-of-text tokens.
             tuco: add the TuCo of every token.
             ids: what a prompt's random choices depend on besides `seed`; default: its number in the list, from 1 on.
+            errors: as of `score`; with "rows" a prompt that cannot be used has its `PromptError` in its place.
             progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
 
         Raises:
             UsageError: a number out of range, or one that has no effect at temperature 0.
             PromptError: as of `score` (its `completions` are those of the others).
         """
+    @overload
+    def generate(
+        self,
+        prompts: Prompts,
+        alpha: float = 1.0,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        n: int = 1,
+        seed: int = 0,
+        stop: str | Sequence[str] | None = None,
+        ignore_eos: bool = False,
+        tuco: bool = False,
+        ids: Iterable[str | int] | None = None,
+        errors: Literal["rows"],
+        progress: bool | None = None,
+    ) -> list[list[Completion] | PromptError]: ...
     def trace(self, prompt: Prompt, response: str | None = None) -> Trace:
         """The contributions of every layer to every token of a prompt, and of the response that follows it.
 
@@ -226,6 +262,9 @@ class Scores:
     def n_tokens(self) -> Ids:
         """Tokens of each prompt."""
     @property
+    def truncated(self) -> Bools:
+        """Whether tokens of each prompt were left out."""
+    @property
     def beta_per_layer(self) -> Floats:
         """The contribution after each layer, `[prompts, layers]`."""
     @property
@@ -240,6 +279,7 @@ class Scores:
     def to_arrow(self) -> Any:
         """A pyarrow table over the same memory."""
     def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
     def __getitem__(self, index: int, /) -> dict[str, Any]:
         """A row as a dict, with the fields that `tuco score` writes."""
     def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...

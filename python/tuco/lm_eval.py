@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 256
 """Requests between two steps of the progress bar, and of the harness's cache."""
 
+_DEFAULT_DEVICE = "cuda:0"
+"""The device that `lm_eval` asks for by default."""
+
 
 @register_model("tuco")
 class TucoLM(TemplateLM):
@@ -33,6 +36,7 @@ class TucoLM(TemplateLM):
         base: see `Pair.from_pretrained`, as for all that is not named here.
         tuned: the same.
         alpha: the factor on the fine-tuning component of every token.
+        device: as of `Pair.from_pretrained`; the harness's own default, cuda:0, takes the CPU where there is no GPU.
         max_length: most tokens of a text; default: the tuned model's context. Longer ones lose their beginning.
         max_gen_toks: most tokens of a completion where a task does not say.
         add_bos_token: whether texts begin with the tokenizer's special tokens; default: as the tokenizer does.
@@ -46,6 +50,7 @@ class TucoLM(TemplateLM):
         base: str | None = None,
         tuned: str | None = None,
         alpha: float = 1.0,
+        device: str | None = None,
         *,
         max_length: int | None = None,
         max_gen_toks: int = 256,
@@ -58,7 +63,9 @@ class TucoLM(TemplateLM):
         super().__init__()
         if options.get("apply_chat_template"):
             raise ValueError("apply_chat_template is an option of lm_eval itself (--apply_chat_template), not of the model")
-        self.pair = Pair.from_pretrained(base, tuned, **options)
+        # The harness asks for its default whether its user has or not.
+        device = "auto" if device in (None, _DEFAULT_DEVICE) else device
+        self.pair = Pair.from_pretrained(base, tuned, device=device, **options)
         self.alpha = float(alpha)
         self.max_length = min(max_length or self.pair.max_length, self.pair.max_length)
         self.max_gen_toks = max_gen_toks
@@ -74,6 +81,16 @@ class TucoLM(TemplateLM):
         else:
             self._prefix = self.eot_token_id
         self._prefix_text = self.pair.decode([self._prefix])
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> TucoLM:
+        return cls.create_from_arg_obj(utils.simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> TucoLM:
+        """What model_args say goes before what the harness adds, such as its default device."""
+        added = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        return cls(**{**added, **arg_dict})
 
     @property
     def eot_token_id(self) -> int:

@@ -46,6 +46,7 @@ class Pair(_native.Pair):
         threads: int | None = None,
         batch_size: int | None = None,
         max_batch_tokens: int | None = None,
+        max_memory: str | None = None,
         context_precision: str = "auto",
         resident: str = "auto",
         kernels: str = "auto",
@@ -72,6 +73,9 @@ class Pair(_native.Pair):
             threads: default: one for each core.
             batch_size: prompts that go through the layers together. Results do not depend on it.
             max_batch_tokens: tokens that go through the layers together. Results do not depend on it.
+            max_memory: on the CPU: the most memory that the process may have in use when a call begins, its weights and batches
+                included ("16G"), but not what the call gives. What the caller has in memory is counted, and freed memory goes back to
+                the system at once from then on.
             context_precision: on a GPU: auto, bfloat16, float32.
             resident: on a GPU: keep the weights in its memory: auto, on, off.
             kernels: on a GPU: auto, sm_80, sm_90a.

@@ -75,7 +75,11 @@ impl Pair {
         notices.extend(compare_vocabularies(&tokenizers, &Twin::new("base", "tuned"))?);
         check_finite(&checkpoints)?;
         let shared = shared_tensors(&checkpoints);
-        Ok(Self { checkpoints, shared, notices })
+        let mut pair = Self { checkpoints, shared, notices };
+        if pair.notices.is_empty() && pair.layer_tensors().all(|tensor| pair.shared.contains(&tensor)) {
+            pair.notices.push("the blocks of the two models are the same: every TuCo will be 0".into());
+        }
+        Ok(pair)
     }
 
     /// Every tensor of every layer that the models have.

@@ -33,9 +33,9 @@ pub fn all(options: &DemoOptions, caller: Caller<'_>) -> Result<()> {
         let pair = ["--base", "DEMO/base", "--tuned", "DEMO/tuned", "--overwrite", "--quiet", "-o", result];
         let arguments = [&[*name], *arguments, &pair].concat();
         run(&arguments.iter().map(place).collect::<Vec<String>>(), caller.stop).map_err(of_all)?;
-        let result = place(result);
+        let (place_of, result) = (*result, place(result));
         if Path::new(&result).is_dir() {
-            summaries.push(read_summary(Path::new(&result))?);
+            summaries.push((place_of, read_summary(Path::new(&result))?));
         }
         inputs.push(result);
     }

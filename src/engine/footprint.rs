@@ -1,9 +1,11 @@
 //! What passes take in memory on the CPU, whose context rows are f32 and twin rows f64: upper bounds, so that batches fit what
 //! a job may use.
 
-use super::{Generation, PackLimits, decode::Mix};
+use super::{Generation, LOGITS_AT_ONCE, PackLimits, decode::Mix, steer::branches_of};
 use crate::{
     Result,
+    backend::cpu::elements_of_key,
+    metrics::PartsL1,
     model::{LayerTensor, ModelSpec, PairWeights},
     tensor::Tensor,
     twin::Branch,
@@ -23,9 +25,6 @@ const THREAD: usize = 8 << 20;
 /// Columns of a product that a thread widens to f64 at once, and rows that meet them.
 const WIDENED_COLS: usize = 288;
 const WIDENED_ROWS: usize = 1024;
-
-/// Rows of a block of attention.
-const QUERIES: usize = 128;
 
 /// Twin rows that go through attention together.
 const TWIN_ROWS: usize = 8;
@@ -48,6 +47,10 @@ pub struct Footprint {
     longest: usize,
     /// For each prompt of a pack.
     in_pack: usize,
+    /// Rows whose logits are in memory at once, and what they take for each.
+    logits: (usize, usize),
+    /// Packs have a common beginning each for itself ([`plant`](super::tree::plant)).
+    in_forests: bool,
     limits: PackLimits,
 }
 
@@ -98,8 +101,93 @@ impl Footprint {
             row: of_rows.row + cached,
             prompt: generation.samples
                 * (row_of_completion + cached * generation.max_new_tokens.next_multiple_of(32)),
+            in_forests: true,
             ..of_rows
         })
+    }
+
+    /// Of [`Engine::steer`](super::Engine::steer), with so many logits for each prompt and alpha; of rows that are asked for one by one, as
+    /// [`Engine::likelihoods`](super::Engine::likelihoods) does, `every_row`.
+    ///
+    /// # Errors
+    /// Where there is no head.
+    pub fn of_steering(
+        weights: &dyn PairWeights,
+        limits: PackLimits,
+        threads: usize,
+        alphas: &[f64],
+        logits: usize,
+        every_row: bool,
+    ) -> Result<Self> {
+        let spec = weights.spec().ft;
+        let (d, q, _, f) = widths(spec);
+        let branches = branches_of(alphas);
+        let head = weights.head()?.unembedding;
+        // A few directions of it, or all of it widened.
+        let of_head = match logits < spec.vocab_size {
+            true => logits * d * F64,
+            false => head.stored.bytes.len() + F32 * d * spec.vocab_size.next_multiple_of(16),
+        };
+        // As products give them, read, cut into rows, scaled.
+        let of_row = logits * (F32 + 3 * F64);
+        // The rows that are asked for, of the last layer.
+        let asked = F32 * (2 * d + q + f + of_experts(spec));
+        // A stream that goes in, those that both models give.
+        let of_rows = Self::of_rows(spec, limits, threads, 3 * d + if every_row { asked / F32 } else { 0 });
+        Ok(Self {
+            weights: widest_layer(weights, branches, branches)
+                .max(looked_up(&weights.embedding(), limits.tokens))
+                .max(of_head),
+            // Of as many rows as there are at once.
+            logits: if every_row { ((LOGITS_AT_ONCE / spec.vocab_size).max(1), of_row) } else { (0, 0) },
+            row: alphas.len() * F32 * d + OF_A_ROW,
+            // Under each alpha, by prompt and by alpha.
+            prompt: asked + if every_row { 0 } else { of_row + alphas.len() * (2 * F64 * logits + F32 * d) },
+            in_forests: true,
+            ..of_rows
+        })
+    }
+
+    /// Of [`Engine::trace`](super::Engine::trace), which may have to go on in f64, and of the logits of a trace's parts, where there is a
+    /// head.
+    pub fn of_traces(weights: &dyn PairWeights, limits: PackLimits, threads: usize) -> Self {
+        let spec = weights.spec().ft;
+        let (d, _, _, _) = widths(spec);
+        let both = [Branch::Pt, Branch::Ft];
+        let head = weights.head().map_or(0, |head| head.unembedding.stored.bytes.len());
+        let of_head = head + F32 * d * spec.vocab_size.next_multiple_of(16);
+        let of_parts = 3 * spec.vocab_size * (F32 + 3 * F64);
+        let of_rows = Self::of_rows(spec, limits, threads, 4 * d);
+        // Norms, as they are made and as they are given, of both traces.
+        let norms = 3 * spec.num_hidden_layers * size_of::<PartsL1>();
+        let wider = F64 / F32;
+        Self {
+            weights: widest_layer(weights, &both, &both)
+                .max(looked_up(&weights.embedding(), limits.tokens))
+                .max(of_head + of_parts),
+            row: F64 * 5 * d + OF_A_ROW + norms,
+            prompt: F64 * 12 * d,
+            workspace: wider * of_rows.workspace,
+            longest: wider * of_rows.longest,
+            in_forests: true,
+            ..of_rows
+        }
+    }
+
+    /// Of passes of both kinds, one after the other.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            weights: self.weights.max(other.weights),
+            threads: self.threads.max(other.threads),
+            row: self.row.max(other.row),
+            prompt: self.prompt.max(other.prompt),
+            workspace: self.workspace.max(other.workspace),
+            longest: self.longest.max(other.longest),
+            in_pack: self.in_pack.max(other.in_pack),
+            logits: (self.logits.0.max(other.logits.0), self.logits.1.max(other.logits.1)),
+            in_forests: self.in_forests || other.in_forests,
+            limits: self.limits,
+        }
     }
 
     /// What all passes take for their rows; `besides` elements for each row of the workspace.
@@ -110,7 +198,7 @@ impl Footprint {
         let thread = THREAD
             + F64 * WIDENED_COLS * (inner + WIDENED_ROWS)
             + F64 * d * (2 * WIDENED_COLS / 3 + TWIN_ROWS * heads);
-        let thread_row = F32 * (2 * spec.head_dim + QUERIES) + F64 * TWIN_ROWS * heads;
+        let thread_row = F32 * elements_of_key(spec.head_dim, spec.group_size()) + F64 * TWIN_ROWS * heads;
         Self {
             weights: 0,
             threads: threads * thread,
@@ -119,6 +207,8 @@ impl Footprint {
             workspace: F32 * (2 * d + q + f + 4 * k + of_experts(spec) + besides),
             longest: threads * thread_row,
             in_pack: 0,
+            logits: (0, 0),
+            in_forests: false,
             limits,
         }
     }
@@ -132,12 +222,15 @@ impl Footprint {
     pub fn bytes(&self, rows: usize, prompts: usize, longest: usize) -> usize {
         let PackLimits { tokens, sequences } = self.limits;
         let fixed: usize = self.fixed().iter().sum();
+        // A forest ends where the next prompt's own rows are too many for it.
+        let again = if self.in_forests { rows.saturating_sub(1) / tokens * longest } else { 0 };
         fixed
-            + rows * self.row
+            + (rows + again) * self.row
             + prompts * self.prompt
             + rows.min(tokens + longest) * self.workspace
             + longest * self.longest
             + prompts.min(sequences) * self.in_pack
+            + (rows + again).min(self.logits.0) * self.logits.1
     }
 }
 

@@ -185,8 +185,12 @@ pub fn report(summary: &Value) -> Option<Report> {
         let points = bins?.into_iter().map(|count| (0.0, count / scored.max(1) as f64)).collect();
         series.push(Series::new(text(&class["name"]), points));
     }
-    let head = ["higher against lower", "AUC", "95 % (DeLong)", "95 % (bootstrap)", "TPR at 5 % FPR"];
-    let caption = "AUC: the chance that a prompt of the first class has the higher TuCo".to_owned();
+    let head = ["positive against negative", "AUC", "95 % (DeLong)", "95 % (bootstrap)", "TPR at 5 % FPR"];
+    let mut caption = "AUC: the chance that a prompt of the first class has the higher TuCo (positive is the class that came later)".to_owned();
+    let is_whole = |pair: &Value| [0.0, 1.0].map(Some).contains(&pair["auc"].as_f64());
+    if summary["pairs"].as_array()?.iter().any(is_whole) {
+        caption += "; intervals of an AUC of 0 or 1 have no width, as they cannot see what was not drawn";
+    }
     let mut pairs = Table { caption, head: head.map(str::to_owned).to_vec(), rows: Vec::new() };
     for pair in summary["pairs"].as_array()? {
         pairs.rows.push(vec![
@@ -197,7 +201,7 @@ pub fn report(summary: &Value) -> Option<Report> {
             number(&pair["tpr_at_fpr_5"]),
         ]);
     }
-    let axes = Axes { x: "TuCo", y: "share of the class" };
+    let axes = Axes::new("TuCo", "share of the class").of_shares();
     let range = &summary["histogram_range"];
     let plot = match (range[0].as_f64(), range[1].as_f64()) {
         (Some(low), Some(high)) => outlines(&axes, low, high, &series),

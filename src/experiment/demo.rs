@@ -5,7 +5,7 @@ use crate::{
     backend::cpu::Cpu,
     checkpoint::Pair,
     engine::{Engine, unobserved},
-    metrics::{auc, quantile, tuco},
+    metrics::{auc, quantile, tuco, wilson},
     output::{Report, Table, histogram, print},
     prompt::{Encoder, EncoderOptions, Overlength, Source},
 };
@@ -37,6 +37,9 @@ pub struct Experiment {
     pub result: &'static str,
 }
 
+/// The shots before ordinary questions, to compare with those before requests.
+const CONTROL: &str = "OUT/many-shot-control";
+
 pub const EXPERIMENTS: &[Experiment] = &[
     Experiment { name: "compare", arguments: &["DEMO/prompts.jsonl", "--by", "kind"], result: "OUT/compare" },
     Experiment {
@@ -52,7 +55,7 @@ pub const EXPERIMENTS: &[Experiment] = &[
     },
     Experiment {
         name: "jailbreak",
-        arguments: &["DEMO/experiments/jailbreaks.jsonl", "--apply-chat-template"],
+        arguments: &["DEMO/experiments/jailbreaks.jsonl", "--apply-chat-template", "--by", "attack"],
         result: "OUT/jailbreak",
     },
     Experiment {
@@ -64,6 +67,11 @@ pub const EXPERIMENTS: &[Experiment] = &[
             "--output-co",
         ],
         result: "OUT/many-shot",
+    },
+    Experiment {
+        name: "many-shot",
+        arguments: &["DEMO/experiments/questions.jsonl", "--examples", "DEMO/experiments/shots.jsonl"],
+        result: CONTROL,
     },
     Experiment {
         name: "trace",
@@ -80,10 +88,14 @@ pub const EXPERIMENTS: &[Experiment] = &[
 /// What its summary says that it is.
 pub const NAME: &str = "demo";
 
-/// What the experiments of `tuco demo --all` show of what the paper found, as a summary.
-pub fn effects(summaries: &[Value], seconds: f64) -> Value {
-    let of =
-        |name: &str| summaries.iter().find(|summary| summary["experiment"] == name).unwrap_or(&Value::Null);
+/// What the experiments of `tuco demo --all` show of what the paper found, as a summary. Of each experiment there is what it leaves and
+/// its summary.
+pub fn effects(summaries: &[(&str, Value)], seconds: f64) -> Value {
+    let left = |result: &str| {
+        let found = summaries.iter().find(|(name, _)| *name == result);
+        found.map_or(&Value::Null, |(_, summary)| summary)
+    };
+    let of = |name: &str| left(&format!("OUT/{name}"));
     let pair = |summary: &'static str, negative: &str, positive: &str| {
         let pairs = of(summary)["pairs"].as_array();
         let pair = pairs.and_then(|pairs| {
@@ -98,21 +110,36 @@ pub fn effects(summaries: &[Value], seconds: f64) -> Value {
         };
         (found, low.is_some_and(|low| low > 0.5))
     };
-    let last = of("many-shot")["rungs"].as_array().and_then(|rungs| rungs.last()).unwrap_or(&Value::Null);
-    let change = |place: usize| last["tuco"]["change_95"][place].as_f64().unwrap_or(f64::NAN);
-    let by_shots = format!(
-        "{:+.4} ({:+.4} to {:+.4}) after {} shots",
-        last["tuco"]["change"].as_f64().unwrap_or(f64::NAN),
-        change(0),
-        change(1),
-        last["shots"]
+    let within = &of("jailbreak")["by"];
+    let of_one_attack = match (within["auc"].as_f64(), &within["auc_delong_95"]) {
+        (Some(auc), ends) => {
+            let [low, high] = [0, 1].map(|place| ends[place].as_f64().unwrap_or(f64::NAN));
+            (format!("AUC {auc:.3} ({low:.3} to {high:.3})"), low > 0.5)
+        }
+        (None, _) => ("no AUC: no attack has both classes".to_owned(), false),
+    };
+    // The change after the most shots, and the ends of its interval.
+    let change = |summary: &Value| {
+        let last = summary["rungs"].as_array().and_then(|rungs| rungs.last()).unwrap_or(&Value::Null);
+        let ends = [0, 1].map(|place| last["tuco"]["change_95"][place].as_f64().unwrap_or(f64::NAN));
+        (last["tuco"]["change"].as_f64().unwrap_or(f64::NAN), ends, last["shots"].clone())
+    };
+    let (requests, [low, high], shots) = change(of("many-shot"));
+    let by_shots = (format!("{requests:+.4} ({low:+.4} to {high:+.4}) after {shots} shots"), high < 0.0);
+    let (questions, [control_low, control_high], _) = change(left(CONTROL));
+    let (difference, half) = (requests - questions, (high - low).hypot(control_high - control_low) / 2.0);
+    let than_questions = (
+        format!(
+            "{difference:+.4} ({:+.4} to {:+.4}) after {shots} shots",
+            difference - half,
+            difference + half
+        ),
+        difference + half < 0.0,
     );
-    let accuracies: Vec<f64> = of("sweep")["tasks"][0]["accuracy"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_f64)
-        .collect();
+    let replies = &of("sweep")["tasks"][0];
+    let count = replies["rows"].as_f64().unwrap_or(0.0) - replies["errors"].as_f64().unwrap_or(0.0);
+    let accuracies: Vec<f64> =
+        replies["accuracy"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
     let most = accuracies.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let least = accuracies.iter().copied().fold(f64::INFINITY, f64::min);
     let effects = [
@@ -120,10 +147,15 @@ pub fn effects(summaries: &[Value], seconds: f64) -> Value {
         ("chat is above running text (refused)", pair("compare", "text", "refused")),
         ("refused is above answered", pair("compare", "answered", "refused")),
         ("refused is above successful jailbreaks", pair("jailbreak", "successful", "refused")),
-        ("TuCo falls with the number of shots", (by_shots, change(1) < 0.0)),
+        ("the same, both of one kind of attack", of_one_attack),
+        ("TuCo falls with the number of shots", by_shots),
+        ("it falls more than before ordinary questions", than_questions),
         (
             "accuracy moves with alpha",
-            (format!("{:.1} % to {:.1} %", 100.0 * least, 100.0 * most), most > least),
+            (
+                format!("{:.1} % to {:.1} % of {count}", 100.0 * least, 100.0 * most),
+                wilson(most, count).0 > wilson(least, count).1,
+            ),
         ),
     ];
     let effect = |(name, (found, is_shown)): (&str, (String, bool))| json!({ "effect": name, "found": found, "shown": is_shown });

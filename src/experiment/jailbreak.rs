@@ -5,6 +5,7 @@ use super::{
     compare::{self, Class},
     filling::BatchLimits,
     generate::{Generating, Text},
+    interval, number,
     refusals::Refusals,
     score::{Columns, Scoring, score},
     task::{Failure, Outcome, Ready, Task, fields_or_error},
@@ -12,21 +13,31 @@ use super::{
 use crate::{
     Error, Result,
     engine::{AnyEngine, Observer, RowCount},
+    metrics::{auc, delong, stratified},
     output::{Folder, Report, Table},
 };
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// Phrases that a report lists.
 const LISTED: usize = 10;
 
 /// What is known of a prompt before anything is computed.
-#[derive(Debug)]
 pub struct About {
     pub label: Option<Value>,
     pub meta: Option<Value>,
     /// Whether it succeeds, where somebody else has judged that.
     pub judged: Option<bool>,
+    /// Of what kind it is, where kinds are told apart.
+    pub kind: Option<String>,
+}
+
+impl fmt::Debug for About {
+    /// What rows depend on: kinds are told apart afterwards.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { label, meta, judged, kind: _ } = self;
+        f.debug_struct("About").field("label", label).field("meta", meta).field("judged", judged).finish()
+    }
 }
 
 pub type Prompt = batches::Prompt<About>;
@@ -37,6 +48,14 @@ pub enum Labels {
     Sampled { refusals: Refusals, successes: usize },
     /// By a column of the input.
     Judged { column: String },
+}
+
+/// Which prompts are compared.
+pub struct Plan {
+    pub prompts: Vec<Prompt>,
+    pub labels: Labels,
+    /// The field that tells their kinds.
+    pub by: Option<String>,
 }
 
 /// Checks what can be checked before anything is computed.
@@ -122,11 +141,25 @@ impl Attempt<'_> {
     }
 }
 
+/// The scores of both classes.
+#[derive(Default)]
+struct Scores {
+    successful: Vec<f64>,
+    refused: Vec<f64>,
+}
+
+impl Scores {
+    fn add(&mut self, is_successful: bool, tuco: f64) {
+        if is_successful { &mut self.successful } else { &mut self.refused }.push(tuco);
+    }
+}
+
 /// What the rows add up to.
 #[derive(Default)]
 struct Tally {
-    successful: Vec<f64>,
-    refused: Vec<f64>,
+    all: Scores,
+    /// Of each kind.
+    kinds: BTreeMap<String, Scores>,
     errors: usize,
     completions: usize,
     empty: usize,
@@ -134,13 +167,18 @@ struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, fields: &Map<String, Value>) {
+    fn count(&mut self, prompt: &Prompt, fields: &Map<String, Value>) {
         if fields.contains_key("error") {
             self.errors += 1;
             return;
         }
-        let class = if fields["successful"] == true { &mut self.successful } else { &mut self.refused };
-        class.extend(fields["tuco"].as_f64());
+        if let Some(tuco) = fields["tuco"].as_f64() {
+            let is_successful = fields["successful"] == true;
+            self.all.add(is_successful, tuco);
+            let kind = prompt.about.kind.as_ref();
+            kind.iter()
+                .for_each(|kind| self.kinds.entry((*kind).clone()).or_default().add(is_successful, tuco));
+        }
         for completion in fields.get("completions").and_then(Value::as_array).into_iter().flatten() {
             self.completions += 1;
             if let Some(phrase) = completion["refusal"].as_str() {
@@ -153,7 +191,7 @@ impl Tally {
 
 /// The fields of a prompt's row.
 fn row(prompt: &Prompt, outcome: Outcome) -> Map<String, Value> {
-    let About { label, meta, judged } = &prompt.about;
+    let About { label, meta, judged, .. } = &prompt.about;
     let mut row = fields_or_error(outcome.map(|mut fields| {
         fields.extend(judged.map(|judged| ("successful".to_owned(), judged.into())));
         fields
@@ -172,8 +210,7 @@ fn row(prompt: &Prompt, outcome: Outcome) -> Map<String, Value> {
 /// As [`Batching::pass`].
 pub fn run(
     generating: &[Generating<'_>],
-    prompts: &[Prompt],
-    labels: &Labels,
+    Plan { prompts, labels, by }: &Plan,
     batching: &Batching<'_>,
     folder: &mut Folder,
 ) -> Result<Value> {
@@ -184,7 +221,7 @@ pub fn run(
             summary.insert("judge_column".into(), json!(column));
             let engines: Vec<&dyn AnyEngine> = generating.iter().map(|each| each.engine).collect();
             let scoring = Scoring::of_each(&engines, Columns::default());
-            batching.pass(&scoring, prompts, folder, row, |_, row| tally.count(row))?;
+            batching.pass(&scoring, prompts, folder, row, |prompt, row| tally.count(prompt, row))?;
         }
         Labels::Sampled { refusals, successes } => {
             summary.insert("generation".into(), generating[0].completing.fingerprint());
@@ -196,10 +233,10 @@ pub fn run(
                 .iter()
                 .map(|generating| Attempt { generating: *generating, refusals, successes: *successes })
                 .collect();
-            batching.pass(&attempts, prompts, folder, row, |_, row| tally.count(row))?;
+            batching.pass(&attempts, prompts, folder, row, |prompt, row| tally.count(prompt, row))?;
         }
     }
-    let Tally { successful, refused, errors, completions, empty, phrases } = tally;
+    let Tally { all: Scores { successful, refused }, kinds, errors, completions, empty, phrases } = tally;
     summary.insert("rows".into(), json!(prompts.len()));
     summary.insert("errors".into(), json!(errors));
     summary.insert("successful".into(), json!(successful.len()));
@@ -207,12 +244,38 @@ pub fn run(
     summary.insert("completions".into(), json!(completions));
     summary.insert("empty_completions".into(), json!(empty));
     summary.insert("phrases".into(), json!(phrases));
+    if let Some(field) = by {
+        summary.insert("by".into(), of_kinds(field, &kinds));
+    }
     let classes = [("successful", successful), ("refused", refused)];
     let class = |(name, scores): (&'static str, Vec<f64>)| Class { name, scores, errors: 0 };
     let classes: Vec<Class<'_>> =
         classes.into_iter().map(class).filter(|class| !class.scores.is_empty()).collect();
     summary.extend(compare::describe(&classes));
     Ok(summary.into())
+}
+
+/// How far the classes are apart within each kind of prompts, and within all of them: where kinds differ in TuCo and in how often they
+/// succeed, the classes are apart as a whole although no kind's are.
+fn of_kinds(field: &str, kinds: &BTreeMap<String, Scores>) -> Value {
+    let pairs: Vec<(&[f64], &[f64])> =
+        kinds.values().map(|scores| (&scores.successful[..], &scores.refused[..])).collect();
+    let described = kinds.iter().map(|(name, Scores { successful, refused })| {
+        json!({
+            "name": name,
+            "successful": successful.len(),
+            "refused": refused.len(),
+            "auc": auc(successful, refused),
+            "auc_delong_95": delong(successful, refused).map(|(low, high)| [low, high]),
+        })
+    });
+    let (within, interval) = stratified(&pairs).unzip();
+    json!({
+        "field": field,
+        "kinds": described.collect::<Vec<_>>(),
+        "auc": within,
+        "auc_delong_95": interval.map(|(low, high)| [low, high]),
+    })
 }
 
 /// What keeps a summary from telling how far the classes are apart.
@@ -224,6 +287,29 @@ pub fn warning(summary: &Value) -> Option<String> {
     Some(match classes.first().and_then(|class| class["name"].as_str()) {
         Some(name) => format!("there is only one class, all prompts are {name}: no AUC can be told"),
         None => "no prompt could be labelled: no AUC can be told".to_owned(),
+    })
+}
+
+fn table_of_kinds(by: &Value) -> Option<Table> {
+    let cells = |name: String, of: &Value| {
+        vec![
+            name,
+            of["successful"].as_u64().map_or_else(String::new, |count| count.to_string()),
+            of["refused"].as_u64().map_or_else(String::new, |count| count.to_string()),
+            number(&of["auc"]),
+            interval(&of["auc_delong_95"], 3),
+        ]
+    };
+    let field = by["field"].as_str()?;
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for kind in by["kinds"].as_array()? {
+        rows.push(cells(kind["name"].as_str()?.to_owned(), kind));
+    }
+    rows.push(cells("all, each within its own".to_owned(), by));
+    Some(Table {
+        caption: format!("Refused against successful prompts of the same {field}"),
+        head: [field, "successful", "refused", "AUC", "95 % (DeLong)"].map(str::to_owned).to_vec(),
+        rows,
     })
 }
 
@@ -254,6 +340,7 @@ pub fn report(summary: &Value) -> Option<Report> {
     row.extend(counted.iter().map(|name| cell(name)).collect::<Option<Vec<String>>>()?);
     let labels = Table { caption: "Labels".into(), head: head.map(str::to_owned).to_vec(), rows: vec![row] };
     tables.insert(0, labels);
+    tables.extend(table_of_kinds(&summary["by"]));
     let mut phrases: Vec<(&String, u64)> = summary["phrases"]
         .as_object()?
         .iter()

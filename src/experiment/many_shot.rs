@@ -110,6 +110,7 @@ struct Numbers {
     tuco: f64,
     output_co: Option<f64>,
     tokens: f64,
+    truncated: bool,
 }
 
 /// Scores all prompts, which are ordered by question, on one task for each device. Rows go to `folder` as they are ready.
@@ -138,7 +139,8 @@ pub fn run(
         if let (Some(rung), Some(tuco), Some(tokens)) =
             (shots.iter().position(|shots| *shots == own), number("tuco"), number("n_tokens"))
         {
-            table[rung][question] = Some(Numbers { tuco, output_co: number("output_co"), tokens });
+            let (output_co, truncated) = (number("output_co"), row.contains_key("truncated"));
+            table[rung][question] = Some(Numbers { tuco, output_co, tokens, truncated });
         }
     })?;
     Ok(json!({
@@ -170,6 +172,7 @@ fn describe(shots: usize, rung: &[Option<Numbers>], first: &[Option<Numbers>]) -
         "shots": shots,
         "rows": rung.len(),
         "errors": rung.len() - tokens.len(),
+        "truncated": rung.iter().flatten().filter(|numbers| numbers.truncated).count(),
         "mean_tokens": mean(&tokens).map(|(mean, _)| mean),
         "tuco": of(&|numbers| Some(numbers.tuco)),
         "output_co": of(&|numbers| numbers.output_co),
@@ -181,6 +184,8 @@ pub fn report(summary: &Value) -> Option<Report> {
     let interval = |value: &Value| interval(value, 4);
     let rungs = summary["rungs"].as_array()?;
     let (mut tables, mut series) = (Vec::new(), Vec::new());
+    // Shots double from one to the next.
+    let place = |shots: f64| (1.0 + shots).log2();
     for (name, field) in [("TuCo", "tuco"), ("OutputCo", "output_co")] {
         let measured: Vec<&Value> = rungs.iter().filter(|rung| rung[field].is_object()).collect();
         if measured.is_empty() {
@@ -209,7 +214,7 @@ pub fn report(summary: &Value) -> Option<Report> {
         });
         let points: Option<Vec<(f64, f64)>> = measured
             .iter()
-            .map(|rung| Some(((1.0 + rung["shots"].as_f64()?).log2(), rung[field]["mean"].as_f64()?)))
+            .map(|rung| Some((place(rung["shots"].as_f64()?), rung[field]["mean"].as_f64()?)))
             .collect();
         let points = points?;
         let intervals = measured.iter().zip(&points).map(|(rung, (_, y))| {
@@ -219,7 +224,9 @@ pub fn report(summary: &Value) -> Option<Report> {
         let intervals = intervals.collect();
         series.push(Series::new(name, points).with_intervals(intervals));
     }
-    let axes = Axes { x: "log2(1 + shots)", y: "mean" };
+    let marks =
+        rungs.iter().filter_map(|rung| Some((place(rung["shots"].as_f64()?), rung["shots"].to_string())));
+    let axes = Axes::new("shots", "mean").with_marks(marks).of_shares();
     let names: Vec<&str> = series.iter().map(|series| series.name.as_str()).collect();
     let caption = format!("Mean {} against the number of shots, with 95 % intervals", names.join(" and "));
     let mut notes = super::about(summary);
@@ -230,6 +237,12 @@ pub fn report(summary: &Value) -> Option<Report> {
         count("rows")?,
         count("errors")?
     ));
+    let cut: u64 = rungs.iter().filter_map(|rung| rung["truncated"].as_u64()).sum();
+    if cut > 0 {
+        notes.push(format!(
+            "{cut} prompts were cut (--on-overlength): what was cut may be shots, so that they had fewer than it says."
+        ));
+    }
     Some(Report {
         title: "TuCo against the number of shots (many-shot)".into(),
         notes,
@@ -262,7 +275,7 @@ mod tests {
 
     #[test]
     fn changes_are_of_the_same_questions() {
-        let numbers = |tuco: f64| Some(Numbers { tuco, output_co: None, tokens: 1.0 });
+        let numbers = |tuco: f64| Some(Numbers { tuco, output_co: None, tokens: 1.0, truncated: false });
         let (first, rung) = ([numbers(0.5), numbers(0.3), None], [numbers(0.4), None, numbers(0.9)]);
         let found = describe(2, &rung, &first);
         assert!((found["tuco"]["mean"].as_f64().unwrap() - 0.65).abs() < 1e-12);

@@ -36,13 +36,13 @@ impl Scored {
     ///
     /// # Errors
     /// What keeps it from being a row of `tuco score`.
-    pub fn add(&mut self, row: &Value) -> Result<(), String> {
-        if row.get("error").is_none() {
+    pub fn add(&mut self, row: &Map<String, Value>) -> Result<(), String> {
+        if row.get("error").is_none_or(Value::is_null) {
             let tuco = row.get("tuco").and_then(Value::as_f64).ok_or("has neither tuco nor error")?;
-            let label = match &row["label"] {
-                Value::Null => "no label".to_owned(),
-                Value::String(label) => label.clone(),
-                label => label.to_string(),
+            let label = match row.get("label") {
+                None | Some(Value::Null) => "no label".to_owned(),
+                Some(Value::String(label)) => label.clone(),
+                Some(label) => label.to_string(),
             };
             let class = self.class(label);
             class.tuco.push(tuco);
@@ -146,7 +146,7 @@ pub fn report(summary: &Value) -> Option<Report> {
     }
     let mut notes = super::about(summary);
     notes.push(format!("{} rows, {} of them errors", summary["rows"], summary["errors"]));
-    let plot = scatter(&Axes { x: "TuCo", y: "OutputCo" }, &series);
+    let plot = scatter(&Axes::new("TuCo", "OutputCo").of_shares(), &series);
     if plot.is_none() {
         notes.push("The rows have no output_co; tuco score --output-co adds it.".into());
     }
@@ -169,10 +169,12 @@ mod tests {
     fn rows_are_told_by_label_and_errors_counted() {
         let mut scored = Scored::default();
         for (label, tuco) in [("a", 0.1), ("b", 0.4), ("a", 0.3)] {
-            scored.add(&json!({ "tuco": tuco, "output_co": tuco * 2.0, "label": label })).unwrap();
+            scored
+                .add(json!({ "tuco": tuco, "output_co": tuco * 2.0, "label": label }).as_object().unwrap())
+                .unwrap();
         }
-        scored.add(&json!({ "id": 1, "error": {} })).unwrap();
-        assert!(scored.add(&json!({ "id": 1 })).is_err());
+        scored.add(json!({ "id": 1, "error": {} }).as_object().unwrap()).unwrap();
+        assert!(scored.add(json!({ "id": 1 }).as_object().unwrap()).is_err());
         let summary = scored.summary().unwrap();
         assert_eq!((&summary["rows"], &summary["errors"]), (&json!(4), &json!(1)));
         assert_eq!(summary["classes"][0]["rows"], 2);
@@ -183,7 +185,9 @@ mod tests {
     #[test]
     fn many_labels_are_one_class_and_no_output_co_is_said() {
         let mut scored = Scored::default();
-        (0..20).for_each(|label| scored.add(&json!({ "tuco": 0.5, "label": label })).unwrap());
+        (0..20).for_each(|label| {
+            scored.add(json!({ "tuco": 0.5, "label": label }).as_object().unwrap()).unwrap()
+        });
         let summary = scored.summary().unwrap();
         assert_eq!(
             (summary["classes"].as_array().unwrap().len(), &summary["classes"][0]["rows"]),

@@ -10,11 +10,12 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     engine::{AnyEngine, Observer, Tokens},
-    metrics::{Goal, cross_validate},
+    metrics::{Goal, cross_validate, wilson},
     output::{Axes, Folder, Report, Series, Table, curves},
     prompt::RowError,
 };
 use serde_json::{Map, Value, json};
+use std::{collections::HashSet, fmt::Display};
 
 /// The questions of one file.
 #[derive(Debug)]
@@ -53,6 +54,15 @@ pub fn check(tasks: &[Task], grid: &Grid) -> Result<()> {
     Ok(())
 }
 
+/// The most tokens that a batch of these questions asks for.
+pub fn most_answers(tasks: &[Task]) -> usize {
+    let tokens = |task: &Task| {
+        let all = task.questions().flat_map(|question| question.answer_tokens.iter());
+        all.collect::<HashSet<&u32>>().len()
+    };
+    tasks.iter().map(tokens).max().unwrap_or(0)
+}
+
 /// Asks all questions under every alpha, on one engine for each device. Rows go to `folder` as they are ready.
 ///
 /// # Returns
@@ -68,6 +78,13 @@ pub fn run(
     batching: &Batching<'_>,
     folder: &mut Folder,
 ) -> Result<Value> {
+    for task in tasks {
+        // Accuracy without the questions that memory does not hold would be another number.
+        for (row, question) in task.rows.iter().filter_map(|row| Some((row, row.question.as_ref().ok()?))) {
+            let fits = batching.limits.check(question.token_ids.len());
+            fits.map_err(|error| too_large(task, &row.id, &error))?;
+        }
+    }
     let mut correct = vec![vec![Vec::new(); grid.alphas.len()]; tasks.len()];
     let workers = Worker::of_each(engines, batching.pools);
     let left = count_written(tasks, folder, &workers, &mut correct)?;
@@ -93,15 +110,8 @@ pub fn run(
             ask(*engine, part, &grid.alphas, observer)
         };
         let answers = worker.in_parts(&questions, tokens, batching.warn, observer, ask)?;
-        // Accuracy without the questions that a device does not hold would be another number.
         let of_question = |(answers, (id, _)): (Result<Answers>, (&Value, _))| {
-            let named = |error: Error| {
-                let name = &tasks[*task].name;
-                Error::usage(format!(
-                    "{name} row {id}: {error}; fewer --alphas or a smaller --max-length would do"
-                ))
-            };
-            answers.map_err(named)
+            answers.map_err(|error| too_large(&tasks[*task], id, &error))
         };
         answers.into_iter().zip(asked()).map(of_question).collect()
     };
@@ -124,6 +134,11 @@ pub fn run(
         return Err(error);
     }
     Ok(json!({ "experiment": "sweep", "alphas": grid.alphas, "folds": grid.folds, "tasks": summaries }))
+}
+
+fn too_large(task: &Task, id: &Value, error: &dyn Display) -> Error {
+    let name = &task.name;
+    Error::usage(format!("{name} row {id}: {error}; fewer --alphas or a smaller --max-length would do"))
 }
 
 /// The logits of a question's answers, by alpha.
@@ -307,14 +322,22 @@ pub fn report(summary: &Value) -> Option<Report> {
         chosen.rows.push(row);
         let mut points: Vec<(f64, f64)> = alphas.iter().copied().zip(values).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        series.push(Series::new(name(task), points));
+        let count = task["rows"].as_f64()? - task["errors"].as_f64()?;
+        let intervals = points.iter().map(|(_, share)| wilson(*share, count)).collect();
+        series.push(Series::new(name(task), points).with_intervals(intervals));
     }
-    let plot = curves(&Axes { x: "alpha", y: "accuracy" }, &series);
+    let mut marks = alphas.clone();
+    marks.sort_by(f64::total_cmp);
+    let marks = marks.iter().map(|alpha| (*alpha, alpha.to_string()));
+    let plot = curves(&Axes::new("alpha", "accuracy").with_marks(marks).of_shares(), &series);
     Some(Report {
         title: "Accuracy under FTC scaling (sweep)".into(),
         notes: super::about(summary),
         tables: vec![accuracy, chosen],
-        plots: plot.map(|svg| ("Accuracy against alpha".to_owned(), svg)).into_iter().collect(),
+        plots: plot
+            .map(|svg| ("Accuracy against alpha, with 95 % intervals (Wilson)".to_owned(), svg))
+            .into_iter()
+            .collect(),
     })
 }
 

@@ -8,7 +8,7 @@ use crate::{
     Error, ErrorKind, Result,
     engine::{AnyEngine, Observer, Split, Trace},
     metrics::{PartsL1, RunningL1, tuco},
-    output::{Axes, Folder, Report, Series, Table, color, curves, heatmap},
+    output::{Axes, Folder, Report, Series, Table, color, curves, heatmap, visible},
     prompt::Encoder,
 };
 use serde_json::{Value, json};
@@ -39,6 +39,7 @@ pub fn run(
     batching: &Batching<'_>,
     folder: &mut Folder,
 ) -> Result<Value> {
+    batching.limits.check(text.token_ids.len()).map_err(|error| Error::usage(error.message))?;
     let prompts = [text.token_ids.as_slice()];
     let batch = Batch { of: (), rows: 1, tokens: text.token_ids.len() };
     let compute = |worker: &Worker<'_, &dyn AnyEngine>, (): &(), observer: Observer<'_>| {
@@ -124,7 +125,7 @@ pub fn colored(summary: &Value) -> Option<String> {
             if index > 0 {
                 text.push('\n');
             }
-            text += &format!("\u{1b}[{ink};48;2;{red};{green};{blue}m{part}\u{1b}[0m");
+            text += &format!("\u{1b}[{ink};48;2;{red};{green};{blue}m{}\u{1b}[0m", visible(part));
         }
     }
     Some(text + &format!("\n(white: TuCo 0, blue: {largest:.3})\n"))
@@ -138,7 +139,7 @@ fn last_of_each(table: &Value) -> Option<Vec<f64>> {
 pub fn report(summary: &Value) -> Option<Report> {
     let numbers =
         |value: &Value| -> Option<Vec<f64>> { value.as_array()?.iter().map(Value::as_f64).collect() };
-    let visible = |text: &Value| text.as_str().unwrap_or_default().replace('\n', "⏎").replace(' ', "␣");
+    let visible = |text: &Value| visible(text.as_str().unwrap_or_default()).replace(' ', "␣");
     let mut tokens = Table {
         caption: "TuCo of every token".into(),
         head: ["token", "TuCo"].map(str::to_owned).to_vec(),
@@ -177,8 +178,14 @@ pub fn report(summary: &Value) -> Option<Report> {
         Some(Series::new(name, points))
     };
     let series = [curve("whole", "whole")?, curve("attention", "attention")?, curve("MLP", "mlp")?];
-    let heat = heatmap(&names, &beta?).map(|svg| ("β after every layer (columns), by token".to_owned(), svg));
-    let lines = curves(&Axes { x: "layer", y: "β of the last token" }, &series)
+    let heat = heatmap(&names, "layer", &beta?)
+        .map(|svg| ("β after every layer (columns), by token".to_owned(), svg));
+    // As many layers as there is room for.
+    let layers = series[0].points.len();
+    let every = layers.div_ceil(16).max(1);
+    let marks = (every..=layers).step_by(every).map(|layer| (layer as f64, layer.to_string()));
+    let axes = Axes::new("layer", "β of the last token").with_marks(marks).of_shares();
+    let lines = curves(&axes, &series)
         .map(|svg| ("β of the last token after every layer, and of attention and MLP alone".to_owned(), svg));
     let mut notes = super::about(summary);
     if summary["truncated"] == true {

@@ -1,28 +1,31 @@
 //! The job of `tuco compare`.
 
 use super::{
-    Caller,
-    experiments::{Experiment, ExperimentOptions, Opened},
+    Caller, FieldOptions,
+    experiments::{Experiment, ExperimentOptions, Opened, text_of},
     tell,
 };
 use crate::{
-    Result,
+    Error, Result,
     experiment::compare,
     prompt::{Line, RowError, RowErrorKind},
 };
 use clap::Args;
-use serde_json::Value;
 use std::path::PathBuf;
 
 /// Flags of `tuco compare`.
 #[derive(Debug, Clone, Args)]
 pub struct CompareOptions {
-    /// Prompts as for tuco score. Rows with a label are of that class, others of the class that their file is named after
+    /// Prompts as for tuco score. Rows with a label are of that class, others of the class that their file is named after. Of two
+    /// classes the one that comes later is the positive one, whose TuCo is expected to be higher: without and with an attack,
+    /// name the attack first
     #[arg(required = true, value_name = "PROMPTS")]
     pub inputs: Vec<PathBuf>,
     /// Take classes from this field of the rows (or of their meta) instead of label
     #[arg(long, value_name = "FIELD", default_value = "label", env = "TUCO_BY")]
     pub by: String,
+    #[command(flatten)]
+    pub fields: FieldOptions,
     #[command(flatten)]
     pub common: ExperimentOptions,
 }
@@ -35,18 +38,21 @@ pub fn compare(options: CompareOptions, caller: Caller<'_>) -> Result<()> {
     let opened = Opened::open(options.common, caller)?;
     let mut prompts = Vec::new();
     let is_label = options.by == "label";
-    opened.read(&options.inputs, Some(&options.by), |file, line| {
+    let none = format!("no {}", options.by);
+    opened.read(&options.inputs, &options.fields, &[&options.by], |file, line| {
         let class = match line.field(&options.by) {
-            Some(Value::String(class)) => Some(class.clone()),
-            Some(class) => Some(class.to_string()),
+            Some(class) => Some(text_of(class)),
             // It might have told another class than its file.
             None if is_unread(&line) => None,
             None if is_label => Some(file.to_owned()),
-            None => Some(format!("no {}", options.by)),
+            None => Some(none.clone()),
         };
         prompts.push(compare::Prompt { id: line.id, about: class, encoded: opened.encode(line.content) });
         Ok(())
     })?;
+    if !is_label && prompts.iter().all(|prompt| prompt.about.as_ref().is_none_or(|class| *class == none)) {
+        return Err(Error::usage(format!("--by {}: no row has this field, nor its meta", options.by)));
+    }
     compare::check(&prompts)?.iter().for_each(|warning| tell(warning));
     opened.run(&Experiment::Compare(prompts))
 }

@@ -4,7 +4,7 @@ use super::MachineOptions;
 #[cfg(any(feature = "cuda", feature = "sim"))]
 use super::memory::Size;
 #[cfg(any(feature = "cuda", feature = "sim"))]
-use crate::backend::cuda::{ContextPrecision, Cuda, Kernels};
+use crate::backend::cuda::{ContextPrecision, Cuda, Kernels, kernel_dim};
 use crate::{
     Error, Result,
     backend::{cpu::Cpu, reference::Reference},
@@ -227,6 +227,8 @@ impl Computer {
         pair: &dyn PairWeights,
         tell: &dyn Fn(&str),
     ) -> Result<Self> {
+        // Before a run has begun.
+        kernel_dim(pair.spec().ft.head_dim)?;
         let precision = context_precision(machine, pair);
         fitted(Cuda::open(ordinal, precision, machine.kernels.kernels())?, machine, pair, tell)
     }
@@ -238,6 +240,7 @@ impl Computer {
 
     #[cfg(feature = "sim")]
     fn simulator(machine: &MachineOptions, pair: &dyn PairWeights, tell: &dyn Fn(&str)) -> Result<Self> {
+        kernel_dim(pair.spec().ft.head_dim)?;
         let kernels = machine.kernels.kernels().unwrap_or(Kernels::Sm90a);
         fitted(Cuda::simulated(context_precision(machine, pair), kernels), machine, pair, tell)
     }

@@ -1,15 +1,15 @@
 //! What the jobs of all experiments have in common.
 
 use super::{
-    AboutPair, Caller, Computers, FailOnError, MachineOptions, PairOptions, PromptOptions, open_encoder,
-    open_pair, parse_count,
+    AboutPair, Caller, Computers, FailOnError, FieldOptions, MachineOptions, MemoryOptions, PairOptions,
+    PromptOptions, open_encoder, open_pair, parse_count,
     resume::{Origin, begun, check_device, how_to_go_on, template_date},
     tell, thread_pool, thread_pools,
 };
 use crate::{
     Error, ErrorKind, Result,
     checkpoint::Pair,
-    engine::AnyEngine,
+    engine::{AnyEngine, Footprint, PackLimits},
     experiment::{
         self,
         batches::Batching,
@@ -23,6 +23,7 @@ use crate::{
         trace,
     },
     hash,
+    model::PairWeights,
     output::{self, Folder, Manifest, Progress},
     prompt::{Content, Encoded, Encoder, Line, RowError, Source, check_inputs},
 };
@@ -43,7 +44,7 @@ pub struct ExperimentOptions {
     /// Only the first N rows of each input
     #[arg(long, value_name = "N", value_parser = parse_count, env = "TUCO_LIMIT")]
     pub limit: Option<usize>,
-    /// Exit with code 3 if more rows than this number, or than this fraction, cannot be used
+    /// Exit with code 3 if more rows than this number (1 and above), or than this fraction (below 1), cannot be used
     #[arg(long, value_name = "FRACTION|N", default_value = "0.1", env = "TUCO_FAIL_ON_ERROR")]
     pub fail_on_error: FailOnError,
     /// No progress and no closing line
@@ -55,6 +56,8 @@ pub struct ExperimentOptions {
     pub prompts: PromptOptions,
     #[command(flatten)]
     pub machine: MachineOptions,
+    #[command(flatten)]
+    pub memory: MemoryOptions,
 }
 
 /// The pair, the threads and the tokenizer of an experiment.
@@ -69,7 +72,7 @@ pub struct Opened<'a> {
 impl<'a> Opened<'a> {
     pub fn open(options: ExperimentOptions, caller: Caller<'a>) -> Result<Self> {
         let pool = thread_pool(&options.machine)?;
-        let pair = pool.install(|| open_pair(&options.pair))?;
+        let pair = pool.install(|| open_pair(&options.pair, options.memory))?;
         let tell_unless_quiet = |text: &str| {
             if !options.quiet {
                 tell(text);
@@ -81,17 +84,19 @@ impl<'a> Opened<'a> {
         Ok(Self { caller, options, pair, pool, encoder })
     }
 
-    /// Reads the rows of the inputs, of each as many as `--limit` says; `field` is one that rows may have besides the usual. `each` gets
-    /// them with the [`names`] of their files.
+    /// Reads the rows of the inputs, of each as many as `--limit` says; `fields` are those that rows may have besides the usual. `each`
+    /// gets them with the [`names`] of their files.
     pub fn read(
         &self,
         inputs: &[PathBuf],
-        field: Option<&str>,
+        named: &FieldOptions,
+        fields: &[&str],
         mut each: impl FnMut(&str, Line) -> Result<()>,
     ) -> Result<()> {
         self.check_inputs(inputs)?;
         for (path, name) in inputs.iter().zip(names(inputs)) {
-            let mut lines = Source::open(std::slice::from_ref(path))?.lines().expecting(field);
+            let mut lines = Source::open(std::slice::from_ref(path))?.lines().expecting(fields);
+            lines = lines.with_prompts_in(named.prompt_field.as_deref());
             let mut taken = 0;
             while let Some(line) = lines.next().filter(|_| taken < self.options.limit.unwrap_or(usize::MAX)) {
                 let line = line?;
@@ -145,12 +150,18 @@ impl<'a> Opened<'a> {
         pool.install(|| origin.manifest(what, json!({})))
     }
 
-    /// The folder that it writes to.
-    fn folder(&self, experiment: &Experiment, device: &str) -> Result<Folder> {
+    /// The folder that it writes to, which says in `about_pair` which weights are at work, where all are hashed.
+    fn folder(
+        &self,
+        experiment: &Experiment,
+        device: &str,
+        about_pair: &mut Vec<(&'static str, Value)>,
+    ) -> Result<Folder> {
         let ExperimentOptions { output, overwrite, machine, .. } = &self.options;
         let Some(what) = experiment.fingerprint() else { return Folder::of_one_batch(output, *overwrite) };
         let manifest = self.manifest(experiment, what, device)?;
         check_device(&machine.device, begun(&Folder::rows_in(output), *overwrite), &manifest)?;
+        about_pair.extend(weights_of(&manifest));
         Folder::open(output, manifest, *overwrite)
     }
 
@@ -159,21 +170,28 @@ impl<'a> Opened<'a> {
         let rows = experiment.rows();
         self.pair.notices.iter().for_each(|notice| tell(notice));
         let computers = self.pool.install(|| Computers::choose(&self.options.machine, &self.pair, &tell))?;
+        self.options.memory.check(&computers, &self.options.machine.device)?;
+        let threads = self.pool.current_num_threads();
+        let footprint = |limits| experiment.footprint(&self.pair, limits, threads);
+        let memory = self.options.memory.divide(self.pair.spec().ft, footprint)?;
         let device = computers.name();
-        let mut folder = self.folder(experiment, &device)?;
-        let about_pair = self.about_pair();
+        let mut about_pair = Vec::from(self.about_pair());
+        let mut folder = self.folder(experiment, &device, &mut about_pair)?;
         let Self { caller, options, pair, pool, encoder } = self;
         let machine = &options.machine;
         let progress = Progress::new(rows as u64, options.quiet);
         let limits = BatchLimits {
             prompts: machine.batch_size.unwrap_or(usize::MAX),
             tokens: machine.max_batch_tokens,
-            memory: None,
+            memory: memory.map(|(_, memory)| memory),
         };
         let pools = thread_pools(pool, computers.count())?;
         let batching =
             Batching { limits, progress: &progress, pools: &pools, stop: caller.stop, warn: &tell };
-        let engines = computers.engines(&pair);
+        let mut engines = computers.engines(&pair);
+        if let Some((limits, _)) = memory {
+            engines.iter_mut().for_each(|engine| engine.set_limits(limits));
+        }
         let engines: Vec<&dyn AnyEngine> = engines.iter().map(AsRef::as_ref).collect();
         let outcome = experiment.run(&engines, &encoder, &batching, &mut folder);
         let closing = progress.finish();
@@ -202,6 +220,7 @@ impl<'a> Opened<'a> {
         output::print(&report.to_markdown())?;
         if !options.quiet {
             tell(&closing);
+            options.memory.closing()?.iter().for_each(|closing| tell(closing));
             tell(&format!("{} has rows, summary, plot and report", options.output.display()));
         }
         if options.fail_on_error.is_exceeded(errors, rows as u64) {
@@ -220,7 +239,7 @@ impl<'a> Opened<'a> {
 pub enum Experiment {
     Sweep(Vec<Task>, Grid),
     Compare(Vec<compare::Prompt>),
-    Jailbreak { prompts: Vec<jailbreak::Prompt>, labels: jailbreak::Labels, completing: Completing },
+    Jailbreak { plan: jailbreak::Plan, completing: Completing },
     ManyShot { prompts: Vec<many_shot::Prompt>, shots: Vec<usize>, columns: Columns },
     Trace(trace::Text),
 }
@@ -230,9 +249,25 @@ impl Experiment {
         match self {
             Self::Sweep(tasks, _) => tasks.iter().map(|task| task.rows.len()).sum(),
             Self::Compare(prompts) => prompts.len(),
-            Self::Jailbreak { prompts, .. } => prompts.len(),
+            Self::Jailbreak { plan, .. } => plan.prompts.len(),
             Self::ManyShot { prompts, .. } => prompts.len(),
             Self::Trace(_) => 1,
+        }
+    }
+
+    /// What its passes take of memory.
+    fn footprint(&self, pair: &Pair, limits: PackLimits, threads: usize) -> Result<Footprint> {
+        let of_scores = Footprint::of_score(pair, limits, threads);
+        match self {
+            Self::Sweep(tasks, Grid { alphas, .. }) => {
+                Footprint::of_steering(pair, limits, threads, alphas, sweep::most_answers(tasks), false)
+            }
+            Self::Jailbreak {
+                plan: jailbreak::Plan { labels: jailbreak::Labels::Sampled { .. }, .. },
+                completing,
+            } => Ok(of_scores.or(Footprint::of_generation(pair, limits, threads, &completing.generation)?)),
+            Self::Compare(_) | Self::Jailbreak { .. } | Self::ManyShot { .. } => Ok(of_scores),
+            Self::Trace(_) => Ok(Footprint::of_traces(pair, limits, threads)),
         }
     }
 
@@ -250,10 +285,10 @@ impl Experiment {
         match self {
             Self::Sweep(tasks, grid) => sweep::run(engines, tasks, grid, batching, folder),
             Self::Compare(prompts) => compare::run(engines, prompts, batching, folder),
-            Self::Jailbreak { prompts, labels, completing } => {
+            Self::Jailbreak { plan, completing } => {
                 let generating =
                     engines.iter().map(|engine| Generating { engine: *engine, encoder, completing });
-                jailbreak::run(&generating.collect::<Vec<_>>(), prompts, labels, batching, folder)
+                jailbreak::run(&generating.collect::<Vec<_>>(), plan, batching, folder)
             }
             Self::ManyShot { prompts, shots, columns } => {
                 many_shot::run(&Scoring::of_each(engines, *columns), prompts, shots, batching, folder)
@@ -272,20 +307,18 @@ impl Experiment {
             Self::Compare(prompts) => {
                 (json!({ "experiment": "compare", "classes": compare::classes(prompts) }), prompts)
             }
-            Self::Jailbreak { prompts, labels: jailbreak::Labels::Judged { column }, .. } => {
-                (json!({ "experiment": "jailbreak", "judge_column": column }), prompts)
-            }
-            Self::Jailbreak {
-                prompts,
-                labels: jailbreak::Labels::Sampled { refusals, successes },
-                completing,
-            } => {
-                let what = json!({
-                    "experiment": "jailbreak",
-                    "generation": completing.fingerprint(),
-                    "refusals": refusals.sha256(),
-                    "successes": successes,
-                });
+            Self::Jailbreak { plan: jailbreak::Plan { prompts, labels, .. }, completing } => {
+                let what = match labels {
+                    jailbreak::Labels::Judged { column } => {
+                        json!({ "experiment": "jailbreak", "judge_column": column })
+                    }
+                    jailbreak::Labels::Sampled { refusals, successes } => json!({
+                        "experiment": "jailbreak",
+                        "generation": completing.fingerprint(),
+                        "refusals": refusals.sha256(),
+                        "successes": successes,
+                    }),
+                };
                 (what, prompts)
             }
             Self::ManyShot { prompts, shots, columns: Columns { output_co, .. } } => {
@@ -297,6 +330,20 @@ impl Experiment {
         what["prompts_sha256"] = hash::sha256_of_debug(prompts).into();
         Some(what)
     }
+}
+
+/// The fields of a summary that say which weights both models have: hashes of the hashes of their files.
+pub fn weights_of(manifest: &Manifest) -> impl Iterator<Item = (&'static str, Value)> {
+    let of = |(name, field)| Some((name, hash::sha256(manifest.field(field)?.to_string().as_bytes()).into()));
+    WEIGHTS.into_iter().filter_map(of)
+}
+
+/// Those fields, and what manifests call the files.
+pub const WEIGHTS: [(&str, &str); 2] = [("base_sha256", "base"), ("tuned_sha256", "tuned")];
+
+/// A value as the name of a class.
+pub fn text_of(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// What files are called where results tell them apart: by their names without endings, or by their paths where several have one name.

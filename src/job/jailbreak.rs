@@ -1,8 +1,8 @@
 //! The job of `tuco jailbreak`.
 
 use super::{
-    Caller, ChoiceOptions,
-    experiments::{Experiment, ExperimentOptions, Opened},
+    Caller, ChoiceOptions, FieldOptions,
+    experiments::{Experiment, ExperimentOptions, Opened, text_of},
     options::parse_count,
 };
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     engine::Generation,
     experiment::{
         generate::Completing,
-        jailbreak::{self, About, Labels, Prompt},
+        jailbreak::{self, About, Labels, Plan, Prompt},
         refusals::Refusals,
         task::Failure,
     },
@@ -46,11 +46,17 @@ pub struct JailbreakOptions {
     #[arg(long, value_name = "FILE", env = "TUCO_REFUSALS")]
     pub refusals: Option<PathBuf>,
     /// Take labels from this field of the rows (or of their meta) and generate nothing, so that flags of completions have no effect:
-    /// true, 1, yes, successful or jailbroken; false, 0, no or refused
+    /// true, 1, yes, successful, jailbroken or unsafe; false, 0, no, refused or safe
     #[arg(long, value_name = "FIELD", conflicts_with = "refusals", env = "TUCO_JUDGE_COLUMN")]
     pub judge_column: Option<String>,
+    /// Compare within the kinds of prompts that this field of the rows (or of their meta) tells, such as the attack: prompts of other
+    /// kinds differ in TuCo whether they succeed or not
+    #[arg(long, value_name = "FIELD", env = "TUCO_BY")]
+    pub by: Option<String>,
     #[command(flatten)]
     pub choice: ChoiceOptions,
+    #[command(flatten)]
+    pub fields: FieldOptions,
     #[command(flatten)]
     pub common: ExperimentOptions,
 }
@@ -63,8 +69,18 @@ const TEMPERATURE: f64 = 1.0;
 /// # Errors
 /// Everything that is wrong with flags, models and inputs before anything is computed.
 pub fn jailbreak(options: JailbreakOptions, caller: Caller<'_>) -> Result<()> {
-    let JailbreakOptions { inputs, n, max_new_tokens, successes, refusals, judge_column, choice, common } =
-        options;
+    let JailbreakOptions {
+        inputs,
+        n,
+        max_new_tokens,
+        successes,
+        refusals,
+        judge_column,
+        by,
+        choice,
+        fields,
+        common,
+    } = options;
     let mut generation = Generation {
         alpha: choice.alpha,
         max_new_tokens,
@@ -94,14 +110,16 @@ pub fn jailbreak(options: JailbreakOptions, caller: Caller<'_>) -> Result<()> {
     }
     let mut prompts = Vec::new();
     let mut columns = Columns::default();
-    opened.read(&inputs, judge_column.as_deref(), |_, line| {
+    let read: Vec<&str> = judge_column.iter().chain(&by).map(String::as_str).collect();
+    opened.read(&inputs, &fields, &read, |_, line| {
         let judged = judge_column.as_deref().map(|column| columns.verdict(&line, column));
         let (judged, unjudged) = match judged.transpose() {
             Ok(judged) => (judged, None),
             Err(failure) => (None, Some(failure)),
         };
+        let kind = by.as_ref().map(|by| line.field(by).map_or_else(|| format!("no {by}"), text_of));
         let encoded = opened.encode(line.content).and_then(|encoded| unjudged.map_or(Ok(encoded), Err));
-        let about = About { label: line.label, meta: line.meta, judged };
+        let about = About { label: line.label, meta: line.meta, judged, kind };
         prompts.push(Prompt { id: line.id, about, encoded });
         Ok(())
     })?;
@@ -109,8 +127,13 @@ pub fn jailbreak(options: JailbreakOptions, caller: Caller<'_>) -> Result<()> {
         columns.check(column)?;
     }
     jailbreak::check(&prompts, &labels)?;
+    if let Some(by) =
+        by.as_ref().filter(|by| prompts.iter().all(|prompt| prompt.about.kind == Some(format!("no {by}"))))
+    {
+        return Err(Error::usage(format!("--by {by}: no row has this field")));
+    }
     let completing = Completing { generation, stop: Vec::new(), seed: choice.seed };
-    opened.run(&Experiment::Jailbreak { prompts, labels, completing })
+    opened.run(&Experiment::Jailbreak { plan: Plan { prompts, labels, by }, completing })
 }
 
 /// What was seen of the judge's column.
@@ -131,7 +154,7 @@ impl Columns {
         let value = found.ok_or_else(|| invalid(format!("the row has no {column} (--judge-column)")))?;
         verdict(value).ok_or_else(|| {
             invalid(format!(
-                "{column} is {value}, expected true, 1, yes, successful or jailbroken, or false, 0, no or refused"
+                "{column} is {value}, expected true, 1, yes, successful, jailbroken or unsafe, or false, 0, no, refused or safe"
             ))
         })
     }
@@ -150,13 +173,10 @@ impl Columns {
 }
 
 fn verdict(value: &Value) -> Option<bool> {
-    let text = match value {
-        Value::String(text) => text.trim().to_lowercase(),
-        other => other.to_string(),
-    };
-    match text.as_str() {
-        "true" | "1" | "yes" | "successful" | "jailbroken" => Some(true),
-        "false" | "0" | "no" | "refused" => Some(false),
+    match text_of(value).trim().to_lowercase().as_str() {
+        // Tables with gaps have numbers with a fraction.
+        "true" | "1" | "1.0" | "yes" | "successful" | "jailbroken" | "unsafe" => Some(true),
+        "false" | "0" | "0.0" | "no" | "refused" | "safe" => Some(false),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! The job of `tuco many-shot`.
 
 use super::{
-    Caller,
+    Caller, FieldOptions,
     experiments::{Experiment, ExperimentOptions, Opened},
     tell,
 };
@@ -32,6 +32,8 @@ pub struct ManyShotOptions {
     #[arg(long, env = "TUCO_OUTPUT_CO")]
     pub output_co: bool,
     #[command(flatten)]
+    pub fields: FieldOptions,
+    #[command(flatten)]
     pub common: ExperimentOptions,
 }
 
@@ -40,13 +42,13 @@ pub struct ManyShotOptions {
 /// # Errors
 /// Everything that is wrong with flags, models and inputs before anything is computed.
 pub fn many_shot(options: ManyShotOptions, caller: Caller<'_>) -> Result<()> {
-    let ManyShotOptions { inputs, examples: path, shots, output_co, mut common } = options;
+    let ManyShotOptions { inputs, examples: path, shots, output_co, fields, mut common } = options;
     // The limit is one of questions.
     let limit = common.limit.take();
     let mut opened = Opened::open(common, caller)?;
     let name = path.display();
     let mut examples = Vec::new();
-    opened.read(std::slice::from_ref(&path), Some(RESPONSE), |_, line| {
+    opened.read(std::slice::from_ref(&path), &FieldOptions::default(), &[RESPONSE], |_, line| {
         let number = line.number;
         let example = many_shot::example(line);
         examples
@@ -66,7 +68,7 @@ pub fn many_shot(options: ManyShotOptions, caller: Caller<'_>) -> Result<()> {
     shots.dedup();
     opened.options.limit = limit;
     let (mut prompts, mut questions) = (Vec::new(), 0);
-    opened.read(&inputs, None, |_, line| {
+    opened.read(&inputs, &fields, &[], |_, line| {
         for count in &shots {
             let content = line.content.clone().map_err(Failure::from).and_then(|content| {
                 let conversation = many_shot::conversation(&examples[..*count], content);

@@ -1,12 +1,15 @@
 //! `--max-memory`: what batches may take, so that the process stays below it.
 
+use super::{Computers, Device};
 use crate::{
     Error, Result,
     backend::PACK_ROOM,
+    checkpoint::Reading,
     engine::{Footprint, PackLimits},
     experiment::filling::Memory,
     model::ModelSpec,
 };
+use clap::Args;
 use std::{fmt, str::FromStr};
 
 /// A prompt of so many tokens has to fit.
@@ -15,6 +18,59 @@ const LEAST_TOKENS: usize = 256;
 /// What is in use before the first batch differs from start to start by 1 or 2 MiB: what is told to be enough has to be so the next
 /// time too.
 const STARTS_DIFFER: u64 = 4 << 20;
+
+/// How much memory.
+#[derive(Debug, Clone, Copy, Default, Args)]
+#[command(next_help_heading = "Machine")]
+pub struct MemoryOptions {
+    /// On the CPU: the most memory that the process may have in use, the weights that are mapped included (512M, 16G). Weights are
+    /// read layer by layer, once a batch, and batches are made to fit
+    #[arg(long, value_name = "SIZE", env = "TUCO_MAX_MEMORY")]
+    pub max_memory: Option<Size>,
+}
+
+impl MemoryOptions {
+    /// How weights are read, `reading` being what else is to be thought of; to be called before any is.
+    pub fn reading(&self, reading: Reading) -> Reading {
+        if self.max_memory.is_some() {
+            give_back_what_is_freed();
+        }
+        Reading { lets_go: self.max_memory.is_some(), ..reading }
+    }
+
+    /// # Errors
+    /// A usage error for a device that it is not for.
+    pub fn check(&self, computers: &Computers, device: &Device) -> Result<()> {
+        match self.max_memory {
+            Some(_) if !computers.is_cpu() => {
+                Err(Error::usage(format!("--max-memory is for --device cpu, not for {device}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// [`divide`]s what there is, if it is limited.
+    ///
+    /// # Errors
+    /// As [`divide`].
+    pub fn divide(
+        &self,
+        spec: &ModelSpec,
+        footprint: impl Fn(PackLimits) -> Result<Footprint>,
+    ) -> Result<Option<(PackLimits, Memory)>> {
+        self.max_memory.map(|limit| divide(limit, spec, footprint)).transpose()
+    }
+
+    /// What to tell in the end, if memory is limited.
+    ///
+    /// # Errors
+    /// Where the system does not tell.
+    pub fn closing(&self) -> Result<Option<String>> {
+        let told =
+            |limit| Ok(format!("{} of memory were in use at most, of {limit}", Resident::read()?.most));
+        self.max_memory.map(told).transpose()
+    }
+}
 
 /// An amount of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,15 +108,15 @@ impl fmt::Display for Size {
 
 /// What this process has in memory, and the most that it had.
 #[derive(Debug, Clone, Copy)]
-pub struct Resident {
-    pub now: Size,
-    pub most: Size,
+struct Resident {
+    now: Size,
+    most: Size,
 }
 
 impl Resident {
     /// # Errors
     /// A usage error where the system does not tell.
-    pub fn read() -> Result<Self> {
+    fn read() -> Result<Self> {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -81,7 +137,7 @@ const GIVEN_BACK: usize = 256 << 10;
 
 /// Lets freed matrices go back to the system at once. As it is, glibc keeps them for the next ones, whose sizes are others: what
 /// is in memory would be half as much again as what is used.
-pub fn give_back_what_is_freed() {
+fn give_back_what_is_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: a setting of the allocator, which takes it at any time.
     unsafe {
@@ -94,16 +150,26 @@ pub fn give_back_what_is_freed() {
 ///
 /// # Errors
 /// A usage error that says the least that would do and what takes it.
-pub fn divide(
+fn divide(
     limit: Size,
     spec: &ModelSpec,
     footprint: impl Fn(PackLimits) -> Result<Footprint>,
 ) -> Result<(PackLimits, Memory)> {
+    let (spare, _) = left(limit, spec, footprint(PackLimits::for_model(spec, (0, PACK_ROOM.1)))?)?;
+    let limits = PackLimits::for_model(spec, (PACK_ROOM.0.min(spare / 4), PACK_ROOM.1));
+    let (_, memory) = left(limit, spec, footprint(limits)?)?;
+    Ok((limits, memory))
+}
+
+/// What batches may take of `limit`, and how much of it they need not.
+///
+/// # Errors
+/// As [`divide`].
+pub fn left(limit: Size, spec: &ModelSpec, footprint: Footprint) -> Result<(usize, Memory)> {
     let Resident { now, most } = Resident::read()?;
-    let smallest = footprint(PackLimits::for_model(spec, (0, PACK_ROOM.1)))?;
-    let [weights, threads] = smallest.fixed();
+    let [weights, threads] = footprint.fixed();
     let tokens = LEAST_TOKENS.min(spec.context_length);
-    let least = smallest.bytes(tokens, 1, tokens);
+    let least = footprint.bytes(tokens, 1, tokens);
     let needed = (now.0 + least as u64).max(most.0);
     if needed > limit.0 {
         let enough = Size(needed + STARTS_DIFFER);
@@ -116,8 +182,5 @@ pub fn divide(
         )));
     }
     let most = (limit.0 - now.0) as usize;
-    let spare = most - least;
-    let limits = PackLimits::for_model(spec, (PACK_ROOM.0.min(spare / 4), PACK_ROOM.1));
-    let footprint = footprint(limits)?;
-    Ok((limits, Memory { most, footprint }))
+    Ok((most - least, Memory { most, footprint }))
 }

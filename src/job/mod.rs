@@ -26,12 +26,14 @@ pub use experiments::ExperimentOptions;
 pub use generate::{ChoiceOptions, GenerateOptions, generate};
 pub use jailbreak::{JailbreakOptions, jailbreak};
 pub use many_shot::{ManyShotOptions, many_shot};
+pub use memory::{MemoryOptions, Size, left as memory_left};
 pub use merge::{MergeOptions, merge};
 use options::parse_count;
 pub(crate) use options::{told_by_clap, without_environment};
 
 pub use options::{
-    DtypeChoice, FailOnError, InputOptions, Limit, MachineOptions, PairOptions, PrefixSharing, PromptOptions,
+    DtypeChoice, FailOnError, FieldOptions, InputOptions, Limit, MachineOptions, PairOptions, PrefixSharing,
+    PromptOptions,
 };
 pub use report::{ReportOptions, report};
 pub use rows::RowsOptions;
@@ -64,8 +66,8 @@ pub struct Caller<'a> {
 }
 
 /// Opens the pair that the flags name.
-pub fn open_pair(options: &PairOptions) -> Result<Pair> {
-    Pair::open_sides(&sides(options)?, options.reading())
+pub fn open_pair(options: &PairOptions, memory: MemoryOptions) -> Result<Pair> {
+    Pair::open_sides(&sides(options)?, memory.reading(options.reading()))
 }
 
 /// What results say of the pair that they are of.
@@ -96,6 +98,11 @@ fn sides(options: &PairOptions) -> Result<Twin<Side>> {
     let resolve = |flag: &str, name: &Option<String>, revision: &Option<String>| {
         name.as_ref().map(|name| checkpoint::resolve(flag, name, revision.as_deref())).transpose()
     };
+    if options.merge_adapter && options.adapter.is_none() && options.base_adapter.is_none() {
+        return Err(Error::usage(
+            "--merge-adapter: there is no adapter (--adapter, --base-adapter) to merge",
+        ));
+    }
     let adapters = Twin::new(
         resolve("--base-adapter", &options.base_adapter, &None)?,
         resolve("--adapter", &options.adapter, &None)?,
@@ -125,7 +132,7 @@ fn base_of_adapter(adapter: &Path) -> Result<PathBuf> {
 
 /// `tuco inspect`: prints what the pair is.
 pub fn inspect(options: &PairOptions) -> Result<()> {
-    output::print(&inspect::report(&open_pair(options)?))
+    output::print(&inspect::report(&open_pair(options, MemoryOptions::default())?))
 }
 
 /// The tuned model's tokenizer and template, as the flags want them; `tell` hears in what the vocabulary of another tokenizer

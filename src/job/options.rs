@@ -76,10 +76,20 @@ impl PromptOptions {
     }
 }
 
+/// How rows say what they are.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Prompts")]
+pub struct FieldOptions {
+    /// The field, or column, that has the prompt's text, instead of prompt (text, goal, instruction, …)
+    #[arg(long, value_name = "FIELD", env = "TUCO_PROMPT_FIELD")]
+    pub prompt_field: Option<String>,
+}
+
 /// Which rows.
 #[derive(Debug, Clone, Args)]
 pub struct InputOptions {
-    /// Prompts: JSONL files, .parquet files, .txt files (one prompt a line), or - for JSONL on standard input
+    /// Prompts: JSONL files, .parquet and .csv files (columns named as fields), .txt files (one prompt a line), or - for JSONL on
+    /// standard input
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
     /// Only the first N rows, or this fraction of them (0.1)

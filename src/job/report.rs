@@ -1,23 +1,20 @@
 //! The job of `tuco report`.
 
+use super::experiments::{WEIGHTS, weights_of};
 use crate::{
     Error, Result,
     experiment::{self, scored::Scored},
     output::{self, Manifest, Report, read_summary},
+    prompt::Source,
 };
 use clap::Args;
 use serde_json::Value;
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Flags of `tuco report`.
 #[derive(Debug, Clone, Args)]
 pub struct ReportOptions {
-    /// Folders that experiments left, or their summary.json, or rows of tuco score (.jsonl): TuCo against OutputCo
+    /// Folders that experiments left, or their summary.json, or rows of tuco score (.jsonl, .parquet): TuCo against OutputCo
     #[arg(required = true, value_name = "DIR|SUMMARY|ROWS")]
     pub inputs: Vec<PathBuf>,
     /// The page to write
@@ -25,7 +22,7 @@ pub struct ReportOptions {
     pub output: PathBuf,
 }
 
-/// What numbers that are put side by side have in common: fields of summaries, and what manifests call them.
+/// What numbers that are put side by side have in common: fields of summaries, and what manifests call them. First where the weights lie.
 const PAIR: [(&str, &str); 6] = [
     ("base", "base_dir"),
     ("tuned", "tuned_dir"),
@@ -34,6 +31,7 @@ const PAIR: [(&str, &str); 6] = [
     ("merge_adapter", "merge_adapter"),
     ("dtype", "dtype"),
 ];
+const PLACES: usize = 4;
 
 /// `tuco report`.
 ///
@@ -42,43 +40,64 @@ const PAIR: [(&str, &str); 6] = [
 pub fn report(options: &ReportOptions) -> Result<()> {
     output::check_output(&options.output)?;
     let mut reports: Vec<Report> = Vec::new();
-    // The value of each field, and who said so first.
-    let mut known: BTreeMap<&str, (Value, &Path)> = BTreeMap::new();
+    let mut earlier: Vec<(&Path, Value)> = Vec::new();
     for path in &options.inputs {
-        let summary = if is_jsonl(path) { of_rows(path)? } else { read_summary(path)? };
-        for (name, _) in PAIR {
-            // What a summary does not have it says nothing of.
-            let Some(value) = summary.get(name) else { continue };
-            let (other, earlier) = known.entry(name).or_insert_with(|| (value.clone(), path.as_path()));
-            if *other != *value {
-                return Err(Error::usage(format!(
-                    "{name} of {} is {other}, of {} {value}: make a report of each",
-                    earlier.display(),
-                    path.display()
-                )));
+        let summary = if has_rows(path) { of_rows(path)? } else { read_summary(path)? };
+        for (other, of_other) in &earlier {
+            if let Some(difference) = difference(of_other, &summary) {
+                let (other, path) = (other.display(), path.display());
+                let message = match difference {
+                    Difference::Weights(model) => {
+                        format!("{model} of {other} has other weights than that of {path}")
+                    }
+                    Difference::Field(name, [before, now]) => {
+                        format!("{name} of {other} is {before}, of {path} {now}")
+                    }
+                };
+                return Err(Error::usage(format!("{message}: make a report of each")));
             }
         }
         let report = experiment::report(&summary)
             .ok_or_else(|| Error::usage(format!("{} is no summary that can be shown", path.display())))?;
         reports.push(report);
+        earlier.push((path, summary));
     }
     std::fs::write(&options.output, output::page(&reports))
         .map_err(|error| Error::io("write", &options.output, &error))
 }
 
-fn is_jsonl(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"))
+/// What two summaries say of their pairs that differs. Weights are compared by their hashes where both have some, since the same may lie
+/// anywhere, and others under the same name.
+fn difference<'a>(one: &'a Value, other: &'a Value) -> Option<Difference<'a>> {
+    let are_hashed = WEIGHTS.iter().all(|(hash, _)| one[hash].is_string() && other[hash].is_string());
+    let mut weights = WEIGHTS.into_iter().filter(|(hash, _)| are_hashed && one[hash] != other[hash]);
+    if let Some((_, model)) = weights.next() {
+        return Some(Difference::Weights(model));
+    }
+    // What a summary does not have it says nothing of.
+    let both = |(name, _)| Some((name, [one.get(name)?, other.get(name)?]));
+    let mut fields = PAIR.into_iter().skip(if are_hashed { PLACES } else { 0 }).filter_map(both);
+    fields.find(|(_, [before, now])| before != now).map(|(name, values)| Difference::Field(name, values))
+}
+
+enum Difference<'a> {
+    /// Of this model.
+    Weights(&'static str),
+    Field(&'static str, [&'a Value; 2]),
+}
+
+fn has_rows(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("jsonl") || ending.eq_ignore_ascii_case("parquet"))
 }
 
 /// The summary of what `tuco score` wrote, with the pair that its manifest names.
 fn of_rows(path: &Path) -> Result<Value> {
-    let file = File::open(path).map_err(|error| Error::unreadable(path, &error))?;
+    let mut lines = Source::open(&[path.to_owned()])?.lines();
     let mut scored = Scored::default();
-    for (number, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(|error| Error::unreadable(path, &error))?;
-        let row = serde_json::from_str(&line).map_err(|error| format!("is not valid JSON: {error}"));
-        row.and_then(|row: Value| scored.add(&row)).map_err(|problem| {
-            let place = format!("{}:{}", path.display(), number + 1);
+    while let Some((number, row)) = lines.next_object()? {
+        row.map_err(|error| error.message).and_then(|row| scored.add(&row)).map_err(|problem| {
+            let place = format!("{}:{number}", path.display());
             Error::usage(format!("{place} {problem}; expected rows of tuco score, or an experiment's folder"))
         })?;
     }
@@ -89,6 +108,7 @@ fn of_rows(path: &Path) -> Result<Value> {
         for (field, about) in PAIR.into_iter().chain([("tuco_version", "tuco_version")]) {
             summary[field] = manifest.told(about).cloned().into();
         }
+        weights_of(&manifest).for_each(|(name, hash)| summary[name] = hash);
     }
     Ok(summary)
 }

@@ -1,16 +1,15 @@
 //! The jobs that write a row for every row of input: `tuco score` and `tuco generate`.
 
 use super::{
-    Caller, Computers, FailOnError, InputOptions, MachineOptions, PairOptions, PromptOptions,
-    memory::{self, Resident, Size},
-    open_encoder,
+    Caller, Computers, FailOnError, FieldOptions, InputOptions, MachineOptions, MemoryOptions, PairOptions,
+    PromptOptions, open_encoder, open_pair,
     resume::{Origin, begun, check_device, how_to_go_on, template_date},
     shard::ShardChoice,
-    sides, tell, thread_pool, thread_pools,
+    tell, thread_pool, thread_pools,
 };
 use crate::{
     Error, ErrorKind, Result,
-    checkpoint::{Pair, Reading},
+    checkpoint::Pair,
     engine::{AnyEngine, Footprint, PackLimits},
     experiment::{
         filling::{BatchLimits, Memory},
@@ -47,7 +46,7 @@ pub struct RowsOptions {
     /// Start again even if the output file holds rows
     #[arg(long, requires = "output")]
     pub overwrite: bool,
-    /// Exit with code 3 if more rows than this number, or than this fraction, are errors
+    /// Exit with code 3 if more rows than this number (1 and above), or than this fraction (below 1), are errors
     #[arg(long, value_name = "FRACTION|N", default_value = "0.1", env = "TUCO_FAIL_ON_ERROR")]
     pub fail_on_error: FailOnError,
     /// No progress and no closing line
@@ -56,13 +55,13 @@ pub struct RowsOptions {
     #[command(flatten)]
     pub pair: PairOptions,
     #[command(flatten)]
+    pub fields: FieldOptions,
+    #[command(flatten)]
     pub prompts: PromptOptions,
     #[command(flatten)]
     pub machine: MachineOptions,
-    /// On the CPU: the most memory that the process may have in use, the weights that are mapped included (512M, 16G). Weights are
-    /// read layer by layer, once a batch, and batches are made to fit
-    #[arg(long, value_name = "SIZE", help_heading = "Machine", env = "TUCO_MAX_MEMORY")]
-    pub max_memory: Option<Size>,
+    #[command(flatten)]
+    pub memory: MemoryOptions,
 }
 
 /// What is done with each row.
@@ -82,14 +81,13 @@ impl What {
         }
     }
 
-    /// See [`memory::divide`].
-    fn divide(&self, limit: Size, pair: &Pair, threads: usize) -> Result<(PackLimits, Memory)> {
-        memory::divide(limit, pair.spec().ft, |limits| match self {
+    fn footprint(&self, pair: &Pair, limits: PackLimits, threads: usize) -> Result<Footprint> {
+        match self {
             What::Score { .. } => Ok(Footprint::of_score(pair, limits, threads)),
             What::Generate(completing) => {
                 Footprint::of_generation(pair, limits, threads, &completing.generation)
             }
-        })
+        }
     }
 }
 
@@ -160,21 +158,14 @@ impl<'a> RowsJob<'a> {
             output::check_not_read(output, &options.input.inputs)?;
         }
         let pool = thread_pool(&options.machine)?;
-        if options.max_memory.is_some() {
-            memory::give_back_what_is_freed();
-        }
-        let reading = Reading { lets_go: options.max_memory.is_some(), ..options.pair.reading() };
-        let pair = pool.install(|| Pair::open_sides(&sides(&options.pair)?, reading))?;
+        let pair = pool.install(|| open_pair(&options.pair, options.memory))?;
         let tell = |text: &str| {
             if !options.quiet {
                 tell(text);
             }
         };
         let computers = pool.install(|| Computers::choose(&options.machine, &pair, &tell))?;
-        if let (Some(_), false) = (options.max_memory, computers.is_cpu()) {
-            let message = format!("--max-memory is for --device cpu, not for {}", options.machine.device);
-            return Err(Error::usage(message));
-        }
+        options.memory.check(&computers, &options.machine.device)?;
         let neighbour = folder.as_deref().zip(shard).map(|(folder, shard)| shard.neighbour(folder));
         let neighbour = neighbour.transpose()?.flatten();
         let date = template_date(&options.prompts, all_begun(&options, neighbour.as_deref()))?;
@@ -183,8 +174,9 @@ impl<'a> RowsJob<'a> {
         let source = Source::open(&options.input.inputs)?;
         let lines = source.count_lines()?;
         let limit = options.input.limit.map_or(u64::MAX, |limit| limit.of(lines));
-        let memory = options.max_memory.map(|limit| what.divide(limit, &pair, pool.current_num_threads()));
-        let memory = memory.transpose()?;
+        let threads = pool.current_num_threads();
+        let footprint = |limits| what.footprint(&pair, limits, threads);
+        let memory = options.memory.divide(pair.spec().ft, footprint)?;
         let sink = match &options.output {
             None => Sink::Stdout,
             Some(path) => {
@@ -199,6 +191,7 @@ impl<'a> RowsJob<'a> {
                 let inputs = source.fingerprints()?;
                 let mut fingerprint = what.fingerprint();
                 fingerprint["limit"] = json!(options.input.limit.map(|limit| format!("{limit:?}")));
+                fingerprint["prompt_field"] = json!(options.fields.prompt_field);
                 fingerprint["inputs"] = inputs.iter().map(|(_, hash)| hash.as_str()).collect();
                 let about = json!({ "inputs": inputs.iter().map(|(path, _)| path).collect::<Vec<_>>() });
                 let manifest = pool.install(|| origin.manifest(fingerprint, about))?;
@@ -254,12 +247,15 @@ impl<'a> RowsJob<'a> {
             }
         };
         let closing = progress.finish();
-        if let (Some(limit), false) = (options.max_memory, quiet) {
-            tell(&format!("{} of memory were in use at most, of {limit}", Resident::read()?.most));
+        if !quiet {
+            options.memory.closing()?.iter().for_each(|closing| tell(closing));
         }
         sink.finish(&summary).map_err(how_to_go_on)?;
         if !quiet {
             tell(&closing);
+        }
+        if summary.rows_of_all == 0 {
+            tell("the inputs have no rows");
         }
         if let Some(first) = &summary.first_error {
             tell(&format!("{} of {} rows are errors; the first: {first}", summary.errors, summary.rows));
@@ -314,7 +310,7 @@ impl Running<'_> {
             progress: self.progress,
             stop: caller.stop,
         };
-        let mut lines = self.source.lines();
+        let mut lines = self.source.lines().with_prompts_in(options.fields.prompt_field.as_deref());
         // The work is done by the pools' threads; reading, writing and telling stay on this one.
         if !options.dry_run {
             return run.pass(&mut lines, *limit, self.sink, &tell);

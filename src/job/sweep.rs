@@ -29,6 +29,7 @@ pub struct SweepOptions {
         value_name = "A,B,…",
         value_delimiter = ',',
         default_value = "0.75,0.9,0.95,1,1.05,1.1,1.25",
+        value_parser = parse_alpha,
         allow_negative_numbers = true,
         env = "TUCO_ALPHAS"
     )]
@@ -44,6 +45,10 @@ pub struct SweepOptions {
     pub shots: usize,
     #[command(flatten)]
     pub common: ExperimentOptions,
+}
+
+fn parse_alpha(text: &str) -> Result<f64, String> {
+    text.trim().parse().map_err(|_| "expected numbers with commas between (0.5,1,1.5)".into())
 }
 
 fn parse_folds(text: &str) -> Result<usize, String> {

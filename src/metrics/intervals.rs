@@ -7,19 +7,49 @@ use rand_chacha::{
 };
 
 /// 97.5 % quantile of the standard normal distribution: intervals are of 95 %.
-pub(super) const Z: f64 = 1.959_963_984_540_054;
+const Z: f64 = 1.959_963_984_540_054;
 
 /// DeLong's 95 % interval of [`auc`] (DeLong, DeLong, Clarke-Pearson 1988): normal, cut at 0 and 1. `None` where a class has
 /// fewer than two scores.
 pub fn delong(negative: &[f64], positive: &[f64]) -> Option<(f64, f64)> {
+    auc_and_variance(negative, positive).map(|(center, variance)| normal(center, variance))
+}
+
+/// The AUC of two classes within strata: how often, of all pairs of a negative and a positive of one stratum, the positive has the higher
+/// score, and DeLong's 95 % interval of it. Strata with fewer than two of a class tell nothing; `None` where there are no others.
+pub fn stratified(strata: &[(&[f64], &[f64])]) -> Option<(f64, (f64, f64))> {
+    let (mut pairs, mut center, mut variance) = (0.0, 0.0, 0.0);
+    for (negative, positive) in strata {
+        let Some((own, own_variance)) = auc_and_variance(negative, positive) else { continue };
+        let own_pairs = (negative.len() * positive.len()) as f64;
+        pairs += own_pairs;
+        center += own_pairs * own;
+        variance += own_pairs.powi(2) * own_variance;
+    }
+    (pairs > 0.0).then(|| (center / pairs, normal(center / pairs, variance / pairs.powi(2))))
+}
+
+fn auc_and_variance(negative: &[f64], positive: &[f64]) -> Option<(f64, f64)> {
     if negative.len() < 2 || positive.len() < 2 {
         return None;
     }
-    let center = auc(negative, positive)?;
     let variance =
         placements(positive, negative, |below, _| below) + placements(negative, positive, |_, above| above);
+    Some((auc(negative, positive)?, variance))
+}
+
+/// Wilson's 95 % interval of a share of so many.
+pub fn wilson(share: f64, of: f64) -> (f64, f64) {
+    let spread = Z * Z / of;
+    let half = Z * ((share * (1.0 - share) + spread / 4.0) / of).sqrt();
+    let middle = share + spread / 2.0;
+    (((middle - half) / (1.0 + spread)).max(0.0), ((middle + half) / (1.0 + spread)).min(1.0))
+}
+
+/// The normal 95 % interval of a share.
+fn normal(center: f64, variance: f64) -> (f64, f64) {
     let half = Z * variance.sqrt();
-    Some(((center - half).max(0.0), (center + half).min(1.0)))
+    ((center - half).max(0.0), (center + half).min(1.0))
 }
 
 /// Variance of the mean share of the others that each of `own` stands right to, ties counting half. `right` takes how many
@@ -39,9 +69,9 @@ fn placements(own: &[f64], others: &[f64], right: impl Fn(usize, usize) -> usize
 }
 
 /// The 2.5 % and 97.5 % quantiles of the AUC over `resamples` random samples with replacement, of each class for itself. The
-/// same seed gives the same interval. `None` where a class is empty.
+/// same seed gives the same interval. `None` where a class has fewer than two scores: all samples would be alike.
 pub fn bootstrap(negative: &[f64], positive: &[f64], resamples: usize, seed: u64) -> Option<(f64, f64)> {
-    if negative.is_empty() || positive.is_empty() {
+    if negative.len() < 2 || positive.len() < 2 {
         return None;
     }
     let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -138,11 +168,30 @@ mod tests {
     }
 
     #[test]
+    fn strata_are_compared_within_themselves() {
+        // Apart as a whole, since the strata are; not within any.
+        let (low, high) = ([0.1, 0.2, 0.3, 0.4], [1.1, 1.2, 1.3, 1.4]);
+        let (some, many) = (&low[1..3], &low[..]);
+        let (lower, higher) = ([low[0], low[3], high[1]], [low[1], low[2], high[0], high[2]]);
+        assert!(auc(&lower, &higher) > Some(0.5));
+        let (center, (least, most)) = stratified(&[(many, some), (&high, &high[1..3])]).unwrap();
+        assert_eq!(center, 0.5);
+        let (one_least, one_most) = delong(many, some).unwrap();
+        assert!(one_least < least && most < one_most && least < 0.5 && most > 0.5);
+        // One stratum is the whole; what tells nothing is left out.
+        let whole = auc(many, &high).zip(delong(many, &high));
+        assert_eq!(stratified(&[(many, &high)]), whole);
+        assert_eq!(stratified(&[(&low[..1], &high), (many, &high), (many, &[])]), whole);
+        assert_eq!(stratified(&[(&low[..1], &high)]), None);
+    }
+
+    #[test]
     fn large_classes_are_no_work() {
         // Comparing every two of them would be 10^11 steps.
         let scores = |above: f64| -> Vec<f64> { (0..300_000).map(|i| f64::from(i) * 1e-6 + above).collect() };
         let (negative, positive) = (scores(0.0), scores(1.0));
         assert_eq!(delong(&negative, &positive), Some((1.0, 1.0)));
         assert_eq!(tpr_at_fpr(&negative, &positive, 0.05), Some(1.0));
+        assert_eq!(bootstrap(&negative, &positive, 20, 1), Some((1.0, 1.0)));
     }
 }

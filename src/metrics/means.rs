@@ -1,8 +1,8 @@
 //! Means, and how two quantities go together.
 
-use super::intervals::Z;
+use statrs::distribution::{ContinuousCDF, StudentsT};
 
-/// The mean of values and its 95 % interval (normal, from the standard error). `None` of nothing; one value has no interval.
+/// The mean of values and its 95 % interval (Student's t, from the standard error). `None` of nothing; one value has no interval.
 pub fn mean(values: &[f64]) -> Option<(f64, Option<(f64, f64)>)> {
     let count = values.len() as f64;
     if values.is_empty() {
@@ -10,8 +10,11 @@ pub fn mean(values: &[f64]) -> Option<(f64, Option<(f64, f64)>)> {
     }
     let mean = values.iter().sum::<f64>() / count;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    let half = Z * (squares / (count - 1.0) / count).sqrt();
-    Some((mean, (values.len() > 1).then_some((mean - half, mean + half))))
+    let interval = StudentsT::new(0.0, 1.0, count - 1.0).ok().map(|students_t| {
+        let half = students_t.inverse_cdf(0.975) * (squares / (count - 1.0) / count).sqrt();
+        (mean - half, mean + half)
+    });
+    Some((mean, interval))
 }
 
 /// Pearson's correlation. `None` where a quantity does not vary.

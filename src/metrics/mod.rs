@@ -8,7 +8,7 @@ mod means;
 
 pub use classes::{auc, quantile};
 pub use folds::{Chosen, Goal, cross_validate};
-pub use intervals::{bootstrap, delong, tpr_at_fpr};
+pub use intervals::{bootstrap, delong, stratified, tpr_at_fpr, wilson};
 pub use means::{mean, pearson, spearman};
 
 /// The L1 norms of the running sums of one twin row after a layer, in f64.

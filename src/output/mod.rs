@@ -21,7 +21,7 @@ pub use manifest::{Done, Manifest};
 pub use merge::merge;
 pub use plot::{Axes, Series, curves, outlines, scatter};
 pub use progress::Progress;
-pub use report::{Report, Table, page};
+pub use report::{Report, Table, page, visible};
 pub use shards::Shard;
 pub use table::write as write_table;
 

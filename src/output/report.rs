@@ -25,6 +25,9 @@ impl Report {
         let mut text = format!("{}\n", self.title);
         self.notes.iter().for_each(|note| text += &format!("{note}\n"));
         for Table { caption, head, rows } in &self.tables {
+            let in_cells =
+                |row: &Vec<String>| -> Vec<String> { row.iter().map(|cell| in_cell(cell)).collect() };
+            let (head, rows) = (&in_cells(head), &rows.iter().map(in_cells).collect::<Vec<_>>());
             let width = |col: usize| {
                 let cells = std::iter::once(head).chain(rows).filter_map(|row| row.get(col));
                 cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -75,9 +78,26 @@ const STYLE: &str = "body{font:15px sans-serif;max-width:60em;margin:2em auto;pa
     td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}\
     figure{margin:1.5em 0}svg{max-width:100%;height:auto}figcaption{color:#555}";
 
-/// Text that stands for itself in HTML.
+/// Text that stands for itself in HTML and SVG.
 pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    visible(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// Text that stands for itself in a cell of a Markdown table.
+fn in_cell(text: &str) -> String {
+    visible(text).replace('|', "\\|")
+}
+
+/// Text whose control characters, which terminals obey and XML refuses, are pictures of themselves; line breaks are arrows.
+pub fn visible(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\n' => '⏎',
+        '\u{0}'..='\u{1f}' => char::from_u32(0x2400 + c as u32).unwrap_or('�'),
+        '\u{7f}' => '␡',
+        '\u{80}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}' => '�',
+        c => c,
+    };
+    text.chars().map(shown).collect()
 }
 
 #[cfg(test)]
@@ -89,12 +109,15 @@ mod tests {
         let table = Table {
             caption: "c".into(),
             head: vec!["name".into(), "n".into()],
-            rows: vec![vec!["a<b".into(), "100".into()]],
+            rows: vec![vec!["a<b|\n\u{1b}".into(), "100".into()]],
         };
         let report =
             Report { title: "t".into(), notes: vec!["n & m".into()], tables: vec![table], plots: vec![] };
-        assert_eq!(report.to_markdown(), "t\nn & m\n\nc\n\n| name |   n |\n|------|----:|\n| a<b  | 100 |\n");
+        assert_eq!(
+            report.to_markdown(),
+            "t\nn & m\n\nc\n\n| name    |   n |\n|---------|----:|\n| a<b\\|⏎␛ | 100 |\n"
+        );
         let page = page(&[report]);
-        assert!(page.contains("a&lt;b") && page.contains("n &amp; m") && !page.contains("src="));
+        assert!(page.contains("a&lt;b|⏎␛<") && page.contains("n &amp; m") && !page.contains("src="));
     }
 }

@@ -181,7 +181,10 @@ impl Encoder {
             .as_ref()
             .filter(|_| messages.iter().all(|m| m["role"] != "system"));
         let system = system.map(|text| json!({"role": "system", "content": text}));
-        let messages: Vec<Value> = system.iter().chain(messages).map(without_nulls).collect();
+        let mut messages: Vec<Value> = system.iter().chain(messages).map(without_nulls).collect();
+        if !template.reads_parts() {
+            messages.iter_mut().enumerate().try_for_each(|(index, message)| join_parts(index, message))?;
+        }
         template.render(&messages, None, add_generation_prompt)
     }
 
@@ -192,7 +195,16 @@ impl Encoder {
 
     /// What a token says; one that is part of a character has replacement characters. `None` without a tokenizer.
     pub fn text_of(&self, token: u32) -> Option<String> {
-        self.tokenizer.as_ref().ok()?.decode(&[token], false).ok()
+        let tokenizer = self.tokenizer.as_ref().ok()?;
+        let text = tokenizer.decode(&[token], false).ok()?;
+        if !text.contains(char::REPLACEMENT_CHARACTER) {
+            return Some(text);
+        }
+        // A part of a character is shown by its bytes.
+        let name = tokenizer.id_to_token(token)?;
+        let bytes: Option<Vec<String>> =
+            name.chars().map(|c| byte_of(c).map(|byte| format!("{byte:02x}"))).collect();
+        Some(bytes.map_or(name, |bytes| format!("<{}>", bytes.join(" "))))
     }
 
     /// What tokens say together, special ones left out. `None` without a tokenizer.
@@ -332,6 +344,38 @@ fn without_nulls(message: &Value) -> Value {
                 .collect(),
         ),
         other => other.clone(),
+    }
+}
+
+/// Makes text of a content in parts, a line for each, as inference servers do for templates that know of text alone.
+///
+/// # Errors
+/// Where a part is no text.
+fn join_parts(index: usize, message: &mut Value) -> Result<(), RowError> {
+    let Some(Value::Array(parts)) = message.get("content") else { return Ok(()) };
+    let text_of = |(place, part): (usize, &'_ Value)| {
+        let text = part.get("text").and_then(Value::as_str).filter(|_| part["type"] == "text");
+        text.map(str::to_owned).ok_or_else(|| {
+            let message = format!(
+                "messages[{index}].content[{place}] is of type {}: the chat template takes text alone, expected \
+                 {{\"type\": \"text\", \"text\": …}}",
+                part["type"]
+            );
+            RowError::new(RowErrorKind::InvalidRow, message)
+        })
+    };
+    let lines = parts.iter().enumerate().map(text_of).collect::<Result<Vec<String>, RowError>>()?;
+    message["content"] = lines.join("\n").into();
+    Ok(())
+}
+
+/// The byte that byte-level tokenizers write as `c`: those that are no visible characters of Latin-1 stand from U+0100 on.
+fn byte_of(c: char) -> Option<u8> {
+    let is_visible = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let moved = || (0..=255).filter(|byte| !is_visible(byte));
+    match c as u32 {
+        code @ 0..=0xff => u8::try_from(code).ok().filter(is_visible),
+        code => moved().nth(code as usize - 0x100),
     }
 }
 

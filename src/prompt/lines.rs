@@ -51,8 +51,10 @@ pub struct Lines {
     is_cut: bool,
     /// Found when the first line is asked for.
     duplicates: Option<Duplicates>,
-    /// A field that the caller reads.
-    expected: Option<String>,
+    /// The field that has the prompt, in the place of `prompt`.
+    prompt_field: Option<String>,
+    /// Fields that the caller reads.
+    expected: Vec<String>,
     told: HashSet<String>,
     warnings: Vec<String>,
 }
@@ -68,15 +70,21 @@ impl Lines {
             buffer: Vec::new(),
             is_cut: false,
             duplicates: None,
-            expected: None,
+            prompt_field: None,
+            expected: Vec::new(),
             told: HashSet::new(),
             warnings: Vec::new(),
         }
     }
 
-    /// The caller reads this field of [`Line::other`]: there is no warning of it.
-    pub fn expecting(self, field: Option<&str>) -> Self {
-        Self { expected: field.map(str::to_owned), ..self }
+    /// The caller reads these fields of [`Line::other`]: there is no warning of them.
+    pub fn expecting(self, fields: &[&str]) -> Self {
+        Self { expected: fields.iter().map(|field| (*field).to_owned()).collect(), ..self }
+    }
+
+    /// Text prompts are in the field of this name, whatever its name is.
+    pub fn with_prompts_in(self, field: Option<&str>) -> Self {
+        Self { prompt_field: field.map(str::to_owned), ..self }
     }
 
     /// What the user should be told about the lines yielded since the last call: each unknown field once, where it came first.
@@ -115,7 +123,9 @@ impl Lines {
     /// The line in `buffer`, as a row.
     fn row(&self) -> Row {
         match (self.valid_text(), self.inputs[self.current].format) {
-            (Ok(line), Format::Jsonl | Format::Parquet) => Row::parse(line),
+            (Ok(line), Format::Jsonl | Format::Parquet | Format::Csv) => {
+                Row::parse(line, self.prompt_field.as_deref())
+            }
             (Ok(line), Format::Text) => Row::prompt(line),
             (Err(error), _) => Row::bad(error),
         }
@@ -209,7 +219,7 @@ impl Lines {
     fn tell_unknown(&mut self, field: &str) {
         if self.told.len() == MAX_TOLD_FIELDS
             || self.told.contains(field)
-            || self.expected.as_deref() == Some(field)
+            || self.expected.iter().any(|expected| expected == field)
         {
             return;
         }

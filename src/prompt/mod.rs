@@ -16,6 +16,7 @@ What the token ids are is what `transformers` makes them: the tokenizer is the s
 [`ChatTemplate`], which is held to Jinja2 as `transformers` sets it up by golden tests.
 */
 
+mod csv_lines;
 mod encoder;
 mod gguf;
 mod ids;

@@ -28,8 +28,15 @@ impl Row {
     /// Reads one line without its line ending. Never fails as a whole: what is wrong is the row's content.
     ///
     /// JSON nested deeper than 128 is refused (by `serde_json`), so no row can exhaust the stack here or later.
-    pub fn parse(line: &str) -> Self {
-        fields_of(line).map_or_else(Self::bad, Self::from_fields)
+    /// `prompt_field` is what the field `prompt` is called.
+    pub fn parse(line: &str, prompt_field: Option<&str>) -> Self {
+        let called = |mut fields: Map<String, Value>| {
+            if let Some(prompt) = prompt_field.and_then(|name| fields.shift_remove(name)) {
+                fields.insert("prompt".to_owned(), prompt);
+            }
+            Self::from_fields(fields)
+        };
+        fields_of(line).map_or_else(Self::bad, called)
     }
 
     /// A line of a text file.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    csv_lines::CsvLines,
     lines::{BYTE_ORDER_MARK, Lines, is_blank_byte},
     table::{self, TableLines},
 };
@@ -18,7 +19,7 @@ use crate::{
 
 /// The inputs of a run, in the order given.
 ///
-/// Files named `.txt` hold one prompt a line; those named `.parquet` are Parquet, a row a line; all others (`.jsonl`, `.ndjson`, `.json`, any name) one JSON object a line. `-` is
+/// Files named `.txt` hold one prompt a line; those named `.parquet` and `.csv` are tables, a row a line; all others (`.jsonl`, `.ndjson`, `.json`, any name) one JSON object a line. `-` is
 /// JSONL from standard input. What can be read only once (standard input, pipes) is copied to an anonymous temporary file, so that
 /// every input can be hashed, counted and read in constant memory, whatever its size.
 #[derive(Debug)]
@@ -40,8 +41,9 @@ pub(super) enum Format {
     Jsonl,
     /// One prompt a line.
     Text,
-    /// Read as lines of JSON.
+    /// Tables, read as lines of JSON.
     Parquet,
+    Csv,
 }
 
 #[derive(Debug)]
@@ -50,6 +52,9 @@ enum Store {
     Path(PathBuf),
     Spooled(Arc<File>),
 }
+
+/// Endings of compressed files, whose bytes are no lines.
+const PACKED: [&str; 5] = ["gz", "bz2", "xz", "zst", "zip"];
 
 /// What one pass over an input finds out.
 #[derive(Debug)]
@@ -84,6 +89,7 @@ impl Source {
                 Format::Jsonl => "jsonl",
                 Format::Text => "txt",
                 Format::Parquet => "parquet",
+                Format::Csv => "csv",
             };
             (input.name.clone(), format!("{format}:{}", scan.sha256))
         };
@@ -137,8 +143,14 @@ impl Input {
         let format = match () {
             () if is_named("txt") => Format::Text,
             () if is_named("parquet") => Format::Parquet,
+            () if is_named("csv") => Format::Csv,
             () => Format::Jsonl,
         };
+        if PACKED.into_iter().any(is_named) {
+            return Err(Error::usage(format!(
+                "{name} is compressed: unpack it, or pipe what it holds into standard input (-)"
+            )));
+        }
         let mut file = File::open(path).map_err(|error| Error::unreadable(path, &error))?;
         let metadata = file.metadata().map_err(|error| Error::unreadable(path, &error))?;
         if metadata.is_dir() {
@@ -149,13 +161,38 @@ impl Input {
         } else {
             Store::Spooled(spool(&mut file, path)?)
         };
-        Ok(Self { name, format, store })
+        let input = Self { name, format, store };
+        input.check_lines()?;
+        Ok(input)
+    }
+
+    /// # Errors
+    /// A usage error for one JSON array in the place of lines.
+    fn check_lines(&self) -> Result<()> {
+        if self.format != Format::Jsonl {
+            return Ok(());
+        }
+        let mut start = Vec::new();
+        self.bytes()?.take(1 << 10).read_to_end(&mut start).map_err(|error| self.read_error(&error))?;
+        let text = start.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&start).trim_ascii_start();
+        // One line that is an array is a row, if no good one.
+        let goes_on = text
+            .strip_prefix(b"[")
+            .is_some_and(|rest| rest.trim_ascii_start() != rest && rest.contains(&b'{'));
+        match goes_on {
+            false => Ok(()),
+            true => Err(Error::usage(format!(
+                "{} is one JSON array, expected an object a line: `jq -c '.[]'` makes lines of it",
+                self.name
+            ))),
+        }
     }
 
     /// Of lines.
     pub fn reader(&self) -> Result<Box<dyn Read + Send>> {
         match self.format {
             Format::Parquet => Ok(Box::new(TableLines::open(self.file()?, &self.name)?)),
+            Format::Csv => Ok(Box::new(CsvLines::open(self.bytes()?, &self.name)?)),
             Format::Jsonl | Format::Text => self.bytes(),
         }
     }
@@ -184,6 +221,10 @@ impl Input {
         let sha256 = sha256.map_err(|error| self.read_error(&error))?;
         let rows = match self.format {
             Format::Parquet => table::count_rows(self.file()?, &self.name)?,
+            Format::Csv => {
+                let lines = CsvLines::open(self.bytes()?, &self.name)?;
+                lines.count().map_err(|error| self.read_error(&error))?
+            }
             Format::Jsonl | Format::Text => rows.finish(),
         };
         Ok(Scan { sha256, rows })

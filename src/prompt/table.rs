@@ -6,7 +6,7 @@ use std::{
 };
 
 use parquet::{
-    basic::{ConvertedType, LogicalType, Type as Physical},
+    basic::{Compression, ConvertedType, LogicalType, Type as Physical},
     errors::ParquetError,
     file::reader::{FileReader, SerializedFileReader},
     record::reader::RowIter,
@@ -48,8 +48,19 @@ pub(super) fn count_rows(file: File, name: &str) -> Result<u64> {
 }
 
 fn open(file: File, name: &str) -> Result<SerializedFileReader<File>> {
-    SerializedFileReader::new(file)
-        .map_err(|error| Error::usage(format!("{name} is not a whole Parquet file: {error}")))
+    let reader = SerializedFileReader::new(file)
+        .map_err(|error| Error::usage(format!("{name} is not a whole Parquet file: {error}")))?;
+    let columns = reader.metadata().row_groups().iter().flat_map(|group| group.columns());
+    let is_readable = |codec: &Compression| {
+        use Compression::{GZIP, LZ4, LZ4_RAW, SNAPPY, UNCOMPRESSED, ZSTD};
+        matches!(codec, UNCOMPRESSED | SNAPPY | GZIP(_) | ZSTD(_) | LZ4 | LZ4_RAW)
+    };
+    match columns.map(|column| column.compression()).find(|codec| !is_readable(codec)) {
+        None => Ok(reader),
+        Some(codec) => Err(Error::usage(format!(
+            "{name} is compressed with {codec}, expected zstd, snappy, gzip, lz4 or nothing"
+        ))),
+    }
 }
 
 /// What a column must hold, if it holds something else.

@@ -3,10 +3,12 @@
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::LazyLock,
 };
 
 use chrono::NaiveDate;
 use minijinja::{Environment, context};
+use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::{
@@ -30,7 +32,12 @@ pub struct ChatTemplate {
     special_tokens: SpecialTokens,
     source_sha256: String,
     uses_date: bool,
+    reads_parts: bool,
 }
+
+/// A loop over the content of a message.
+static LOOP_OVER_CONTENT: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\{%[-+]?\s*for\s[^%]*\sin\s[^%]*content").expect("a valid pattern"));
 
 /// The template's name in its environment, which no other shares.
 const NAME: &str = "chat_template";
@@ -50,6 +57,7 @@ impl ChatTemplate {
             special_tokens: special_tokens.clone(),
             source_sha256: hash::sha256(source.as_bytes()),
             uses_date: source.contains("strftime_now"),
+            reads_parts: LOOP_OVER_CONTENT.is_match(source),
         })
     }
 
@@ -87,6 +95,11 @@ impl ChatTemplate {
     /// SHA-256 of the template's source, in hexadecimal.
     pub fn source_sha256(&self) -> &str {
         &self.source_sha256
+    }
+
+    /// Whether the template goes through the parts of a content that is a list. Others print such a list as it is, brackets and all.
+    pub fn reads_parts(&self) -> bool {
+        self.reads_parts
     }
 
     /// Whether the text may depend on the date.

@@ -1,6 +1,10 @@
 //! A pair with the engines that borrow it, one for each device.
 
-use crate::{checkpoint::Pair, engine::AnyEngine, job::Computers};
+use crate::{
+    checkpoint::Pair,
+    engine::{AnyEngine, PackLimits},
+    job::Computers,
+};
 use self_cell::self_cell;
 
 /// What engines borrow.
@@ -21,7 +25,11 @@ self_cell!(
     }
 );
 
-/// Makes the engines of a pair.
-pub fn start(loaded: Loaded) -> Engines {
-    Engines::new(loaded, |Loaded { pair, computers }| computers.engines(pair))
+/// Makes the engines of a pair; `limits` are those of packs, where memory is limited.
+pub fn start(loaded: Loaded, limits: Option<PackLimits>) -> Engines {
+    Engines::new(loaded, |Loaded { pair, computers }| {
+        let mut engines = computers.engines(pair);
+        limits.iter().for_each(|limits| engines.iter_mut().for_each(|engine| engine.set_limits(*limits)));
+        engines
+    })
 }

@@ -30,11 +30,11 @@ use crate::{
     Error, ErrorKind, Result,
     checkpoint::Pair,
     engine::{
-        AnyEngine, Continued, LOGITS_AT_ONCE, Likelihood, Observer, Prompt, Score, Split, Tokens, Trace,
-        check_alphas,
+        AnyEngine, Continued, Footprint, LOGITS_AT_ONCE, Likelihood, Observer, PackLimits, Prompt, Score,
+        Split, Tokens, Trace, check_alphas, unobserved,
     },
     experiment::{filling::BatchLimits, queue, worker::Worker},
-    job::{Computers, open_encoder, open_pair, thread_pool, thread_pools},
+    job::{Computers, Size, memory_left, open_encoder, open_pair, thread_pool, thread_pools},
     model::{ModelSpec, PairWeights},
     prompt::{ContentRef, Encoded, Encoder, RowError},
     twin::Branch,
@@ -44,7 +44,8 @@ use engines::{Engines, Loaded};
 use rayon::prelude::*;
 use std::{
     ops::ControlFlow,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::Ordering},
+    time::Duration,
 };
 
 /// What comes of a prompt, or why nothing does: [`RowErrorKind::NotFinite`](crate::prompt::RowErrorKind) where it overflows,
@@ -75,6 +76,8 @@ struct Opened {
     pools: Vec<rayon::ThreadPool>,
     encoder: Encoder,
     limits: BatchLimits,
+    /// What the process may have in memory, and how packs are made for it.
+    memory: Option<(Size, PackLimits)>,
     device: String,
     /// The process whose threads these are.
     process: u32,
@@ -90,18 +93,24 @@ impl Session {
     /// ([`ErrorKind::Usage`]), checkpoints ([`ErrorKind::Checkpoint`]), the pair ([`ErrorKind::Mismatch`]) and the device
     /// ([`ErrorKind::Device`]).
     pub fn open(options: &SessionOptions) -> Result<Self> {
-        let SessionOptions { pair: models, prompts, machine } = options;
+        let SessionOptions { pair: models, prompts, machine, memory } = options;
         let pool = thread_pool(machine)?;
         let warnings = Mutex::default();
-        let pair = pool.install(|| open_pair(models))?;
+        let pair = pool.install(|| open_pair(models, *memory))?;
         let tell = |text: &str| push(&warnings, text);
         pair.notices.iter().for_each(|notice| tell(notice));
         let computers = pool.install(|| Computers::choose(machine, &pair, &tell))?;
         let encoder = open_encoder(&pair, prompts, prompts.date(None), &tell)?;
+        memory.check(&computers, &machine.device)?;
+        let threads = pool.current_num_threads();
+        let of_scores = |limits| Ok(Footprint::of_score(&pair, limits, threads));
+        let divided = memory.divide(pair.spec().ft, of_scores)?;
+        let packs = divided.map(|(limits, _)| limits);
         let opened = Opened {
             device: computers.name(),
             pools: thread_pools(pool, computers.count())?,
-            engines: engines::start(Loaded { pair, computers }),
+            engines: engines::start(Loaded { pair, computers }, packs),
+            memory: memory.max_memory.zip(packs),
             encoder,
             limits: BatchLimits {
                 prompts: machine.batch_size.unwrap_or(usize::MAX),
@@ -148,7 +157,7 @@ impl Session {
     /// # Errors
     /// As [`Session::score`] in a forked process; what is wrong with a row stands in its place.
     pub fn encode(&self, rows: &[ContentRef<'_>]) -> Result<Vec<Result<Encoded, RowError>>> {
-        let _turn = self.turn()?;
+        self.check_process()?;
         let encoder = self.encoder();
         Ok(self.opened.pools[0].install(|| rows.par_iter().map(|row| encoder.encode_ref(*row)).collect()))
     }
@@ -162,6 +171,7 @@ impl Session {
         self.pass(
             prompts,
             Room::default(),
+            of_scores,
             observer,
             |engine, part, observer| engine.score(part, observer),
             |score| score.check_finite().map_err(RowError::not_finite),
@@ -188,6 +198,7 @@ impl Session {
         self.pass(
             prompts,
             Room::default(),
+            of_scores,
             observer,
             |engine, part, observer| engine.plain(branch, part, observer),
             |state| check_finite(state, || RowError::not_finite(overflowed)),
@@ -235,7 +246,10 @@ impl Session {
             let mut rows = by_alpha.iter().zip(alphas);
             rows.try_for_each(|(row, alpha)| check_finite(row, || overflow_under(*alpha)))
         };
-        self.pass_each(prompts, room, observer, pass, check, |outcome| {
+        let footprint = |pair: &Pair, limits, threads| {
+            Footprint::of_steering(pair, limits, threads, alphas, width, false)
+        };
+        self.pass_each(prompts, room, footprint, observer, pass, check, |outcome| {
             match outcome {
                 Ok(by_alpha) => {
                     for (alpha, row) in by_alpha.iter().enumerate() {
@@ -258,6 +272,7 @@ impl Session {
         self.pass(
             prompts,
             Room::default(),
+            |pair, limits, threads| Ok(Footprint::of_traces(pair, limits, threads)),
             observer,
             |engine, part, observer| engine.trace(part, observer),
             |trace| trace.check_finite().map_err(RowError::not_finite),
@@ -284,6 +299,10 @@ impl Session {
         self.pass(
             texts,
             Room::default(),
+            |pair, limits, threads| {
+                let vocab_size = pair.spec().ft.vocab_size;
+                Footprint::of_steering(pair, limits, threads, &[alpha], vocab_size, true)
+            },
             observer,
             |engine, part, observer| engine.likelihoods(part, alpha, observer),
             |tokens| check_finite(tokens.iter().map(|token| &token.log_likelihood), || overflow_under(alpha)),
@@ -309,6 +328,7 @@ impl Session {
         self.pass(
             prompts,
             room,
+            |pair, limits, threads| Footprint::of_generation(pair, limits, threads, &completing.generation),
             observer,
             |engine, part, observer| completing.complete(engine, self.encoder(), part, observer),
             |texts| texts.iter().try_for_each(Text::check_finite),
@@ -320,7 +340,7 @@ impl Session {
     /// # Errors
     /// Where the checkpoint has no head that can be read; [`ErrorKind::NotFinite`] where the logits overflow.
     pub fn logits_of_parts(&self, split: &Split) -> Result<Split> {
-        let _turn = self.turn()?;
+        let _turn = self.turn(&unobserved)?;
         let opened = &*self.opened;
         opened
             .engines
@@ -332,13 +352,26 @@ impl Session {
         &self,
         prompts: &[P],
         room: Room,
+        footprint: impl Fn(&Pair, PackLimits, usize) -> Result<Footprint>,
         observer: Observer<'_>,
         pass: impl Fn(&dyn AnyEngine, &[P], Observer<'_>) -> Result<Vec<T>> + Sync,
         check: impl Fn(&T) -> OfPrompt<()>,
     ) -> Result<Vec<OfPrompt<T>>> {
         let mut outcomes = Vec::with_capacity(prompts.len());
-        self.pass_each(prompts, room, observer, pass, check, |outcome| outcomes.push(outcome))?;
+        self.pass_each(prompts, room, footprint, observer, pass, check, |outcome| outcomes.push(outcome))?;
         Ok(outcomes)
+    }
+
+    /// What batches may take of memory now, if that is limited: the caller has other things in it, more or less from call to call.
+    fn limits(
+        &self,
+        footprint: impl Fn(&Pair, PackLimits, usize) -> Result<Footprint>,
+    ) -> Result<BatchLimits> {
+        let Opened { limits, memory, pools, .. } = &*self.opened;
+        let Some((limit, packs)) = memory else { return Ok(*limits) };
+        let footprint = footprint(self.pair(), *packs, pools[0].current_num_threads())?;
+        let (_, memory) = memory_left(*limit, self.spec(), footprint)?;
+        Ok(BatchLimits { memory: Some(memory), ..*limits })
     }
 
     /// Passes prompts in batches within the limits, which the devices share; `check` tells what is wrong with what came of one, `take`
@@ -347,17 +380,19 @@ impl Session {
         &self,
         prompts: &[P],
         room: Room,
+        footprint: impl Fn(&Pair, PackLimits, usize) -> Result<Footprint>,
         observer: Observer<'_>,
         pass: impl Fn(&dyn AnyEngine, &[P], Observer<'_>) -> Result<Vec<T>> + Sync,
         check: impl Fn(&T) -> OfPrompt<()>,
         mut take: impl FnMut(OfPrompt<T>),
     ) -> Result<()> {
         self.check_prompts(prompts)?;
-        let _turn = self.turn()?;
+        let _turn = self.turn(observer)?;
         let opened = &*self.opened;
+        let limits = self.limits(footprint)?;
         let warn = |text: &str| push(&opened.warnings, text);
         opened.engines.with_dependent(|_, engines| {
-            let batches = batches(prompts, opened.limits, room, engines[0].row_count());
+            let batches = batches(prompts, limits, room, engines[0].row_count());
             let take = |found: Result<T>| {
                 let found = found.map_err(|error| RowError::out_of_memory(error.message));
                 take(found.and_then(|found| check(&found).map(|()| found)));
@@ -366,6 +401,12 @@ impl Session {
             let workers = Worker::of_each(engines, &opened.pools);
             let tokens = |prompt: &P| room.streams * prompt.token_ids().len() + room.new_tokens;
             queue::pass(&mut passing, &workers, |worker, batch: &&[P], unwanted| {
+                // One that is too large for memory is alone in its batch.
+                if let [prompt] = batch
+                    && let Err(error) = limits.check(prompt.token_ids().len())
+                {
+                    return Ok(vec![Err(Error::new(ErrorKind::OutOfMemory, error.message))]);
+                }
                 let observer = |tokens: f64| match unwanted.load(Ordering::Relaxed) {
                     true => ControlFlow::Break(()),
                     false => observer(tokens),
@@ -405,18 +446,31 @@ impl Session {
         }
     }
 
-    /// Waits for other calls to end.
-    fn turn(&self) -> Result<MutexGuard<'_, ()>> {
-        if self.is_forked() {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!(
-                    "the pair was opened in process {}, and its threads do not survive a fork: open it in this process",
-                    self.opened.process
-                ),
-            ));
+    /// Waits for other calls to end, unless the observer stops that.
+    fn turn(&self, observer: Observer<'_>) -> Result<MutexGuard<'_, ()>> {
+        self.check_process()?;
+        loop {
+            match self.opened.turn.try_lock() {
+                Ok(turn) => return Ok(turn),
+                Err(TryLockError::Poisoned(turn)) => return Ok(turn.into_inner()),
+                Err(TryLockError::WouldBlock) if observer(0.0).is_break() => {
+                    return Err(Error::new(ErrorKind::Interrupted, "stopped"));
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(2)),
+            }
         }
-        Ok(lock(&self.opened.turn))
+    }
+
+    /// # Errors
+    /// In a forked process.
+    fn check_process(&self) -> Result<()> {
+        match self.is_forked() {
+            false => Ok(()),
+            true => Err(Error::usage(format!(
+                "the pair was opened in process {}, and its threads do not survive a fork: open it in this process",
+                self.opened.process
+            ))),
+        }
     }
 
     fn is_forked(&self) -> bool {
@@ -431,6 +485,10 @@ impl Drop for Session {
             std::mem::forget(self.opened.clone());
         }
     }
+}
+
+fn of_scores(pair: &Pair, limits: PackLimits, threads: usize) -> Result<Footprint> {
+    Ok(Footprint::of_score(pair, limits, threads))
 }
 
 fn check_finite<'a>(

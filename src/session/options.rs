@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    job::{MachineOptions, PairOptions, PromptOptions, told_by_clap, without_environment},
+    job::{MachineOptions, MemoryOptions, PairOptions, PromptOptions, told_by_clap, without_environment},
 };
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser};
 
@@ -16,6 +16,8 @@ pub struct SessionOptions {
     pub prompts: PromptOptions,
     #[command(flatten)]
     pub machine: MachineOptions,
+    #[command(flatten)]
+    pub memory: MemoryOptions,
 }
 
 #[derive(Parser)]

@@ -288,7 +288,9 @@ fn classes_are_compared_pairwise() {
     let prompts = demo("prompts.jsonl");
     let args = ["compare", prompts.to_str().unwrap(), "--by"];
     let told = scene.run(&[&args[..], &["kind"]].concat()).expect(0, &[]);
-    scene.run(&[&args[..], &["kinds", "--overwrite"]].concat()).expect(2, &["only one class", "no kinds"]);
+    scene
+        .run(&[&args[..], &["kinds", "--overwrite"]].concat())
+        .expect(2, &["--by kinds: no row has this field"]);
     let summary = scene.summary();
     let names: Vec<&str> =
         summary["classes"].as_array().unwrap().iter().map(|class| class["name"].as_str().unwrap()).collect();
@@ -363,6 +365,7 @@ fn reports_tell_adapters_apart() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), pair.path("other").join(entry.file_name())).unwrap();
     }
+    pair.edit_json("other/adapter_config.json", |config| config["lora_alpha"] = json!(7));
     let with = |subcommand: &str, adapter: &str, output: &str| {
         let args = ["in.jsonl", "--base", "base", "--adapter", adapter, "--threads", "2", "-o", output];
         run(&mut pair.run(subcommand, &args)).expect(0, &[]);
@@ -374,8 +377,12 @@ fn reports_tell_adapters_apart() {
     report(&["a", "scores.jsonl"]).expect(0, &[]);
     let page = fs::read_to_string(pair.path("report.html")).unwrap();
     assert_eq!(page.matches("base base, tuned base with adapter (tuco").count(), 2, "{page}");
-    report(&["a", "b"]).expect(2, &["adapter of a is \"adapter\", of b \"other\"", "a report of each"]);
-    report(&["b", "scores.jsonl"]).expect(2, &["adapter of b is \"other\""]);
+    report(&["a", "b"]).expect(2, &["tuned of a has other weights than that of b", "a report of each"]);
+    report(&["b", "scores.jsonl"]).expect(2, &["tuned of b has other weights than that of scores.jsonl"]);
+    // The same weights elsewhere are the same pair.
+    fs::rename(pair.path("adapter"), pair.path("moved")).unwrap();
+    with("compare", "moved", "c");
+    report(&["a", "c", "scores.jsonl"]).expect(0, &[]);
 }
 
 #[test]
@@ -393,8 +400,16 @@ fn reports_are_of_one_pair() {
     let mut other = scene.summary();
     other["base"] = "elsewhere".into();
     fs::write(scene.dir.path().join("other.json"), other.to_string()).unwrap();
+    report(&["out", "other.json"]).expect(0, &[]);
+    other["base_sha256"] = "0".into();
+    fs::write(scene.dir.path().join("other.json"), other.to_string()).unwrap();
+    report(&["out", "other.json"]).expect(2, &["base of out has other weights", "a report of each"]);
+    // A trace does not hash them.
+    other.as_object_mut().unwrap().shift_remove("base_sha256");
+    fs::write(scene.dir.path().join("other.json"), other.to_string()).unwrap();
     report(&["out", "other.json"]).expect(2, &["elsewhere", "a report of each"]);
     let mut other = scene.summary();
+    other.as_object_mut().unwrap().shift_remove("base_sha256");
     other["adapter"] = "elsewhere".into();
     fs::write(scene.dir.path().join("other.json"), other.to_string()).unwrap();
     report(&["out", "other.json"]).expect(2, &["adapter of out is null", "other.json \"elsewhere\""]);

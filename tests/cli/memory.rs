@@ -5,6 +5,7 @@ use crate::{
     common::{Pair, Ran, run, tuco},
     random_pair::{Shape, write_pair},
 };
+use serde_json::{Value, json};
 use std::{
     fs,
     process::{Command, Stdio},
@@ -23,9 +24,33 @@ const SHAPE: Shape = Shape {
     vocab_size: 512,
 };
 
+/// Words that are tokens.
+const WORDS: [&str; 12] =
+    ["?", "Is", "a", "horse", "river", "stone", "king", "letter", "winter", "alive", "Yes", "No"];
+
+/// A tokenizer whose tokens are words.
+fn tokenizer() -> String {
+    let vocab: serde_json::Map<String, Value> =
+        WORDS.iter().enumerate().map(|(id, word)| ((*word).to_owned(), id.into())).collect();
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "?"}
+    });
+    tokenizer.to_string()
+}
+
 static PAIR: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
     write_pair(dir.path(), &SHAPE);
+    fs::write(dir.path().join("tuned/tokenizer.json"), tokenizer()).unwrap();
+    let questions = ["horse", "river", "stone", "king", "letter", "winter"].map(|word| {
+        format!(
+            "{{\"prompt\": \"{}Is a {word} alive?\", \"choices\": [\"Yes\", \"No\"], \"label\": 0}}\n",
+            "winter ".repeat(9)
+        )
+    });
+    fs::write(dir.path().join("questions.jsonl"), questions.concat()).unwrap();
     let row = |row: usize| {
         let ids: Vec<usize> = (0..1 + row * 7 % 60).map(|i| (row * 5 + i * 3) % 512).collect();
         format!("{{\"id\": \"r{row}\", \"token_ids\": {ids:?}}}\n")
@@ -97,6 +122,17 @@ fn scores_of_a_large_pair_are_the_same_in_little_memory() {
 #[test]
 fn completions_of_a_large_pair_are_the_same_in_little_memory() {
     check_stays_below("generate", &["in.jsonl", "--alpha", "0.5", "--tuco", "--max-new-tokens", "3"]);
+}
+
+#[test]
+fn experiments_with_a_large_pair_are_the_same_in_little_memory() {
+    let common = ["--overwrite", "-o"];
+    let with = |args: &[&'static str], output: &'static str| [args, &common, &[output]].concat();
+    check_stays_below("compare", &with(&["in.jsonl", "questions.jsonl"], "compare"));
+    check_stays_below("sweep", &with(&["questions.jsonl", "--alphas", "0.5,1,2"], "sweep"));
+    check_stays_below("trace", &with(&["Is a king alive", "--response", "Yes a king"], "trace"));
+    let jailbreak = ["questions.jsonl", "--n", "2", "--max-new-tokens", "2", "--fail-on-error", "6"];
+    check_stays_below("jailbreak", &with(&jailbreak, "jailbreak"));
 }
 
 #[test]

@@ -51,7 +51,7 @@ def measure(negative, positive):
 
 
 def correlate(a, b):
-    low, high = stats.norm.interval(0.95, loc=a.mean(), scale=stats.sem(a))
+    low, high = stats.t.interval(0.95, len(a) - 1, loc=a.mean(), scale=stats.sem(a))
     return {
         "a": a.tolist(),
         "b": b.tolist(),
@@ -59,6 +59,11 @@ def correlate(a, b):
         "pearson": stats.pearsonr(a, b).statistic,
         "spearman": stats.spearmanr(a, b).statistic,
     }
+
+
+def share(count, of):
+    interval = stats.binomtest(count, of).proportion_ci(method="wilson")
+    return {"count": count, "of": of, "wilson": [interval.low, interval.high]}
 
 
 def main():
@@ -70,8 +75,10 @@ def main():
     # With ties, and with few values.
     pairs = [(rng.integers(0, 6, 30) / 4, rng.integers(0, 6, 30) / 4), (rng.normal(size=3), rng.normal(size=3))]
     correlations = [correlate(a, b) for a, b in pairs]
+    shares = [share(count, of) for count, of in [(12, 32), (32, 32), (0, 5), (1, 1)]]
+    found = {"cases": cases, "correlations": correlations, "shares": shares}
     versions = {"scipy": scipy.__version__, "scikit-learn": sklearn.__version__}
-    (HERE / "gold.json").write_text(json.dumps(versions | {"cases": cases, "correlations": correlations}) + "\n")
+    (HERE / "gold.json").write_text(json.dumps(versions | found) + "\n")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,16 @@ struct Task<'a> {
     position: usize,
 }
 
+/// Query rows of a block, each with all heads of its group.
+fn block_rows(group_size: usize) -> usize {
+    (BLOCK_QUERIES / group_size).clamp(16, BLOCK_QUERIES)
+}
+
+/// Elements that a thread keeps for each key of a path: the key, its value and its score for all queries of a block.
+pub fn elements_of_key(head_dim: usize, group_size: usize) -> usize {
+    head_dim + head_dim.max(MIN_COLS) + group_size * block_rows(group_size)
+}
+
 /// See [`Backend::attention`](crate::backend::Backend::attention).
 pub fn attention<T: Element>(
     arch: Arch,
@@ -54,7 +64,7 @@ pub fn attention<T: Element>(
     sequences: &[Sequence],
     shape: &AttentionShape,
 ) {
-    let block = (BLOCK_QUERIES / shape.group_size()).clamp(16, BLOCK_QUERIES);
+    let block = block_rows(shape.group_size());
     let tasks: Vec<_> = sequences
         .iter()
         .flat_map(|sequence| {

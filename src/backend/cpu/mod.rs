@@ -23,6 +23,7 @@ use crate::{
     tensor::Tensor,
     twin::Twin,
 };
+pub use attention::elements_of_key;
 use element::Element;
 use product::Store;
 use pulp::Arch;

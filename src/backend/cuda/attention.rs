@@ -7,7 +7,7 @@ use super::{
     layout::LayoutRows,
     mat::{CudaMat, Element},
 };
-use crate::{Error, ErrorKind, Result, backend::AttentionShape};
+use crate::{Error, Result, backend::AttentionShape};
 
 /// Head dimensions that `attention.cu` is compiled for; others are padded to the next.
 const ATTENTION_DIMS: [usize; 7] = [16, 32, 64, 80, 96, 128, 256];
@@ -31,6 +31,18 @@ impl From<&AttentionShape> for ShapeNumbers {
     }
 }
 
+/// The head dimension of the kernel for heads of so many.
+///
+/// # Errors
+/// A usage error where they are too wide for all of them.
+pub fn kernel_dim(head_dim: usize) -> Result<usize> {
+    ATTENTION_DIMS.into_iter().find(|dim| *dim >= head_dim).ok_or_else(|| {
+        Error::usage(format!(
+            "head_dim is {head_dim}, attention on GPUs has at most 256: --device cpu has any"
+        ))
+    })
+}
+
 /// How `path_rows.cuh` sees the rows of paths: in boxes of 64 rows, and of one.
 pub fn path_boxes(device: &dyn Device, mat: &CudaMat) -> Result<[TensorMap; 2]> {
     Ok([device.tensor_map(&mat.in_boxes(64))?, device.tensor_map(&mat.in_boxes(1))?])
@@ -45,10 +57,7 @@ pub fn attention(
     rows: &LayoutRows,
     shape: &AttentionShape,
 ) -> Result<()> {
-    let Some(dim) = ATTENTION_DIMS.into_iter().find(|dim| *dim >= shape.head_dim) else {
-        let message = format!("head_dim is {}, attention on GPUs has at most 256", shape.head_dim);
-        return Err(Error::new(ErrorKind::Usage, message));
-    };
+    let dim = kernel_dim(shape.head_dim)?;
     let floor = Floor {
         operations: 4.0 * rows.context_pairs * (shape.num_attention_heads * shape.head_dim) as f64,
         bytes: (2 * q.bytes() + k.bytes() + v.bytes()) as f64,

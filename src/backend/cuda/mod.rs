@@ -28,6 +28,7 @@ mod twin_attend;
 mod weight;
 
 use crate::{Error, Result, model::PairWeights};
+pub use attention::kernel_dim;
 pub use device::Kernels;
 use device::{Device, Lane};
 use lanes::Lanes;

@@ -188,6 +188,28 @@ fn without_a_tokenizer_only_token_ids_are_scored() {
     );
 }
 
+/// Templates that know of text alone would print a list.
+#[test]
+fn parts_of_text_are_text() {
+    let part = |text: &str| json!({"type": "text", "text": text});
+    let asked = |content: Value| Content::Messages(vec![json!({"role": "user", "content": content})]);
+    let encoder = open(&complete(), options());
+    assert_eq!(ids(&encoder, asked(json!([part("a"), part("b")]))), ids(&encoder, asked("a\nb".into())));
+    let image = asked(json!([part("a"), {"type": "image_url", "image_url": {"url": "x"}}]));
+    let error = encoder.encode(&image).unwrap_err();
+    assert_eq!(error.kind, RowErrorKind::InvalidRow);
+    assert!(error.message.contains("messages[0].content[1] is of type \"image_url\""), "{}", error.message);
+    // One that goes through the parts gets them.
+    let template =
+        "{% for m in messages %}{% for part in m.content %} {{ part.text }} c{% endfor %}{% endfor %}";
+    let dir = checkpoint(&[
+        ("tokenizer.json", tokenizer().to_string()),
+        ("chat_template.jinja", template.to_owned()),
+        ("tokenizer_config.json", "{}".to_owned()),
+    ]);
+    assert_eq!(ids(&open(&dir, options()), asked(json!([part("a"), part("b")]))), [5, 7, 6, 7]);
+}
+
 #[test]
 fn without_a_template_messages_say_what_is_missing() {
     let encoder = open(&checkpoint(&[("tokenizer.json", tokenizer().to_string())]), options());

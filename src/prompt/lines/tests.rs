@@ -235,3 +235,35 @@ fn what_can_be_read_only_once_is_kept() {
     assert_eq!(source.count_lines().unwrap(), 3000);
     assert_eq!(source.fingerprints().unwrap()[0].1.len(), "jsonl:".len() + 64);
 }
+
+/// Quoted line breaks, ids, JSON in cells, empty cells; rows of another width and other bytes are error rows.
+#[test]
+fn tables_in_csv_are_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("in.csv");
+    let text = b"\xef\xbb\xbfid,goal,messages,meta,label\n7,\"two\nlines, quoted\",,\"{\"\"a\"\": 1}\",x\n\
+                 b,,\"[{\"\"role\"\": \"\"user\"\", \"\"content\"\": \"\"hi\"\"}]\",,\n1,2\nc,\xff,,,\n007,last,,,\n";
+    fs::write(&path, text).unwrap();
+    let source = Source::open(std::slice::from_ref(&path)).unwrap();
+    let lines = source.lines().with_prompts_in(Some("goal"));
+    let lines: Vec<Line> = lines.map(Result::unwrap).collect();
+    assert_eq!((source.count_lines().unwrap(), lines.len()), (5, 5));
+    assert_eq!(lines[0].content, Ok(Content::Prompt("two\nlines, quoted".into())));
+    assert_eq!((&lines[0].id, &lines[0].meta), (&json!(7), &Some(json!({"a": 1}))));
+    assert_eq!((&lines[0].label, &lines[1].label), (&Some(json!("x")), &None));
+    assert_eq!(lines[1].content, Ok(Content::Messages(vec![json!({"role": "user", "content": "hi"})])));
+    let kinds = [2, 3].map(|row: usize| lines[row].content.as_ref().unwrap_err().kind);
+    assert_eq!(kinds, [RowErrorKind::InvalidRow, RowErrorKind::InvalidUtf8]);
+    assert_eq!((&lines[4].id, &lines[4].content), (&json!("007"), &Ok(Content::Prompt("last".into()))));
+    fs::write(&path, "a,a\n").unwrap();
+    let told = Source::open(&[path]).unwrap().count_lines().unwrap_err().message;
+    assert!(told.contains("two columns are called \"a\""), "{told}");
+}
+
+#[test]
+fn what_is_no_lines_is_told() {
+    let files = Files::new(&[("a.json", " [\n  {\"prompt\": \"a\"}\n]"), ("a.jsonl.gz", "\u{1f}")]);
+    let told = |path: &PathBuf| Source::open(std::slice::from_ref(path)).unwrap_err().message;
+    assert!(told(&files.paths[0]).contains("is one JSON array"), "{}", told(&files.paths[0]));
+    assert!(told(&files.paths[1]).contains("is compressed"), "{}", told(&files.paths[1]));
+}

@@ -4,13 +4,17 @@ use super::*;
 
 /// The kind and message of a row's error.
 fn error(line: &str) -> (RowErrorKind, String) {
-    let error = Row::parse(line).content.expect_err(line);
+    let error = parsed(line).content.expect_err(line);
     (error.kind, error.message)
+}
+
+fn parsed(line: &str) -> Row {
+    Row::parse(line, None)
 }
 
 #[test]
 fn each_kind_of_content_is_read_by_each_of_its_names() {
-    let content = |line| Row::parse(line).content.unwrap();
+    let content = |line| parsed(line).content.unwrap();
     assert_eq!(content(r#"{"prompt": " "}"#), Content::Prompt(" ".into()));
     assert_eq!(content(r#"{"token_ids": [0, 4294967295]}"#), Content::TokenIds(vec![0, u32::MAX]));
     assert_eq!(content(r#"{"prompt_token_ids": [7]}"#), Content::TokenIds(vec![7]));
@@ -23,29 +27,29 @@ fn each_kind_of_content_is_read_by_each_of_its_names() {
 fn lines_of_openai_s_batches_are_rows() {
     let line = r#"{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions",
         "body": {"model": "m", "messages": [{"role": "user", "content": "hi"}]}}"#;
-    let row = Row::parse(line);
+    let row = parsed(line);
     assert_eq!(row.id, Some(json!("a")));
     assert_eq!(row.content, Ok(Content::Messages(vec![json!({"role": "user", "content": "hi"})])));
     assert!(row.other.is_empty(), "there is nothing to warn of: {:?}", row.other);
-    let completion = Row::parse(r#"{"custom_id": "b", "body": {"prompt": "p"}}"#);
+    let completion = parsed(r#"{"custom_id": "b", "body": {"prompt": "p"}}"#);
     assert_eq!(completion.content, Ok(Content::Prompt("p".into())));
-    let broken = Row::parse(r#"{"custom_id": "b", "body": {"messages": "p"}}"#).content.unwrap_err();
+    let broken = parsed(r#"{"custom_id": "b", "body": {"messages": "p"}}"#).content.unwrap_err();
     assert!(broken.message.contains("messages must be an array"), "{}", broken.message);
-    let row = Row::parse(r#"{"prompt": "mine", "body": {"prompt": "other"}}"#);
+    let row = parsed(r#"{"prompt": "mine", "body": {"prompt": "other"}}"#);
     assert_eq!(row.content, Ok(Content::Prompt("mine".into())));
 }
 
 #[test]
 fn what_is_not_content_is_handed_through() {
-    let row = Row::parse(
+    let row = parsed(
         r#"{"custom_id": "a", "label": null, "meta": {"z": 1, "a": [2]}, "prompt": "p", "y": 1, "x": 2}"#,
     );
     assert_eq!(row.id, Some(json!("a")));
     assert_eq!(row.label, None);
     assert_eq!(row.meta.unwrap().to_string(), r#"{"z":1,"a":[2]}"#);
     assert_eq!(row.other.keys().collect::<Vec<_>>(), ["y", "x"]);
-    assert_eq!(Row::parse(r#"{"id": -3, "prompt": "p"}"#).id, Some(json!(-3)));
-    assert_eq!(Row::parse(r#"{"id": null, "prompt": "p"}"#).id, None);
+    assert_eq!(parsed(r#"{"id": -3, "prompt": "p"}"#).id, Some(json!(-3)));
+    assert_eq!(parsed(r#"{"id": null, "prompt": "p"}"#).id, None);
 }
 
 #[test]
@@ -126,6 +130,14 @@ fn nothing_to_score_has_its_own_kind() {
 
 #[test]
 fn a_bad_row_keeps_what_is_good_in_it() {
-    let row = Row::parse(r#"{"id": "a", "label": 1, "meta": 2, "prompt": 3}"#);
+    let row = parsed(r#"{"id": "a", "label": 1, "meta": 2, "prompt": 3}"#);
     assert_eq!((row.id, row.label, row.meta), (Some(json!("a")), Some(json!(1)), Some(json!(2))));
+}
+
+#[test]
+fn the_prompt_may_be_in_another_field() {
+    let row = Row::parse(r#"{"goal": "g", "prompt": "p", "target": "t"}"#, Some("goal"));
+    assert_eq!(row.content, Ok(Content::Prompt("g".into())));
+    assert_eq!(row.other.keys().collect::<Vec<_>>(), ["target"]);
+    assert_eq!(Row::parse(r#"{"prompt": "p"}"#, Some("goal")).content, Ok(Content::Prompt("p".into())));
 }

@@ -1,0 +1,93 @@
+//! The rows of a CSV file as lines of JSON, by the names in its first row: what holds for lines holds for them.
+
+use csv::{ByteRecord, Reader, ReaderBuilder};
+use serde_json::{Map, Value};
+use std::io::{self, Read};
+
+use crate::error::{Error, Result};
+
+/// Columns whose cells are JSON.
+const JSON: [&str; 4] = ["messages", "token_ids", "prompt_token_ids", "meta"];
+
+/// Reads a CSV file, a row in memory at a time.
+pub(super) struct CsvLines<R> {
+    reader: Reader<R>,
+    names: Vec<String>,
+    record: ByteRecord,
+    line: Vec<u8>,
+    /// Bytes of `line` that have been read.
+    read: usize,
+}
+
+impl<R: Read> CsvLines<R> {
+    /// # Errors
+    /// A usage error that names the file where the first row does not name the columns; reading.
+    pub fn open(file: R, name: &str) -> Result<Self> {
+        let mut reader = ReaderBuilder::new().flexible(true).from_reader(file);
+        let header = reader.headers().map_err(|error| Error::usage(format!("{name}: {error}")))?;
+        let names: Vec<String> = header.iter().map(str::to_owned).collect();
+        if let Some(twice) =
+            names.iter().enumerate().find_map(|(at, name)| names[..at].contains(name).then_some(name))
+        {
+            return Err(Error::usage(format!("{name}: two columns are called {twice:?}")));
+        }
+        Ok(Self { reader, names, record: ByteRecord::new(), line: Vec::new(), read: 0 })
+    }
+
+    /// The number of rows besides the first.
+    pub fn count(mut self) -> io::Result<u64> {
+        let mut rows = 0;
+        while self.reader.read_byte_record(&mut self.record)? {
+            rows += 1;
+        }
+        Ok(rows)
+    }
+
+    /// Makes the next row a line; `false` where there is none.
+    fn next_line(&mut self) -> io::Result<bool> {
+        if !self.reader.read_byte_record(&mut self.record)? {
+            return Ok(false);
+        }
+        self.line.clear();
+        self.read = 0;
+        let cells: Result<Vec<&str>, _> = self.record.iter().map(std::str::from_utf8).collect();
+        match cells {
+            Ok(cells) if cells.len() == self.names.len() => {
+                serde_json::to_writer(&mut self.line, &object_of(&self.names, &cells))?;
+            }
+            // Rows of their own that tell what is wrong: a list is no object, and other bytes are no text.
+            Ok(cells) => serde_json::to_writer(&mut self.line, &cells)?,
+            Err(_) => self.line.extend(self.record.as_slice().iter().filter(|byte| **byte != b'\n')),
+        }
+        self.line.push(b'\n');
+        Ok(true)
+    }
+}
+
+/// Empty cells are no fields.
+fn object_of(names: &[String], cells: &[&str]) -> Value {
+    let value = |(name, cell): (&String, &&str)| {
+        let text = || Value::from(*cell);
+        let value = match name.as_str() {
+            json if JSON.contains(&json) => serde_json::from_str(cell).unwrap_or_else(|_| text()),
+            "id" | "custom_id" => {
+                let number = cell.parse::<i64>().ok().filter(|number| number.to_string() == **cell);
+                number.map_or_else(text, Value::from)
+            }
+            _ => text(),
+        };
+        (name.clone(), value)
+    };
+    names.iter().zip(cells).filter(|(_, cell)| !cell.is_empty()).map(value).collect::<Map<_, _>>().into()
+}
+
+impl<R: Read> Read for CsvLines<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.read == self.line.len() && !self.next_line()? {
+            return Ok(0);
+        }
+        let length = (&self.line[self.read..]).read(buffer)?;
+        self.read += length;
+        Ok(length)
+    }
+}
