@@ -1,4 +1,5 @@
-//! Prompts with a long common beginning, scored with and without sharing it, by turns.
+//! Prompts with a long common beginning, scored with and without sharing it, by turns; and steered under seven alphas, as few-shot
+//! questions of `tuco sweep` are, together and one by one.
 //!
 //! `cargo bench --bench prefix_sharing` on a random pair of SmolLM2-135M's shapes with 8 of its 30 layers;
 //! `TUCO_BENCH_BASE=DIR TUCO_BENCH_TUNED=DIR …` on another. `RAYON_NUM_THREADS` sets the threads.
@@ -8,7 +9,7 @@ mod common;
 use tuco::{
     backend::cpu::Cpu,
     checkpoint::Pair,
-    engine::{Engine, unobserved},
+    engine::{Engine, Tokens, unobserved},
     model::PairWeights,
 };
 
@@ -17,6 +18,8 @@ const SHARED: usize = 1500;
 const OWN: usize = 120;
 const LAYERS: usize = 8;
 const ROUNDS: usize = 3;
+const QUESTIONS: usize = 20;
+const ALPHAS: [f64; 7] = [0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25];
 
 fn main() {
     let made = tempfile::tempdir().expect("a temporary folder");
@@ -45,4 +48,24 @@ fn main() {
         [&mut || without = run(false), &mut || with = run(true)],
     );
     assert!(with == without, "sharing changed a bit");
+
+    let questions = &prompts[..QUESTIONS];
+    let engine = Engine::new(&backend, &pair);
+    let steered = |prompts: &[&[u32]]| {
+        let answers = Tokens::Of(&[1, 2, 3, 4]);
+        engine.steer(prompts, &ALPHAS, answers, &unobserved).expect("it is not stopped")
+    };
+    println!("{QUESTIONS} of them under {} alphas", ALPHAS.len());
+    let (mut together, mut alone) = (Vec::new(), Vec::new());
+    common::by_turns(
+        ROUNDS,
+        ["one by one", "together"],
+        [&mut || alone = questions.iter().map(|question| steered(&[question])).collect(), &mut || {
+            together = steered(questions)
+        }],
+    );
+    let same = |(question, alone): (usize, &Vec<Vec<Vec<f64>>>)| {
+        (0..ALPHAS.len()).all(|alpha| alone[alpha][0] == together[alpha][question])
+    };
+    assert!(alone.iter().enumerate().all(same), "sharing changed a bit");
 }

@@ -30,7 +30,7 @@ typedef enum tuco_status {
 /* A pair that is open and ready. */
 typedef struct tuco_session tuco_session;
 
-/* A flag of `tuco score` about pair, prompts or machine (but "max-memory"), without its dashes: "base", "tuned", "adapter", "device", "threads", …
+/* A flag of `tuco score` about pair, prompts or machine, without its dashes: "base", "tuned", "adapter", "device", "threads", …
  * Flags without a value take "true" or "false". */
 typedef struct tuco_option {
     const char *name;

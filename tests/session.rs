@@ -102,7 +102,7 @@ fn a_session_gives_what_the_engine_gives_in_batches_of_any_size() {
         assert_eq!(found.shape, [alphas.len(), prompts.len(), session.spec().vocab_size]);
         assert_eq!(found.values, logits.concat().concat());
         assert_eq!(all(session.trace(&prompts, &unobserved)), traces);
-        assert_eq!(session.logits_of_parts(&traces[0].split).unwrap(), says);
+        assert_eq!(session.logits_of_parts(&traces[0].split, &unobserved).unwrap(), says);
     }
 }
 
@@ -228,8 +228,11 @@ fn an_overflow_is_told_of_its_prompt_alone() {
     let pair = Pair::open(&dir.path().join("base"), &dir.path().join("tuned"), None).unwrap();
     let cpu = Cpu::new();
     let traces = Engine::new(&cpu, &pair).trace(&ids, &unobserved).unwrap();
-    assert!(session.logits_of_parts(&traces[0].split).is_ok());
-    told(session.logits_of_parts(&traces[1].split).unwrap_err(), "the logits of the hidden state's parts");
+    assert!(session.logits_of_parts(&traces[0].split, &unobserved).is_ok());
+    told(
+        session.logits_of_parts(&traces[1].split, &unobserved).unwrap_err(),
+        "the logits of the hidden state's parts",
+    );
 
     let prompts = ids.map(|token_ids| Prompt { token_ids, seed: 0 });
     let generation = Generation { max_new_tokens: 3, ..Generation::default() };
@@ -269,8 +272,6 @@ fn a_prompt_that_the_device_does_not_hold_loses_no_other() {
     assert_eq!(outcomes[2], session.score(&ids[2..], &unobserved).unwrap()[0]);
 }
 
-/// Each prompt goes alone, so that all devices have some.
-#[cfg(feature = "sim")]
 /// Memory is what the process has of it, other tests' too: too little is told with what would do, and then holds what it should.
 #[cfg(target_os = "linux")]
 #[test]
@@ -298,6 +299,8 @@ fn little_memory_gives_the_same_and_prompts_that_do_not_fit_have_their_places() 
     assert_eq!(likelihoods(&small), likelihoods(&free));
 }
 
+/// Each prompt goes alone, so that all devices have some.
+#[cfg(feature = "sim")]
 #[test]
 fn several_devices_give_what_one_gives() {
     use std::{

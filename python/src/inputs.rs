@@ -55,7 +55,7 @@ impl Prompts {
         })?;
         let first = items.first();
         if first.is_some_and(|first| is_int(first) || first.is_instance_of::<PyDict>()) {
-            return Ok(Self(vec![prompt_of(given, "prompts")?]));
+            return Ok(Self(vec![prompt_of_items(py, items, "prompts")?]));
         }
         let mut kept = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
@@ -69,16 +69,20 @@ impl Prompts {
 
     /// The token ids of one prompt, which may be none.
     pub fn ids(given: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
-        let is_sequence = given.is_instance_of::<PyUntypedArray>()
-            || given.hasattr("__array__")?
-            || !given.is_instance_of::<PyString>() && sequence(given)?.is_some();
-        match if is_sequence { prompt_of(given, name)? } else { Kept::Messages(Vec::new()) } {
-            Kept::Ids(ids) => Ok(ids),
-            Kept::Bad(_) => Ok(Vec::new()),
-            _ => {
-                let kind = given.get_type().name()?;
-                Err(PyTypeError::new_err(format!("{name} is {kind}, expected a list or array of token ids")))
-            }
+        let wrong = || -> PyErr {
+            let kind = given.get_type().name().map_or_else(|_| "object".into(), |name| name.to_string());
+            PyTypeError::new_err(format!("{name} is {kind}, expected a list or array of token ids"))
+        };
+        if given.is_instance_of::<PyUntypedArray>() || given.hasattr("__array__")? {
+            return match prompt_of(given, name)? {
+                Kept::Ids(ids) => Ok(ids),
+                _ => Err(wrong()),
+            };
+        }
+        match if given.is_instance_of::<PyString>() { None } else { sequence(given)? } {
+            Some(items) if items.is_empty() => Ok(Vec::new()),
+            Some(items) if is_int(&items[0]) => ids_of(&items, name),
+            _ => Err(wrong()),
         }
     }
 
@@ -157,11 +161,15 @@ fn prompt_of(given: &Bound<'_, PyAny>, name: &str) -> PyResult<Kept> {
         PyTypeError::new_err(format!("{name} is {kind}, {EXPECTED}"))
     };
     let items = if given.is_instance_of::<PyDict>() { None } else { sequence(given)? };
-    let items = items.ok_or_else(wrong)?;
+    prompt_of_items(given.py(), items.ok_or_else(wrong)?, name)
+}
+
+/// One prompt of token ids or messages.
+fn prompt_of_items(py: Python<'_>, items: Vec<Bound<'_, PyAny>>, name: &str) -> PyResult<Kept> {
     match items.first() {
         None => Ok(Kept::Bad(RowError::new(RowErrorKind::EmptyPrompt, "the prompt is an empty list"))),
         Some(first) if is_int(first) => ids_of(&items, name).map(Kept::Ids),
-        Some(first) if first.is_instance_of::<PyDict>() => messages_of(given),
+        Some(first) if first.is_instance_of::<PyDict>() => messages_of(PyList::new(py, items)?.as_any()),
         Some(first) => {
             let kind = first.get_type().name()?;
             Err(PyTypeError::new_err(format!(

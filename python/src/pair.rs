@@ -4,7 +4,7 @@ use crate::{
     completion::{self, Completion},
     errors::{Raise, row_exception, usage},
     inputs::{Prompts, sequence},
-    running::{Bar, is_passing, run},
+    running::{Bar, run},
     scores::{Asked, Outcome, Scored, Scores},
     trace::Trace,
 };
@@ -15,7 +15,9 @@ use pyo3::{
     types::{PyList, PyString},
 };
 use std::{
+    cell::Cell,
     ffi::CString,
+    ops::Deref,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -45,10 +47,43 @@ type Rows = Vec<Result<Encoded, RowError>>;
 /// Of the tokens of a continuation: the logarithm of how likely each is, and whether it is the likeliest.
 type Likelihoods<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<bool>>);
 
+thread_local! {
+    static USES: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A session that a call of this thread uses.
+struct Used(Arc<Session>);
+
+impl Used {
+    fn begin(session: Arc<Session>) -> Self {
+        USES.set(USES.get() + 1);
+        Self(session)
+    }
+
+    /// Whether a call of the thread is on its way, be it of another pair.
+    fn by_this_thread() -> bool {
+        USES.get() > 0
+    }
+}
+
+impl Deref for Used {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.0
+    }
+}
+
+impl Drop for Used {
+    fn drop(&mut self) {
+        USES.set(USES.get() - 1);
+    }
+}
+
 impl Pair {
-    fn session(&self, py: Python<'_>) -> PyResult<Arc<Session>> {
+    fn session(&self, py: Python<'_>) -> PyResult<Used> {
         let session = self.session.read().unwrap_or_else(PoisonError::into_inner).clone();
-        session.ok_or_else(|| usage(py, "the pair is closed"))
+        session.map(Used::begin).ok_or_else(|| usage(py, "the pair is closed"))
     }
 
     /// The token ids of all prompts.
@@ -225,15 +260,15 @@ fn check_vocabulary(session: &Session, ids: &[u32]) -> Result<(), RowError> {
 }
 
 /// Prompts of some batches together: what is known of them but not asked for is dropped before the next ones are scored, since a hidden
-/// state of each of a million prompts is no small thing.
-fn parts<'p>(prompts: &'p [&'p [u32]]) -> impl Iterator<Item = &'p [&'p [u32]]> {
-    const TOKENS: usize = 1 << 19;
+/// state of each of a million prompts, or norms of each of their tokens, are no small things.
+fn parts<'p, 'e>(prompts: &'p [&'e Encoded], asked: Asked) -> impl Iterator<Item = &'p [&'e Encoded]> {
+    let most: usize = if asked.all_tokens { 1 << 15 } else { 1 << 19 };
     let mut rest = prompts;
     std::iter::from_fn(move || {
         let mut sum = 0;
-        let fits = |prompt: &&&[u32]| {
-            sum += prompt.len();
-            sum <= TOKENS
+        let fits = |prompt: &&&Encoded| {
+            sum += prompt.token_ids.len();
+            sum <= most
         };
         let (part, later) = rest.split_at_checked(rest.iter().take_while(fits).count().max(1))?;
         rest = later;
@@ -244,22 +279,23 @@ fn parts<'p>(prompts: &'p [&'p [u32]]) -> impl Iterator<Item = &'p [&'p [u32]]> 
 /// Scores some of the prompts.
 fn score_part(
     session: &Session,
-    prompts: &[&[u32]],
+    prompts: &[&Encoded],
     asked: Asked,
     observer: Observer<'_>,
 ) -> tuco::Result<Vec<Outcome>> {
-    let scores = session.score(prompts, observer)?.into_iter();
-    let base = asked.output_co.then(|| session.last_hidden(Branch::Pt, prompts, observer)).transpose()?;
-    let traces = asked.all_tokens.then(|| session.trace(prompts, observer)).transpose()?;
+    let ids: Vec<&[u32]> = prompts.iter().map(|encoded| encoded.token_ids.as_slice()).collect();
+    let scores = session.score(&ids, observer)?;
+    let base = asked.output_co.then(|| session.last_hidden(Branch::Pt, &ids, observer)).transpose()?;
+    let traces = asked.all_tokens.then(|| session.trace(&ids, observer)).transpose()?;
     let (mut base, mut traces) = (base.into_iter().flatten(), traces.into_iter().flatten());
-    let outcome = |score: Result<Score, RowError>| -> Outcome {
+    let outcome = |(encoded, score): (&&Encoded, Result<Score, RowError>)| -> Outcome {
         // Of each the next, whatever the others are.
         let (base, trace) = (base.next(), traces.next());
         let score = score?;
         let output_co = base.transpose()?.map(|base| metrics::output_co(&base, &score.last_hidden));
-        Ok(Scored::new(&score, output_co, trace.transpose()?.as_ref(), asked))
+        Ok(Scored::new(encoded, &score, output_co, trace.transpose()?.as_ref(), asked))
     };
-    Ok(scores.map(outcome).collect())
+    Ok(prompts.iter().zip(scores).map(outcome).collect())
 }
 
 fn tokens(encoded: &[&[u32]]) -> u64 {
@@ -283,8 +319,9 @@ impl Pair {
         let Some(mut session) = self.session.write().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
-        // A pass of this very thread, whose signal handler closes the pair, could not end while it waits.
-        while !is_passing() {
+        // A call of this very thread, whose signal handler closes the pair, could not end while it waits; nor could one of a thread that
+        // a fork has left behind.
+        while !Used::by_this_thread() && !session.is_forked() {
             match Arc::try_unwrap(session) {
                 Ok(last) => {
                     py.detach(|| drop(last));
@@ -418,6 +455,20 @@ impl Pair {
     }
 
     /// TuCo of every prompt.
+    ///
+    /// Args:
+    ///     prompts: see `tuco.Pair`.
+    ///     layers: add `beta_per_layer`, the contribution after each layer.
+    ///     all_tokens: add `tuco_per_token`, TuCo of every token (about two more passes).
+    ///     output_co: add `output_co`, how far the two models' own outputs are apart (another pass).
+    ///     errors: "raise" raises for the first prompt that cannot be scored, before anything is computed if it can be told; "rows"
+    ///         gives it NaN and an entry in `errors`.
+    ///     progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
+    ///
+    /// Raises:
+    ///     PromptError: a prompt that is empty, too long, or does not suit the chat template; one that overflows, or that the device's
+    ///         memory does not hold alone (its `scores` are those of the others).
+    ///     TypeError, ValueError: what is no prompt.
     #[pyo3(signature = (prompts, layers=false, all_tokens=false, *, output_co=false, errors="raise", progress=None))]
     #[allow(clippy::too_many_arguments)]
     fn score(
@@ -434,24 +485,22 @@ impl Pair {
         let session = self.session(py)?;
         let rows = Self::encoded(py, &session, prompts)?;
         errors.check(py, &rows)?;
-        let good: Vec<&[u32]> = rows.iter().flatten().map(|encoded| encoded.token_ids.as_slice()).collect();
+        let good: Vec<&Encoded> = rows.iter().flatten().collect();
         let passes = 1 + u64::from(output_co) + u64::from(all_tokens);
-        let bar = Bar::new(py, progress, "score", passes * tokens(&good))?;
+        let tokens = good.iter().map(|encoded| encoded.token_ids.len() as u64).sum::<u64>();
+        let bar = Bar::new(py, progress, "score", passes * tokens)?;
         let num_layers = session.spec().num_hidden_layers;
         let asked = Asked { layers, all_tokens, output_co, num_layers };
         let scored = run(py, bar, |observer| {
             let mut scored = Vec::with_capacity(good.len());
-            for some in parts(&good) {
+            for some in parts(&good, asked) {
                 scored.extend(score_part(&session, some, asked, observer)?);
             }
             Ok(scored)
         })?;
-        let mut scored = scored.raise(py)?.into_iter();
+        let scored = scored.raise(py)?;
         Self::warn(py, &session)?;
-        let mut next = |encoded: Encoded| -> Outcome {
-            scored.next().expect("an outcome for every prompt").map(|scored| scored.of(&encoded))
-        };
-        let outcomes: Vec<Outcome> = rows.into_iter().map(|row| row.and_then(&mut next)).collect();
+        let outcomes: Vec<Outcome> = joined(rows, scored).collect();
         let scores = Scores::new(&outcomes, asked);
         match scores.first_error() {
             Some((index, error)) if errors == Errors::Raise => {
@@ -463,6 +512,19 @@ impl Pair {
     }
 
     /// Logits of the token after each prompt.
+    ///
+    /// Args:
+    ///     prompts: see `tuco.Pair`.
+    ///     alpha: the factor on the fine-tuning component of every token: 1 (the default) is the tuned model, 0 the base's blocks
+    ///         between the tuned embedding and head.
+    ///         A list of factors costs less than as many calls.
+    ///     tokens: only the logits of these tokens, in this order.
+    ///
+    /// Returns:
+    ///     float64, `[prompts, tokens]`; for a list of alphas `[alphas, prompts, tokens]`.
+    ///
+    /// Raises:
+    ///     PromptError: as of `score` (its `logits` are those of the others).
     #[pyo3(signature = (prompts, alpha=None, *, tokens=None, progress=None))]
     fn logits<'py>(
         &self,
@@ -506,6 +568,20 @@ impl Pair {
     }
 
     /// How likely what follows each prompt is, token by token.
+    ///
+    /// Args:
+    ///     prompts: see `tuco.Pair`.
+    ///     continuations: what follows each of them: text, or token ids.
+    ///     alpha: the factor on the fine-tuning component of every token.
+    ///     errors: as of `score`; with "rows" a prompt that cannot be used has its `PromptError` in its place.
+    ///     progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
+    ///
+    /// Returns:
+    ///     for each prompt the natural logarithms of the probabilities of its continuation's tokens, and whether each is what greedy
+    ///     decoding takes.
+    ///
+    /// Raises:
+    ///     PromptError: as of `score` (its `likelihoods` are those of the others).
     #[pyo3(signature = (prompts, continuations, alpha=1.0, *, errors="raise", progress=None))]
     fn likelihoods<'py>(
         &self,
@@ -547,7 +623,28 @@ impl Pair {
         errors.list(py, "likelihoods", joined(rows, found).map(|outcome| outcome.map(arrays)))
     }
 
-    /// What follows each prompt.
+    /// What follows each prompt, a list of `n` completions for each, as `tuco generate` writes them.
+    ///
+    /// Args:
+    ///     prompts: see `tuco.Pair`.
+    ///     alpha: the factor on the fine-tuning component of every token of prompt and completion: 1 is the tuned model, 0 the
+    ///         base's blocks between the tuned embedding and head.
+    ///     max_new_tokens: most tokens of a completion.
+    ///     temperature: divides the logits before a random choice; 0 takes the likeliest token.
+    ///     top_p: choose among the fewest of the likeliest tokens whose probabilities sum up to this.
+    ///     top_k: choose among so many of the likeliest tokens.
+    ///     n: completions of each prompt; more than one need a temperature.
+    ///     seed: another number gives other random choices.
+    ///     stop: text that ends a completion and is left out of it.
+    ///     ignore_eos: go on after the model's end-of-text tokens.
+    ///     tuco: add the TuCo of every token.
+    ///     ids: what a prompt's random choices depend on besides `seed`; default: its number in the list, from 1 on.
+    ///     errors: as of `score`; with "rows" a prompt that cannot be used has its `PromptError` in its place.
+    ///     progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
+    ///
+    /// Raises:
+    ///     UsageError: a number out of range, or one that has no effect at temperature 0.
+    ///     PromptError: as of `score` (its `completions` are those of the others).
     #[pyo3(signature = (
         prompts, alpha=1.0, *, max_new_tokens=128, temperature=0.0, top_p=1.0, top_k=None, n=1, seed=0, stop=None,
         ignore_eos=false, tuco=false, ids=None, errors="raise", progress=None
@@ -607,6 +704,9 @@ impl Pair {
     }
 
     /// The contributions of every layer to every token of a prompt, and of the response that follows it.
+    ///
+    /// Raises:
+    ///     NotFiniteError: a hidden state that overflows.
     #[pyo3(signature = (prompt, response=None))]
     fn trace(&self, py: Python<'_>, prompt: &Bound<'_, PyAny>, response: Option<&str>) -> PyResult<Trace> {
         let session = self.session(py)?;
@@ -624,7 +724,7 @@ impl Pair {
         let (trace, says) = run(py, Bar::new(py, Some(false), "trace", 0)?, |observer| {
             let trace = session.trace(&[&ids], observer)?.remove(0)?;
             let says = match session.pair().head() {
-                Ok(_) => Some(session.logits_of_parts(&trace.split)?),
+                Ok(_) => Some(session.logits_of_parts(&trace.split, observer)?),
                 Err(_) => None,
             };
             Ok((trace, says))

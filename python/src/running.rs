@@ -2,7 +2,6 @@
 
 use pyo3::{exceptions::PyImportError, prelude::*, types::PyDict};
 use std::{
-    cell::Cell,
     ops::ControlFlow,
     sync::{
         Condvar, Mutex, PoisonError,
@@ -89,7 +88,6 @@ pub fn watched<T: Send>(
 ) -> PyResult<T> {
     let done = (Mutex::new(false), Condvar::new());
     let mut raised = Ok(());
-    let _passing = Passing::begin();
     let outcome = std::thread::scope(|scope| {
         let working = scope.spawn(|| {
             // Told also when the work panics.
@@ -106,30 +104,6 @@ pub fn watched<T: Send>(
     });
     raised?;
     Ok(outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-}
-
-thread_local! {
-    static PASSES: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Whether the calling thread is in a pass: what a signal handler does on the way.
-pub fn is_passing() -> bool {
-    PASSES.get() > 0
-}
-
-struct Passing;
-
-impl Passing {
-    fn begin() -> Self {
-        PASSES.set(PASSES.get() + 1);
-        Self
-    }
-}
-
-impl Drop for Passing {
-    fn drop(&mut self) {
-        PASSES.set(PASSES.get() - 1);
-    }
 }
 
 type Flag = (Mutex<bool>, Condvar);

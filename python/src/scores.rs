@@ -41,7 +41,13 @@ pub struct Scored {
 }
 
 impl Scored {
-    pub fn new(score: &Score, output_co: Option<f64>, trace: Option<&Trace>, asked: Asked) -> Self {
+    pub fn new(
+        encoded: &Encoded,
+        score: &Score,
+        output_co: Option<f64>,
+        trace: Option<&Trace>,
+        asked: Asked,
+    ) -> Self {
         let of_token = |layers: &Vec<PartsL1>| layers.last().map_or(f64::NAN, |l1| metrics::tuco(l1.whole));
         Self {
             tuco: score.tuco(),
@@ -50,14 +56,9 @@ impl Scored {
             beta_per_layer: if asked.layers { metrics::beta_per_layer(&score.running) } else { Vec::new() },
             output_co,
             tuco_per_token: trace.map_or(Vec::new(), |trace| trace.tokens.iter().map(of_token).collect()),
-            n_tokens: 0,
-            truncated: false,
+            n_tokens: encoded.token_ids.len(),
+            truncated: encoded.truncated,
         }
-    }
-
-    /// The same, as that of these tokens.
-    pub fn of(self, encoded: &Encoded) -> Self {
-        Self { n_tokens: encoded.token_ids.len(), truncated: encoded.truncated, ..self }
     }
 }
 

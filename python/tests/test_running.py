@@ -92,7 +92,7 @@ def test_ctrl_c_is_heard_while_others_have_their_turn_and_while_text_is_encoded(
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    stop = threading.Thread(target=lambda: demo.score(LONG[:300]))
+    stop = threading.Thread(target=lambda: demo.score(LONG[:600]))
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         stop.start()
@@ -102,9 +102,13 @@ def test_ctrl_c_is_heard_while_others_have_their_turn_and_while_text_is_encoded(
             demo.score("a")
         assert stop.is_alive(), "it was not waited for"
         signal.setitimer(signal.ITIMER_REAL, 0.2)
+        start = time.perf_counter()
         with pytest.raises(KeyboardInterrupt):
-            while True:
-                demo.encode(["word " * 100] * 20000)
+            demo.encode(["word " * 300] * 100000)
+        heard = time.perf_counter() - start
+        start = time.perf_counter()
+        demo.encode(["word " * 300] * 5000)
+        assert heard < 0.2 + 10 * (time.perf_counter() - start), "all texts were encoded first"
     finally:
         signal.signal(signal.SIGALRM, before)
         stop.join()

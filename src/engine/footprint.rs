@@ -32,6 +32,25 @@ const TWIN_ROWS: usize = 8;
 /// Token ids, positions and the like of a row.
 const OF_A_ROW: usize = 64;
 
+/// What is in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Batched {
+    /// A beginning that prompts share counted once.
+    pub rows: usize,
+    pub prompts: usize,
+    /// Of all prompts, shared ones counted for each.
+    pub tokens: usize,
+    /// Tokens of the longest prompt.
+    pub longest: usize,
+}
+
+impl Batched {
+    /// A prompt alone.
+    pub fn alone(tokens: usize) -> Self {
+        Self { rows: tokens, prompts: 1, tokens, longest: tokens }
+    }
+}
+
 /// The memory of a pass, as parts that grow with the batch and parts that do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
@@ -39,8 +58,9 @@ pub struct Footprint {
     weights: usize,
     /// Of all threads together.
     threads: usize,
-    /// For each row of the batch, for each prompt, and for each row of the workspace.
+    /// For each row of the batch, each token of its prompts, each prompt, and each row of the workspace.
     row: usize,
+    token: usize,
     prompt: usize,
     workspace: usize,
     /// For each token of the longest prompt.
@@ -125,7 +145,7 @@ impl Footprint {
         let head = weights.head()?.unembedding;
         // A few directions of it, or all of it widened.
         let of_head = match logits < spec.vocab_size {
-            true => logits * d * F64,
+            true => logits * d * F64 + looked_up(&head, logits),
             false => head.stored.bytes.len() + F32 * d * spec.vocab_size.next_multiple_of(16),
         };
         // As products give them, read, cut into rows, scaled.
@@ -158,17 +178,19 @@ impl Footprint {
         let of_head = head + F32 * d * spec.vocab_size.next_multiple_of(16);
         let of_parts = 3 * spec.vocab_size * (F32 + 3 * F64);
         let of_rows = Self::of_rows(spec, limits, threads, 4 * d);
-        // Norms, as they are made and as they are given, of both traces.
-        let norms = 3 * spec.num_hidden_layers * size_of::<PartsL1>();
+        // Norms of both traces, as they are made and as they are given, a shared token's for each prompt.
+        let norms = spec.num_hidden_layers * size_of::<PartsL1>();
         let wider = F64 / F32;
         Self {
             weights: widest_layer(weights, &both, &both)
                 .max(looked_up(&weights.embedding(), limits.tokens))
                 .max(of_head + of_parts),
             row: F64 * 5 * d + OF_A_ROW + norms,
+            token: 2 * norms,
             prompt: F64 * 12 * d,
             workspace: wider * of_rows.workspace,
-            longest: wider * of_rows.longest,
+            // Threads keep what they needed for rows in f32.
+            longest: (1 + wider) * of_rows.longest,
             in_forests: true,
             ..of_rows
         }
@@ -180,6 +202,7 @@ impl Footprint {
             weights: self.weights.max(other.weights),
             threads: self.threads.max(other.threads),
             row: self.row.max(other.row),
+            token: self.token.max(other.token),
             prompt: self.prompt.max(other.prompt),
             workspace: self.workspace.max(other.workspace),
             longest: self.longest.max(other.longest),
@@ -203,6 +226,7 @@ impl Footprint {
             weights: 0,
             threads: threads * thread,
             row: F32 * d + OF_A_ROW,
+            token: 0,
             prompt: 0,
             workspace: F32 * (2 * d + q + f + 4 * k + of_experts(spec) + besides),
             longest: threads * thread_row,
@@ -218,14 +242,15 @@ impl Footprint {
         [self.weights, self.threads]
     }
 
-    /// Bytes with a batch of so many rows and prompts, the longest of so many tokens.
-    pub fn bytes(&self, rows: usize, prompts: usize, longest: usize) -> usize {
+    /// Bytes with such a batch.
+    pub fn bytes(&self, Batched { rows, prompts, tokens: all_tokens, longest }: Batched) -> usize {
         let PackLimits { tokens, sequences } = self.limits;
         let fixed: usize = self.fixed().iter().sum();
         // A forest ends where the next prompt's own rows are too many for it.
         let again = if self.in_forests { rows.saturating_sub(1) / tokens * longest } else { 0 };
         fixed
             + (rows + again) * self.row
+            + all_tokens * self.token
             + prompts * self.prompt
             + rows.min(tokens + longest) * self.workspace
             + longest * self.longest

@@ -29,7 +29,7 @@ mod tree;
 mod workspace;
 
 pub use any::AnyEngine;
-pub use footprint::Footprint;
+pub use footprint::{Batched, Footprint};
 pub use generate::{Completion, Finish, Generation, Listener, Prompt, Step, unheard};
 pub use head::{LOGITS_AT_ONCE, Tokens};
 pub use likelihood::{Continued, Likelihood};

@@ -2,7 +2,7 @@
 
 use super::task::Task;
 use crate::{
-    engine::{Footprint, RowCount},
+    engine::{Batched, Footprint, RowCount},
     prompt::RowError,
 };
 use std::sync::Arc;
@@ -33,22 +33,22 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Whether it is enough for a batch of so many rows and prompts, the longest of so many tokens.
-    fn holds(&self, rows: usize, prompts: usize, longest: usize) -> bool {
-        self.footprint.bytes(rows, prompts, longest) <= self.most
+    /// Whether it is enough for a batch.
+    fn holds(&self, batched: Batched) -> bool {
+        self.footprint.bytes(batched) <= self.most
     }
 
     /// # Errors
     /// Where a prompt alone is too much.
     fn check(&self, tokens: usize) -> Result<(), RowError> {
-        if self.holds(tokens, 1, tokens) {
+        if self.holds(Batched::alone(tokens)) {
             return Ok(());
         }
         // The longest that fits is found by halving.
         let (mut fits, mut too_long) = (0, tokens);
         while fits + 1 < too_long {
             let middle = fits.midpoint(too_long);
-            *if self.holds(middle, 1, middle) { &mut fits } else { &mut too_long } = middle;
+            *if self.holds(Batched::alone(middle)) { &mut fits } else { &mut too_long } = middle;
         }
         let message = format!("the prompt has {tokens} tokens, --max-memory leaves room for {fits}");
         Err(RowError::out_of_memory(message))
@@ -63,14 +63,15 @@ pub struct Filling<'a> {
     /// Hidden states that are in memory for each row.
     streams: usize,
     prompts: usize,
-    /// Tokens of the longest prompt.
+    /// Tokens of all prompts, and of the longest.
+    tokens: usize,
     longest: usize,
     count: RowCount<'a>,
 }
 
 impl<'a> Filling<'a> {
     pub fn new(limits: BatchLimits, count: RowCount<'a>, new_tokens: usize, streams: usize) -> Self {
-        Self { limits, new_tokens, streams, prompts: 0, longest: 0, count }
+        Self { limits, new_tokens, streams, prompts: 0, tokens: 0, longest: 0, count }
     }
 
     /// Of the prompts of a task.
@@ -82,9 +83,11 @@ impl<'a> Filling<'a> {
     fn is_full(&self, token_ids: Option<&Arc<[u32]>>) -> bool {
         let prompts = self.prompts + 1;
         let is_long = |ids: &Arc<[u32]>| {
-            let (rows, longest) = (self.count.rows_with(ids), self.longest.max(ids.len()));
+            let rows = self.count.rows_with(ids);
+            let (tokens, longest) = (self.tokens + ids.len(), self.longest.max(ids.len()));
+            let batched = Batched { rows, prompts, tokens, longest };
             self.streams * rows + prompts * self.new_tokens > self.limits.tokens
-                || self.limits.memory.is_some_and(|memory| !memory.holds(rows, prompts, longest))
+                || self.limits.memory.is_some_and(|memory| !memory.holds(batched))
         };
         // Rows that are errors take memory too.
         let is_crowded = self.prompts >= self.limits.prompts.min(self.limits.tokens);
@@ -95,11 +98,12 @@ impl<'a> Filling<'a> {
     pub fn add(&mut self, token_ids: Option<&Arc<[u32]>>) -> bool {
         let is_full = self.is_full(token_ids);
         if is_full {
-            (self.prompts, self.longest) = (0, 0);
+            (self.prompts, self.tokens, self.longest) = (0, 0, 0);
             self.count.clear();
         }
         self.prompts += 1;
         if let Some(token_ids) = token_ids {
+            self.tokens += token_ids.len();
             self.longest = self.longest.max(token_ids.len());
             self.count.add(token_ids);
         }

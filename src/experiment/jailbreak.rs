@@ -23,6 +23,7 @@ use std::{collections::BTreeMap, fmt};
 const LISTED: usize = 10;
 
 /// What is known of a prompt before anything is computed.
+#[derive(Debug)]
 pub struct About {
     pub label: Option<Value>,
     pub meta: Option<Value>,
@@ -32,15 +33,13 @@ pub struct About {
     pub kind: Option<String>,
 }
 
-impl fmt::Debug for About {
-    /// What rows depend on: kinds are told apart afterwards.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { label, meta, judged, kind: _ } = self;
-        f.debug_struct("About").field("label", label).field("meta", meta).field("judged", judged).finish()
-    }
-}
-
 pub type Prompt = batches::Prompt<About>;
+
+/// All of a prompt that its row depends on.
+pub fn what_rows_depend_on(prompt: &Prompt) -> impl fmt::Debug + '_ {
+    let Prompt { id, about: About { label, meta, judged, kind: _ }, encoded } = prompt;
+    (id, label, meta, judged, encoded)
+}
 
 /// How it is told whether a prompt succeeds.
 pub enum Labels {

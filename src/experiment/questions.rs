@@ -113,18 +113,21 @@ pub fn read(
     encoder: &Encoder,
 ) -> Result<Vec<(String, Vec<Row>)>> {
     let mut subjects: Vec<(String, Vec<Row>)> = Vec::new();
-    let mut add = |id: Value, subject: String, plain: Result<Plain, RowError>| {
+    let mut last = String::new();
+    let mut add = |id: Value, subject: Option<String>, plain: Result<Plain, RowError>| {
         let row = Row { id, question: plain.and_then(|plain| ready(plain, encoder)) };
-        match subjects.iter_mut().find(|(name, _)| *name == subject) {
+        // One that cannot be read is of the subject of those before it.
+        last = subject.unwrap_or_else(|| std::mem::take(&mut last));
+        match subjects.iter_mut().find(|(name, _)| *name == last) {
             Some((_, rows)) => rows.push(row),
-            None => subjects.push((subject, vec![row])),
+            None => subjects.push((last.clone(), vec![row])),
         }
     };
     if has_extension(path, "csv") {
         let subject = subject_of(path);
         let introduction = introduction(&subject, examples);
         for (number, row) in csv_rows(path)?.into_iter().take(limit).enumerate() {
-            add(Value::from(number + 1), String::new(), mmlu(&row, &introduction).map_err(invalid));
+            add(Value::from(number + 1), None, mmlu(&row, &introduction).map_err(invalid));
         }
     } else {
         let as_chat = encoder.applies_chat_template();
@@ -164,30 +167,27 @@ fn invalid(problem: String) -> RowError {
     RowError::new(RowErrorKind::InvalidRow, problem)
 }
 
-/// The id, the subject and the question of a line.
+/// The id of a line, its subject if it tells one, and its question.
 fn json_row(
     number: u64,
     fields: Result<Map<String, Value>, RowError>,
     as_chat: bool,
     examples: &Examples,
-) -> (Value, String, Result<Plain, RowError>) {
+) -> (Value, Option<String>, Result<Plain, RowError>) {
     let mut fields = match fields {
         Ok(fields) => fields,
-        Err(error) => return (number.into(), String::new(), Err(error)),
+        Err(error) => return (number.into(), None, Err(error)),
     };
     let id = match take_id(&mut fields) {
         Ok(id) => id.unwrap_or(number.into()),
-        Err(error) => return (number.into(), String::new(), Err(error)),
+        Err(error) => return (number.into(), None, Err(error)),
     };
-    let mut of_subject = String::new();
+    let mut of_subject = None;
     let plain = if fields.contains_key("answer_matching_behavior") {
         model_written(&fields, as_chat)
     } else if fields.contains_key("question") && fields.contains_key("answer") {
-        mmlu_cells(&fields).and_then(|(subject, row)| {
-            let plain = mmlu(&row, &introduction(&subject, examples));
-            of_subject = subject;
-            plain
-        })
+        of_subject = fields.get("subject").and_then(Value::as_str).map(str::to_owned);
+        mmlu_cells(&fields).and_then(|(subject, row)| mmlu(&row, &introduction(&subject, examples)))
     } else if fields.contains_key("choices") {
         own_format(&fields)
     } else {

@@ -17,7 +17,7 @@ use crate::{
 use serde_json::{Map, Value, json};
 use std::{collections::HashSet, fmt::Display};
 
-/// The questions of one file.
+/// The questions of one file, or of one subject of it.
 #[derive(Debug)]
 pub struct Task {
     pub name: String,
@@ -37,21 +37,25 @@ pub struct Grid {
     pub folds: usize,
 }
 
-/// Checks what can be checked before anything is computed.
-pub fn check(tasks: &[Task], grid: &Grid) -> Result<()> {
+/// Checks what can be checked before anything is computed. Leaves out tasks of too few questions where there are others, which is what it
+/// gives a sentence about each.
+pub fn check(tasks: &mut Vec<Task>, grid: &Grid) -> Result<Vec<String>> {
     if !grid.alphas.contains(&1.0) {
         return Err(Error::usage("--alphas has no 1, the tuned model, which the others are compared with"));
     }
-    for task in tasks {
+    let problem = |task: &Task| {
         let count = task.questions().count();
-        if count < grid.folds {
-            return Err(Error::usage(format!(
-                "{} has {count} questions, fewer than {} folds",
-                task.name, grid.folds
-            )));
+        let few = || format!("{} has {count} questions, fewer than {} folds", task.name, grid.folds);
+        (count < grid.folds).then(few)
+    };
+    let problems: Vec<String> = tasks.iter().filter_map(problem).collect();
+    match problems.first() {
+        Some(first) if problems.len() == tasks.len() => Err(Error::usage(first)),
+        _ => {
+            tasks.retain(|task| problem(task).is_none());
+            Ok(problems.iter().map(|problem| format!("{problem}: it is left out")).collect())
         }
     }
-    Ok(())
 }
 
 /// The most tokens that a batch of these questions asks for.

@@ -2,11 +2,11 @@
 
 use super::{
     Caller, FieldOptions,
-    experiments::{Experiment, ExperimentOptions, Opened, text_of},
+    experiments::{Experiment, ExperimentOptions, Opened, no_such_field, text_of},
     tell,
 };
 use crate::{
-    Error, Result,
+    Result,
     experiment::compare,
     prompt::{Line, RowError, RowErrorKind},
 };
@@ -50,8 +50,9 @@ pub fn compare(options: CompareOptions, caller: Caller<'_>) -> Result<()> {
         prompts.push(compare::Prompt { id: line.id, about: class, encoded: opened.encode(line.content) });
         Ok(())
     })?;
-    if !is_label && prompts.iter().all(|prompt| prompt.about.as_ref().is_none_or(|class| *class == none)) {
-        return Err(Error::usage(format!("--by {}: no row has this field, nor its meta", options.by)));
+    let mut classes = prompts.iter().filter_map(|prompt| prompt.about.as_ref()).peekable();
+    if !is_label && classes.peek().is_some() && classes.all(|class| *class == none) {
+        return Err(no_such_field(&options.by));
     }
     compare::check(&prompts)?.iter().for_each(|warning| tell(warning));
     opened.run(&Experiment::Compare(prompts))

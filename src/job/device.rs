@@ -9,7 +9,7 @@ use crate::{
     Error, Result,
     backend::{cpu::Cpu, reference::Reference},
     checkpoint::Pair,
-    engine::{AnyEngine, Engine},
+    engine::{AnyEngine, Engine, PackLimits},
     model::PairWeights,
 };
 use clap::ValueEnum;
@@ -275,9 +275,14 @@ impl Computers {
         }
     }
 
-    /// An engine of each.
-    pub fn engines<'a>(&'a self, pair: &'a Pair) -> Vec<Box<dyn AnyEngine + 'a>> {
-        self.0.iter().map(|computer| computer.engine(pair)).collect()
+    /// An engine of each; `limits` are those of packs, where memory is limited.
+    pub fn engines<'a>(&'a self, pair: &'a Pair, limits: Option<PackLimits>) -> Vec<Box<dyn AnyEngine + 'a>> {
+        let engine = |computer: &'a Computer| {
+            let mut engine = computer.engine(pair);
+            limits.iter().for_each(|limits| engine.set_limits(*limits));
+            engine
+        };
+        self.0.iter().map(engine).collect()
     }
 
     /// As the manifest names them: what decides about bits.

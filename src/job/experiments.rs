@@ -188,10 +188,7 @@ impl<'a> Opened<'a> {
         let pools = thread_pools(pool, computers.count())?;
         let batching =
             Batching { limits, progress: &progress, pools: &pools, stop: caller.stop, warn: &tell };
-        let mut engines = computers.engines(&pair);
-        if let Some((limits, _)) = memory {
-            engines.iter_mut().for_each(|engine| engine.set_limits(limits));
-        }
+        let engines = computers.engines(&pair, memory.map(|(limits, _)| limits));
         let engines: Vec<&dyn AnyEngine> = engines.iter().map(AsRef::as_ref).collect();
         let outcome = experiment.run(&engines, &encoder, &batching, &mut folder);
         let closing = progress.finish();
@@ -300,6 +297,7 @@ impl Experiment {
     /// What its rows depend on besides the pair; `None` where those of an earlier run are of no use, since all come at once. All that is
     /// known of the prompts is hashed, so that inputs are read once.
     fn fingerprint(&self) -> Option<Value> {
+        let of_jailbreaks;
         let (mut what, prompts): (Value, &dyn fmt::Debug) = match self {
             Self::Sweep(tasks, Grid { alphas, .. }) => {
                 (json!({ "experiment": "sweep", "alphas": alphas }), tasks)
@@ -319,7 +317,9 @@ impl Experiment {
                         "successes": successes,
                     }),
                 };
-                (what, prompts)
+                // Kinds are told apart afterwards.
+                of_jailbreaks = prompts.iter().map(jailbreak::what_rows_depend_on).collect::<Vec<_>>();
+                (what, &of_jailbreaks)
             }
             Self::ManyShot { prompts, shots, columns: Columns { output_co, .. } } => {
                 (json!({ "experiment": "many-shot", "shots": shots, "output_co": output_co }), prompts)
@@ -340,6 +340,11 @@ pub fn weights_of(manifest: &Manifest) -> impl Iterator<Item = (&'static str, Va
 
 /// Those fields, and what manifests call the files.
 pub const WEIGHTS: [(&str, &str); 2] = [("base_sha256", "base"), ("tuned_sha256", "tuned")];
+
+/// Of a field that was to tell rows apart.
+pub fn no_such_field(by: &str) -> Error {
+    Error::usage(format!("--by {by}: no row has this field, nor its meta"))
+}
 
 /// A value as the name of a class.
 pub fn text_of(value: &Value) -> String {

@@ -2,7 +2,7 @@
 
 use super::{
     Caller, ChoiceOptions, FieldOptions,
-    experiments::{Experiment, ExperimentOptions, Opened, text_of},
+    experiments::{Experiment, ExperimentOptions, Opened, no_such_field, text_of},
     options::parse_count,
 };
 use crate::{
@@ -127,10 +127,9 @@ pub fn jailbreak(options: JailbreakOptions, caller: Caller<'_>) -> Result<()> {
         columns.check(column)?;
     }
     jailbreak::check(&prompts, &labels)?;
-    if let Some(by) =
-        by.as_ref().filter(|by| prompts.iter().all(|prompt| prompt.about.kind == Some(format!("no {by}"))))
-    {
-        return Err(Error::usage(format!("--by {by}: no row has this field")));
+    let none = by.as_ref().map(|by| format!("no {by}"));
+    if let Some(by) = by.as_ref().filter(|_| prompts.iter().all(|prompt| prompt.about.kind == none)) {
+        return Err(no_such_field(by));
     }
     let completing = Completing { generation, stop: Vec::new(), seed: choice.seed };
     opened.run(&Experiment::Jailbreak { plan: Plan { prompts, labels, by }, completing })

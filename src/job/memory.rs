@@ -5,7 +5,7 @@ use crate::{
     Error, Result,
     backend::PACK_ROOM,
     checkpoint::Reading,
-    engine::{Footprint, PackLimits},
+    engine::{Batched, Footprint, PackLimits},
     experiment::filling::Memory,
     model::ModelSpec,
 };
@@ -58,7 +58,20 @@ impl MemoryOptions {
         spec: &ModelSpec,
         footprint: impl Fn(PackLimits) -> Result<Footprint>,
     ) -> Result<Option<(PackLimits, Memory)>> {
-        self.max_memory.map(|limit| divide(limit, spec, footprint)).transpose()
+        let divided = |limit| divide(limit, spec, footprint, Some(Resident::read()?.most));
+        self.max_memory.map(divided).transpose()
+    }
+
+    /// The same, whatever was in memory before.
+    ///
+    /// # Errors
+    /// As [`divide`].
+    pub fn divide_now(
+        &self,
+        spec: &ModelSpec,
+        footprint: impl Fn(PackLimits) -> Result<Footprint>,
+    ) -> Result<Option<(PackLimits, Memory)>> {
+        self.max_memory.map(|limit| divide(limit, spec, footprint, None)).transpose()
     }
 
     /// What to tell in the end, if memory is limited.
@@ -146,7 +159,7 @@ fn give_back_what_is_freed() {
 }
 
 /// Divides `limit` between what is in memory already, what any batch takes and what this leaves for its rows. `footprint` tells
-/// the second, with packs of given limits.
+/// the second, with packs of given limits; `opened` is what opening the pair took, if that counts too.
 ///
 /// # Errors
 /// A usage error that says the least that would do and what takes it.
@@ -154,10 +167,11 @@ fn divide(
     limit: Size,
     spec: &ModelSpec,
     footprint: impl Fn(PackLimits) -> Result<Footprint>,
+    opened: Option<Size>,
 ) -> Result<(PackLimits, Memory)> {
-    let (spare, _) = left(limit, spec, footprint(PackLimits::for_model(spec, (0, PACK_ROOM.1)))?)?;
+    let (spare, _) = left(limit, spec, footprint(PackLimits::for_model(spec, (0, PACK_ROOM.1)))?, opened)?;
     let limits = PackLimits::for_model(spec, (PACK_ROOM.0.min(spare / 4), PACK_ROOM.1));
-    let (_, memory) = left(limit, spec, footprint(limits)?)?;
+    let (_, memory) = left(limit, spec, footprint(limits)?, opened)?;
     Ok((limits, memory))
 }
 
@@ -165,17 +179,23 @@ fn divide(
 ///
 /// # Errors
 /// As [`divide`].
-pub fn left(limit: Size, spec: &ModelSpec, footprint: Footprint) -> Result<(usize, Memory)> {
-    let Resident { now, most } = Resident::read()?;
+pub fn left(
+    limit: Size,
+    spec: &ModelSpec,
+    footprint: Footprint,
+    opened: Option<Size>,
+) -> Result<(usize, Memory)> {
+    let Resident { now, .. } = Resident::read()?;
     let [weights, threads] = footprint.fixed();
     let tokens = LEAST_TOKENS.min(spec.context_length);
-    let least = footprint.bytes(tokens, 1, tokens);
-    let needed = (now.0 + least as u64).max(most.0);
+    let least = footprint.bytes(Batched::alone(tokens));
+    let needed = (now.0 + least as u64).max(opened.map_or(0, |opened| opened.0));
     if needed > limit.0 {
         let enough = Size(needed + STARTS_DIFFER);
         return Err(Error::usage(format!(
-            "--max-memory {limit} is too little, the least is {enough}: {now} are in use once the pair is open ({most} were \
-             needed to open it), {} are for the weights of a layer, {} for threads, {} for a prompt of {tokens} tokens",
+            "--max-memory {limit} is too little, the least is {enough}: {now} are in use once the pair is open{}, {} are for the \
+             weights of a layer, {} for threads, {} for a prompt of {tokens} tokens",
+            opened.map_or_else(String::new, |opened| format!(" ({opened} were needed to open it)")),
             Size(weights as u64),
             Size(threads as u64),
             Size((least - weights - threads) as u64),

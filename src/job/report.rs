@@ -4,7 +4,7 @@ use super::experiments::{WEIGHTS, weights_of};
 use crate::{
     Error, Result,
     experiment::{self, scored::Scored},
-    output::{self, Manifest, Report, read_summary},
+    output::{self, Manifest, Report, SUMMARY, read_summary},
     prompt::Source,
 };
 use clap::Args;
@@ -22,16 +22,16 @@ pub struct ReportOptions {
     pub output: PathBuf,
 }
 
-/// What numbers that are put side by side have in common: fields of summaries, and what manifests call them. First where the weights lie.
-const PAIR: [(&str, &str); 6] = [
+/// What numbers that are put side by side have in common: fields of summaries, and what manifests call them.
+/// Where the weights lie.
+const PLACES: [(&str, &str); 4] = [
     ("base", "base_dir"),
     ("tuned", "tuned_dir"),
     ("base_adapter", "base_adapter_dir"),
     ("adapter", "adapter_dir"),
-    ("merge_adapter", "merge_adapter"),
-    ("dtype", "dtype"),
 ];
-const PLACES: usize = 4;
+/// How they are read.
+const READING: [(&str, &str); 2] = [("merge_adapter", "merge_adapter"), ("dtype", "dtype")];
 
 /// `tuco report`.
 ///
@@ -39,6 +39,9 @@ const PLACES: usize = 4;
 /// Inputs that are no summaries, or of different pairs.
 pub fn report(options: &ReportOptions) -> Result<()> {
     output::check_output(&options.output)?;
+    let summaries = options.inputs.iter().map(|input| input.join(SUMMARY));
+    let read: Vec<PathBuf> = options.inputs.iter().cloned().chain(summaries).collect();
+    output::check_not_read(&options.output, &read)?;
     let mut reports: Vec<Report> = Vec::new();
     let mut earlier: Vec<(&Path, Value)> = Vec::new();
     for path in &options.inputs {
@@ -76,7 +79,8 @@ fn difference<'a>(one: &'a Value, other: &'a Value) -> Option<Difference<'a>> {
     }
     // What a summary does not have it says nothing of.
     let both = |(name, _)| Some((name, [one.get(name)?, other.get(name)?]));
-    let mut fields = PAIR.into_iter().skip(if are_hashed { PLACES } else { 0 }).filter_map(both);
+    let places = PLACES.into_iter().filter(|_| !are_hashed);
+    let mut fields = places.chain(READING).filter_map(both);
     fields.find(|(_, [before, now])| before != now).map(|(name, values)| Difference::Field(name, values))
 }
 
@@ -105,7 +109,7 @@ fn of_rows(path: &Path) -> Result<Value> {
         .summary()
         .ok_or_else(|| Error::usage(format!("{} has no row with a score", path.display())))?;
     if let Ok(Some((manifest, _))) = Manifest::find(path) {
-        for (field, about) in PAIR.into_iter().chain([("tuco_version", "tuco_version")]) {
+        for (field, about) in PLACES.into_iter().chain(READING).chain([("tuco_version", "tuco_version")]) {
             summary[field] = manifest.told(about).cloned().into();
         }
         weights_of(&manifest).for_each(|(name, hash)| summary[name] = hash);

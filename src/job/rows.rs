@@ -94,11 +94,8 @@ impl What {
 impl Setup<'_> {
     /// An engine for each device.
     fn engines<'a>(&'a self, computers: &'a Computers) -> Vec<Box<dyn AnyEngine + 'a>> {
-        let mut engines = computers.engines(&self.pair);
+        let mut engines = computers.engines(&self.pair, self.memory.map(|(limits, _)| limits));
         for engine in &mut engines {
-            if let Some((limits, _)) = self.memory {
-                engine.set_limits(limits);
-            }
             if let What::Score { prefix_sharing, .. } = self.what {
                 engine.set_prefix_sharing(prefix_sharing);
             }

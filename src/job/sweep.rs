@@ -4,6 +4,7 @@ use super::{
     Caller,
     experiments::{Experiment, ExperimentOptions, Opened, names},
     options::parse_count,
+    tell,
 };
 use crate::{
     Result,
@@ -73,16 +74,13 @@ pub fn sweep(options: SweepOptions, caller: Caller<'_>) -> Result<()> {
     for (path, file) in options.inputs.iter().zip(names(&options.inputs)) {
         let limit = opened.options.limit.unwrap_or(usize::MAX);
         for (subject, rows) in questions::read(path, limit, &examples, &opened.encoder)? {
-            let taken = tasks.iter().any(|task| task.name == subject);
-            let name = match subject {
-                subject if subject.is_empty() => file.clone(),
-                subject if taken => format!("{subject} ({file})"),
-                subject => subject,
-            };
+            let name = if subject.is_empty() { file.clone() } else { subject };
+            let is_taken = tasks.iter().any(|task| task.name == name);
+            let name = if is_taken { format!("{name} ({})", path.display()) } else { name };
             tasks.push(Task { name, rows });
         }
     }
     let grid = Grid { alphas: options.alphas, folds: options.folds };
-    sweep::check(&tasks, &grid)?;
+    sweep::check(&mut tasks, &grid)?.iter().for_each(|warning| tell(warning));
     opened.run(&Experiment::Sweep(tasks, grid))
 }

@@ -1,6 +1,6 @@
 //! The folder that an experiment leaves behind: rows, summary, plots, report.
 
-use super::{Manifest, Report, Sink, make_folder, page, remove, write_whole};
+use super::{Manifest, Report, Sink, has_rows, make_folder, page, remove, write_whole};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::{
@@ -10,7 +10,7 @@ use std::{
 };
 
 const ROWS: &str = "rows.jsonl";
-const SUMMARY: &str = "summary.json";
+pub const SUMMARY: &str = "summary.json";
 const REPORT: &str = "report.html";
 
 /// A folder that rows are appended to.
@@ -123,14 +123,22 @@ impl Folder {
     }
 }
 
-/// Removes what was found from earlier rows, the summary first: it is only there when all else is.
+/// Removes what was found from earlier rows, if there are some, the summary first: it is only there when all else is.
 fn remove_findings(dir: &Path) -> Result<()> {
+    let rows = Folder::rows_in(dir);
+    if !has_rows(&rows) && !Manifest::path_beside(&rows).exists() {
+        return Ok(());
+    }
     remove(&dir.join(SUMMARY))?;
     remove(&dir.join(REPORT))?;
     for entry in fs::read_dir(dir).map_err(|error| Error::io("read", dir, &error))? {
         let path = entry.map_err(|error| Error::io("read", dir, &error))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("plot") && name.ends_with(".svg") {
+        let number = name.strip_prefix("plot").and_then(|rest| rest.strip_suffix(".svg"));
+        let is_plot = |number: &str| {
+            number.is_empty() || number.strip_prefix('-').is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        if number.is_some_and(is_plot) {
             remove(&path)?;
         }
     }

@@ -13,7 +13,7 @@ mod report;
 mod shards;
 mod table;
 
-pub use folder::{Folder, read_summary, write_summary};
+pub use folder::{Folder, SUMMARY, read_summary, write_summary};
 pub use heatmap::{color, heatmap};
 pub use histogram::histogram;
 pub use jsonl::{LINE, SHARDS, Sink, has_rows};

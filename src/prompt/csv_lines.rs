@@ -2,7 +2,10 @@
 
 use csv::{ByteRecord, Reader, ReaderBuilder};
 use serde_json::{Map, Value};
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    path::Path,
+};
 
 use crate::error::{Error, Result};
 
@@ -24,7 +27,10 @@ impl<R: Read> CsvLines<R> {
     /// A usage error that names the file where the first row does not name the columns; reading.
     pub fn open(file: R, name: &str) -> Result<Self> {
         let mut reader = ReaderBuilder::new().flexible(true).from_reader(file);
-        let header = reader.headers().map_err(|error| Error::usage(format!("{name}: {error}")))?;
+        let header = reader.headers().map_err(|error| match error.kind() {
+            csv::ErrorKind::Io(error) => Error::io("read", Path::new(name), error),
+            _ => Error::usage(format!("{name}: {error}")),
+        })?;
         let names: Vec<String> = header.iter().map(str::to_owned).collect();
         if let Some(twice) =
             names.iter().enumerate().find_map(|(at, name)| names[..at].contains(name).then_some(name))
@@ -50,17 +56,21 @@ impl<R: Read> CsvLines<R> {
         }
         self.line.clear();
         self.read = 0;
-        let cells: Result<Vec<&str>, _> = self.record.iter().map(std::str::from_utf8).collect();
-        match cells {
-            Ok(cells) if cells.len() == self.names.len() => {
-                serde_json::to_writer(&mut self.line, &object_of(&self.names, &cells))?;
-            }
-            // Rows of their own that tell what is wrong: a list is no object, and other bytes are no text.
-            Ok(cells) => serde_json::to_writer(&mut self.line, &cells)?,
-            Err(_) => self.line.extend(self.record.as_slice().iter().filter(|byte| **byte != b'\n')),
-        }
+        serde_json::to_writer(&mut self.line, &value_of(&self.names, &self.record))?;
         self.line.push(b'\n');
         Ok(true)
+    }
+}
+
+/// The fields of a row, or text that says why it has none.
+fn value_of(names: &[String], record: &ByteRecord) -> Value {
+    if record.len() != names.len() {
+        return format!("the row has {} cells, expected {}", record.len(), names.len()).into();
+    }
+    let cells: Vec<Result<&str, _>> = record.iter().map(std::str::from_utf8).collect();
+    match cells.iter().position(Result::is_err) {
+        Some(column) => format!("the cell of column {} is not valid UTF-8", names[column]).into(),
+        None => object_of(names, &cells.into_iter().flatten().collect::<Vec<&str>>()),
     }
 }
 

@@ -202,6 +202,9 @@ impl Encoder {
         }
         // A part of a character is shown by its bytes.
         let name = tokenizer.id_to_token(token)?;
+        if let Some(byte) = name.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>')) {
+            return Some(format!("<{}>", byte.to_lowercase()));
+        }
         let bytes: Option<Vec<String>> =
             name.chars().map(|c| byte_of(c).map(|byte| format!("{byte:02x}"))).collect();
         Some(bytes.map_or(name, |bytes| format!("<{}>", bytes.join(" "))))

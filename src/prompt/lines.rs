@@ -123,6 +123,9 @@ impl Lines {
     /// The line in `buffer`, as a row.
     fn row(&self) -> Row {
         match (self.valid_text(), self.inputs[self.current].format) {
+            (Ok(line), Format::Csv) if line.starts_with('"') => {
+                Row::bad(RowError::invalid(serde_json::from_str::<String>(line).unwrap_or_default()))
+            }
             (Ok(line), Format::Jsonl | Format::Parquet | Format::Csv) => {
                 Row::parse(line, self.prompt_field.as_deref())
             }

@@ -31,8 +31,11 @@ impl Row {
     /// `prompt_field` is what the field `prompt` is called.
     pub fn parse(line: &str, prompt_field: Option<&str>) -> Self {
         let called = |mut fields: Map<String, Value>| {
-            if let Some(prompt) = prompt_field.and_then(|name| fields.shift_remove(name)) {
-                fields.insert("prompt".to_owned(), prompt);
+            if let Some(name) = prompt_field {
+                // Another text is not what was asked for.
+                let prompt = take_given(&mut fields, name);
+                fields.shift_remove("prompt");
+                fields.extend(prompt.map(|prompt| ("prompt".to_owned(), prompt)));
             }
             Self::from_fields(fields)
         };

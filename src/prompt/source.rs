@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -72,7 +72,7 @@ impl Source {
     /// time; [`ErrorKind::Io`](crate::ErrorKind::Io) where copying fails.
     pub fn open(inputs: &[PathBuf]) -> Result<Self> {
         if inputs.is_empty() {
-            return Err(Error::usage("no input: name JSONL or text files, or - for standard input"));
+            return Err(Error::usage("no input: name files of prompts, or - for JSONL on standard input"));
         }
         check_inputs(inputs)?;
         let inputs = inputs.iter().map(|path| Input::open(path)).collect::<Result<Arc<[_]>>>()?;
@@ -172,13 +172,19 @@ impl Input {
         if self.format != Format::Jsonl {
             return Ok(());
         }
-        let mut start = Vec::new();
-        self.bytes()?.take(1 << 10).read_to_end(&mut start).map_err(|error| self.read_error(&error))?;
-        let text = start.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&start).trim_ascii_start();
-        // One line that is an array is a row, if no good one.
-        let goes_on = text
-            .strip_prefix(b"[")
-            .is_some_and(|rest| rest.trim_ascii_start() != rest && rest.contains(&b'{'));
+        // As much of the first line as tells.
+        let mut line = Vec::new();
+        let mut start = BufReader::new(self.bytes()?.take(1 << 16));
+        while start.read_until(b'\n', &mut line).map_err(|error| self.read_error(&error))? > 0 {
+            let text = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line);
+            if !text.iter().copied().all(is_blank_byte) {
+                break;
+            }
+            line.clear();
+        }
+        let text = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line).trim_ascii_start();
+        // A line alone that is an array is a row, if no good one.
+        let goes_on = text.starts_with(b"[") && serde_json::from_slice::<serde_json::Value>(text).is_err();
         match goes_on {
             false => Ok(()),
             true => Err(Error::usage(format!(

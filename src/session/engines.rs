@@ -27,9 +27,5 @@ self_cell!(
 
 /// Makes the engines of a pair; `limits` are those of packs, where memory is limited.
 pub fn start(loaded: Loaded, limits: Option<PackLimits>) -> Engines {
-    Engines::new(loaded, |Loaded { pair, computers }| {
-        let mut engines = computers.engines(pair);
-        limits.iter().for_each(|limits| engines.iter_mut().for_each(|engine| engine.set_limits(*limits)));
-        engines
-    })
+    Engines::new(loaded, |Loaded { pair, computers }| computers.engines(pair, limits))
 }

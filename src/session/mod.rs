@@ -22,6 +22,7 @@
 mod batches;
 mod engines;
 mod options;
+mod turns;
 
 pub use crate::experiment::generate::{Completing, Text};
 pub use options::SessionOptions;
@@ -31,7 +32,7 @@ use crate::{
     checkpoint::Pair,
     engine::{
         AnyEngine, Continued, Footprint, LOGITS_AT_ONCE, Likelihood, Observer, PackLimits, Prompt, Score,
-        Split, Tokens, Trace, check_alphas, unobserved,
+        Split, Tokens, Trace, check_alphas,
     },
     experiment::{filling::BatchLimits, queue, worker::Worker},
     job::{Computers, Size, memory_left, open_encoder, open_pair, thread_pool, thread_pools},
@@ -44,9 +45,9 @@ use engines::{Engines, Loaded};
 use rayon::prelude::*;
 use std::{
     ops::ControlFlow,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::Ordering},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
+use turns::{Turn, Turns};
 
 /// What comes of a prompt, or why nothing does: [`RowErrorKind::NotFinite`](crate::prompt::RowErrorKind) where it overflows,
 /// [`RowErrorKind::OutOfMemory`](crate::prompt::RowErrorKind) where the device's memory does not hold it alone.
@@ -81,7 +82,7 @@ struct Opened {
     device: String,
     /// The process whose threads these are.
     process: u32,
-    turn: Mutex<()>,
+    turns: Turns,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -104,7 +105,8 @@ impl Session {
         memory.check(&computers, &machine.device)?;
         let threads = pool.current_num_threads();
         let of_scores = |limits| Ok(Footprint::of_score(&pair, limits, threads));
-        let divided = memory.divide(pair.spec().ft, of_scores)?;
+        // What the caller had in memory at some time is nothing to the pair.
+        let divided = memory.divide_now(pair.spec().ft, of_scores)?;
         let packs = divided.map(|(limits, _)| limits);
         let opened = Opened {
             device: computers.name(),
@@ -118,7 +120,7 @@ impl Session {
                 memory: None,
             },
             process: std::process::id(),
-            turn: Mutex::new(()),
+            turns: Turns::default(),
             warnings,
         };
         Ok(Self { opened: Arc::new(opened) })
@@ -339,8 +341,8 @@ impl Session {
     ///
     /// # Errors
     /// Where the checkpoint has no head that can be read; [`ErrorKind::NotFinite`] where the logits overflow.
-    pub fn logits_of_parts(&self, split: &Split) -> Result<Split> {
-        let _turn = self.turn(&unobserved)?;
+    pub fn logits_of_parts(&self, split: &Split, observer: Observer<'_>) -> Result<Split> {
+        let _turn = self.turn(observer)?;
         let opened = &*self.opened;
         opened
             .engines
@@ -370,7 +372,7 @@ impl Session {
         let Opened { limits, memory, pools, .. } = &*self.opened;
         let Some((limit, packs)) = memory else { return Ok(*limits) };
         let footprint = footprint(self.pair(), *packs, pools[0].current_num_threads())?;
-        let (_, memory) = memory_left(*limit, self.spec(), footprint)?;
+        let (_, memory) = memory_left(*limit, self.spec(), footprint, None)?;
         Ok(BatchLimits { memory: Some(memory), ..*limits })
     }
 
@@ -446,19 +448,10 @@ impl Session {
         }
     }
 
-    /// Waits for other calls to end, unless the observer stops that.
-    fn turn(&self, observer: Observer<'_>) -> Result<MutexGuard<'_, ()>> {
+    /// Waits for earlier calls to end, unless the observer stops that.
+    fn turn(&self, observer: Observer<'_>) -> Result<Turn<'_>> {
         self.check_process()?;
-        loop {
-            match self.opened.turn.try_lock() {
-                Ok(turn) => return Ok(turn),
-                Err(TryLockError::Poisoned(turn)) => return Ok(turn.into_inner()),
-                Err(TryLockError::WouldBlock) if observer(0.0).is_break() => {
-                    return Err(Error::new(ErrorKind::Interrupted, "stopped"));
-                }
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(2)),
-            }
-        }
+        self.opened.turns.take(observer)
     }
 
     /// # Errors
@@ -473,7 +466,8 @@ impl Session {
         }
     }
 
-    fn is_forked(&self) -> bool {
+    /// Whether this is a process that was forked off the one that opened the pair.
+    pub fn is_forked(&self) -> bool {
         self.opened.process != std::process::id()
     }
 }

@@ -128,7 +128,7 @@ fn sharing_beginnings_changes_no_byte() {
 #[test]
 fn a_killed_run_goes_on() {
     let pair = Pair::copy(CASE);
-    pair.write("in.jsonl", rows(300));
+    pair.write("in.jsonl", rows(5000));
     run(&mut pair.score(&["in.jsonl", "-o", "whole.jsonl"])).expect(0, &[]);
     let whole = fs::read(pair.path("whole.jsonl")).unwrap();
     let written = || fs::metadata(pair.path("out.jsonl")).map_or(0, |metadata| metadata.len());
@@ -137,6 +137,7 @@ fn a_killed_run_goes_on() {
         let mut command = pair.score(&["in.jsonl", "-o", "out.jsonl", "--batch-size", "1"]);
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         while written() <= before {
+            assert!(child.try_wait().unwrap().is_none(), "it has ended");
             thread::sleep(Duration::from_millis(1));
         }
         child.kill().unwrap();

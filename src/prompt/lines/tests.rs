@@ -252,8 +252,9 @@ fn tables_in_csv_are_rows() {
     assert_eq!((&lines[0].id, &lines[0].meta), (&json!(7), &Some(json!({"a": 1}))));
     assert_eq!((&lines[0].label, &lines[1].label), (&Some(json!("x")), &None));
     assert_eq!(lines[1].content, Ok(Content::Messages(vec![json!({"role": "user", "content": "hi"})])));
-    let kinds = [2, 3].map(|row: usize| lines[row].content.as_ref().unwrap_err().kind);
-    assert_eq!(kinds, [RowErrorKind::InvalidRow, RowErrorKind::InvalidUtf8]);
+    let told = [2, 3].map(|row: usize| lines[row].content.as_ref().unwrap_err().message.as_str());
+    assert!(told[0].ends_with("the row has 2 cells, expected 5"), "{}", told[0]);
+    assert!(told[1].ends_with("the cell of column goal is not valid UTF-8"), "{}", told[1]);
     assert_eq!((&lines[4].id, &lines[4].content), (&json!("007"), &Ok(Content::Prompt("last".into()))));
     fs::write(&path, "a,a\n").unwrap();
     let told = Source::open(&[path]).unwrap().count_lines().unwrap_err().message;
@@ -266,4 +267,11 @@ fn what_is_no_lines_is_told() {
     let told = |path: &PathBuf| Source::open(std::slice::from_ref(path)).unwrap_err().message;
     assert!(told(&files.paths[0]).contains("is one JSON array"), "{}", told(&files.paths[0]));
     assert!(told(&files.paths[1]).contains("is compressed"), "{}", told(&files.paths[1]));
+    // One line alone that is an array is a bad row.
+    let files = Files::new(&[
+        ("a.jsonl", "[ 1, 2]\n{\"prompt\": \"a\"}\n"),
+        ("b.jsonl", "[{\"prompt\": \"a\"},\n{\"prompt\": \"b\"}]\n"),
+    ]);
+    assert!(Source::open(&files.paths[..1]).is_ok());
+    assert!(told(&files.paths[1]).contains("is one JSON array"));
 }

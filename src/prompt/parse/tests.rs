@@ -139,5 +139,10 @@ fn the_prompt_may_be_in_another_field() {
     let row = Row::parse(r#"{"goal": "g", "prompt": "p", "target": "t"}"#, Some("goal"));
     assert_eq!(row.content, Ok(Content::Prompt("g".into())));
     assert_eq!(row.other.keys().collect::<Vec<_>>(), ["target"]);
-    assert_eq!(Row::parse(r#"{"prompt": "p"}"#, Some("goal")).content, Ok(Content::Prompt("p".into())));
+    for other in [r#"{"prompt": "p"}"#, r#"{"goal": null, "prompt": "p"}"#] {
+        let error = Row::parse(other, Some("goal")).content.unwrap_err();
+        assert!(error.message.contains("none of prompt"), "{}", error.message);
+    }
+    let conversation = Row::parse(r#"{"messages": [{"role": "user", "content": "hi"}]}"#, Some("goal"));
+    assert!(conversation.content.is_ok());
 }
