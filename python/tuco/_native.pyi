@@ -49,7 +49,7 @@ class Pair:
     def notices(self) -> list[str]:
         """Differences between the two models that are allowed, a sentence each."""
     def encode(self, prompts: Prompts) -> list[Ids]:
-        """The token ids of each prompt, as the other methods make them."""
+        """The token ids of each prompt, uint32, as the other methods make them."""
     def encode_text(self, text: str) -> Ids:
         """The token ids of text in the middle of other text: no special tokens are added."""
     def decode(self, token_ids: TokenIds, skip_special_tokens: bool = False) -> str:

@@ -3,7 +3,7 @@
 
 use crate::{
     Error, Result,
-    prompt::{Content, Encoded, Encoder, RowError, RowErrorKind, Source, take_id},
+    prompt::{Content, Encoded, Encoder, Fields, RowError, RowErrorKind, Source, take_id},
 };
 use serde_json::{Map, Value};
 use std::{
@@ -170,7 +170,7 @@ fn invalid(problem: String) -> RowError {
 /// The id of a line, its subject if it tells one, and its question.
 fn json_row(
     number: u64,
-    fields: Result<Map<String, Value>, RowError>,
+    fields: Fields,
     as_chat: bool,
     examples: &Examples,
 ) -> (Value, Option<String>, Result<Plain, RowError>) {

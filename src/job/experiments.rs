@@ -233,6 +233,7 @@ impl<'a> Opened<'a> {
 }
 
 /// An experiment whose inputs are read and checked.
+#[expect(clippy::large_enum_variant, reason = "a run has one")]
 pub enum Experiment {
     Sweep(Vec<Task>, Grid),
     Compare(Vec<compare::Prompt>),

@@ -49,10 +49,11 @@ impl MemoryOptions {
         }
     }
 
-    /// [`divide`]s what there is, if it is limited.
+    /// Divides what there is, if it is limited, between what is in memory already, what any batch takes and what this leaves for its rows.
+    /// `footprint` tells the second, with packs of given limits.
     ///
     /// # Errors
-    /// As [`divide`].
+    /// A usage error that says the least that would do and what takes it.
     pub fn divide(
         &self,
         spec: &ModelSpec,
@@ -62,10 +63,10 @@ impl MemoryOptions {
         self.max_memory.map(divided).transpose()
     }
 
-    /// The same, whatever was in memory before.
+    /// [`MemoryOptions::divide`], whatever was in memory before.
     ///
     /// # Errors
-    /// As [`divide`].
+    /// The same.
     pub fn divide_now(
         &self,
         spec: &ModelSpec,
@@ -158,11 +159,7 @@ fn give_back_what_is_freed() {
     }
 }
 
-/// Divides `limit` between what is in memory already, what any batch takes and what this leaves for its rows. `footprint` tells
-/// the second, with packs of given limits; `opened` is what opening the pair took, if that counts too.
-///
-/// # Errors
-/// A usage error that says the least that would do and what takes it.
+/// See [`MemoryOptions::divide`]; `opened` is what opening the pair took, if that counts too.
 fn divide(
     limit: Size,
     spec: &ModelSpec,
@@ -178,7 +175,7 @@ fn divide(
 /// What batches may take of `limit`, and how much of it they need not.
 ///
 /// # Errors
-/// As [`divide`].
+/// As [`MemoryOptions::divide`].
 pub fn left(
     limit: Size,
     spec: &ModelSpec,

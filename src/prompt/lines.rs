@@ -33,6 +33,9 @@ fn failed(error: io::Error) -> Error {
     Error::io("sort ids in the folder", &std::env::temp_dir(), &error)
 }
 
+/// The fields of a line, or what is wrong with it.
+pub type Fields = Result<Map<String, Value>, RowError>;
+
 /// Iterator over the lines of a [`Source`](super::Source), blank ones left out.
 ///
 /// Holds one line. Before the first comes, all are read once to find ids that are used twice; what that takes is in temporary
@@ -150,7 +153,7 @@ impl Lines {
     ///
     /// # Errors
     /// Where reading failed; what is wrong with the line stands in its place.
-    pub fn next_object(&mut self) -> Result<Option<(u64, Result<Map<String, Value>, RowError>)>> {
+    pub fn next_object(&mut self) -> Result<Option<(u64, Fields)>> {
         if !self.read_row()? {
             return Ok(None);
         }

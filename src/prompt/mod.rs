@@ -31,7 +31,7 @@ mod template;
 mod tokenizer_files;
 
 pub use encoder::{Encoded, Encoder, EncoderOptions, Overlength};
-pub use lines::Lines;
+pub use lines::{Fields, Lines};
 pub use parse::take_id;
 pub use row::{Content, ContentRef, Line, RowError, RowErrorKind};
 pub use source::{Source, check_inputs};

@@ -2,7 +2,8 @@
 
 use crate::{
     Result,
-    engine::{Continued, Prompt, RowCount},
+    checkpoint::Pair,
+    engine::{Continued, Footprint, PackLimits, Prompt, RowCount},
     experiment::{
         filling::{BatchLimits, Filling, cut},
         queue::Queue,
@@ -32,9 +33,13 @@ impl TokenIds for Continued<'_> {
     }
 }
 
+/// What passes take of memory, by the limits of packs and the number of threads.
+pub type Footprints<'a> = dyn Fn(&Pair, PackLimits, usize) -> Result<Footprint> + 'a;
+
 /// The room that a batch takes.
-#[derive(Debug, Clone, Copy)]
-pub struct Room {
+#[derive(Clone, Copy)]
+pub struct Room<'a> {
+    pub footprint: &'a Footprints<'a>,
     /// Hidden states that are in memory for each row.
     pub streams: usize,
     /// Tokens that come to each prompt.
@@ -44,9 +49,9 @@ pub struct Room {
     pub most_prompts: usize,
 }
 
-impl Default for Room {
-    fn default() -> Self {
-        Self { streams: 1, new_tokens: 0, most_tokens: usize::MAX, most_prompts: usize::MAX }
+impl<'a> Room<'a> {
+    pub fn of(footprint: &'a Footprints<'a>) -> Self {
+        Self { footprint, streams: 1, new_tokens: 0, most_tokens: usize::MAX, most_prompts: usize::MAX }
     }
 }
 
@@ -54,7 +59,7 @@ impl Default for Room {
 pub fn batches<'p, P: TokenIds>(
     prompts: &'p [P],
     limits: BatchLimits,
-    room: Room,
+    room: Room<'_>,
     count: RowCount<'_>,
 ) -> Vec<&'p [P]> {
     let limits = BatchLimits {

@@ -40,7 +40,7 @@ use crate::{
     prompt::{ContentRef, Encoded, Encoder, RowError},
     twin::Branch,
 };
-use batches::{Passing, Room, TokenIds, batches};
+use batches::{Footprints, Passing, Room, TokenIds, batches};
 use engines::{Engines, Loaded};
 use rayon::prelude::*;
 use std::{
@@ -172,8 +172,7 @@ impl Session {
     pub fn score(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<OfPrompt<Score>>> {
         self.pass(
             prompts,
-            Room::default(),
-            of_scores,
+            Room::of(&of_scores),
             observer,
             |engine, part, observer| engine.score(part, observer),
             |score| score.check_finite().map_err(RowError::not_finite),
@@ -199,8 +198,7 @@ impl Session {
         };
         self.pass(
             prompts,
-            Room::default(),
-            of_scores,
+            Room::of(&of_scores),
             observer,
             |engine, part, observer| engine.plain(branch, part, observer),
             |state| check_finite(state, || RowError::not_finite(overflowed)),
@@ -233,11 +231,14 @@ impl Session {
         let mut values = vec![f64::NAN; shape.iter().product()];
         let mut errors = Vec::new();
         let mut index = 0;
+        let footprint = |pair: &Pair, limits, threads| {
+            Footprint::of_steering(pair, limits, threads, alphas, width, false)
+        };
         let room = Room {
             // A stream for each alpha is in memory.
             streams: alphas.len(),
             most_prompts: (LOGITS_AT_ONCE / (alphas.len() * width).max(1)).max(1),
-            ..Room::default()
+            ..Room::of(&footprint)
         };
         let pass = |engine: &dyn AnyEngine, part: &[&[u32]], observer: Observer<'_>| {
             let by_alpha = engine.steer(part, alphas, tokens, observer)?;
@@ -248,10 +249,7 @@ impl Session {
             let mut rows = by_alpha.iter().zip(alphas);
             rows.try_for_each(|(row, alpha)| check_finite(row, || overflow_under(*alpha)))
         };
-        let footprint = |pair: &Pair, limits, threads| {
-            Footprint::of_steering(pair, limits, threads, alphas, width, false)
-        };
-        self.pass_each(prompts, room, footprint, observer, pass, check, |outcome| {
+        self.pass_each(prompts, room, observer, pass, check, |outcome| {
             match outcome {
                 Ok(by_alpha) => {
                     for (alpha, row) in by_alpha.iter().enumerate() {
@@ -273,8 +271,7 @@ impl Session {
     pub fn trace(&self, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<OfPrompt<Trace>>> {
         self.pass(
             prompts,
-            Room::default(),
-            |pair, limits, threads| Ok(Footprint::of_traces(pair, limits, threads)),
+            Room::of(&|pair, limits, threads| Ok(Footprint::of_traces(pair, limits, threads))),
             observer,
             |engine, part, observer| engine.trace(part, observer),
             |trace| trace.check_finite().map_err(RowError::not_finite),
@@ -298,13 +295,12 @@ impl Session {
         for (index, text) in texts.iter().enumerate() {
             self.check_ids(&format!("prompt {index}"), text.token_ids)?;
         }
+        let vocab_size = self.spec().vocab_size;
         self.pass(
             texts,
-            Room::default(),
-            |pair, limits, threads| {
-                let vocab_size = pair.spec().ft.vocab_size;
+            Room::of(&|pair, limits, threads| {
                 Footprint::of_steering(pair, limits, threads, &[alpha], vocab_size, true)
-            },
+            }),
             observer,
             |engine, part, observer| engine.likelihoods(part, alpha, observer),
             |tokens| check_finite(tokens.iter().map(|token| &token.log_likelihood), || overflow_under(alpha)),
@@ -326,11 +322,13 @@ impl Session {
         completing.check(self.encoder())?;
         self.pair().checkpoints.ft.head()?;
         let most_tokens = completing.most_tokens(self.spec());
-        let room = Room { new_tokens: completing.new_tokens(), most_tokens, ..Room::default() };
+        let footprint = |pair: &Pair, limits, threads| {
+            Footprint::of_generation(pair, limits, threads, &completing.generation)
+        };
+        let room = Room { new_tokens: completing.new_tokens(), most_tokens, ..Room::of(&footprint) };
         self.pass(
             prompts,
             room,
-            |pair, limits, threads| Footprint::of_generation(pair, limits, threads, &completing.generation),
             observer,
             |engine, part, observer| completing.complete(engine, self.encoder(), part, observer),
             |texts| texts.iter().try_for_each(Text::check_finite),
@@ -353,22 +351,18 @@ impl Session {
     fn pass<P: TokenIds, T: Send>(
         &self,
         prompts: &[P],
-        room: Room,
-        footprint: impl Fn(&Pair, PackLimits, usize) -> Result<Footprint>,
+        room: Room<'_>,
         observer: Observer<'_>,
         pass: impl Fn(&dyn AnyEngine, &[P], Observer<'_>) -> Result<Vec<T>> + Sync,
         check: impl Fn(&T) -> OfPrompt<()>,
     ) -> Result<Vec<OfPrompt<T>>> {
         let mut outcomes = Vec::with_capacity(prompts.len());
-        self.pass_each(prompts, room, footprint, observer, pass, check, |outcome| outcomes.push(outcome))?;
+        self.pass_each(prompts, room, observer, pass, check, |outcome| outcomes.push(outcome))?;
         Ok(outcomes)
     }
 
     /// What batches may take of memory now, if that is limited: the caller has other things in it, more or less from call to call.
-    fn limits(
-        &self,
-        footprint: impl Fn(&Pair, PackLimits, usize) -> Result<Footprint>,
-    ) -> Result<BatchLimits> {
+    fn limits(&self, footprint: &Footprints<'_>) -> Result<BatchLimits> {
         let Opened { limits, memory, pools, .. } = &*self.opened;
         let Some((limit, packs)) = memory else { return Ok(*limits) };
         let footprint = footprint(self.pair(), *packs, pools[0].current_num_threads())?;
@@ -381,8 +375,7 @@ impl Session {
     fn pass_each<P: TokenIds, T: Send>(
         &self,
         prompts: &[P],
-        room: Room,
-        footprint: impl Fn(&Pair, PackLimits, usize) -> Result<Footprint>,
+        room: Room<'_>,
         observer: Observer<'_>,
         pass: impl Fn(&dyn AnyEngine, &[P], Observer<'_>) -> Result<Vec<T>> + Sync,
         check: impl Fn(&T) -> OfPrompt<()>,
@@ -391,7 +384,7 @@ impl Session {
         self.check_prompts(prompts)?;
         let _turn = self.turn(observer)?;
         let opened = &*self.opened;
-        let limits = self.limits(footprint)?;
+        let limits = self.limits(room.footprint)?;
         let warn = |text: &str| push(&opened.warnings, text);
         opened.engines.with_dependent(|_, engines| {
             let batches = batches(prompts, limits, room, engines[0].row_count());
