@@ -2,8 +2,7 @@
 
 use crate::{
     errors::{Raise, usage},
-    inputs::is_int,
-    pair::items_of,
+    inputs::{is_int, items_of},
 };
 use numpy::{PyArray1, ToPyArray};
 use pyo3::{

@@ -125,6 +125,26 @@ pub fn sequence<'py>(given: &Bound<'py, PyAny>) -> PyResult<Option<Vec<Bound<'py
     Ok(None)
 }
 
+/// The items of a list of one for each prompt.
+pub fn items_of<'py>(
+    given: &Bound<'py, PyAny>,
+    name: &str,
+    expected: &str,
+    prompts: usize,
+) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let items = if given.is_instance_of::<PyString>() { None } else { sequence(given)? };
+    let items = items.ok_or_else(|| {
+        PyTypeError::new_err(format!("{name} is no list, expected a list of {expected}, one for each prompt"))
+    })?;
+    match items.len() == prompts {
+        true => Ok(items),
+        false => Err(PyTypeError::new_err(format!(
+            "{name} has {} items, expected one for each of {prompts} prompts",
+            items.len()
+        ))),
+    }
+}
+
 pub fn is_int(value: &Bound<'_, PyAny>) -> bool {
     // numpy's integers are no `int`, but are numbers that count.
     let is_counting =

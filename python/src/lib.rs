@@ -5,12 +5,16 @@
 mod arrow;
 mod command;
 mod completion;
+mod continuations;
 mod errors;
 mod inputs;
+mod outcomes;
 mod pair;
 mod running;
 mod scores;
+mod scoring;
 mod trace;
+mod used;
 
 use pyo3::prelude::*;
 

@@ -2,33 +2,33 @@
 
 use crate::{
     completion::{self, Completion},
+    continuations::{check_vocabulary, continuation_of, fits, of_continuation},
     errors::{Raise, row_exception, usage},
-    inputs::{Prompts, sequence},
+    inputs::{Prompts, items_of},
+    outcomes::{Errors, joined, row_exception_with},
     running::{Bar, run},
-    scores::{Asked, Outcome, Scored, Scores},
+    scores::{Asked, Outcome, Scores},
+    scoring::{parts, score_part},
     trace::Trace,
+    used::Used,
 };
 use numpy::{PyArray1, PyArrayMethods, ToPyArray};
 use pyo3::{
     exceptions::{PyTypeError, PyUserWarning},
     prelude::*,
-    types::{PyList, PyString},
+    types::PyList,
 };
 use std::{
-    cell::Cell,
     ffi::CString,
-    ops::Deref,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 use tuco::{
     Session, SessionOptions,
-    engine::{Continued, Observer, Prompt, Score, Tokens, check_alphas},
-    metrics,
+    engine::{Continued, Prompt, Tokens, check_alphas},
     model::PairWeights,
-    prompt::{ContentRef, Encoded, RowError, RowErrorKind},
+    prompt::{ContentRef, Encoded, RowError},
     session::Text,
-    twin::Branch,
 };
 
 /// A pre-trained model and the model fine-tuned from it, open and ready. `tuco.Pair` adds `from_pretrained`.
@@ -46,39 +46,6 @@ type Rows = Vec<Result<Encoded, RowError>>;
 
 /// Of the tokens of a continuation: the logarithm of how likely each is, and whether it is the likeliest.
 type Likelihoods<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<bool>>);
-
-thread_local! {
-    static USES: Cell<u32> = const { Cell::new(0) };
-}
-
-/// A session that a call of this thread uses.
-struct Used(Arc<Session>);
-
-impl Used {
-    fn begin(session: Arc<Session>) -> Self {
-        USES.set(USES.get() + 1);
-        Self(session)
-    }
-
-    /// Whether a call of the thread is on its way, be it of another pair.
-    fn by_this_thread() -> bool {
-        USES.get() > 0
-    }
-}
-
-impl Deref for Used {
-    type Target = Session;
-
-    fn deref(&self) -> &Session {
-        &self.0
-    }
-}
-
-impl Drop for Used {
-    fn drop(&mut self) {
-        USES.set(USES.get() - 1);
-    }
-}
 
 impl Pair {
     fn session(&self, py: Python<'_>) -> PyResult<Used> {
@@ -123,179 +90,6 @@ fn warn_at(py: Python<'_>, session: &Session, level: i32) -> PyResult<()> {
         PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, level)?;
     }
     Ok(())
-}
-
-/// The exception for the first prompt that has no outcome; `others` is what the others have, which is not lost.
-fn row_exception_with<'py>(
-    py: Python<'py>,
-    (index, error): (usize, &RowError),
-    name: &str,
-    others: impl IntoPyObject<'py>,
-) -> PyErr {
-    let exception = row_exception(py, index, error);
-    match exception.value(py).setattr(name, others) {
-        Ok(()) => exception,
-        Err(error) => error,
-    }
-}
-
-/// What becomes of prompts without an outcome: the first raises, or each has its exception in its place.
-#[derive(Clone, Copy, PartialEq)]
-enum Errors {
-    Raise,
-    Rows,
-}
-
-impl Errors {
-    fn parse(py: Python<'_>, errors: &str) -> PyResult<Self> {
-        match errors {
-            "raise" => Ok(Self::Raise),
-            "rows" => Ok(Self::Rows),
-            other => Err(usage(py, &format!("errors is {other:?}, expected \"raise\" or \"rows\""))),
-        }
-    }
-
-    /// Before anything is computed.
-    fn check<T>(self, py: Python<'_>, rows: &[Result<T, RowError>]) -> PyResult<()> {
-        let first = rows.iter().enumerate().find_map(|(index, row)| Some((index, row.as_ref().err()?)));
-        match first {
-            Some((index, error)) if self == Self::Raise => Err(row_exception(py, index, error)),
-            _ => Ok(()),
-        }
-    }
-
-    /// A list of what prompts have. What the others have is not lost where one raises: it has `None` in its place.
-    fn list<'py, T: IntoPyObject<'py>>(
-        self,
-        py: Python<'py>,
-        name: &str,
-        outcomes: impl Iterator<Item = Result<T, RowError>>,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let (found, mut first_error) = (PyList::empty(py), None);
-        for (index, outcome) in outcomes.enumerate() {
-            match outcome {
-                Ok(of_prompt) => found.append(of_prompt)?,
-                Err(error) if self == Self::Rows => {
-                    found.append(row_exception(py, index, &error).value(py))?
-                }
-                Err(error) => {
-                    found.append(py.None())?;
-                    first_error.get_or_insert((index, error));
-                }
-            }
-        }
-        match &first_error {
-            Some((index, error)) => Err(row_exception_with(py, (*index, error), name, found)),
-            None => Ok(found),
-        }
-    }
-}
-
-/// What `passed` has for each row that was good, or what was wrong with it before.
-fn joined<R, T>(
-    rows: Vec<Result<R, RowError>>,
-    passed: Vec<Result<T, RowError>>,
-) -> impl Iterator<Item = Result<T, RowError>> {
-    let mut passed = passed.into_iter();
-    rows.into_iter().map(move |row| row.and_then(|_| passed.next().expect("an outcome for every prompt")))
-}
-
-/// The items of a list of one for each prompt.
-pub fn items_of<'py>(
-    given: &Bound<'py, PyAny>,
-    name: &str,
-    expected: &str,
-    prompts: usize,
-) -> PyResult<Vec<Bound<'py, PyAny>>> {
-    let items = if given.is_instance_of::<PyString>() { None } else { sequence(given)? };
-    let items = items.ok_or_else(|| {
-        PyTypeError::new_err(format!("{name} is no list, expected a list of {expected}, one for each prompt"))
-    })?;
-    match items.len() == prompts {
-        true => Ok(items),
-        false => Err(PyTypeError::new_err(format!(
-            "{name} has {} items, expected one for each of {prompts} prompts",
-            items.len()
-        ))),
-    }
-}
-
-/// The tokens of what follows a prompt.
-fn continuation_of(
-    session: &Session,
-    index: usize,
-    given: &Bound<'_, PyAny>,
-) -> PyResult<Result<Vec<u32>, RowError>> {
-    Ok(match given.extract::<String>() {
-        Ok(text) if text.is_empty() => Ok(Vec::new()),
-        Ok(text) => session.encoder().continuation(&text),
-        Err(_) => Ok(Prompts::ids(given, &format!("continuations[{index}]"))?),
-    })
-}
-
-fn of_continuation(error: RowError) -> RowError {
-    RowError { message: format!("its continuation: {}", error.message), ..error }
-}
-
-/// Whether a prompt and what follows it, all but its last token, pass the model.
-fn fits(session: &Session, whole: &[u32], n_prompt: usize) -> Result<(), RowError> {
-    let (passing, most) =
-        (Continued { token_ids: whole, n_prompt }.passing().len(), session.spec().context_length);
-    if passing > most {
-        let message = format!("{} tokens with the prompt, expected at most {}", whole.len(), most + 1);
-        return Err(RowError::new(RowErrorKind::TooLong, message));
-    }
-    check_vocabulary(session, &whole[n_prompt..])
-}
-
-fn check_vocabulary(session: &Session, ids: &[u32]) -> Result<(), RowError> {
-    let vocab_size = session.spec().vocab_size;
-    match ids.iter().position(|id| *id as usize >= vocab_size) {
-        None => Ok(()),
-        Some(index) => {
-            let message = format!("token {index} has id {}, expected 0 to {}", ids[index], vocab_size - 1);
-            Err(RowError::new(RowErrorKind::TokenOutOfRange, message))
-        }
-    }
-}
-
-/// Prompts of some batches together: what is known of them but not asked for is dropped before the next ones are scored, since a hidden
-/// state of each of a million prompts, or norms of each of their tokens, are no small things.
-fn parts<'p, 'e>(prompts: &'p [&'e Encoded], asked: Asked) -> impl Iterator<Item = &'p [&'e Encoded]> {
-    let most: usize = if asked.all_tokens { 1 << 15 } else { 1 << 19 };
-    let mut rest = prompts;
-    std::iter::from_fn(move || {
-        let mut sum = 0;
-        let fits = |prompt: &&&Encoded| {
-            sum += prompt.token_ids.len();
-            sum <= most
-        };
-        let (part, later) = rest.split_at_checked(rest.iter().take_while(fits).count().max(1))?;
-        rest = later;
-        Some(part)
-    })
-}
-
-/// Scores some of the prompts.
-fn score_part(
-    session: &Session,
-    prompts: &[&Encoded],
-    asked: Asked,
-    observer: Observer<'_>,
-) -> tuco::Result<Vec<Outcome>> {
-    let ids: Vec<&[u32]> = prompts.iter().map(|encoded| encoded.token_ids.as_slice()).collect();
-    let scores = session.score(&ids, observer)?;
-    let base = asked.output_co.then(|| session.last_hidden(Branch::Pt, &ids, observer)).transpose()?;
-    let traces = asked.all_tokens.then(|| session.trace(&ids, observer)).transpose()?;
-    let (mut base, mut traces) = (base.into_iter().flatten(), traces.into_iter().flatten());
-    let outcome = |(encoded, score): (&&Encoded, Result<Score, RowError>)| -> Outcome {
-        // Of each the next, whatever the others are.
-        let (base, trace) = (base.next(), traces.next());
-        let score = score?;
-        let output_co = base.transpose()?.map(|base| metrics::output_co(&base, &score.last_hidden));
-        Ok(Scored::new(encoded, &score, output_co, trace.transpose()?.as_ref(), asked))
-    };
-    Ok(prompts.iter().zip(scores).map(outcome).collect())
 }
 
 fn tokens(encoded: &[&[u32]]) -> u64 {

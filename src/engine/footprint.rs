@@ -126,8 +126,7 @@ impl Footprint {
         })
     }
 
-    /// Of [`Engine::steer`](super::Engine::steer), with so many logits for each prompt and alpha; of rows that are asked for one by one, as
-    /// [`Engine::likelihoods`](super::Engine::likelihoods) does, `every_row`.
+    /// Of [`Engine::steer`](super::Engine::steer), with so many logits for each prompt and alpha.
     ///
     /// # Errors
     /// Where there is no head.
@@ -137,35 +136,58 @@ impl Footprint {
         threads: usize,
         alphas: &[f64],
         logits: usize,
-        every_row: bool,
     ) -> Result<Self> {
         let spec = weights.spec().ft;
-        let (d, q, _, f) = widths(spec);
-        let branches = branches_of(alphas);
         let head = weights.head()?.unembedding;
-        // A few directions of it, or all of it widened.
+        // A few directions of it, or all of it.
         let of_head = match logits < spec.vocab_size {
-            true => logits * d * F64 + looked_up(&head, logits),
-            false => head.stored.bytes.len() + F32 * d * spec.vocab_size.next_multiple_of(16),
+            true => logits * spec.hidden_size * F64 + looked_up(&head, logits),
+            false => widened_head(weights),
         };
-        // As products give them, read, cut into rows, scaled.
-        let of_row = logits * (F32 + 3 * F64);
-        // The rows that are asked for, of the last layer.
-        let asked = F32 * (2 * d + q + f + of_experts(spec));
-        // A stream that goes in, those that both models give.
-        let of_rows = Self::of_rows(spec, limits, threads, 3 * d + if every_row { asked / F32 } else { 0 });
-        Ok(Self {
+        let streams = Self::of_streams(weights, limits, threads, alphas, 0);
+        // Logits as they are made, and twice as they are given: by prompt and by alpha.
+        let of_alpha = 2 * F64 * logits + F32 * spec.hidden_size;
+        let prompt = of_last_rows(spec) + of_logits(logits) + alphas.len() * of_alpha;
+        Ok(Self { weights: streams.weights.max(of_head), prompt, ..streams })
+    }
+
+    /// Of [`Engine::likelihoods`](super::Engine::likelihoods), which may ask for every row.
+    ///
+    /// # Errors
+    /// Where there is no head.
+    pub fn of_likelihoods(
+        weights: &dyn PairWeights,
+        limits: PackLimits,
+        threads: usize,
+        alpha: f64,
+    ) -> Result<Self> {
+        let spec = weights.spec().ft;
+        weights.head()?;
+        let streams = Self::of_streams(weights, limits, threads, &[alpha], of_last_rows(spec) / F32);
+        // Of as many rows as there are at once.
+        let logits = ((LOGITS_AT_ONCE / spec.vocab_size).max(1), of_logits(spec.vocab_size));
+        Ok(Self { weights: streams.weights.max(widened_head(weights)), logits, ..streams })
+    }
+
+    /// Of streams under alphas; `besides` elements for each row of the workspace.
+    fn of_streams(
+        weights: &dyn PairWeights,
+        limits: PackLimits,
+        threads: usize,
+        alphas: &[f64],
+        besides: usize,
+    ) -> Self {
+        let spec = weights.spec().ft;
+        let d = spec.hidden_size;
+        let branches = branches_of(alphas);
+        Self {
             weights: widest_layer(weights, branches, branches)
-                .max(looked_up(&weights.embedding(), limits.tokens))
-                .max(of_head),
-            // Of as many rows as there are at once.
-            logits: if every_row { ((LOGITS_AT_ONCE / spec.vocab_size).max(1), of_row) } else { (0, 0) },
+                .max(looked_up(&weights.embedding(), limits.tokens)),
             row: alphas.len() * F32 * d + OF_A_ROW,
-            // Under each alpha, by prompt and by alpha.
-            prompt: asked + if every_row { 0 } else { of_row + alphas.len() * (2 * F64 * logits + F32 * d) },
             in_forests: true,
-            ..of_rows
-        })
+            // A stream that goes in, and those that both models give.
+            ..Self::of_rows(spec, limits, threads, 3 * d + besides)
+        }
     }
 
     /// Of [`Engine::trace`](super::Engine::trace), which may have to go on in f64, and of the logits of a trace's parts, where there is a
@@ -174,9 +196,7 @@ impl Footprint {
         let spec = weights.spec().ft;
         let (d, _, _, _) = widths(spec);
         let both = [Branch::Pt, Branch::Ft];
-        let head = weights.head().map_or(0, |head| head.unembedding.stored.bytes.len());
-        let of_head = head + F32 * d * spec.vocab_size.next_multiple_of(16);
-        let of_parts = 3 * spec.vocab_size * (F32 + 3 * F64);
+        let of_parts = 3 * of_logits(spec.vocab_size);
         let of_rows = Self::of_rows(spec, limits, threads, 4 * d);
         // Norms of both traces, as they are made and as they are given, a shared token's for each prompt.
         let norms = spec.num_hidden_layers * size_of::<PartsL1>();
@@ -184,7 +204,7 @@ impl Footprint {
         Self {
             weights: widest_layer(weights, &both, &both)
                 .max(looked_up(&weights.embedding(), limits.tokens))
-                .max(of_head + of_parts),
+                .max(widened_head(weights) + of_parts),
             row: F64 * 5 * d + OF_A_ROW + norms,
             token: 2 * norms,
             prompt: F64 * 12 * d,
@@ -257,6 +277,24 @@ impl Footprint {
             + prompts.min(sequences) * self.in_pack
             + (rows + again).min(self.logits.0) * self.logits.1
     }
+}
+
+/// Bytes of the unembedding, as it is in its file and widened.
+fn widened_head(weights: &dyn PairWeights) -> usize {
+    let spec = weights.spec().ft;
+    let stored = weights.head().map_or(0, |head| head.unembedding.stored.bytes.len());
+    stored + F32 * spec.hidden_size * spec.vocab_size.next_multiple_of(16)
+}
+
+/// Bytes of a row's logits: as products give them, read, cut into rows, scaled.
+fn of_logits(logits: usize) -> usize {
+    logits * (F32 + 3 * F64)
+}
+
+/// Bytes for each row that is asked for of the last layer.
+fn of_last_rows(spec: &ModelSpec) -> usize {
+    let (d, q, _, f) = widths(spec);
+    F32 * (2 * d + q + f + of_experts(spec))
 }
 
 /// `D`, `H · Dh`, `K · Dh`, `F`.

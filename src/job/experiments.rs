@@ -258,7 +258,7 @@ impl Experiment {
         let of_scores = Footprint::of_score(pair, limits, threads);
         match self {
             Self::Sweep(tasks, Grid { alphas, .. }) => {
-                Footprint::of_steering(pair, limits, threads, alphas, sweep::most_answers(tasks), false)
+                Footprint::of_steering(pair, limits, threads, alphas, sweep::most_answers(tasks))
             }
             Self::Jailbreak {
                 plan: jailbreak::Plan { labels: jailbreak::Labels::Sampled { .. }, .. },

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -172,19 +172,14 @@ impl Input {
         if self.format != Format::Jsonl {
             return Ok(());
         }
-        // As much of the first line as tells.
-        let mut line = Vec::new();
-        let mut start = BufReader::new(self.bytes()?.take(1 << 16));
-        while start.read_until(b'\n', &mut line).map_err(|error| self.read_error(&error))? > 0 {
-            let text = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line);
-            if !text.iter().copied().all(is_blank_byte) {
-                break;
-            }
-            line.clear();
-        }
-        let text = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line).trim_ascii_start();
+        let mut start = Vec::new();
+        self.bytes()?.take(1 << 16).read_to_end(&mut start).map_err(|error| self.read_error(&error))?;
+        let text = start.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&start).trim_ascii_start();
+        let of_objects =
+            text.strip_prefix(b"[").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"{"));
         // A line alone that is an array is a row, if no good one.
-        let goes_on = text.starts_with(b"[") && serde_json::from_slice::<serde_json::Value>(text).is_err();
+        let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let goes_on = of_objects && serde_json::from_slice::<serde_json::Value>(line).is_err();
         match goes_on {
             false => Ok(()),
             true => Err(Error::usage(format!(

@@ -231,9 +231,8 @@ impl Session {
         let mut values = vec![f64::NAN; shape.iter().product()];
         let mut errors = Vec::new();
         let mut index = 0;
-        let footprint = |pair: &Pair, limits, threads| {
-            Footprint::of_steering(pair, limits, threads, alphas, width, false)
-        };
+        let footprint =
+            |pair: &Pair, limits, threads| Footprint::of_steering(pair, limits, threads, alphas, width);
         let room = Room {
             // A stream for each alpha is in memory.
             streams: alphas.len(),
@@ -295,12 +294,9 @@ impl Session {
         for (index, text) in texts.iter().enumerate() {
             self.check_ids(&format!("prompt {index}"), text.token_ids)?;
         }
-        let vocab_size = self.spec().vocab_size;
         self.pass(
             texts,
-            Room::of(&|pair, limits, threads| {
-                Footprint::of_steering(pair, limits, threads, &[alpha], vocab_size, true)
-            }),
+            Room::of(&|pair, limits, threads| Footprint::of_likelihoods(pair, limits, threads, alpha)),
             observer,
             |engine, part, observer| engine.likelihoods(part, alpha, observer),
             |tokens| check_finite(tokens.iter().map(|token| &token.log_likelihood), || overflow_under(alpha)),

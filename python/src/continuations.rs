@@ -1,0 +1,48 @@
+//! What follows prompts.
+
+use crate::inputs::Prompts;
+use pyo3::prelude::*;
+use tuco::{
+    Session,
+    engine::Continued,
+    prompt::{RowError, RowErrorKind},
+};
+
+/// The tokens of what follows a prompt.
+pub fn continuation_of(
+    session: &Session,
+    index: usize,
+    given: &Bound<'_, PyAny>,
+) -> PyResult<Result<Vec<u32>, RowError>> {
+    Ok(match given.extract::<String>() {
+        Ok(text) if text.is_empty() => Ok(Vec::new()),
+        Ok(text) => session.encoder().continuation(&text),
+        Err(_) => Ok(Prompts::ids(given, &format!("continuations[{index}]"))?),
+    })
+}
+
+pub fn of_continuation(error: RowError) -> RowError {
+    RowError { message: format!("its continuation: {}", error.message), ..error }
+}
+
+/// Whether a prompt and what follows it, all but its last token, pass the model.
+pub fn fits(session: &Session, whole: &[u32], n_prompt: usize) -> Result<(), RowError> {
+    let (passing, most) =
+        (Continued { token_ids: whole, n_prompt }.passing().len(), session.spec().context_length);
+    if passing > most {
+        let message = format!("{} tokens with the prompt, expected at most {}", whole.len(), most + 1);
+        return Err(RowError::new(RowErrorKind::TooLong, message));
+    }
+    check_vocabulary(session, &whole[n_prompt..])
+}
+
+pub fn check_vocabulary(session: &Session, ids: &[u32]) -> Result<(), RowError> {
+    let vocab_size = session.spec().vocab_size;
+    match ids.iter().position(|id| *id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(index) => {
+            let message = format!("token {index} has id {}, expected 0 to {}", ids[index], vocab_size - 1);
+            Err(RowError::new(RowErrorKind::TokenOutOfRange, message))
+        }
+    }
+}
