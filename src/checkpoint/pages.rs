@@ -50,6 +50,11 @@ impl MappedFiles {
         }
     }
 
+    /// [`let_go`](Self::let_go) of all files: where parts were let go one by one, the system has brought back ends of one with the next.
+    pub fn let_go_all(&self) {
+        self.files.iter().for_each(|(_, map)| self.let_go(map));
+    }
+
     /// Begins to read what will be needed soon, without taking it into the process's memory yet.
     pub fn expect(&self, bytes: &[u8]) {
         #[cfg(unix)]

@@ -75,6 +75,7 @@ impl Pair {
         notices.extend(compare_vocabularies(&tokenizers, &Twin::new("base", "tuned"))?);
         check_finite(&checkpoints)?;
         let shared = shared_tensors(&checkpoints);
+        weights(&checkpoints).for_each(Weights::let_go_all);
         let mut pair = Self { checkpoints, shared, notices };
         if pair.notices.is_empty() && pair.layer_tensors().all(|tensor| pair.shared.contains(&tensor)) {
             pair.notices.push("the blocks of the two models are the same: every TuCo will be 0".into());

@@ -279,6 +279,11 @@ impl Weights {
         self.files.lets_go
     }
 
+    /// Nothing of the files is needed for a while.
+    pub fn let_go_all(&self) {
+        self.files.let_go_all();
+    }
+
     /// Bytes of a tensor were read and are not needed for a while.
     pub fn let_go(&self, bytes: &[u8]) {
         self.files.let_go(bytes);
