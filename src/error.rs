@@ -53,6 +53,11 @@ impl Error {
         Self::new(ErrorKind::Mismatch, message)
     }
 
+    /// What a run that was asked to stop ends with.
+    pub fn stopped() -> Self {
+        Self::new(ErrorKind::Interrupted, "stopped")
+    }
+
     /// A failed operation on `path`: `verb` completes "cannot … PATH".
     pub fn io(verb: &str, path: &Path, error: &std::io::Error) -> Self {
         Self::new(ErrorKind::Io, format!("cannot {verb} {}: {error}", path.display()))

@@ -1,6 +1,6 @@
 //! Hashes of a checkpoint's files.
 
-use crate::{Error, ErrorKind, Result, hash};
+use crate::{Error, Result, hash};
 use rayon::prelude::*;
 use std::{
     fs::File,
@@ -12,14 +12,14 @@ use std::{
 /// File name → SHA-256 for each of `paths`, hashed side by side.
 ///
 /// # Errors
-/// Where one cannot be read; [`ErrorKind::Interrupted`] when `stop` is set.
+/// Where one cannot be read; [`Interrupted`](crate::ErrorKind::Interrupted) when `stop` is set.
 pub fn files(paths: &[PathBuf], stop: &AtomicBool) -> Result<Vec<(String, String)>> {
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let hash = |path: &Path| {
         let file = File::open(path).map(|file| UntilStopped { file, stop });
         file.and_then(|file| hash::sha256_of(file, |_| {})).map_err(|error| {
             match stop.load(Ordering::Relaxed) {
-                true => Error::new(ErrorKind::Interrupted, "stopped"),
+                true => Error::stopped(),
                 false => Error::unreadable(path, &error),
             }
         })

@@ -3,7 +3,7 @@
 mod demo;
 
 use crate::{
-    Error, ErrorKind, Result,
+    Error, Result,
     experiment::demo::{self as demo_pair, DemoOptions},
     job::{
         self, BenchOptions, Caller, CompareOptions, GenerateOptions, JailbreakOptions, ManyShotOptions,
@@ -70,7 +70,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Lets Ctrl-C and SIGTERM stop the program: cleanly, a second one at once; or at once, where there is nothing to leave behind.
 fn stop_on_signals(at_once: bool) {
-    let stopped = Error::new(ErrorKind::Interrupted, "stopped");
+    let stopped = Error::stopped();
     let set = ctrlc::set_handler(move || {
         if at_once {
             tell(&stopped.message);

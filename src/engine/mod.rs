@@ -41,7 +41,7 @@ pub use steer::check_alphas;
 pub use trace::{Split, Trace};
 
 use crate::{
-    Error, ErrorKind, Result,
+    Error, Result,
     backend::{Backend, Role, Rows},
     model::{ModelSpec, PairWeights},
     tensor::Tensor,
@@ -198,7 +198,7 @@ impl<'a, B: Backend> Engine<'a, B> {
     /// device is at work.
     ///
     /// # Errors
-    /// [`ErrorKind::Interrupted`] when a step breaks; see also [`Backend::check`].
+    /// [`Interrupted`](crate::ErrorKind::Interrupted) when a step breaks; see also [`Backend::check`].
     fn each_layer(
         &self,
         meeting: Meeting,
@@ -216,7 +216,7 @@ impl<'a, B: Backend> Engine<'a, B> {
             }
             self.backend.check()?;
             if stopped {
-                return Err(Error::new(ErrorKind::Interrupted, "stopped"));
+                return Err(Error::stopped());
             }
         }
         Ok(())

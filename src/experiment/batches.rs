@@ -3,12 +3,12 @@
 use super::{
     filling::{BatchLimits, Filling, cut},
     queue::{self, Queue},
-    rows::{stopped, watching},
+    rows::watching,
     task::{Failure, Outcome, Ready, Task},
     worker::Worker,
 };
 use crate::{
-    Result,
+    Error, Result,
     engine::Observer,
     output::{Folder, Progress},
     prompt::Encoded,
@@ -125,7 +125,7 @@ impl Batching<'_> {
         let mut sharing = Sharing { progress: self.progress, batches, take };
         queue::pass(&mut sharing, workers, |worker, (number, of), unwanted| {
             if self.stop.load(Ordering::Relaxed) {
-                return Err(stopped());
+                return Err(Error::stopped());
             }
             let stops = [self.stop, unwanted];
             compute(worker, of, &watching(self.progress, *number, &stops))

@@ -192,7 +192,7 @@ mod tests {
                     while !unwanted.load(Ordering::Relaxed) {
                         thread::yield_now();
                     }
-                    Err(Error::new(ErrorKind::Interrupted, "stopped"))
+                    Err(Error::stopped())
                 }
                 job => Ok(10 * job),
             };

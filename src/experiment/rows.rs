@@ -21,11 +21,6 @@ use std::{
     },
 };
 
-/// What a run that was asked to stop ends with.
-pub fn stopped() -> Error {
-    Error::new(ErrorKind::Interrupted, "stopped")
-}
-
 /// Hears how the work at a batch goes on, and stops it when one of `stops` is set.
 pub fn watching<'a>(
     progress: &'a Progress,
@@ -100,7 +95,7 @@ impl<T: Task> Run<'_, T> {
         };
         queue::pass(&mut passing, &self.workers, |worker, batch: &Batch, unwanted| {
             if self.stop.load(Ordering::Relaxed) {
-                return Err(stopped());
+                return Err(Error::stopped());
             }
             let stops = [self.stop, unwanted];
             let observer = watching(self.progress, batch.number, &stops);
@@ -130,7 +125,7 @@ impl<T: Task> Run<'_, T> {
     ) -> Result<Option<Line>> {
         while read.rows_of_all < limit {
             if self.stop.load(Ordering::Relaxed) {
-                return Err(stopped());
+                return Err(Error::stopped());
             }
             let Some(line) = lines.next().transpose()? else { break };
             read.rows_of_all += 1;

@@ -14,7 +14,6 @@ use crate::{
         self,
         batches::Batching,
         compare,
-        filling::BatchLimits,
         generate::{Completing, Generating},
         jailbreak, many_shot,
         score::{Columns, Scoring},
@@ -180,11 +179,7 @@ impl<'a> Opened<'a> {
         let Self { caller, options, pair, pool, encoder } = self;
         let machine = &options.machine;
         let progress = Progress::new(rows as u64, options.quiet);
-        let limits = BatchLimits {
-            prompts: machine.batch_size.unwrap_or(usize::MAX),
-            tokens: machine.max_batch_tokens,
-            memory: memory.map(|(_, memory)| memory),
-        };
+        let limits = machine.limits(memory.map(|(_, memory)| memory));
         let pools = thread_pools(pool, computers.count())?;
         let batching =
             Batching { limits, progress: &progress, pools: &pools, stop: caller.stop, warn: &tell };

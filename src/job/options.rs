@@ -1,7 +1,12 @@
 //! The flags that several subcommands share, and their types.
 
 use super::device::{Device, KernelTarget, Precision, Resident};
-use crate::{checkpoint::Reading, prompt::Overlength, tensor::Dtype};
+use crate::{
+    checkpoint::Reading,
+    experiment::filling::{BatchLimits, Memory},
+    prompt::Overlength,
+    tensor::Dtype,
+};
 use chrono::NaiveDate;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use std::{path::PathBuf, str::FromStr};
@@ -168,6 +173,13 @@ pub fn told_by_clap(error: &clap::Error) -> String {
     let message = message.split("\n\n").next().unwrap_or_default();
     let words: Vec<&str> = message.trim_start_matches("error: ").split_whitespace().collect();
     words.join(" ")
+}
+
+impl MachineOptions {
+    /// What goes through the layers together, with `memory` for it.
+    pub fn limits(&self, memory: Option<Memory>) -> BatchLimits {
+        BatchLimits { prompts: self.batch_size.unwrap_or(usize::MAX), tokens: self.max_batch_tokens, memory }
+    }
 }
 
 impl Default for MachineOptions {

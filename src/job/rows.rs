@@ -299,9 +299,8 @@ impl Running<'_> {
             workers: Worker::of_each(tasks, pools),
             encoder,
             limits: BatchLimits {
-                prompts: options.machine.batch_size.unwrap_or(usize::MAX),
                 tokens: most_tokens,
-                memory: memory.map(|(_, memory)| memory),
+                ..options.machine.limits(memory.map(|(_, memory)| memory))
             },
             shard: *shard,
             progress: self.progress,

@@ -114,11 +114,7 @@ impl Session {
             engines: engines::start(Loaded { pair, computers }, packs),
             memory: memory.max_memory.zip(packs),
             encoder,
-            limits: BatchLimits {
-                prompts: machine.batch_size.unwrap_or(usize::MAX),
-                tokens: machine.max_batch_tokens,
-                memory: None,
-            },
+            limits: machine.limits(None),
             process: std::process::id(),
             turns: Turns::default(),
             warnings,

@@ -1,6 +1,6 @@
 //! Calls of several threads, one after the other in the order in which they came.
 
-use crate::{Error, ErrorKind, Result, engine::Observer};
+use crate::{Error, Result, engine::Observer};
 use std::{
     collections::VecDeque,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -31,7 +31,7 @@ impl Turns {
     /// Waits for the calls before this one.
     ///
     /// # Errors
-    /// [`ErrorKind::Interrupted`] when the observer stops the waiting.
+    /// [`Interrupted`](crate::ErrorKind::Interrupted) when the observer stops the waiting.
     pub fn take(&self, observer: Observer<'_>) -> Result<Turn<'_>> {
         let mut state = self.state();
         let own = state.next;
@@ -45,7 +45,7 @@ impl Turns {
             state = self.state();
             if stopped && state.waiting.front() != Some(&own) {
                 state.waiting.retain(|call| *call != own);
-                return Err(Error::new(ErrorKind::Interrupted, "stopped"));
+                return Err(Error::stopped());
             }
         }
         Ok(Turn(self))
@@ -66,7 +66,7 @@ impl Drop for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::unobserved;
+    use crate::{ErrorKind, engine::unobserved};
     use std::{ops::ControlFlow, thread};
 
     #[test]
