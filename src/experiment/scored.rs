@@ -3,7 +3,7 @@
 use super::number;
 use crate::{
     metrics::{pearson, quantile, spearman},
-    output::{Axes, Report, Series, Table, scatter},
+    output::{Axes, Report, Series, Table, scatter, text_of},
 };
 use serde_json::{Map, Value, json};
 
@@ -41,8 +41,7 @@ impl Scored {
             let tuco = row.get("tuco").and_then(Value::as_f64).ok_or("has neither tuco nor error")?;
             let label = match row.get("label") {
                 None | Some(Value::Null) => "no label".to_owned(),
-                Some(Value::String(label)) => label.clone(),
-                Some(label) => label.to_string(),
+                Some(label) => text_of(label),
             };
             let class = self.class(label);
             class.tuco.push(tuco);

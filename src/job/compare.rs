@@ -2,12 +2,13 @@
 
 use super::{
     Caller, FieldOptions,
-    experiments::{Experiment, ExperimentOptions, Opened, no_such_field, text_of},
+    experiments::{Experiment, ExperimentOptions, Opened, no_such_field},
     tell,
 };
 use crate::{
     Result,
     experiment::compare,
+    output::text_of,
     prompt::{Line, RowError, RowErrorKind},
 };
 use clap::Args;

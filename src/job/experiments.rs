@@ -342,11 +342,6 @@ pub fn no_such_field(by: &str) -> Error {
     Error::usage(format!("--by {by}: no row has this field, nor its meta"))
 }
 
-/// A value as the name of a class.
-pub fn text_of(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
 /// What files are called where results tell them apart: by their names without endings, or by their paths where several have one name.
 pub fn names(paths: &[PathBuf]) -> Vec<String> {
     let stem = |path: &PathBuf| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());

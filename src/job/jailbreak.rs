@@ -2,7 +2,7 @@
 
 use super::{
     Caller, ChoiceOptions, FieldOptions,
-    experiments::{Experiment, ExperimentOptions, Opened, no_such_field, text_of},
+    experiments::{Experiment, ExperimentOptions, Opened, no_such_field},
     options::parse_count,
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
         refusals::Refusals,
         task::Failure,
     },
+    output::text_of,
     prompt::Line,
 };
 use clap::Args;

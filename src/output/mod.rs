@@ -23,7 +23,7 @@ pub use plot::{Axes, Series, curves, outlines, scatter};
 pub use progress::Progress;
 pub use report::{Report, Table, page, visible};
 pub use shards::Shard;
-pub use table::write as write_table;
+pub use table::{text_of, write as write_table};
 
 use crate::{Error, Result};
 use std::{

@@ -350,10 +350,12 @@ impl Values {
             Values::Bool(values) => values.push(value.as_bool().expect(KIND)),
             Values::Int(values) => values.push(value.as_i64().expect(KIND)),
             Values::Float(values) => values.push(value.as_f64().expect(KIND)),
-            Values::Text(values) => {
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                values.push(text.into_bytes().into());
-            }
+            Values::Text(values) => values.push(text_of(value).into_bytes().into()),
         }
     }
+}
+
+/// A value in a column of text, or as the name of a class: a text itself, anything else as JSON.
+pub fn text_of(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
