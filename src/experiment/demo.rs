@@ -96,33 +96,28 @@ pub fn effects(summaries: &[(&str, Value)], seconds: f64) -> Value {
         found.map_or(&Value::Null, |(_, summary)| summary)
     };
     let of = |name: &str| left(&format!("OUT/{name}"));
+    let ends_of = |interval: &Value| [0, 1].map(|place| interval[place].as_f64().unwrap_or(f64::NAN));
+    // How far two classes are apart; `none` says why that is not known.
+    let apart = |of: &Value, none: &str| match of["auc"].as_f64() {
+        Some(auc) => {
+            let [low, high] = ends_of(&of["auc_delong_95"]);
+            (format!("AUC {auc:.3} ({low:.3} to {high:.3})"), low > 0.5)
+        }
+        None => (none.to_owned(), false),
+    };
     let pair = |summary: &'static str, negative: &str, positive: &str| {
         let pairs = of(summary)["pairs"].as_array();
         let pair = pairs.and_then(|pairs| {
             pairs.iter().find(|pair| pair["negative"] == negative && pair["positive"] == positive)
         });
-        let pair = pair.unwrap_or(&Value::Null);
-        let (auc, low) = (pair["auc"].as_f64(), pair["auc_delong_95"][0].as_f64());
-        let high = pair["auc_delong_95"][1].as_f64();
-        let found = match (auc, low, high) {
-            (Some(auc), Some(low), Some(high)) => format!("AUC {auc:.3} ({low:.3} to {high:.3})"),
-            _ => "no AUC: only one class".to_owned(),
-        };
-        (found, low.is_some_and(|low| low > 0.5))
+        apart(pair.unwrap_or(&Value::Null), "no AUC: only one class")
     };
-    let within = &of("jailbreak")["by"];
-    let of_one_attack = match (within["auc"].as_f64(), &within["auc_delong_95"]) {
-        (Some(auc), ends) => {
-            let [low, high] = [0, 1].map(|place| ends[place].as_f64().unwrap_or(f64::NAN));
-            (format!("AUC {auc:.3} ({low:.3} to {high:.3})"), low > 0.5)
-        }
-        (None, _) => ("no AUC: no attack has both classes".to_owned(), false),
-    };
+    let of_one_attack = apart(&of("jailbreak")["by"], "no AUC: no attack has both classes");
     // The change after the most shots, and the ends of its interval.
     let change = |summary: &Value| {
         let last = summary["rungs"].as_array().and_then(|rungs| rungs.last()).unwrap_or(&Value::Null);
-        let ends = [0, 1].map(|place| last["tuco"]["change_95"][place].as_f64().unwrap_or(f64::NAN));
-        (last["tuco"]["change"].as_f64().unwrap_or(f64::NAN), ends, last["shots"].clone())
+        let tuco = &last["tuco"];
+        (tuco["change"].as_f64().unwrap_or(f64::NAN), ends_of(&tuco["change_95"]), last["shots"].clone())
     };
     let (requests, [low, high], shots) = change(of("many-shot"));
     let by_shots = (format!("{requests:+.4} ({low:+.4} to {high:+.4}) after {shots} shots"), high < 0.0);
