@@ -5,11 +5,11 @@ use super::{
     Engine, Layer, Observer,
     cache::Cache,
     head::{Head, Tokens},
-    layer::{Meeting, Onward, PackView},
+    layer::Meeting,
     pack::RopeTables,
+    passage::{Cached, Passage, PassageSpace},
     steer::branches_of,
     tree::Forest,
-    workspace::{ContextSpace, RowSpace},
 };
 use crate::{
     Result,
@@ -52,17 +52,14 @@ pub struct Next {
 /// Rows that pass the layers together.
 pub struct Pack<B: Backend> {
     x: B::Mat,
-    rows: usize,
-    /// Where their keys and values go in the cache.
+    /// Those that something may follow are asked for.
+    passage: Passage<B>,
+    /// Where the rows' keys and values go in the cache.
     places: Vec<usize>,
-    layout: B::Layout,
-    /// The rows that something may follow; of the last layer only they are computed.
-    last_rows: Vec<usize>,
-    last_tokens: B::Layout,
     contributions: Option<Contributions<B::Mat>>,
 }
 
-/// P and F of a pack's last rows.
+/// P and F of a pack's asked rows.
 struct Contributions<M> {
     sums: PartSums<M>,
     norms: Vec<RunningL1>,
@@ -70,23 +67,21 @@ struct Contributions<M> {
 
 /// What a layer writes to besides the streams.
 struct Space<M> {
-    context: ContextSpace<M>,
-    last: RowSpace<M>,
-    /// The streams after the blocks, and of those and the stream before them the last rows.
+    passage: PassageSpace<M>,
+    /// The streams after the blocks, and of those and the stream before them the asked rows.
     after: Twin<M>,
-    last_before: M,
-    last_after: Twin<M>,
+    asked_before: M,
+    asked_after: Twin<M>,
 }
 
 impl<M> Space<M> {
     fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec) -> Self {
         let stream = || backend.zeros(Rows::Context, Role::Stream, 0, spec.hidden_size);
         Self {
-            context: ContextSpace::new(backend, spec, Rows::Context),
-            last: RowSpace::new(backend, spec, Rows::Context),
+            passage: PassageSpace::new(backend, spec),
             after: Twin::new(stream(), stream()),
-            last_before: stream(),
-            last_after: Twin::new(stream(), stream()),
+            asked_before: stream(),
+            asked_after: Twin::new(stream(), stream()),
         }
     }
 }
@@ -142,29 +137,31 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
         positions: &[u32],
         places: Vec<usize>,
         sequences: &[Sequence],
-        last_rows: Vec<usize>,
-        last_tokens: &[Sequence],
+        asked: Vec<usize>,
+        asked_sequences: &[Sequence],
     ) -> Pack<B> {
         let Engine { backend, weights, .. } = self.engine;
         let spec = weights.spec().ft;
-        let zeros = || backend.zeros(Rows::Context, Role::Stream, last_rows.len(), spec.hidden_size);
+        let zeros = || backend.zeros(Rows::Context, Role::Stream, asked.len(), spec.hidden_size);
         let twin = || Twin::new(zeros(), zeros());
         let contributions = || Contributions {
             sums: PartSums { attention: twin(), mlp: twin() },
-            norms: vec![RunningL1::default(); last_rows.len()],
+            norms: vec![RunningL1::default(); asked.len()],
         };
         Pack {
             x: self.engine.embed(Rows::Context, token_ids, positions),
-            rows: token_ids.len(),
-            places,
-            layout: backend.layout(sequences),
-            last_tokens: backend.layout(last_tokens),
             contributions: self.mix.contributions.then(contributions),
-            last_rows,
+            passage: Passage {
+                rows: token_ids.len(),
+                layout: backend.layout(sequences),
+                asked,
+                asked_layout: backend.layout(asked_sequences),
+            },
+            places,
         }
     }
 
-    /// Passes packs through all layers: what follows their last rows, pack by pack.
+    /// Passes packs through all layers: what follows their asked rows, pack by pack.
     ///
     /// # Errors
     /// [`ErrorKind::Interrupted`] when the observer stops the work; see also [`Backend::check`].
@@ -183,11 +180,11 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
         self.engine.each_layer(meeting, self.mix.branches(), |index, layer| {
             packs.iter_mut().try_for_each(|pack| {
                 self.pass_layer(index, layer, pack);
-                observer(pack.rows as f64 / layers as f64)
+                observer(pack.passage.rows as f64 / layers as f64)
             })
         })?;
         let next = |pack: Pack<B>| {
-            let logits = self.head.logits(*backend, &pack.x, pack.last_rows.len(), Tokens::All);
+            let logits = self.head.logits(*backend, &pack.x, pack.passage.asked.len(), Tokens::All);
             let norms = pack.contributions.map(|contributions| contributions.norms);
             let contributions = |row: usize| norms.as_ref().map(|norms| norms[row]);
             let next = |(row, logits)| Next { logits, contributions: contributions(row) };
@@ -198,52 +195,35 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
         Ok(next)
     }
 
-    /// Passes a pack through a layer; from the last one its last rows come alone.
+    /// Passes a pack through a layer; from the last one its asked rows come alone.
     fn pass_layer(&mut self, index: usize, layer: &Layer<'_, B>, pack: &mut Pack<B>) {
         let Engine { backend, .. } = self.engine;
-        let Pack { x, rows, places, layout, last_rows, last_tokens, contributions } = pack;
-        let Space { context, last, after, last_before, last_after } = &mut self.space;
-        context.fit(*backend, *rows);
-        last.fit(*backend, last_rows.len());
+        let Pack { x, passage, places, contributions } = pack;
+        let Space { passage: space, after, asked_before, asked_after } = &mut self.space;
+        space.fit(*backend, passage);
         let needed = self.mix.needed(layer);
         for branch in [Branch::Pt, Branch::Ft].into_iter().filter(|branch| *needed.get(*branch)) {
-            let (block, after) = (layer.blocks.get(branch), after.get_mut(branch));
-            let view = PackView { layout, context: x, twin_rows: &(0..0) };
-            block.prepare_context(*backend, view, context, layer.onward(Onward::Some));
-            let cached = self.cache.of(*backend, index, branch);
-            backend.scatter(&context.keys, places, &mut cached.keys);
-            backend.scatter(&context.values, places, &mut cached.values);
-            let (keys, values) = (&cached.keys, &cached.values);
-            if layer.is_last {
-                backend.resize(after, last_rows.len());
-                backend.gather(x, last_rows, after);
-                backend.gather(&context.rows.normed, last_rows, &mut last.normed);
-                block.fill_queries(*backend, last_tokens, last);
-                block.move_rows(*backend, after, last_tokens, keys, values, last, None);
-            } else {
-                backend.resize(after, *rows);
-                backend.copy(x, after);
-                block.move_rows(*backend, after, layout, keys, values, &mut context.rows, None);
-            }
+            let cached = Cached { kept: self.cache.of(*backend, index, branch), places };
+            space.through(*backend, layer, branch, passage, x, after.get_mut(branch), Some(cached));
         }
         if let Some(Contributions { sums, norms }) = contributions {
-            let last_of = |from: &B::Mat, to: &mut B::Mat| {
-                backend.resize(to, last_rows.len());
-                backend.gather(from, last_rows, to);
+            let asked_of = |from: &B::Mat, to: &mut B::Mat| {
+                backend.resize(to, passage.asked.len());
+                backend.gather(from, &passage.asked, to);
             };
-            last_of(x, last_before);
+            asked_of(x, asked_before);
             let after = if layer.is_last {
                 layer.both(after)
             } else {
-                last_of(&after.ft, &mut last_after.ft);
+                asked_of(&after.ft, &mut asked_after.ft);
                 if needed.pt {
-                    last_of(&after.pt, &mut last_after.pt);
+                    asked_of(&after.pt, &mut asked_after.pt);
                 }
-                layer.both(last_after)
+                layer.both(asked_after)
             };
             // Attention and MLP are not told apart: the whole layer counts as its MLP.
-            let before = Twin::new(&*last_before, &*last_before);
-            let traced = backend.trace(last_before, before, after, sums);
+            let before = Twin::new(&*asked_before, &*asked_before);
+            let traced = backend.trace(asked_before, before, after, sums);
             *norms = traced.iter().map(|l1| l1.whole).collect();
         }
         let Twin { pt, ft } = after;

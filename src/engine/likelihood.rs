@@ -87,17 +87,17 @@ impl<B: Backend> Engine<'_, B> {
         let mut likelihoods = vec![Vec::new(); texts.len()];
         let spec = self.weights.spec().ft;
         let rows_at_once = (LOGITS_AT_ONCE / spec.vocab_size).max(1);
-        for Pack { forest, chosen, streams, .. } in packs {
+        for Pack { forest, passage, of_prompt, streams } in packs {
             // Which texts ask for a row, and what is their token after it.
-            let mut tokens_after = vec![Vec::new(); chosen.rows.len()];
-            for ((prompt, _), rows) in forest.ends.iter().zip(&chosen.of_prompt) {
+            let mut tokens_after = vec![Vec::new(); passage.asked.len()];
+            for ((prompt, _), rows) in forest.ends.iter().zip(&of_prompt) {
                 let Continued { token_ids, n_prompt } = texts[asked[*prompt]];
                 rows.iter()
                     .zip(&token_ids[n_prompt..])
                     .for_each(|(row, token)| tokens_after[*row].push((asked[*prompt], *token)));
             }
             for Stream { x, .. } in streams {
-                let all: Vec<usize> = (0..chosen.rows.len()).collect();
+                let all: Vec<usize> = (0..passage.asked.len()).collect();
                 let mut some = backend.zeros(Rows::Context, Role::Stream, 0, spec.hidden_size);
                 for rows in all.chunks(rows_at_once) {
                     backend.resize(&mut some, rows.len());

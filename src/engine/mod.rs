@@ -19,6 +19,7 @@ mod head;
 mod layer;
 mod likelihood;
 mod pack;
+mod passage;
 mod plain;
 mod plan;
 mod sampling;

@@ -9,9 +9,9 @@
 use super::{
     Engine, Layer, Observer,
     head::{Head, Tokens},
-    layer::{Block, Meeting, Onward, PackView},
+    layer::Meeting,
+    passage::{Passage, PassageSpace},
     tree::{Chosen, Forest, plant},
-    workspace::{ContextSpace, RowSpace},
 };
 use crate::{
     Error, Result,
@@ -29,17 +29,15 @@ pub struct Stream<M> {
 /// Prompts and their streams.
 pub struct Pack<B: Backend> {
     pub forest: Forest,
-    layout: B::Layout,
-    /// The rows that are asked for; of the last layer only they are computed.
-    pub chosen: Chosen,
-    chosen_layout: B::Layout,
+    pub passage: Passage<B>,
+    /// Which of the asked rows each prompt has asked for, in the order of [`Forest::ends`].
+    pub of_prompt: Vec<Vec<usize>>,
     pub streams: Vec<Stream<B::Mat>>,
 }
 
 /// What a layer writes to besides the streams.
 struct Space<M> {
-    context: ContextSpace<M>,
-    last: RowSpace<M>,
+    passage: PassageSpace<M>,
     /// The stream after the pre-trained block.
     pt: M,
     hidden_size: usize,
@@ -63,10 +61,10 @@ impl<B: Backend> Engine<'_, B> {
         let head = Head::load(backend, self.weights, Meeting::Packs)?;
         let packs = self.steered(prompts, alphas, &|prompt| prompts[prompt].len() - 1, observer)?;
         let mut logits = vec![vec![Vec::new(); prompts.len()]; alphas.len()];
-        for Pack { forest, chosen, streams, .. } in packs {
+        for Pack { forest, passage, of_prompt, streams } in packs {
             for Stream { x, alphas } in streams {
-                let rows = head.logits(backend, &x, chosen.rows.len(), tokens);
-                for ((prompt, _), of_prompt) in forest.ends.iter().zip(&chosen.of_prompt) {
+                let rows = head.logits(backend, &x, passage.asked.len(), tokens);
+                for ((prompt, _), of_prompt) in forest.ends.iter().zip(&of_prompt) {
                     for alpha in &alphas {
                         logits[*alpha][*prompt] =
                             of_prompt.iter().flat_map(|row| rows[*row].clone()).collect();
@@ -97,15 +95,19 @@ impl<B: Backend> Engine<'_, B> {
             let embedded = |forest: Forest| {
                 let x = self.embed(Rows::Context, &forest.token_ids, &forest.positions);
                 let streams = vec![Stream { x, alphas: (0..alphas.len()).collect() }];
-                let layout = backend.layout(&forest.sequences);
-                let chosen = forest.rows_from(first);
-                Pack { layout, chosen_layout: backend.layout(&chosen.sequences), chosen, forest, streams }
+                let Chosen { rows: asked, sequences, of_prompt } = forest.rows_from(first);
+                let passage = Passage {
+                    rows: forest.rows(),
+                    layout: backend.layout(&forest.sequences),
+                    asked,
+                    asked_layout: backend.layout(&sequences),
+                };
+                Pack { forest, passage, of_prompt, streams }
             };
             forests.into_iter().map(embedded).collect()
         };
         let mut space = Space {
-            context: ContextSpace::new(backend, spec.ft, Rows::Context),
-            last: RowSpace::new(backend, spec.ft, Rows::Context),
+            passage: PassageSpace::new(backend, spec.ft),
             pt: backend.zeros(Rows::Context, Role::Stream, 0, spec.ft.hidden_size),
             hidden_size: spec.ft.hidden_size,
         };
@@ -152,43 +154,23 @@ fn steer_layer<B: Backend>(
     pack: &mut Pack<B>,
     space: &mut Space<B::Mat>,
 ) {
-    let Pack { forest, layout, chosen, chosen_layout, streams } = pack;
-    let rows = forest.rows();
-    space.context.fit(backend, rows);
-    space.last.fit(backend, chosen.rows.len());
-    let through = |block: &Block<'_, B>,
-                   from: &B::Mat,
-                   to: &mut B::Mat,
-                   context: &mut ContextSpace<_>,
-                   last: &mut RowSpace<_>| {
-        let view = PackView { layout, context: from, twin_rows: &(0..0) };
-        block.prepare_context(backend, view, context, layer.onward(Onward::Some));
-        let ContextSpace { rows: row_space, keys, values, .. } = context;
-        if layer.is_last {
-            backend.resize(to, chosen.rows.len());
-            backend.gather(from, &chosen.rows, to);
-            backend.gather(&row_space.normed, &chosen.rows, &mut last.normed);
-            block.fill_queries(backend, chosen_layout, last);
-            block.move_rows(backend, to, chosen_layout, keys, values, last, None);
-        } else {
-            backend.resize(to, rows);
-            backend.copy(from, to);
-            block.move_rows(backend, to, layout, keys, values, row_space, None);
-        }
-    };
+    let Pack { passage, streams, .. } = pack;
+    space.passage.fit(backend, passage);
     let hidden_size = space.hidden_size;
     let empty = || backend.zeros(Rows::Context, Role::Stream, 0, hidden_size);
     let mut moved = Vec::with_capacity(streams.len());
     for Stream { x, alphas: places } in streams.drain(..) {
         let needs = |without: f64| places.iter().any(|place| alphas[*place] != without);
-        let Space { context, last, pt, .. } = &mut *space;
+        let Space { passage: passage_space, pt, .. } = &mut *space;
+        let mut through =
+            |branch, after: &mut _| passage_space.through(backend, layer, branch, passage, &x, after, None);
         let needs_pt = !layer.same_block && needs(1.0);
         if needs_pt {
-            through(&layer.blocks.pt, &x, pt, context, last);
+            through(Branch::Pt, pt);
         }
         let mut ft = empty();
         if layer.same_block || needs(0.0) {
-            through(&layer.blocks.ft, &x, &mut ft, context, last);
+            through(Branch::Ft, &mut ft);
         }
         if !needs_pt {
             moved.push(Stream { x: ft, alphas: places });
@@ -196,7 +178,7 @@ fn steer_layer<B: Backend>(
         }
         for place in places {
             let mut x = empty();
-            backend.resize(&mut x, if layer.is_last { chosen.rows.len() } else { rows });
+            backend.resize(&mut x, passage.rows_after(layer));
             match alphas[place] {
                 0.0 => backend.copy(pt, &mut x),
                 alpha => {
