@@ -67,6 +67,7 @@ fn options() -> EncoderOptions {
         apply_chat_template: false,
         system_instruction: None,
         template_date: NaiveDate::MIN,
+        max_length: None,
         on_overlength: Overlength::ErrorRow,
     }
 }

@@ -124,7 +124,7 @@ pub unsafe extern "C" fn tuco_open(
         }
         // SAFETY: the caller's.
         unsafe { session.write(ptr::null_mut()) };
-        let mut parsed = Vec::with_capacity(count);
+        let mut parsed = Vec::new();
         // SAFETY: the caller's.
         for option in unsafe { list("options", options, count)? } {
             // SAFETY: the caller's.
@@ -152,16 +152,14 @@ pub unsafe extern "C" fn tuco_score_text(
     guarded(|| {
         // SAFETY: the caller's.
         let session = unsafe { opened(session)? };
-        let mut rows = Vec::with_capacity(count);
+        let mut rows = Vec::new();
         // SAFETY: the caller's.
         for (index, prompt) in unsafe { list("prompts", prompts, count)? }.iter().enumerate() {
             // SAFETY: the caller's.
             rows.push(ContentRef::Prompt(unsafe { text(&format!("prompt {index}"), *prompt)? }));
         }
-        let mut encoded = Vec::with_capacity(count);
-        for (index, row) in session.encode(&rows)?.into_iter().enumerate() {
-            encoded.push(of_prompt((index, row))?);
-        }
+        let encoded =
+            session.encode(&rows)?.into_iter().enumerate().map(of_prompt).collect::<Result<Vec<_>>>()?;
         let ids: Vec<&[u32]> = encoded.iter().map(|encoded| encoded.token_ids.as_slice()).collect();
         // SAFETY: the caller's.
         unsafe { write(&ids, session, scores) }
@@ -188,7 +186,7 @@ pub unsafe extern "C" fn tuco_score_tokens(
         let total = total.ok_or_else(|| Error::usage("lengths: their sum is larger than memory"))?;
         // SAFETY: the caller's.
         let mut rest = unsafe { list("token_ids", token_ids, total)? };
-        let mut ids = Vec::with_capacity(count);
+        let mut ids = Vec::with_capacity(lengths.len());
         for length in lengths {
             let (prompt, more) = rest.split_at(*length);
             ids.push(prompt);
@@ -301,6 +299,7 @@ mod tests {
         unsafe {
             assert_eq!(tuco_open(ptr::null(), 1, &raw mut session), 2);
             assert_eq!(told(), "options is NULL, expected 1 of them");
+            assert_eq!(tuco_open(ptr::null(), usize::MAX, &raw mut session), 2);
             assert_eq!(tuco_open(ptr::null(), 0, ptr::null_mut()), 2);
             assert!(told().starts_with("session is NULL"));
             let option =

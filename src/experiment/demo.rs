@@ -218,6 +218,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
         apply_chat_template: false,
         system_instruction: None,
         template_date: NaiveDate::default(),
+        max_length: None,
         on_overlength: Overlength::ErrorRow,
     };
     let encoder =

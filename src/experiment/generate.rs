@@ -163,6 +163,10 @@ impl Task for Generating<'_> {
         self.completing.new_tokens()
     }
 
+    fn following(&self) -> usize {
+        self.completing.generation.max_new_tokens
+    }
+
     fn compute(&self, rows: &[Ready<'_>], observer: Observer<'_>) -> Result<Vec<Outcome>> {
         let completions = self.complete(&self.seeded(rows), observer)?;
         Ok(rows.iter().zip(completions).map(|(row, of_row)| fields(row, &of_row)).collect())

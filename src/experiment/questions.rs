@@ -304,7 +304,6 @@ fn ready(plain: Plain, encoder: &Encoder) -> Result<Question, RowError> {
         // An answer begins the assistant's message.
         answers.iter_mut().for_each(|answer| *answer = answer.trim_start().to_owned());
     }
-    let Encoded { mut token_ids, truncated } = encoder.encode(&content)?;
     let of_answers = answers.iter().map(|answer| encoder.continuation(answer));
     let of_answers = of_answers.collect::<Result<Vec<Vec<u32>>, RowError>>()?;
     // What all begin with, as "(A)" and "(B)" do, is said before the next token is asked for.
@@ -313,12 +312,13 @@ fn ready(plain: Plain, encoder: &Encoder) -> Result<Question, RowError> {
         token.is_some() && of_answers.iter().all(|ids| ids.get(place) == token)
     };
     let common = (0..).take_while(|place| begins_alike(*place)).count();
+    let Encoded { mut token_ids, truncated } = encoder.encode_before(content.as_ref(), common)?;
     token_ids.extend(&of_answers[0][..common]);
-    if token_ids.len() > encoder.max_length() {
+    if token_ids.len() > encoder.context_length() {
         let message = format!(
             "the question and what its answers begin with have {} tokens, expected at most {}",
             token_ids.len(),
-            encoder.max_length()
+            encoder.context_length()
         );
         return Err(RowError::new(RowErrorKind::TooLong, message));
     }

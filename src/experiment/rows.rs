@@ -138,7 +138,9 @@ impl<T: Task> Run<'_, T> {
     }
 
     pub(super) fn encode(&self, line: Line, warn: &(dyn Fn(&str) + Sync)) -> Pending {
-        let encoded = line.content.and_then(|content| self.encoder.encode(&content));
+        let encoded = line.content.and_then(|content| {
+            self.encoder.encode_before(content.as_ref(), self.workers[0].task.following())
+        });
         self.encoder.take_warnings().iter().for_each(|warning| warn(warning));
         let tokens = encoded.map_err(Failure::from).and_then(|encoded| {
             self.limits.check(encoded.token_ids.len())?;

@@ -17,6 +17,11 @@ pub trait Task: Sync {
         0
     }
 
+    /// Most tokens that follow a prompt in the model's context.
+    fn following(&self) -> usize {
+        0
+    }
+
     /// What the output has of each row, in order. The observer hears of each row's tokens as they pass.
     ///
     /// # Errors

@@ -48,7 +48,7 @@ pub fn compare(options: CompareOptions, caller: Caller<'_>) -> Result<()> {
             None if is_label => Some(file.to_owned()),
             None => Some(none.clone()),
         };
-        prompts.push(compare::Prompt { id: line.id, about: class, encoded: opened.encode(line.content) });
+        prompts.push(compare::Prompt { id: line.id, about: class, encoded: opened.encode(line.content, 0) });
         Ok(())
     })?;
     let mut classes = prompts.iter().filter_map(|prompt| prompt.about.as_ref()).peekable();

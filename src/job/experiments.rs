@@ -115,9 +115,10 @@ impl<'a> Opened<'a> {
         check_inputs(inputs)
     }
 
-    /// The tokens of a row.
-    pub fn encode(&self, content: Result<Content, RowError>) -> Result<Encoded, Failure> {
-        content.and_then(|content| self.encoder.encode(&content)).map_err(Failure::from)
+    /// The tokens of a row that so many are to follow.
+    pub fn encode(&self, content: Result<Content, RowError>, following: usize) -> Result<Encoded, Failure> {
+        let encode = |content: Content| self.encoder.encode_before(content.as_ref(), following);
+        content.and_then(encode).map_err(Failure::from)
     }
 
     /// The fields of a summary that tell the pair, as [`report`](super::report()) compares them.

@@ -119,7 +119,9 @@ pub fn jailbreak(options: JailbreakOptions, caller: Caller<'_>) -> Result<()> {
             Err(failure) => (None, Some(failure)),
         };
         let kind = by.as_ref().map(|by| line.field(by).map_or_else(|| format!("no {by}"), text_of));
-        let encoded = opened.encode(line.content).and_then(|encoded| unjudged.map_or(Ok(encoded), Err));
+        let following = if judge_column.is_none() { max_new_tokens } else { 0 };
+        let encoded =
+            opened.encode(line.content, following).and_then(|encoded| unjudged.map_or(Ok(encoded), Err));
         let about = About { label: line.label, meta: line.meta, judged, kind };
         prompts.push(Prompt { id: line.id, about, encoded });
         Ok(())

@@ -74,7 +74,7 @@ pub fn many_shot(options: ManyShotOptions, caller: Caller<'_>) -> Result<()> {
                 let conversation = many_shot::conversation(&examples[..*count], content);
                 conversation.map_err(|message| Failure { kind: "invalid_row", message })
             });
-            let encoded = content.and_then(|content| opened.encode(Ok(content)));
+            let encoded = content.and_then(|content| opened.encode(Ok(content), 0));
             let about = Rung { question: questions, shots: *count };
             prompts.push(Prompt { id: line.id.clone(), about, encoded });
         }

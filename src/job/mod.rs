@@ -144,17 +144,17 @@ pub fn open_encoder(
     tell: &dyn Fn(&str),
 ) -> Result<Encoder> {
     let tuned = &pair.checkpoints.ft;
-    let max_length = options.max_length.unwrap_or(tuned.spec.context_length);
-    if max_length == 0 || max_length > tuned.spec.context_length {
+    let (vocab_size, context_length) = (tuned.spec.vocab_size, tuned.spec.context_length);
+    if let Some(max_length) = options.max_length.filter(|most| !(1..=context_length).contains(most)) {
         return Err(Error::usage(format!(
-            "--max-length is {max_length}, expected 1 to {} (the tuned model's context)",
-            tuned.spec.context_length
+            "--max-length is {max_length}, expected 1 to {context_length} (the tuned model's context)"
         )));
     }
     let encoder_options = EncoderOptions {
         apply_chat_template: options.apply_chat_template,
         system_instruction: options.system_instruction.clone(),
         template_date,
+        max_length: options.max_length,
         on_overlength: options.on_overlength,
     };
     let own = tuned.tokenizer();
@@ -165,7 +165,7 @@ pub fn open_encoder(
             checkpoint::compare_vocabularies(&Twin::new(own, given), &Twin::new("tuned", "--tokenizer"))?;
         notices.iter().for_each(|notice| tell(notice));
     }
-    Encoder::open(given.as_deref().unwrap_or(own), tuned.spec.vocab_size, max_length, encoder_options)
+    Encoder::open(given.as_deref().unwrap_or(own), vocab_size, context_length, encoder_options)
 }
 
 /// The threads that do the work.

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Error, Result,
     experiment::trace,
-    prompt::{Content, Encoded},
+    prompt::{ContentRef, Encoded},
 };
 use clap::Args;
 
@@ -36,16 +36,17 @@ pub fn trace(options: TraceOptions, caller: Caller<'_>) -> Result<()> {
     let opened = Opened::open(options.common, caller)?;
     opened.pair.checkpoints.ft.head()?;
     let encoder = &opened.encoder;
-    let Encoded { mut token_ids, truncated } = encoder.encode(&Content::Prompt(options.prompt))?;
+    let response = options.response.as_ref().map(|response| encoder.continuation(response));
+    let response = response.transpose()?.unwrap_or_default();
+    let Encoded { mut token_ids, truncated } =
+        encoder.encode_before(ContentRef::Prompt(&options.prompt), response.len())?;
     let prompt = token_ids.len();
-    if let Some(response) = &options.response {
-        token_ids.extend(encoder.continuation(response)?);
-    }
-    if token_ids.len() > encoder.max_length() {
+    token_ids.extend(response);
+    if token_ids.len() > encoder.context_length() {
         return Err(Error::usage(format!(
             "prompt and response have {} tokens, but the model takes at most {}",
             token_ids.len(),
-            encoder.max_length()
+            encoder.context_length()
         )));
     }
     opened.run(&Experiment::Trace(trace::Text { token_ids, prompt, truncated }))

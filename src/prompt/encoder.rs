@@ -29,6 +29,8 @@ pub struct EncoderOptions {
     pub system_instruction: Option<String>,
     /// The day that the chat template's `strftime_now` tells.
     pub template_date: NaiveDate,
+    /// Most tokens of a row; `None`: as many as the model's context.
+    pub max_length: Option<usize>,
     pub on_overlength: Overlength,
 }
 
@@ -67,7 +69,7 @@ pub struct Encoder {
     told_double_bos: AtomicBool,
     warnings: Mutex<Vec<String>>,
     vocab_size: usize,
-    max_length: usize,
+    context_length: usize,
     options: EncoderOptions,
 }
 
@@ -75,13 +77,18 @@ impl Encoder {
     /// Reads tokenizer and chat template of a checkpoint, a directory or a GGUF file. Without a tokenizer only token ids can be
     /// encoded.
     ///
-    /// `vocab_size` is the number of rows of the embedding, `max_length` the most tokens that a row may have.
+    /// `vocab_size` is the number of rows of the embedding, `context_length` the most tokens that the model takes.
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) where a file is there but broken, [`ErrorKind::Usage`](crate::ErrorKind::Usage)
     /// where it cannot be read; the file is named. Usage errors too are system instructions for a template without a system role. A
     /// chat template that cannot be compiled is an error only under [`EncoderOptions::apply_chat_template`].
-    pub fn open(path: &Path, vocab_size: usize, max_length: usize, options: EncoderOptions) -> Result<Self> {
+    pub fn open(
+        path: &Path,
+        vocab_size: usize,
+        context_length: usize,
+        options: EncoderOptions,
+    ) -> Result<Self> {
         let files = TokenizerFiles::read(path)?;
         let compile = |source: &String| {
             ChatTemplate::new(source, &files.special_tokens, options.template_date)
@@ -108,7 +115,7 @@ impl Encoder {
             told_double_bos: AtomicBool::new(false),
             warnings: Mutex::default(),
             vocab_size,
-            max_length,
+            context_length,
             options,
         })
     }
@@ -126,6 +133,14 @@ impl Encoder {
     /// # Errors
     /// What is wrong with this row.
     pub fn encode_ref(&self, content: ContentRef<'_>) -> Result<Encoded, RowError> {
+        self.encode_before(content, 0)
+    }
+
+    /// The token ids of a row that so many tokens are to follow: where it is cut, it leaves room for them in the context.
+    ///
+    /// # Errors
+    /// What is wrong with this row.
+    pub fn encode_before(&self, content: ContentRef<'_>, following: usize) -> Result<Encoded, RowError> {
         let ids = match content {
             ContentRef::Prompt("") => return Err(empty("the prompt is an empty string")),
             ContentRef::Messages([]) => return Err(empty("the conversation has no messages")),
@@ -140,7 +155,7 @@ impl Encoder {
             return Err(empty("the prompt has no tokens"));
         }
         self.check_range(&ids)?;
-        self.fit(&ids)
+        self.fit(&ids, following)
     }
 
     /// The tokens of text in the middle of other text, at least one: no special tokens.
@@ -226,7 +241,12 @@ impl Encoder {
 
     /// The most tokens that a row may have.
     pub fn max_length(&self) -> usize {
-        self.max_length
+        self.options.max_length.unwrap_or(self.context_length)
+    }
+
+    /// The most tokens that a row may have with what follows it.
+    pub fn context_length(&self) -> usize {
+        self.context_length
     }
 
     /// Whether plain prompts go through the chat template.
@@ -301,15 +321,28 @@ impl Encoder {
         }
     }
 
-    fn fit(&self, ids: &[u32]) -> Result<Encoded, RowError> {
-        let (length, most) = (ids.len(), self.max_length);
+    fn fit(&self, ids: &[u32], following: usize) -> Result<Encoded, RowError> {
+        let length = ids.len();
+        let too_long = |message: String| Err(RowError::new(RowErrorKind::TooLong, message));
+        let room = self.context_length.saturating_sub(following);
+        let most = match self.options.on_overlength {
+            Overlength::ErrorRow => self.max_length(),
+            Overlength::TruncateLeft | Overlength::TruncateRight => self.max_length().min(room),
+        };
         if length <= most {
             return Ok(Encoded { token_ids: ids.to_vec(), truncated: false });
         }
         let kept = match self.options.on_overlength {
             Overlength::ErrorRow => {
-                let message = format!("the prompt has {length} tokens, but the model takes at most {most}");
-                return Err(RowError::new(RowErrorKind::TooLong, message));
+                return too_long(format!(
+                    "the prompt has {length} tokens, but the model takes at most {most}"
+                ));
+            }
+            _ if most == 0 => {
+                let context = self.context_length;
+                return too_long(format!(
+                    "the prompt cannot be cut: {following} tokens are to follow it, which leaves none of the model's {context} for it"
+                ));
             }
             Overlength::TruncateLeft => &ids[length - most..],
             Overlength::TruncateRight => &ids[..most],

@@ -155,9 +155,22 @@ impl Session {
     /// # Errors
     /// As [`Session::score`] in a forked process; what is wrong with a row stands in its place.
     pub fn encode(&self, rows: &[ContentRef<'_>]) -> Result<Vec<Result<Encoded, RowError>>> {
+        self.encode_before(rows, &|_| 0)
+    }
+
+    /// The same of rows that tokens are to follow, as many as `following` says of each, as by [`Encoder::encode_before`].
+    ///
+    /// # Errors
+    /// As [`Session::encode`].
+    pub fn encode_before(
+        &self,
+        rows: &[ContentRef<'_>],
+        following: &(dyn Fn(usize) -> usize + Sync),
+    ) -> Result<Vec<Result<Encoded, RowError>>> {
         self.check_process()?;
         let encoder = self.encoder();
-        Ok(self.opened.pools[0].install(|| rows.par_iter().map(|row| encoder.encode_ref(*row)).collect()))
+        let encode = |(index, row): (usize, &ContentRef<'_>)| encoder.encode_before(*row, following(index));
+        Ok(self.opened.pools[0].install(|| rows.par_iter().enumerate().map(encode).collect()))
     }
 
     /// Scores prompts, in order. The observer hears every token once.
@@ -206,7 +219,8 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::score`]; a usage error for an alpha that is negative or not finite and for chosen tokens that the
-    /// vocabulary does not have; a checkpoint error where there is no head.
+    /// vocabulary does not have; a checkpoint error where there is no head; [`ErrorKind::OutOfMemory`] where memory does not hold
+    /// the logits.
     pub fn logits(
         &self,
         prompts: &[&[u32]],
@@ -224,7 +238,7 @@ impl Session {
             }
         };
         let shape = [alphas.len(), prompts.len(), width];
-        let mut values = vec![f64::NAN; shape.iter().product()];
+        let mut values = not_numbers(shape)?;
         let mut errors = Vec::new();
         let mut index = 0;
         let footprint =
@@ -478,6 +492,23 @@ fn check_finite<'a>(
         true => Ok(()),
         false => Err(error()),
     }
+}
+
+/// Room for logits, all NaN. Those of many prompts may be more than memory holds.
+fn not_numbers(shape: [usize; 3]) -> Result<Vec<f64>> {
+    let [alphas, prompts, tokens] = shape;
+    let no_memory = || {
+        let message = format!(
+            "there is no memory for {alphas} × {prompts} × {tokens} logits (alphas, prompts, tokens): ask for fewer prompts at a time, or for chosen tokens"
+        );
+        Error::new(ErrorKind::OutOfMemory, message)
+    };
+    let count =
+        alphas.checked_mul(prompts).and_then(|rows| rows.checked_mul(tokens)).ok_or_else(no_memory)?;
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|_| no_memory())?;
+    values.resize(count, f64::NAN);
+    Ok(values)
 }
 
 fn overflow_under(alpha: f64) -> RowError {

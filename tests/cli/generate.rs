@@ -62,6 +62,16 @@ fn a_row_holds_its_completions() {
 }
 
 #[test]
+fn a_prompt_that_is_cut_leaves_room_for_its_completion() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = format!("{}\n", json!({"prompt": "word ".repeat(2000)}));
+    let cut = ["--on-overlength", "truncate-left", "--ignore-eos", "--max-new-tokens", "20"];
+    let row = &run(&mut demo(dir.path(), &long, &cut)).expect(0, &[]).rows()[0];
+    assert_eq!((&row["n_tokens"], &row["truncated"]), (&json!(512 - 20), &json!(true)));
+    assert_eq!(completions(row)[0]["token_ids"].as_array().unwrap().len(), 20);
+}
+
+#[test]
 fn a_stop_text_is_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["--stop", " can", "--stop", "sorry, but I"];

@@ -52,6 +52,7 @@ fn options() -> EncoderOptions {
         apply_chat_template: false,
         system_instruction: None,
         template_date: NaiveDate::from_ymd_opt(2024, 7, 26).unwrap(),
+        max_length: None,
         on_overlength: Overlength::ErrorRow,
     }
 }
@@ -146,6 +147,27 @@ fn what_is_too_long_is_an_error_or_cut_as_asked() {
     assert_eq!(encode(Overlength::TruncateRight), cut(&[0, 5, 6, 7, 5, 6]));
     let fits = open(&dir, options()).encode(&prompt("a b c a b")).unwrap();
     assert_eq!((fits.token_ids.len(), fits.truncated), (6, false));
+}
+
+#[test]
+fn what_is_cut_leaves_room_for_what_follows() {
+    let dir = complete();
+    let before = |max_length, on_overlength, following| {
+        let encoder = open(&dir, EncoderOptions { max_length, on_overlength, ..options() });
+        encoder.encode_before(ContentRef::TokenIds(&[2, 3, 4, 5]), following)
+    };
+    let cut = |token_ids: &[u32]| Ok(Encoded { token_ids: token_ids.to_vec(), truncated: true });
+    let whole = Ok(Encoded { token_ids: vec![2, 3, 4, 5], truncated: false });
+    assert_eq!(before(None, Overlength::TruncateLeft, 2), whole);
+    assert_eq!(before(None, Overlength::TruncateLeft, 3), cut(&[3, 4, 5]));
+    assert_eq!(before(None, Overlength::TruncateRight, 5), cut(&[2]));
+    // What follows is no part of the longest prompt.
+    assert_eq!(before(Some(3), Overlength::TruncateRight, 2), cut(&[2, 3, 4]));
+    // A completion may end where the context does.
+    assert_eq!(before(None, Overlength::ErrorRow, 5), whole);
+    let error = before(None, Overlength::TruncateLeft, 6).unwrap_err();
+    assert_eq!(error.kind, RowErrorKind::TooLong);
+    assert!(error.message.contains("6 tokens are to follow it"), "{}", error.message);
 }
 
 #[test]
