@@ -210,6 +210,8 @@ fn config_of(architecture: &Architecture, gguf: &Gguf) -> Result<Value, String> 
         set("partial_rotary_factor", (dimensions / head_dim).into());
     }
     if let Some(scaling) = rope_scaling(gguf, &get)? {
+        // Families have defaults of their own for this field, which goes before the object's.
+        set("original_max_position_embeddings", scaling["original_max_position_embeddings"].clone());
         set("rope_scaling", scaling);
     }
     Ok(Value::Object(config))

@@ -29,7 +29,7 @@ use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 /// A model on disk whose tensors are all there and of the right shapes, perhaps with an adapter on it. Clones share the
@@ -41,6 +41,8 @@ pub struct Checkpoint {
     pub spec: ModelSpec,
     pub weights: Arc<Weights>,
     pub adapter: Option<Arc<Adapter>>,
+    /// The name of the unembedding, once it was looked for.
+    unembedding: OnceLock<Result<&'static str>>,
 }
 
 impl Checkpoint {
@@ -68,7 +70,7 @@ impl Checkpoint {
             }
         };
         let weights = Arc::new(weights.letting_go(reading.lets_go));
-        let checkpoint = Self { path, weights, spec, adapter: None };
+        let checkpoint = Self { path, weights, spec, adapter: None, unembedding: OnceLock::new() };
         checkpoint.check_layers()?;
         checkpoint.position_embedding().transpose()?;
         checkpoint.check_unknown()?;
@@ -78,7 +80,7 @@ impl Checkpoint {
     /// The same model with an adapter on it, see [`Adapter::open`].
     pub fn with_adapter(&self, dir: &Path, merge: bool) -> Result<Self> {
         let adapter = Adapter::open(dir, &self.spec, &self.weights, merge)?;
-        Ok(Self { adapter: Some(Arc::new(adapter)), ..self.clone() })
+        Ok(Self { adapter: Some(Arc::new(adapter)), unembedding: OnceLock::new(), ..self.clone() })
     }
 
     /// What says how text becomes tokens, a directory or a GGUF file: the adapter's, if it brings a tokenizer.
@@ -161,20 +163,36 @@ impl Checkpoint {
     /// # Errors
     /// Names the tensor that is missing, of the wrong shape or not finite.
     pub fn head(&self) -> Result<Head<'_>> {
-        let ModelSpec { family, hidden_size, vocab_size, tie_word_embeddings, .. } = &self.spec;
+        let ModelSpec { family, hidden_size, vocab_size, .. } = &self.spec;
         if let Some(name) = self.adapter.as_ref().and_then(|adapter| adapter.unread_head()) {
             let dir = self.path.display();
             return Err(Error::checkpoint(format!(
                 "the adapter has {name}, but {dir} has no unembedding of its own to adapt: logits cannot be computed yet"
             )));
         }
-        let unembedding = if *tie_word_embeddings { family.embedding } else { family.head };
+        let unembedding = self.unembedding.get_or_init(|| self.find_unembedding()).clone()?;
         let vector = |name: &str| self.finite(name, &[*hidden_size]);
         Ok(Head {
             norm: vector(family.final_norm)?,
             norm_bias: family.final_norm_bias.map(vector).transpose()?,
-            unembedding: self.finite(unembedding, &[*vocab_size, *hidden_size])?,
+            unembedding: self.checked(unembedding, &[*vocab_size, *hidden_size])?,
         })
+    }
+
+    /// The unembedding, proven finite: of tied models the embedding, unless the file has a head that differs from it, as
+    /// after training that untied them (transformers 5 reads that one too).
+    fn find_unembedding(&self) -> Result<&'static str> {
+        let ModelSpec { family, hidden_size, vocab_size, tie_word_embeddings, .. } = &self.spec;
+        let [embedding, head] = [family.embedding, family.head].map(|name| self.weights.get(name));
+        let is_tied = *tie_word_embeddings
+            && match (embedding, head) {
+                (Some(embedding), Some(head)) => {
+                    embedding.stored.is_same(&head.stored, |bytes| self.weights.let_go(bytes))
+                }
+                _ => true,
+            };
+        let name = if is_tied { family.embedding } else { family.head };
+        self.finite(name, &[*vocab_size, *hidden_size]).map(|_| name)
     }
 
     fn finite(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {

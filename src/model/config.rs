@@ -93,7 +93,7 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
         vocab_size: config.size("vocab_size")?,
         context_length: ropes.context_length,
         norm_eps: as_f32(config.number("rms_norm_eps")?),
-        hidden_act: activation_of(&config)?,
+        hidden_act: activation_of(&config, family)?,
         qkv_bias: attention_bias || family.always_qkv_bias,
         attention_output_bias: attention_bias,
         mlp_bias: known_flag("mlp_bias")?.unwrap_or(false),
@@ -130,12 +130,13 @@ fn family_of(config: &Map<String, Value>) -> Result<&'static Family, String> {
     family.copied().ok_or_else(|| format!("model_type \"{model_type}\" is not known (known: {})", known()))
 }
 
-fn activation_of(config: &Fields) -> Result<Activation, String> {
+fn activation_of(config: &Fields, family: &Family) -> Result<Activation, String> {
     let field = if config.known("hidden_activation").is_some() { "hidden_activation" } else { "hidden_act" };
     match config.get(field) {
         None => Err(format!("has no {field}")),
         Some(Value::String(name)) => match name.as_str() {
             "silu" | "swish" => Ok(Activation::Silu),
+            "gelu" if family.gelu_is_tanh => Ok(Activation::GeluTanh),
             "gelu" => Ok(Activation::Gelu),
             "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
             other => Err(format!("{field} \"{other}\" is not known (known: silu, gelu, gelu_pytorch_tanh)")),
@@ -173,6 +174,8 @@ fn layers_of(
                     WindowRule::AllButEvery(field, default) => {
                         !(layer + 1).is_multiple_of(config.size_or(field, default)?)
                     }
+                    // 0 is no size, but a place to begin.
+                    WindowRule::From(field) if config.get(field).is_some_and(|first| *first == 0) => true,
                     WindowRule::From(field) => layer >= config.size_or(field, num_hidden_layers)?,
                     WindowRule::WithoutRope => !has_rope[layer],
                 })
@@ -220,7 +223,10 @@ fn experts_of(config: &Fields) -> Result<Option<ExpertsSpec>, String> {
     Ok(Some(ExpertsSpec {
         count,
         per_token,
-        normalize: config.flag("norm_topk_prob")?.unwrap_or(true),
+        normalize: match config.known("norm_topk_prob") {
+            Some(_) => config.flag("norm_topk_prob")?.unwrap_or(true),
+            None => true,
+        },
         intermediate_size: config.size(width)?,
     }))
 }
@@ -259,8 +265,8 @@ fn layer_types(types: &Value, num_hidden_layers: usize) -> Result<Vec<bool>, Str
 /// Whether each layer rotates: `no_rope_layers` has a 1 for those that do.
 fn no_rope_layers(config: &Fields, num_hidden_layers: usize) -> Result<Vec<bool>, String> {
     if let Some(list) = config.known("no_rope_layers") {
-        let flags: Option<Vec<bool>> =
-            list.as_array().map(|list| list.iter().map(|flag| flag.as_u64() != Some(0)).collect());
+        let rotates = |flag: &Value| flag.as_u64().filter(|flag| *flag < 2).map(|flag| flag == 1);
+        let flags: Option<Vec<bool>> = list.as_array().and_then(|list| list.iter().map(rotates).collect());
         return flags.filter(|flags| flags.len() == num_hidden_layers).ok_or_else(|| {
             format!(
                 "no_rope_layers: expected a list of {num_hidden_layers} (num_hidden_layers) ones and zeros"
@@ -280,6 +286,41 @@ fn no_rope_layers(config: &Fields, num_hidden_layers: usize) -> Result<Vec<bool>
 mod tests {
     use super::*;
     use serde_json::json;
+
+    fn tiny(mut config: Value) -> Value {
+        let shape = json!({
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16,
+            "num_key_value_heads": 2, "vocab_size": 50, "max_position_embeddings": 512,
+        });
+        for (field, value) in shape.as_object().unwrap() {
+            config.as_object_mut().unwrap().entry(field).or_insert(value.clone());
+        }
+        config
+    }
+
+    #[test]
+    fn gelu_of_gemma_is_the_approximation_that_it_was_trained_with() {
+        let activation = |config: Value| parse_config(&tiny(config)).unwrap().hidden_act;
+        // The official releases of Gemma 1 say so, and transformers (configuration_gemma.py) reads it so.
+        assert_eq!(activation(json!({"model_type": "gemma", "hidden_act": "gelu"})), Activation::GeluTanh);
+        assert_eq!(
+            activation(json!({"model_type": "gemma", "hidden_act": "gelu", "hidden_activation": "gelu"})),
+            Activation::GeluTanh
+        );
+        assert_eq!(activation(json!({"model_type": "llama", "hidden_act": "gelu"})), Activation::Gelu);
+    }
+
+    #[test]
+    fn fields_are_read_as_transformers_reads_them() {
+        let config = json!({"model_type": "qwen2", "sliding_window": 4, "max_window_layers": 0, "use_sliding_window": false});
+        assert_eq!(parse_config(&tiny(config)).unwrap().layers[0].sliding_window, None);
+        let config = json!({"model_type": "qwen2", "sliding_window": 4, "max_window_layers": 0, "use_sliding_window": true});
+        assert_eq!(parse_config(&tiny(config)).unwrap().layers[0].sliding_window, Some(4));
+        let config = json!({"model_type": "smollm3", "no_rope_layers": [true, false]});
+        assert!(parse_config(&tiny(config)).unwrap_err().contains("no_rope_layers: expected a list of 2"));
+        let mixtral = json!({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": false});
+        assert!(parse_config(&tiny(mixtral)).unwrap().experts.unwrap().normalize);
+    }
 
     #[test]
     fn odd_heads_are_refused_whether_they_rotate_or_not() {

@@ -46,6 +46,7 @@ const LIKE_LLAMA: Family = Family {
     centered_norms: false,
     rotates: true,
     norms_add_one: false,
+    gelu_is_tanh: false,
     scaled_embedding: false,
     always_qkv_bias: false,
     whole_qk_norm: false,
@@ -120,9 +121,10 @@ const GEMMA_TENSORS: &[(LayerTensor, &str)] = &[
 static GEMMA: Family = Family {
     model_type: "gemma",
     layer_tensors: GEMMA_TENSORS,
-    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 8192, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": null,
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 8192, "hidden_act": "gelu_pytorch_tanh",
         "num_key_value_heads": 16, "head_dim": 256, "attention_bias": false, "use_bidirectional_attention": null}"#,
     norms_add_one: true,
+    gelu_is_tanh: true,
     scaled_embedding: true,
     tied_by_default: true,
     ..LIKE_LLAMA

@@ -95,6 +95,8 @@ pub struct Family {
     pub rotates: bool,
     /// Norms multiply with `1 + weight`, not `weight`.
     pub norms_add_one: bool,
+    /// `gelu` is what official configs call the tanh approximation that their models were trained with.
+    pub gelu_is_tanh: bool,
     /// Embeddings are multiplied with `sqrt(hidden_size)`.
     pub scaled_embedding: bool,
     /// Queries, keys and values have biases, whatever `attention_bias` says.

@@ -23,9 +23,11 @@ pub fn ropes_of(config: &Fields, head_dim: usize, max_position_embeddings: usize
     let by_layer_type = |object: &Map<String, Value>| {
         object.values().any(Value::is_object).then_some(["full_attention", "sliding_attention"])
     };
-    let (within, object) = match (object_in("rope_parameters")?, object_in("rope_scaling")?) {
-        (Some(object), _) => ("rope_parameters.", object),
-        (None, Some(object)) => ("rope_scaling.", object),
+    // Where both are there, transformers 5 takes the older name's.
+    let scaling = object_in("rope_scaling")?.filter(|scaling| !scaling.is_empty());
+    let (within, object) = match (scaling, object_in("rope_parameters")?) {
+        (Some(object), _) => ("rope_scaling.", object),
+        (None, Some(object)) => ("rope_parameters.", object),
         (None, None) => ("", &empty),
     };
     let part = |name: &str| match object.get(name) {
@@ -96,6 +98,11 @@ fn rope_of(
         Some(other) => return Err(format!("{within}rope_type is {other}, expected a string")),
     };
     let longest = max_position_embeddings as f64;
+    // Of one rotary embedding for all layers the config's own field goes before that of the object.
+    let original = match config.get("original_max_position_embeddings") {
+        Some(_) => config.size("original_max_position_embeddings")?,
+        None => rope.size_or("original_max_position_embeddings", max_position_embeddings)?,
+    };
     let scaling = match rope_type {
         "default" => RopeScaling::Default,
         "linear" => RopeScaling::Linear { factor: rope.factor()? },
@@ -104,10 +111,10 @@ fn rope_of(
             factor: rope.factor()?,
             low_freq_factor: rope.number("low_freq_factor")?,
             high_freq_factor: rope.number("high_freq_factor")?,
-            original_max_position_embeddings: rope.number_or("original_max_position_embeddings", longest)?,
+            original_max_position_embeddings: original as f64,
         },
-        "yarn" => yarn(rope, longest)?,
-        "longrope" | "su" => longrope(config, rope, rotary_dim, longest)?,
+        "yarn" => yarn(rope, original as f64, longest)?,
+        "longrope" | "su" => longrope(rope, original, rotary_dim, longest)?,
         other => {
             return Err(format!(
                 "{within}rope_type \"{other}\" is not known (known: default, linear, dynamic, llama3, yarn, longrope)"
@@ -126,8 +133,7 @@ fn rope_of(
     Ok((rope, max_position_embeddings.max(stretched as usize)))
 }
 
-fn yarn(rope: &Fields, longest: f64) -> Result<RopeScaling, String> {
-    let original = rope.number_or("original_max_position_embeddings", longest)?;
+fn yarn(rope: &Fields, original: f64, longest: f64) -> Result<RopeScaling, String> {
     let factor = match rope.get("factor") {
         Some(_) => rope.factor()?,
         None => longest / original,
@@ -153,17 +159,13 @@ fn yarn(rope: &Fields, longest: f64) -> Result<RopeScaling, String> {
 }
 
 /// Factors of Phi-3 for each frequency, others for long prompts.
-fn longrope(config: &Fields, rope: &Fields, rotary_dim: usize, longest: f64) -> Result<RopeScaling, String> {
+fn longrope(rope: &Fields, original: usize, rotary_dim: usize, longest: f64) -> Result<RopeScaling, String> {
     let factors = |name: &str| {
         let wrong = || format!("{}{name}: expected {} positive numbers", rope.within, rotary_dim / 2);
         let list = rope.get(name).and_then(Value::as_array).ok_or_else(wrong)?;
         let list: Option<Vec<f32>> =
             list.iter().map(|v| v.as_f64().filter(|v| *v > 0.0).map(|v| v as f32)).collect();
         list.filter(|list| list.len() == rotary_dim / 2).ok_or_else(wrong)
-    };
-    let original = match rope.get("original_max_position_embeddings") {
-        Some(_) => rope.size("original_max_position_embeddings")?,
-        None => config.size_or("original_max_position_embeddings", longest as usize)?,
     };
     let factor = rope.optional_number("factor")?.unwrap_or(longest / original as f64);
     let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() };
@@ -177,8 +179,27 @@ fn longrope(config: &Fields, rope: &Fields, rotary_dim: usize, longest: f64) -> 
 
 #[cfg(test)]
 mod tests {
-    use crate::model::parse_config;
+    use crate::model::{Rope, RopeScaling, parse_config};
     use serde_json::{Value, json};
+
+    #[test]
+    fn fields_go_before_each_other_as_in_transformers() {
+        let mut config = json!({
+            "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "vocab_size": 50, "max_position_embeddings": 131072, "original_max_position_embeddings": 32768,
+            "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 131072},
+        });
+        let rope = |config: &Value| parse_config(config).unwrap().ropes[0].clone();
+        let original = |rope: Rope| match rope.scaling {
+            RopeScaling::Yarn { original_max_position_embeddings, .. } => original_max_position_embeddings,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(original(rope(&config)), 32768.0);
+        config["original_max_position_embeddings"] = Value::Null;
+        assert_eq!(original(rope(&config)), 131072.0);
+        config["rope_scaling"] = json!({"rope_type": "linear", "factor": 2.0});
+        assert!(matches!(rope(&config).scaling, RopeScaling::Linear { factor: 2.0 }));
+    }
 
     #[test]
     fn linear_scaling_stretches_what_was_not_trained_stretched() {

@@ -66,6 +66,8 @@ pub struct Encoder {
     template: Option<Result<ChatTemplate>>,
     /// The id of `bos_token`, to find a doubled one.
     bos_id: Option<u32>,
+    /// The end of a line, and its tokens; where the tokenizer puts a space before every text.
+    line_before: Option<(&'static str, Vec<u32>)>,
     told_double_bos: AtomicBool,
     warnings: Mutex<Vec<String>>,
     vocab_size: usize,
@@ -105,6 +107,7 @@ impl Encoder {
         }
         let bos = files.special_tokens.get("bos_token");
         let bos_id = bos.and_then(|bos| files.tokenizer.as_ref().ok()?.token_to_id(bos));
+        let line_before = files.tokenizer.as_ref().ok().and_then(line_after_a_space);
         Ok(Self {
             path: path.to_owned(),
             tokenizer: files.tokenizer,
@@ -112,6 +115,7 @@ impl Encoder {
             special_tokens_sha256: files.special_tokens_sha256,
             template,
             bos_id,
+            line_before,
             told_double_bos: AtomicBool::new(false),
             warnings: Mutex::default(),
             vocab_size,
@@ -158,12 +162,29 @@ impl Encoder {
         self.fit(&ids, following)
     }
 
-    /// The tokens of text in the middle of other text, at least one: no special tokens.
+    /// The tokens of text that goes on from other text, at least one: no special tokens, and no space that is not there.
     ///
     /// # Errors
     /// Where there is no tokenizer, or the text has no tokens.
     pub fn continuation(&self, text: &str) -> Result<Vec<u32>, RowError> {
-        let ids = self.tokenize(text, false)?;
+        // Tokenizers of SentencePiece (Llama 2, Mistral) put a space before a text; what goes on from another has none.
+        let after = |(before, own): &(&str, Vec<u32>)| {
+            let ids = self.tokenize(&format!("{before}{text}"), false)?;
+            Ok(ids.strip_prefix(own.as_slice()).map(<[u32]>::to_vec))
+        };
+        let ids = self.line_before.as_ref().map(after).transpose()?.flatten();
+        self.some_tokens(text, ids.map_or_else(|| self.tokenize(text, false), Ok)?)
+    }
+
+    /// The tokens of a text without special tokens, at least one.
+    ///
+    /// # Errors
+    /// As [`Encoder::continuation`].
+    pub fn bare(&self, text: &str) -> Result<Vec<u32>, RowError> {
+        self.some_tokens(text, self.tokenize(text, false)?)
+    }
+
+    fn some_tokens(&self, text: &str, ids: Vec<u32>) -> Result<Vec<u32>, RowError> {
         self.check_range(&ids)?;
         if ids.is_empty() {
             return Err(RowError::new(RowErrorKind::EmptyPrompt, format!("{text:?} has no tokens")));
@@ -212,6 +233,11 @@ impl Encoder {
     pub fn text_of(&self, token: u32) -> Option<String> {
         let tokenizer = self.tokenizer.as_ref().ok()?;
         let text = tokenizer.decode(&[token], false).ok()?;
+        // Decoders of SentencePiece take a space off the beginning of what they are given.
+        if !text.starts_with(' ') && tokenizer.id_to_token(token).is_some_and(|name| name.starts_with(SPACE))
+        {
+            return Some(format!(" {text}"));
+        }
         if !text.contains(char::REPLACEMENT_CHARACTER) {
             return Some(text);
         }
@@ -349,6 +375,16 @@ impl Encoder {
         };
         Ok(Encoded { token_ids: kept.to_vec(), truncated: true })
     }
+}
+
+/// How SentencePiece spells a space.
+const SPACE: char = '\u{2581}';
+
+/// A line's end and its tokens, where the tokenizer puts a space before a text that has none.
+fn line_after_a_space(tokenizer: &Tokenizer) -> Option<(&'static str, Vec<u32>)> {
+    let ids_of = |text: &str| Some(tokenizer.encode_fast(text, false).ok()?.get_ids().to_vec());
+    let first = tokenizer.id_to_token(*ids_of("a")?.first()?)?;
+    if first.starts_with(SPACE) { Some(("\n", ids_of("\n")?)) } else { None }
 }
 
 /// Whether a template takes a system message: some refuse it, some leave it out.

@@ -64,6 +64,29 @@ pub struct Logits {
     pub errors: Vec<(usize, RowError)>,
 }
 
+impl Logits {
+    /// These prompts' logits as those of some among `prompts`; the others have NaN.
+    ///
+    /// # Errors
+    /// [`ErrorKind::OutOfMemory`] where memory does not hold them.
+    pub fn among(self, places: &[usize], prompts: usize) -> Result<Self> {
+        let [alphas, own, width] = self.shape;
+        if own == prompts {
+            return Ok(self);
+        }
+        let shape = [alphas, prompts, width];
+        let mut values = not_numbers(shape)?;
+        for (alpha, (index, place)) in
+            (0..alphas).flat_map(|alpha| places.iter().enumerate().map(move |at| (alpha, at)))
+        {
+            let (from, to) = ((alpha * own + index) * width, (alpha * prompts + place) * width);
+            values[to..to + width].copy_from_slice(&self.values[from..from + width]);
+        }
+        let errors = self.errors.into_iter().map(|(index, error)| (places[index], error)).collect();
+        Ok(Self { values, shape, errors })
+    }
+}
+
 /// An open pair.
 ///
 /// Threads do not survive a fork: in a forked process every pass is a usage error.

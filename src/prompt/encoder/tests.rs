@@ -336,3 +336,32 @@ fn fingerprints_are_of_what_was_read() {
     assert_eq!(with("model_max_length", json!(7)), fingerprint);
     assert_ne!(with("bos_token", json!("b")), fingerprint);
 }
+
+#[test]
+fn what_goes_on_has_no_space_that_is_not_there() {
+    // As Llama 2's: a space before every text, and none before what is decoded.
+    let tokenizer = json!({
+        "version": "1.0",
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ]},
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ]},
+        "model": {
+            "type": "BPE", "byte_fallback": true, "unk_token": "<unk>",
+            "vocab": {"<unk>": 0, "▁": 1, "A": 2, "a": 3, ":": 4, "▁A": 5, "▁a": 6, "<0x0A>": 7},
+            "merges": [["▁", "A"], ["▁", "a"]],
+        },
+    });
+    let encoder = open(&checkpoint(&[("tokenizer.json", tokenizer.to_string())]), options());
+    assert_eq!(encoder.continuation(" A"), Ok(vec![5]));
+    assert_eq!(encoder.continuation("A"), Ok(vec![2]));
+    assert_eq!(encoder.continuation("\nA"), Ok(vec![7, 2]));
+    assert_eq!(encoder.bare("A"), Ok(vec![5]));
+    assert_eq!(ids(&encoder, prompt("A: A")), [5, 4, 5]);
+    let texts: Vec<Option<String>> = [5, 2, 1].into_iter().map(|token| encoder.text_of(token)).collect();
+    assert_eq!(texts, [" A", "A", " "].map(|text| Some(text.to_owned())));
+}
