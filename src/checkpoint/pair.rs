@@ -3,7 +3,7 @@
 use super::{Checkpoint, Weights, compare_vocabularies, fingerprint};
 use crate::{
     Error, Result,
-    model::{Head, LayerSpec, LayerTensor, ModelSpec, PairWeights},
+    model::{Head, LayerSpec, LayerTensor, ModelSpec, PairWeights, Rope},
     tensor::{Dtype, Tensor},
     twin::{Branch, Twin},
 };
@@ -174,9 +174,17 @@ fn differences(checkpoints: &Twin<Checkpoint>) -> Vec<String> {
     let of_layers = |spec: &ModelSpec, of: fn(&LayerSpec) -> Option<usize>| {
         format!("{:?}", spec.layers.iter().map(of).collect::<Vec<_>>())
     };
-    let ropes =
-        |spec: &ModelSpec| format!("{:?}, by layer {}", spec.ropes, of_layers(spec, |layer| layer.rope));
-    note("the rotary embedding", ropes(pt), ropes(ft));
+    let of_ropes = |spec: &ModelSpec, of: fn(&Rope) -> String| {
+        spec.ropes.iter().map(of).collect::<Vec<String>>().join(" and ")
+    };
+    let thetas = |spec: &ModelSpec| of_ropes(spec, |rope| rope.rope_theta.to_string());
+    note("rope_theta", thetas(pt), thetas(ft));
+    let scalings = |spec: &ModelSpec| of_ropes(spec, |rope| format!("{:?}", rope.scaling));
+    note("the scaling of rotary embeddings", scalings(pt), scalings(ft));
+    let dimensions = |spec: &ModelSpec| of_ropes(spec, |rope| rope.rotary_dim.to_string());
+    note("the number of rotated dimensions", dimensions(pt), dimensions(ft));
+    let by_layer = |spec: &ModelSpec| of_layers(spec, |layer| layer.rope);
+    note("which rotary embedding each layer has", by_layer(pt), by_layer(ft));
     let windows = |spec: &ModelSpec| of_layers(spec, |layer| layer.sliding_window);
     note("the layers' windows", windows(pt), windows(ft));
     let normalize =

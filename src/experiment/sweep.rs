@@ -43,6 +43,25 @@ pub fn check(tasks: &mut Vec<Task>, grid: &Grid) -> Result<Vec<String>> {
     if !grid.alphas.contains(&1.0) {
         return Err(Error::usage("--alphas has no 1, the tuned model, which the others are compared with"));
     }
+    // Too many errors are no small task.
+    let broken = |task: &Task| {
+        let errors: Vec<&RowError> = task.rows.iter().filter_map(|row| row.question.as_ref().err()).collect();
+        let count = task.questions().count();
+        let is_broken = count < grid.folds && errors.len() > count && task.rows.len() >= grid.folds;
+        errors.first().filter(|_| is_broken).map(|first| {
+            format!(
+                "{}: {} of {} rows are errors, which leaves fewer questions than {} folds; the first: {}",
+                task.name,
+                errors.len(),
+                task.rows.len(),
+                grid.folds,
+                first.message
+            )
+        })
+    };
+    if let Some(problem) = tasks.iter().find_map(broken) {
+        return Err(Error::new(ErrorKind::BadRows, problem));
+    }
     let problem = |task: &Task| {
         let count = task.questions().count();
         let few = || format!("{} has {count} questions, fewer than {} folds", task.name, grid.folds);

@@ -108,7 +108,13 @@ fn of_rows(path: &Path) -> Result<Value> {
     let mut summary = scored
         .summary()
         .ok_or_else(|| Error::usage(format!("{} has no row with a score", path.display())))?;
-    if let Ok(Some((manifest, _))) = Manifest::find(path) {
+    if let Some((manifest, done)) = Manifest::find(path)? {
+        if done.is_none() {
+            return Err(Error::usage(format!(
+                "{} is not finished: give the command that writes it again",
+                path.display()
+            )));
+        }
         for (field, about) in PLACES.into_iter().chain(READING).chain([("tuco_version", "tuco_version")]) {
             summary[field] = manifest.told(about).cloned().into();
         }

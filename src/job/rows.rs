@@ -20,7 +20,7 @@ use crate::{
         worker::Worker,
     },
     model::PairWeights,
-    output::{self, Done, Progress, SHARDS, Shard, Sink, check_output},
+    output::{self, Done, Progress, SHARDS, Shard, Sink, check_rows_output},
     prompt::{Encoder, Source},
 };
 use clap::Args;
@@ -151,7 +151,7 @@ impl<'a> RowsJob<'a> {
             options.output = Some(shard.path(folder));
         }
         if let Some(output) = &options.output {
-            check_output(output)?;
+            check_rows_output(output)?;
             output::check_not_read(output, &options.input.inputs)?;
         }
         let pool = thread_pool(&options.machine)?;

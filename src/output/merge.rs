@@ -1,7 +1,7 @@
 //! The rows of all shards in one file, in the order of the input, as one machine would have written them.
 
 use super::{
-    Done, Manifest, Shard, check_output, folder_of,
+    Done, Manifest, Shard, check_rows_output, folder_of,
     jsonl::{LINE, SHARDS, lines_of, lock},
     remove, table, write_whole,
 };
@@ -24,7 +24,7 @@ use std::{
 /// ([`ErrorKind::Incomplete`]); a mismatch where shards are not of one run; [`ErrorKind::Interrupted`]; I/O errors. `output` is
 /// untouched then.
 pub fn merge(folder: &Path, output: &Path, overwrite: bool, stop: &AtomicBool) -> Result<Done> {
-    check_output(output)?;
+    check_rows_output(output)?;
     let lines = lines_of(output);
     if (output.exists() || lines.exists()) && !overwrite {
         return Err(Error::usage(format!(

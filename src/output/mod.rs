@@ -83,6 +83,20 @@ pub fn check_output(output: &Path) -> Result<()> {
     }
 }
 
+/// # Errors
+/// A usage error where `output`, as `-o` names it, cannot be a file of rows.
+pub fn check_rows_output(output: &Path) -> Result<()> {
+    let ending = output.extension().map(|ending| ending.to_ascii_lowercase());
+    let is_other = ending.is_some_and(|ending| ["csv", "tsv", "txt"].iter().any(|other| ending == *other));
+    if is_other || output == Path::new("-") {
+        return Err(Error::usage(format!(
+            "-o {}: rows are written as JSON lines or Parquet, expected a name such as rows.jsonl or rows.parquet (without -o they go to standard output)",
+            output.display()
+        )));
+    }
+    check_output(output)
+}
+
 /// Nothing that is read is written over.
 ///
 /// # Errors

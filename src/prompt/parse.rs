@@ -37,7 +37,7 @@ impl Row {
                 fields.shift_remove("prompt");
                 fields.extend(prompt.map(|prompt| ("prompt".to_owned(), prompt)));
             }
-            Self::from_fields(fields)
+            Self::from_fields(fields, prompt_field.unwrap_or("prompt"))
         };
         fields_of(line).map_or_else(Self::bad, called)
     }
@@ -53,11 +53,11 @@ impl Row {
         }
     }
 
-    fn from_fields(mut fields: Map<String, Value>) -> Self {
+    fn from_fields(mut fields: Map<String, Value>, prompt_field: &str) -> Self {
         let id = take_id(&mut fields);
         unwrap_body(&mut fields);
         let [label, meta] = ["label", "meta"].map(|name| take_given(&mut fields, name));
-        let content = take_content(&mut fields);
+        let content = take_content(&mut fields, prompt_field);
         match id {
             Ok(id) => Self { id, label, meta, content, other: fields },
             Err(error) => Self { id: None, label, meta, content: Err(error), other: fields },
@@ -151,24 +151,27 @@ fn take(fields: &mut Map<String, Value>, name: &'static str, alias: &'static str
 
 type Field = Option<(&'static str, Value)>;
 
-fn take_content(fields: &mut Map<String, Value>) -> Result<Content, RowError> {
+fn take_content(fields: &mut Map<String, Value>, prompt_field: &str) -> Result<Content, RowError> {
     let given = [
         take(fields, "prompt", "prompt")?,
         take(fields, "messages", "messages")?,
         take(fields, "token_ids", "prompt_token_ids")?,
     ];
-    let names: Vec<&str> = given.iter().flatten().map(|(name, _)| *name).collect();
+    let called = |name| if name == "prompt" { prompt_field } else { name };
+    let names: Vec<&str> = given.iter().flatten().map(|(name, _)| called(*name)).collect();
     if names.len() > 1 {
         let names = names.join(" and ");
         return Err(RowError::invalid(format!(
-            "{names} are given, but a row has one of prompt, messages and token_ids"
+            "{names} are given, but a row has one of {prompt_field}, messages and token_ids"
         )));
     }
     match given {
-        [Some((_, prompt)), _, _] => prompt_of(prompt),
+        [Some((_, prompt)), _, _] => prompt_of(prompt_field, prompt),
         [_, Some((_, messages)), _] => messages_of(messages),
         [_, _, Some((name, ids))] => token_ids_of(name, ids),
-        [None, None, None] => Err(RowError::invalid("none of prompt, messages and token_ids is given")),
+        [None, None, None] => {
+            Err(RowError::invalid(format!("none of {prompt_field}, messages and token_ids is given")))
+        }
     }
 }
 
@@ -182,13 +185,13 @@ impl Content {
     }
 }
 
-fn prompt_of(prompt: Value) -> Result<Content, RowError> {
+fn prompt_of(name: &str, prompt: Value) -> Result<Content, RowError> {
     match prompt {
         Value::String(text) if text.is_empty() => {
-            Err(RowError::new(RowErrorKind::EmptyPrompt, "prompt is an empty string"))
+            Err(RowError::new(RowErrorKind::EmptyPrompt, format!("{name} is an empty string")))
         }
         Value::String(text) => Ok(Content::Prompt(text)),
-        other => Err(RowError::invalid(format!("prompt must be a string, found {}", kind_of(&other)))),
+        other => Err(RowError::invalid(format!("{name} must be a string, found {}", kind_of(&other)))),
     }
 }
 
@@ -207,11 +210,15 @@ fn messages_of(messages: Value) -> Result<Content, RowError> {
         let Value::Object(fields) = message else {
             return wrong("", "an object with role and content", Some(message));
         };
-        match fields.get("role") {
-            Some(Value::String(_)) => {}
+        let role = match fields.get("role") {
+            Some(Value::String(role)) => role,
             other => return wrong(".role", "a string", other),
-        }
+        };
         match fields.get("content") {
+            // What an assistant or a tool says may be in other fields.
+            None if ["user", "system", "developer"].contains(&role.as_str()) => {
+                return wrong(".content", "a string or an array of parts", None);
+            }
             None | Some(Value::Null | Value::String(_) | Value::Array(_)) => {}
             other => return wrong(".content", "a string, null or an array of parts", other),
         }

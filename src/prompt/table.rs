@@ -72,7 +72,9 @@ fn expected(column: &Type) -> Option<&'static str> {
         "token_ids" | "prompt_token_ids" => (element(column).is_some_and(is_integer), "lists of integers"),
         _ => return None,
     };
-    (!fits).then_some(expected)
+    // A column of nulls has no type.
+    let is_null = matches!(column.get_basic_info().logical_type_ref(), Some(LogicalType::Unknown));
+    (!fits && !is_null).then_some(expected)
 }
 
 fn is_text(column: &Type) -> bool {

@@ -280,6 +280,13 @@ fn sweeps_that_cannot_be_meant_are_refused() {
     refused(&["missing.jsonl"], &["missing.jsonl"]);
     refused(&["short.csv", "--examples", "letter.csv", "--shots", "3"], &["letter.csv has 1 rows", "3"]);
     scene.run(&["sweep", "good.jsonl"]).expect(3, &["1 of 8 rows"]);
+    // A file of errors is no small task.
+    let good = r#"{"prompt": "x", "choices": ["Yes", "No"], "label": 0}"#;
+    let bad = r#"{"prompt": "x", "choices": ["Yes", "No"], "label": "Perhaps"}"#;
+    fs::write(scene.dir.path().join("broken.jsonl"), [&[good][..], &[bad; 9]].concat().join("\n")).unwrap();
+    for args in [&["sweep", "good.jsonl", "broken.jsonl"][..], &["sweep", "broken.jsonl"]] {
+        scene.run(args).expect(3, &["broken: 9 of 10 rows are errors", "5 folds", "Perhaps"]);
+    }
 }
 
 #[test]
@@ -420,6 +427,9 @@ fn reports_are_of_one_pair() {
     report(&["out", "other.json", "rows.jsonl"]).expect(0, &[]);
     report(&["x.json"]).expect(2, &["no field experiment"]);
     report(&["a.txt"]).expect(2, &["not valid JSON"]);
+    fs::write(scene.dir.path().join("rows.jsonl.manifest.json"), "{\"fingerprint\": {}, \"about\": {}}")
+        .unwrap();
+    report(&["rows.jsonl"]).expect(2, &["rows.jsonl is not finished"]);
 }
 
 #[test]

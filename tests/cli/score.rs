@@ -85,6 +85,17 @@ fn bad_rows_become_error_rows_and_the_run_goes_on() {
 }
 
 #[test]
+fn outputs_that_would_not_hold_what_their_names_say_are_refused() {
+    let pair = Pair::copy(CASE);
+    pair.write("in.jsonl", rows(2));
+    for name in ["out.csv", "out.TXT", "-"] {
+        run(&mut pair.score(&["in.jsonl", "-o", name]))
+            .expect(2, &[&format!("-o {name}: rows are written as JSON lines")]);
+        assert!(!pair.path(name).exists());
+    }
+}
+
+#[test]
 fn an_interrupted_run_goes_on_and_ends_with_the_same_bytes() {
     let pair = Pair::copy(CASE);
     pair.write("in.jsonl", rows(40));

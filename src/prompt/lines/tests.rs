@@ -256,6 +256,17 @@ fn tables_in_csv_are_rows() {
     assert!(told[0].ends_with("the row has 2 cells, expected 5"), "{}", told[0]);
     assert!(told[1].ends_with("the cell of column goal is not valid UTF-8"), "{}", told[1]);
     assert_eq!((&lines[4].id, &lines[4].content), (&json!("007"), &Ok(Content::Prompt("last".into()))));
+    fs::write(&path, "prompt\na\n\"b\nc\n").unwrap();
+    let source = Source::open(std::slice::from_ref(&path)).unwrap();
+    let lines: Vec<Line> = source.lines().map(Result::unwrap).collect();
+    assert_eq!((source.count_lines().unwrap(), lines.len()), (2, 2));
+    let told = &lines[1].content.as_ref().unwrap_err().message;
+    assert!(told.ends_with("a quote that opens in this row is not closed"), "{told}");
+    fs::write(&path, "prompt,\"x\na,b\n").unwrap();
+    let told = Source::open(std::slice::from_ref(&path)).unwrap().count_lines().unwrap_err().message;
+    assert!(told.contains("a quote of the first row is not closed"), "{told}");
+    fs::write(&path, "").unwrap();
+    assert_eq!(Source::open(std::slice::from_ref(&path)).unwrap().count_lines().unwrap(), 0);
     fs::write(&path, "a,a\n").unwrap();
     let told = Source::open(&[path]).unwrap().count_lines().unwrap_err().message;
     assert!(told.contains("two columns are called \"a\""), "{told}");

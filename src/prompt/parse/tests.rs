@@ -95,7 +95,11 @@ fn rows_of_the_wrong_shape_are_told_what_was_expected() {
         (r#"{"messages": "a"}"#, "messages must be an array, found a string"),
         (r#"{"messages": ["a"]}"#, "messages[0] must be an object with role and content, found a string"),
         (
-            r#"{"messages": [{"role": "user"}, {"content": "a"}]}"#,
+            r#"{"messages": [{"role": "assistant", "tool_calls": []}, {"role": "user", "contents": "a"}]}"#,
+            "messages[1].content must be a string or an array of parts, found nothing",
+        ),
+        (
+            r#"{"messages": [{"role": "tool"}, {"content": "a"}]}"#,
             "messages[1].role must be a string, found nothing",
         ),
         (r#"{"messages": [{"role": 1}]}"#, "messages[0].role must be a string, found an integer"),
@@ -141,8 +145,15 @@ fn the_prompt_may_be_in_another_field() {
     assert_eq!(row.other.keys().collect::<Vec<_>>(), ["target"]);
     for other in [r#"{"prompt": "p"}"#, r#"{"goal": null, "prompt": "p"}"#] {
         let error = Row::parse(other, Some("goal")).content.unwrap_err();
-        assert!(error.message.contains("none of prompt"), "{}", error.message);
+        assert!(error.message.contains("none of goal"), "{}", error.message);
     }
     let conversation = Row::parse(r#"{"messages": [{"role": "user", "content": "hi"}]}"#, Some("goal"));
     assert!(conversation.content.is_ok());
+}
+
+#[test]
+fn errors_name_the_field_that_was_asked_for() {
+    let told = |line: &str| Row::parse(line, Some("goal")).content.unwrap_err().message;
+    assert_eq!(told(r#"{"prompt": "a"}"#), "none of goal, messages and token_ids is given");
+    assert_eq!(told(r#"{"goal": 5}"#), "goal must be a string, found an integer");
 }
