@@ -58,9 +58,15 @@ impl Error {
         Self::new(ErrorKind::Interrupted, "stopped")
     }
 
-    /// A failed operation on `path`: `verb` completes "cannot … PATH".
+    /// A failed operation on `path`: `verb` completes "cannot … PATH". A usage error where it is not allowed, which trying again
+    /// does not change.
     pub fn io(verb: &str, path: &Path, error: &std::io::Error) -> Self {
-        Self::new(ErrorKind::Io, format!("cannot {verb} {}: {error}", path.display()))
+        use std::io::ErrorKind as Cause;
+        let kind = match error.kind() {
+            Cause::PermissionDenied | Cause::ReadOnlyFilesystem => ErrorKind::Usage,
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, format!("cannot {verb} {}: {error}", path.display()))
     }
 
     /// A file that the user named and that cannot be read. A usage error where the name is at fault, or what lies there; any
@@ -110,6 +116,13 @@ mod tests {
         let unreadable = Error::unreadable(Path::new("weights"), &error);
         assert!(unreadable.message.starts_with("cannot read weights: "), "{unreadable}");
         unreadable.exit_code()
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_not_tried_again() {
+        let written = |cause: Cause| Error::io("write", Path::new("out"), &cause.into()).exit_code();
+        assert_eq!([Cause::PermissionDenied, Cause::ReadOnlyFilesystem].map(written), [2, 2]);
+        assert_eq!([Cause::StorageFull, Cause::Interrupted].map(written), [1, 1]);
     }
 
     #[test]

@@ -15,6 +15,9 @@ use std::{
 
 const MAGIC: &[u8] = b"GGUF";
 
+/// More than any vocabulary: each element of a list takes many times the memory that it has in the file.
+const LONGEST_LIST: usize = 1 << 22;
+
 /// A mapped file whose tables are sound.
 pub struct Gguf {
     pub path: PathBuf,
@@ -183,6 +186,9 @@ impl<'a> Reader<'a> {
         let (kind, length) = (self.u32()?, self.length()?);
         if kind == ARRAY {
             return Err("has a list of lists".into());
+        }
+        if length > LONGEST_LIST {
+            return Err(format!("has a list of {length}, expected at most {LONGEST_LIST}"));
         }
         (0..length).map(|_| self.scalar(kind)).collect()
     }

@@ -1,6 +1,9 @@
 //! Columns that come and go by the Arrow C data interface (its PyCapsule protocol), without copies.
 
-use crate::{errors::usage, inputs::Row};
+use crate::{
+    errors::usage,
+    inputs::{Row, null, out_of_range},
+};
 use arrow_array::{
     Array, ArrayRef, LargeStringArray, RecordBatch, RecordBatchIterator, StringArray, StringViewArray,
     StructArray,
@@ -62,6 +65,10 @@ impl Column {
             DataType::LargeUtf8 => Ok(Self::LargeText(array.as_string::<i64>().clone())),
             DataType::Utf8View => Ok(Self::TextView(array.as_string_view().clone())),
             DataType::Dictionary(..) => spelled_out(array).map(Self::Text),
+            // What has no value has no type.
+            DataType::Null => {
+                Ok(Self::Ids(Ids::Converted(Vec::new()), (0..array.len()).map(|_| Err(null())).collect()))
+            }
             DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => Self::of_lists(array),
             DataType::Struct(fields) => Err(PyTypeError::new_err(format!(
                 "prompts is a table with columns {}, expected one column",
@@ -75,7 +82,8 @@ impl Column {
         let (values, ranges) = lists_of(array);
         let whole = |range: Option<Range<usize>>| {
             let range = range.ok_or_else(null)?;
-            match range.clone().find(|index| values.is_null(*index)) {
+            let is_null = |index: &usize| values.data_type() == &DataType::Null || values.is_null(*index);
+            match range.clone().find(is_null) {
                 Some(index) => Err(invalid(format!("token id {} is null", index - range.start))),
                 None => Ok(range),
             }
@@ -90,6 +98,7 @@ impl Column {
             DataType::UInt8 => Self::converted(shared(), values.as_primitive::<UInt8Type>().values()),
             DataType::UInt16 => Self::converted(shared(), values.as_primitive::<UInt16Type>().values()),
             DataType::UInt64 => Self::converted(shared(), values.as_primitive::<UInt64Type>().values()),
+            DataType::Null => Self::converted::<u32>(shared(), &[]),
             DataType::Struct(_) => return messages_of(values.as_struct(), &ranges),
             _ => return Err(expected_column(array.data_type())),
         })
@@ -102,9 +111,7 @@ impl Column {
             let start = ids.len();
             for value in &values[list?] {
                 let id: i128 = (*value).into();
-                ids.push(u32::try_from(id).map_err(|_| {
-                    invalid(format!("token id {id} is out of range, expected 0 to {}", u32::MAX))
-                })?);
+                ids.push(u32::try_from(id).map_err(|_| out_of_range(ids.len() - start, &id))?);
             }
             Ok(start..ids.len())
         };
@@ -138,10 +145,6 @@ impl Column {
 
 fn text_row(text: Option<&str>) -> Row<'_> {
     text.map(ContentRef::Prompt).ok_or_else(null)
-}
-
-fn null() -> RowError {
-    invalid("the prompt is null")
 }
 
 fn invalid(message: impl Into<String>) -> RowError {

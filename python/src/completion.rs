@@ -2,13 +2,13 @@
 
 use crate::{
     errors::{Raise, usage},
-    inputs::{is_int, items_of},
+    inputs::{check_count, is_int, items_of},
 };
 use numpy::{PyArray1, ToPyArray};
 use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     prelude::*,
-    types::PyString,
+    types::{PyString, PyTuple},
 };
 use serde_json::{Value, json};
 use tuco::{
@@ -25,15 +25,41 @@ pub struct Completion {
     /// uint32, with the token that ended it.
     token_ids: Py<PyArray1<u32>>,
     /// `stop` or `length`.
-    finish_reason: &'static str,
+    finish_reason: String,
     /// The stop text that ended it.
     stop: Option<String>,
     /// TuCo of the hidden state that each token was chosen from; `None` if not asked for.
     tuco: Option<Py<PyArray1<f64>>>,
+    /// Tokens of the prompt.
+    n_prompt: usize,
+    /// Tokens of the prompt were left out.
+    truncated: bool,
 }
 
 #[pymethods]
 impl Completion {
+    #[new]
+    #[pyo3(signature = (text, token_ids, finish_reason, stop, tuco, n_prompt, truncated))]
+    fn new(
+        text: Option<String>,
+        token_ids: Py<PyArray1<u32>>,
+        finish_reason: String,
+        stop: Option<String>,
+        tuco: Option<Py<PyArray1<f64>>>,
+        n_prompt: usize,
+        truncated: bool,
+    ) -> Self {
+        Self { text, token_ids, finish_reason, stop, tuco, n_prompt, truncated }
+    }
+
+    /// What it is made of again in another process.
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        fields_of(
+            slf.as_any(),
+            &["text", "token_ids", "finish_reason", "stop", "tuco", "n_prompt", "truncated"],
+        )
+    }
+
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let text = self.text.as_ref().map(|text| PyString::new(py, text).repr()).transpose()?;
         let text = text.map_or_else(|| "without text".to_owned(), |text| text.to_string());
@@ -42,12 +68,19 @@ impl Completion {
 }
 
 impl Completion {
-    pub fn new(py: Python<'_>, text: Text) -> Self {
-        let finish_reason = text.finish_reason();
+    pub fn of(py: Python<'_>, text: Text, n_prompt: usize, truncated: bool) -> Self {
+        let finish_reason = text.finish_reason().to_owned();
         let Text { text, stop, completion } = text;
         let tuco = (!completion.tuco.is_empty()).then(|| completion.tuco.to_pyarray(py).unbind());
-        Self { text, token_ids: completion.token_ids.to_pyarray(py).unbind(), finish_reason, stop, tuco }
+        let token_ids = completion.token_ids.to_pyarray(py).unbind();
+        Self { text, token_ids, finish_reason, stop, tuco, n_prompt, truncated }
     }
+}
+
+/// What `__reduce__` says of an object that its class makes of its fields.
+pub fn fields_of<'py>(object: &Bound<'py, PyAny>, names: &[&str]) -> PyResult<Bound<'py, PyTuple>> {
+    let fields = names.iter().map(|name| object.getattr(*name)).collect::<PyResult<Vec<_>>>()?;
+    (object.get_type(), PyTuple::new(object.py(), fields)?).into_pyobject(object.py())
 }
 
 /// The arguments of `Pair.generate` besides the prompts.
@@ -100,7 +133,8 @@ impl Asked<'_, '_> {
 /// What random choices depend on besides the seed: as given, or the numbers from 1 on, as lines of a file are numbered.
 pub fn ids(given: Option<&Bound<'_, PyAny>>, prompts: usize) -> PyResult<Vec<Value>> {
     let Some(given) = given else { return Ok((1..=prompts).map(Value::from).collect()) };
-    let given = items_of(given, "ids", "texts or integers", prompts)?;
+    let given = items_of(given, "ids", "texts or integers")?;
+    check_count("ids", given.len(), prompts)?;
     let id_of = |(index, id): (usize, Bound<'_, PyAny>)| {
         if let Ok(text) = id.extract::<String>() {
             return Ok(json!(text));

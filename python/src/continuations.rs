@@ -1,7 +1,7 @@
 //! What follows prompts.
 
-use crate::inputs::Prompts;
-use pyo3::prelude::*;
+use crate::inputs::{Prompts, text_of};
+use pyo3::{prelude::*, types::PyString};
 use tuco::{
     Session,
     engine::Continued,
@@ -14,11 +14,13 @@ pub fn continuation_of(
     index: usize,
     given: &Bound<'_, PyAny>,
 ) -> PyResult<Result<Vec<u32>, RowError>> {
-    Ok(match given.extract::<String>() {
-        Ok(text) if text.is_empty() => Ok(Vec::new()),
-        Ok(text) => session.encoder().continuation(&text),
-        Err(_) => Ok(Prompts::ids(given, &format!("continuations[{index}]"))?),
-    })
+    let Ok(text) = given.cast::<PyString>() else {
+        return Prompts::ids(given, &format!("continuations[{index}]"));
+    };
+    Ok(text_of(text).and_then(|text| match text.is_empty() {
+        true => Ok(Vec::new()),
+        false => session.encoder().continuation(&text),
+    }))
 }
 
 pub fn of_continuation(error: RowError) -> RowError {

@@ -6,7 +6,7 @@ use pyo3::{
     exceptions::{PyException, PyTypeError, PyValueError},
     prelude::*,
     pybacked::PyBackedStr,
-    types::{PyBool, PyByteArray, PyBytes, PyDict, PyInt, PyList, PyString, PyTuple},
+    types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
 };
 use serde_json::Value;
 use std::fmt::Display;
@@ -27,6 +27,12 @@ enum Kept {
     Bad(RowError),
 }
 
+impl Kept {
+    fn ids(ids: Result<Vec<u32>, RowError>) -> Self {
+        ids.map_or_else(Self::Bad, Self::Ids)
+    }
+}
+
 /// A prompt, or why there is none.
 pub type Row<'a> = Result<ContentRef<'a>, RowError>;
 
@@ -38,10 +44,12 @@ impl Prompts {
             return Ok(Self(columns.into_iter().map(Kept::Column).collect()));
         }
         if let Ok(array) = given.cast::<PyUntypedArray>()
-            && array.dtype().kind() != b'O'
-            && array.dtype().kind() != b'U'
+            && !matches!(array.dtype().kind(), b'O' | b'U' | b'T')
         {
-            return Ok(Self(array_of(array, "prompts")?.into_iter().map(Kept::Ids).collect()));
+            return Ok(Self(array_of(array, "prompts")?.into_iter().map(Kept::ids).collect()));
+        }
+        if given.hasattr("__array__")? && !given.is_instance_of::<PyUntypedArray>() {
+            return Self::read(&as_array(given)?);
         }
         if given.is_instance_of::<PyString>() {
             return Ok(Self(vec![prompt_of(given, "prompts")?]));
@@ -50,8 +58,7 @@ impl Prompts {
             return Err(PyTypeError::new_err("prompts is a dict; a conversation is a list of dicts"));
         }
         let items = sequence(given)?.ok_or_else(|| {
-            let kind = given.get_type().name().map_or_else(|_| "object".into(), |name| name.to_string());
-            PyTypeError::new_err(format!("prompts is {kind}, {EXPECTED}, or a list of such"))
+            PyTypeError::new_err(format!("prompts is {}, {EXPECTED}, or a list of such", kind_of(given)))
         })?;
         let first = items.first();
         if first.is_some_and(|first| is_int(first) || first.is_instance_of::<PyDict>()) {
@@ -68,19 +75,22 @@ impl Prompts {
     }
 
     /// The token ids of one prompt, which may be none.
-    pub fn ids(given: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u32>> {
+    pub fn ids(given: &Bound<'_, PyAny>, name: &str) -> PyResult<Result<Vec<u32>, RowError>> {
         let wrong = || -> PyErr {
-            let kind = given.get_type().name().map_or_else(|_| "object".into(), |name| name.to_string());
-            PyTypeError::new_err(format!("{name} is {kind}, expected a list or array of token ids"))
+            PyTypeError::new_err(format!(
+                "{name} is {}, expected a list or array of token ids",
+                kind_of(given)
+            ))
         };
         if given.is_instance_of::<PyUntypedArray>() || given.hasattr("__array__")? {
             return match prompt_of(given, name)? {
-                Kept::Ids(ids) => Ok(ids),
+                Kept::Ids(ids) => Ok(Ok(ids)),
+                Kept::Bad(error) => Ok(Err(error)),
                 _ => Err(wrong()),
             };
         }
         match if given.is_instance_of::<PyString>() { None } else { sequence(given)? } {
-            Some(items) if items.is_empty() => Ok(Vec::new()),
+            Some(items) if items.is_empty() => Ok(Ok(Vec::new())),
             Some(items) if is_int(&items[0]) => ids_of(&items, name),
             _ => Err(wrong()),
         }
@@ -130,19 +140,42 @@ pub fn items_of<'py>(
     given: &Bound<'py, PyAny>,
     name: &str,
     expected: &str,
-    prompts: usize,
 ) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let items = if given.is_instance_of::<PyString>() { None } else { sequence(given)? };
-    let items = items.ok_or_else(|| {
+    items.ok_or_else(|| {
         PyTypeError::new_err(format!("{name} is no list, expected a list of {expected}, one for each prompt"))
-    })?;
-    match items.len() == prompts {
-        true => Ok(items),
+    })
+}
+
+/// Whether there is an item for each prompt.
+pub fn check_count(name: &str, items: usize, prompts: usize) -> PyResult<()> {
+    match items == prompts {
+        true => Ok(()),
         false => Err(PyTypeError::new_err(format!(
-            "{name} has {} items, expected one for each of {prompts} prompts",
-            items.len()
+            "{name} has {items} items, expected one for each of {prompts} prompts"
         ))),
     }
+}
+
+/// The name of a value's class.
+fn kind_of(value: &Bound<'_, PyAny>) -> String {
+    value.get_type().name().map_or_else(|_| "object".into(), |name| name.to_string())
+}
+
+/// What stands for a missing value in lists and in pandas' columns.
+fn is_missing(value: &Bound<'_, PyAny>) -> bool {
+    value.is_none() || value.cast::<PyFloat>().is_ok_and(|number| number.value().is_nan())
+}
+
+/// Text of Python as the library's, which has no lone surrogates.
+pub fn text_of(text: &Bound<'_, PyString>) -> Result<PyBackedStr, RowError> {
+    let invalid = |error: PyErr| RowError::new(RowErrorKind::InvalidUtf8, error.value(text.py()).to_string());
+    PyBackedStr::try_from(text.clone()).map_err(invalid)
+}
+
+/// Tensors of other libraries; numpy shares their memory.
+fn as_array<'py>(given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    given.py().import("numpy")?.call_method1("asarray", (given,))
 }
 
 pub fn is_int(value: &Bound<'_, PyAny>) -> bool {
@@ -155,31 +188,23 @@ pub fn is_int(value: &Bound<'_, PyAny>) -> bool {
 /// One prompt, called `name` in messages.
 fn prompt_of(given: &Bound<'_, PyAny>, name: &str) -> PyResult<Kept> {
     if let Ok(text) = given.cast::<PyString>() {
-        return Ok(match PyBackedStr::try_from(text.clone()) {
-            Ok(text) => Kept::Text(text),
-            // A lone surrogate.
-            Err(error) => {
-                Kept::Bad(RowError::new(RowErrorKind::InvalidUtf8, error.value(given.py()).to_string()))
-            }
-        });
+        return Ok(text_of(text).map_or_else(Kept::Bad, Kept::Text));
+    }
+    if is_missing(given) {
+        return Ok(Kept::Bad(null()));
     }
     if let Ok(array) = given.cast::<PyUntypedArray>() {
         return match array.ndim() {
-            1 => Ok(Kept::Ids(array_of(array, name)?.concat())),
+            1 => Ok(Kept::ids(array_of(array, name)?.remove(0))),
             dimensions => Err(PyValueError::new_err(format!(
                 "{name} is an array of {dimensions} dimensions, expected the token ids of one prompt (1 dimension)"
             ))),
         };
     }
     if given.hasattr("__array__")? {
-        // Tensors of other libraries; numpy shares their memory.
-        let array = given.py().import("numpy")?.call_method1("asarray", (given,))?;
-        return prompt_of(&array, name);
+        return prompt_of(&as_array(given)?, name);
     }
-    let wrong = || {
-        let kind = given.get_type().name().map_or_else(|_| "object".into(), |name| name.to_string());
-        PyTypeError::new_err(format!("{name} is {kind}, {EXPECTED}"))
-    };
+    let wrong = || PyTypeError::new_err(format!("{name} is {}, {EXPECTED}", kind_of(given)));
     let items = if given.is_instance_of::<PyDict>() { None } else { sequence(given)? };
     prompt_of_items(given.py(), items.ok_or_else(wrong)?, name)
 }
@@ -188,10 +213,10 @@ fn prompt_of(given: &Bound<'_, PyAny>, name: &str) -> PyResult<Kept> {
 fn prompt_of_items(py: Python<'_>, items: Vec<Bound<'_, PyAny>>, name: &str) -> PyResult<Kept> {
     match items.first() {
         None => Ok(Kept::Bad(RowError::new(RowErrorKind::EmptyPrompt, "the prompt is an empty list"))),
-        Some(first) if is_int(first) => ids_of(&items, name).map(Kept::Ids),
+        Some(first) if is_int(first) => ids_of(&items, name).map(Kept::ids),
         Some(first) if first.is_instance_of::<PyDict>() => messages_of(PyList::new(py, items)?.as_any()),
         Some(first) => {
-            let kind = first.get_type().name()?;
+            let kind = kind_of(first);
             Err(PyTypeError::new_err(format!(
                 "{name}[0] is {kind}, expected an integer (of token ids) or a dict (of a conversation)"
             )))
@@ -199,29 +224,33 @@ fn prompt_of_items(py: Python<'_>, items: Vec<Bound<'_, PyAny>>, name: &str) -> 
     }
 }
 
-fn ids_of(items: &[Bound<'_, PyAny>], name: &str) -> PyResult<Vec<u32>> {
+/// Token ids; what is none is told, an id out of range is the prompt's own error.
+fn ids_of(items: &[Bound<'_, PyAny>], name: &str) -> PyResult<Result<Vec<u32>, RowError>> {
+    if let Some(index) = items.iter().position(|item| !is_int(item)) {
+        let kind = kind_of(&items[index]);
+        return Err(PyTypeError::new_err(format!("{name}[{index}] is {kind}, expected an integer")));
+    }
     let id_of = |(index, item): (usize, &Bound<'_, PyAny>)| {
-        if !is_int(item) {
-            let kind = item.get_type().name()?;
-            return Err(PyTypeError::new_err(format!("{name}[{index}] is {kind}, expected an integer")));
-        }
-        item.extract::<u32>().map_err(|_| out_of_range(&format!("{name}[{index}]"), item))
+        item.extract::<u32>().map_err(|_| out_of_range(index, item))
     };
-    items.iter().enumerate().map(id_of).collect()
+    Ok(items.iter().enumerate().map(id_of).collect())
 }
 
-/// Wider integers as token ids; `place` names one.
-fn ids_in<T: Copy + Display + TryInto<u32>>(
-    values: &[T],
-    place: impl Fn(usize) -> String,
-) -> PyResult<Vec<u32>> {
-    let id_of =
-        |(index, value): (usize, &T)| (*value).try_into().map_err(|_| out_of_range(&place(index), value));
-    values.iter().enumerate().map(id_of).collect()
+/// Wider integers as the token ids of prompts of one length.
+fn ids_in<T: Copy + Display + TryInto<u32>>(values: &[T], width: usize) -> Vec<Result<Vec<u32>, RowError>> {
+    let id_of = |(index, value): (usize, &T)| (*value).try_into().map_err(|_| out_of_range(index, value));
+    values.chunks_exact(width).map(|prompt| prompt.iter().enumerate().map(id_of).collect()).collect()
 }
 
-fn out_of_range(place: &str, found: &dyn Display) -> PyErr {
-    PyValueError::new_err(format!("{place} is {found}, expected a token id from 0 to {}", u32::MAX))
+/// The error of a prompt whose token `index` is no id.
+pub fn out_of_range(index: usize, found: &dyn Display) -> RowError {
+    let message = format!("token {index} has id {found}, expected 0 to {}", u32::MAX);
+    RowError::new(RowErrorKind::TokenOutOfRange, message)
+}
+
+/// The error of a prompt that is missing.
+pub fn null() -> RowError {
+    RowError::new(RowErrorKind::InvalidRow, "the prompt is null")
 }
 
 /// A conversation, through JSON.
@@ -246,7 +275,7 @@ fn messages_of(given: &Bound<'_, PyAny>) -> PyResult<Kept> {
 }
 
 /// The token ids of an array: of one prompt, or of a prompt a row. They are copied while no other thread can write to them.
-fn array_of(array: &Bound<'_, PyUntypedArray>, name: &str) -> PyResult<Vec<Vec<u32>>> {
+fn array_of(array: &Bound<'_, PyUntypedArray>, name: &str) -> PyResult<Vec<Result<Vec<u32>, RowError>>> {
     let dtype = array.dtype();
     if !matches!(dtype.kind(), b'i' | b'u') {
         return Err(PyTypeError::new_err(format!(
@@ -268,25 +297,19 @@ fn array_of(array: &Bound<'_, PyUntypedArray>, name: &str) -> PyResult<Vec<Vec<u
             array.strides()
         )));
     }
-    let flat: Vec<u32> = if let Ok(ids) = array.as_any().extract::<PyReadonlyArrayDyn<'_, u32>>() {
-        ids.as_slice()?.to_vec()
-    } else {
-        // Other integers, and other byte orders.
-        let place = |index: usize| match array.ndim() {
-            1 => format!("{name}[{index}]"),
-            _ => format!("{name}[{}][{}]", index / width, index % width),
-        };
-        let is_signed = dtype.kind() == b'i';
-        let wide = array.as_any().call_method1("astype", (if is_signed { "int64" } else { "uint64" },))?;
-        if is_signed {
-            ids_in(wide.extract::<PyReadonlyArrayDyn<'_, i64>>()?.as_slice()?, place)?
-        } else {
-            ids_in(wide.extract::<PyReadonlyArrayDyn<'_, u64>>()?.as_slice()?, place)?
-        }
-    };
-    match array.ndim() {
-        1 => Ok(vec![flat]),
-        _ if width == 0 => Ok(vec![Vec::new(); array.shape()[0]]),
-        _ => Ok(flat.chunks_exact(width).map(<[u32]>::to_vec).collect()),
+    if width == 0 {
+        let prompts = if array.ndim() == 1 { 1 } else { array.shape()[0] };
+        return Ok(vec![Ok(Vec::new()); prompts]);
     }
+    if let Ok(ids) = array.as_any().extract::<PyReadonlyArrayDyn<'_, u32>>() {
+        return Ok(ids.as_slice()?.chunks_exact(width).map(|prompt| Ok(prompt.to_vec())).collect());
+    }
+    // Other integers, and other byte orders.
+    let is_signed = dtype.kind() == b'i';
+    let wide = array.as_any().call_method1("astype", (if is_signed { "int64" } else { "uint64" },))?;
+    Ok(if is_signed {
+        ids_in(wide.extract::<PyReadonlyArrayDyn<'_, i64>>()?.as_slice()?, width)
+    } else {
+        ids_in(wide.extract::<PyReadonlyArrayDyn<'_, u64>>()?.as_slice()?, width)
+    })
 }

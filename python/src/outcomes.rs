@@ -36,8 +36,7 @@ impl Errors {
 
     /// Before anything is computed.
     pub fn check<T>(self, py: Python<'_>, rows: &[Result<T, RowError>]) -> PyResult<()> {
-        let first = rows.iter().enumerate().find_map(|(index, row)| Some((index, row.as_ref().err()?)));
-        match first {
+        match first_error(rows) {
             Some((index, error)) if self == Self::Raise => Err(row_exception(py, index, error)),
             _ => Ok(()),
         }
@@ -68,6 +67,11 @@ impl Errors {
             None => Ok(found),
         }
     }
+}
+
+/// The first prompt that has no outcome, and why.
+pub fn first_error<T>(rows: &[Result<T, RowError>]) -> Option<(usize, &RowError)> {
+    rows.iter().enumerate().find_map(|(index, row)| Some((index, row.as_ref().err()?)))
 }
 
 /// What `passed` has for each row that was good, or what was wrong with it before.

@@ -4,8 +4,8 @@ use crate::{
     completion::{self, Completion},
     continuations::{check_vocabulary, continuation_of, fits, of_continuation},
     errors::{Raise, row_exception, usage},
-    inputs::{Prompts, items_of},
-    outcomes::{Errors, joined, row_exception_with},
+    inputs::{Prompts, check_count, items_of},
+    outcomes::{Errors, first_error, joined, row_exception_with},
     running::{Bar, run},
     scores::{Asked, Outcome, Scores},
     scoring::{parts, score_part},
@@ -13,11 +13,7 @@ use crate::{
     used::Used,
 };
 use numpy::{PyArray1, PyArrayMethods, ToPyArray};
-use pyo3::{
-    exceptions::{PyTypeError, PyUserWarning},
-    prelude::*,
-    types::PyList,
-};
+use pyo3::{exceptions::PyTypeError, prelude::*, types::PyList};
 use std::{
     ffi::CString,
     sync::{Arc, PoisonError, RwLock},
@@ -27,8 +23,8 @@ use tuco::{
     Session, SessionOptions,
     engine::{Continued, Prompt, Tokens, check_alphas},
     model::PairWeights,
-    prompt::{ContentRef, Encoded, RowError},
-    session::Text,
+    prompt::{ContentRef, Encoded, RowError, RowErrorKind},
+    session::{Logits, Text},
 };
 
 /// A pre-trained model and the model fine-tuned from it, open and ready. `tuco.Pair` adds `from_pretrained`.
@@ -53,16 +49,26 @@ impl Pair {
         session.map(Used::begin).ok_or_else(|| usage(py, "the pair is closed"))
     }
 
-    /// The token ids of all prompts.
-    fn encoded(py: Python<'_>, session: &Session, prompts: &Bound<'_, PyAny>) -> PyResult<Rows> {
+    /// The token ids of all prompts, which so many tokens are to follow as `following` says of each. What there is to tell of them is
+    /// told before anything is computed.
+    fn encoded(
+        py: Python<'_>,
+        session: &Session,
+        prompts: &Bound<'_, PyAny>,
+        following: &(dyn Fn(usize) -> usize + Sync),
+    ) -> PyResult<Rows> {
         let prompts = Prompts::read(prompts)?;
         let rows = prompts.rows();
-        let good: Vec<ContentRef<'_>> = rows.iter().filter_map(|row| row.as_ref().ok()).copied().collect();
+        let good: Vec<(usize, ContentRef<'_>)> =
+            rows.iter().enumerate().filter_map(|(index, row)| Some((index, *row.as_ref().ok()?))).collect();
         let mut encoded = Vec::with_capacity(good.len());
         for some in good.chunks(ENCODED_AT_ONCE) {
-            encoded.extend(py.detach(|| session.encode(some)).raise(py)?);
+            let contents: Vec<ContentRef<'_>> = some.iter().map(|(_, content)| *content).collect();
+            let following = |place: usize| following(some[place].0);
+            encoded.extend(py.detach(|| session.encode_before(&contents, &following)).raise(py)?);
             py.check_signals()?;
         }
+        Self::warn(py, session)?;
         let mut encoded = encoded.into_iter();
         let rows = rows.iter().map(|row| match row {
             Ok(_) => encoded.next().expect("as many as were given"),
@@ -72,8 +78,13 @@ impl Pair {
     }
 
     /// The token ids of prompts that must all be good.
-    fn all_encoded(py: Python<'_>, session: &Session, prompts: &Bound<'_, PyAny>) -> PyResult<Vec<Encoded>> {
-        let rows = Self::encoded(py, session, prompts)?.into_iter().enumerate();
+    fn all_encoded(
+        py: Python<'_>,
+        session: &Session,
+        prompts: &Bound<'_, PyAny>,
+        following: usize,
+    ) -> PyResult<Vec<Encoded>> {
+        let rows = Self::encoded(py, session, prompts, &|_| following)?.into_iter().enumerate();
         rows.map(|(index, row)| row.map_err(|error| row_exception(py, index, &error))).collect()
     }
 
@@ -87,13 +98,38 @@ impl Pair {
 fn warn_at(py: Python<'_>, session: &Session, level: i32) -> PyResult<()> {
     for warning in session.take_warnings() {
         let text = CString::new(warning.replace('\0', " "))?;
-        PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, level)?;
+        warn_of(py, &text, level)?;
     }
     Ok(())
 }
 
-fn tokens(encoded: &[&[u32]]) -> u64 {
-    encoded.iter().map(|ids| ids.len() as u64).sum()
+fn warn_of(py: Python<'_>, text: &std::ffi::CStr, level: i32) -> PyResult<()> {
+    let category = py.import("tuco.errors")?.getattr("TucoWarning")?;
+    PyErr::warn(py, &category, text, level)
+}
+
+/// Tells how many prompts were cut, where results do not say of each.
+fn warn_of_cut<'a>(py: Python<'_>, rows: impl Iterator<Item = &'a Encoded>) -> PyResult<()> {
+    let cut = rows.filter(|encoded| encoded.truncated).count();
+    if cut == 0 {
+        return Ok(());
+    }
+    let text = format!("{cut} of the prompts are longer than the model takes, and were cut (on_overlength)");
+    warn_of(py, &CString::new(text)?, 1)
+}
+
+fn ids_of<'a>(encoded: impl Iterator<Item = &'a Encoded>) -> impl Iterator<Item = &'a [u32]> {
+    encoded.map(|encoded| encoded.token_ids.as_slice())
+}
+
+fn tokens<'a>(prompts: impl Iterator<Item = &'a [u32]>) -> u64 {
+    prompts.map(|ids| ids.len() as u64).sum()
+}
+
+/// A list of numbers, or what has one, as arrays and tensors have.
+fn numbers_of(given: &Bound<'_, PyAny>) -> Option<Vec<f64>> {
+    let listed = || given.call_method0("tolist").and_then(|list| list.extract());
+    given.extract().or_else(|_| listed()).ok()
 }
 
 #[pymethods]
@@ -195,18 +231,17 @@ impl Pair {
     /// The token ids of each prompt, uint32, as the other methods make them.
     fn encode<'py>(&self, py: Python<'py>, prompts: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let session = self.session(py)?;
-        let encoded = Self::all_encoded(py, &session, prompts)?;
-        Self::warn(py, &session)?;
+        let encoded = Self::all_encoded(py, &session, prompts, 0)?;
         PyList::new(py, encoded.iter().map(|encoded| encoded.token_ids.to_pyarray(py)))
     }
 
-    /// The token ids of text in the middle of other text: no special tokens are added.
+    /// The token ids of text alone: no special tokens are added.
     fn encode_text<'py>(&self, py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyArray1<u32>>> {
         let session = self.session(py)?;
         if text.is_empty() {
             return Ok(PyArray1::from_vec(py, Vec::new()));
         }
-        let ids = session.encoder().continuation(text);
+        let ids = session.encoder().bare(text);
         Ok(PyArray1::from_vec(py, ids.map_err(|error| usage(py, &error.message))?))
     }
 
@@ -220,8 +255,9 @@ impl Pair {
     ) -> PyResult<String> {
         let session = self.session(py)?;
         let ids = Prompts::ids(token_ids, "token_ids")?;
+        let ids = ids.and_then(|ids| check_vocabulary(&session, &ids).map(|()| ids));
+        let ids = ids.map_err(|error| usage(py, &format!("token_ids: {}", error.message)))?;
         let encoder = session.encoder();
-        check_vocabulary(&session, &ids).map_err(|error| usage(py, &error.message))?;
         let text = if skip_special_tokens { encoder.text_of_all(&ids) } else { encoder.spelled(&ids) };
         text.ok_or_else(|| usage(py, "the tuned model has no tokenizer that can be read"))
     }
@@ -277,12 +313,11 @@ impl Pair {
     ) -> PyResult<Scores> {
         let errors = Errors::parse(py, errors)?;
         let session = self.session(py)?;
-        let rows = Self::encoded(py, &session, prompts)?;
+        let rows = Self::encoded(py, &session, prompts, &|_| 0)?;
         errors.check(py, &rows)?;
         let good: Vec<&Encoded> = rows.iter().flatten().collect();
         let passes = 1 + u64::from(output_co) + u64::from(all_tokens);
-        let tokens = good.iter().map(|encoded| encoded.token_ids.len() as u64).sum::<u64>();
-        let bar = Bar::new(py, progress, "score", passes * tokens)?;
+        let bar = Bar::new(py, progress, "score", passes * tokens(ids_of(good.iter().copied())))?;
         let num_layers = session.spec().num_hidden_layers;
         let asked = Asked { layers, all_tokens, output_co, num_layers };
         let scored = run(py, bar, |observer| {
@@ -296,11 +331,8 @@ impl Pair {
         Self::warn(py, &session)?;
         let outcomes: Vec<Outcome> = joined(rows, scored).collect();
         let scores = Scores::new(&outcomes, asked);
-        match scores.first_error() {
-            Some((index, error)) if errors == Errors::Raise => {
-                let (index, error) = (*index, error.clone());
-                Err(row_exception_with(py, (index, &error), "scores", scores))
-            }
+        match first_error(&outcomes) {
+            Some(first) if errors == Errors::Raise => Err(row_exception_with(py, first, "scores", scores)),
             _ => Ok(scores),
         }
     }
@@ -313,27 +345,31 @@ impl Pair {
     ///         between the tuned embedding and head.
     ///         A list of factors costs less than as many calls.
     ///     tokens: only the logits of these tokens, in this order.
+    ///     errors: as of `score`; with "rows" a prompt that cannot be used has NaN.
+    ///     progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
     ///
     /// Returns:
     ///     float64, `[prompts, tokens]`; for a list of alphas `[alphas, prompts, tokens]`.
     ///
     /// Raises:
     ///     PromptError: as of `score` (its `logits` are those of the others).
-    #[pyo3(signature = (prompts, alpha=None, *, tokens=None, progress=None))]
+    #[pyo3(signature = (prompts, alpha=None, *, tokens=None, errors="raise", progress=None))]
     fn logits<'py>(
         &self,
         py: Python<'py>,
         prompts: &Bound<'py, PyAny>,
         alpha: Option<&Bound<'py, PyAny>>,
         tokens: Option<&Bound<'py, PyAny>>,
+        errors: &str,
         progress: Option<bool>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let errors = Errors::parse(py, errors)?;
         let (alphas, is_one) = match alpha {
             None => (vec![1.0], true),
             Some(alpha) => match alpha.extract::<f64>() {
                 Ok(alpha) => (vec![alpha], true),
                 Err(_) => (
-                    alpha.extract::<Vec<f64>>().map_err(|_| {
+                    numbers_of(alpha).ok_or_else(|| {
                         PyTypeError::new_err("alpha must be a number from 0 on, or a list of such")
                     })?,
                     false,
@@ -341,23 +377,32 @@ impl Pair {
             },
         };
         check_alphas(&alphas).raise(py)?;
-        let chosen = tokens.map(|tokens| Prompts::ids(tokens, "tokens")).transpose()?;
+        let chosen = tokens.map(|tokens| Prompts::ids(tokens, "tokens")).transpose()?.transpose();
+        let chosen = chosen.map_err(|error| usage(py, &format!("tokens: {}", error.message)))?;
         let session = self.session(py)?;
-        let encoded = Self::all_encoded(py, &session, prompts)?;
-        let ids: Vec<&[u32]> = encoded.iter().map(|encoded| encoded.token_ids.as_slice()).collect();
-        let bar = Bar::new(py, progress, "logits", self::tokens(&ids))?;
+        let rows = Self::encoded(py, &session, prompts, &|_| 0)?;
+        errors.check(py, &rows)?;
+        warn_of_cut(py, rows.iter().flatten())?;
+        let ids: Vec<&[u32]> = ids_of(rows.iter().flatten()).collect();
+        let bar = Bar::new(py, progress, "logits", self::tokens(ids.iter().copied()))?;
         let asked = chosen.as_deref().map_or(Tokens::All, Tokens::Of);
         let logits = run(py, bar, |observer| session.logits(&ids, &alphas, asked, observer))?.raise(py)?;
         Self::warn(py, &session)?;
-        let flat = PyArray1::from_vec(py, logits.values);
-        let [_, prompts, width] = logits.shape;
+        let first = logits.errors.first().cloned();
+        let good: Vec<usize> = (0..rows.len()).filter(|row| rows[*row].is_ok()).collect();
+        let Logits { values, shape: [alphas, prompts, width], .. } =
+            logits.among(&good, rows.len()).raise(py)?;
+        let flat = PyArray1::from_vec(py, values);
         let shaped = match is_one {
             true => flat.reshape([prompts, width])?.into_any(),
-            false => flat.reshape(logits.shape)?.into_any(),
+            false => flat.reshape([alphas, prompts, width])?.into_any(),
         };
-        match logits.errors.first() {
-            Some((index, error)) => Err(row_exception_with(py, (*index, error), "logits", shaped)),
-            None => Ok(shaped),
+        match first {
+            // All prompts passed where one that did not raises.
+            Some((index, error)) if errors == Errors::Raise => {
+                Err(row_exception_with(py, (index, &error), "logits", shaped))
+            }
+            _ => Ok(shaped),
         }
     }
 
@@ -388,25 +433,32 @@ impl Pair {
     ) -> PyResult<Bound<'py, PyList>> {
         let errors = Errors::parse(py, errors)?;
         let session = self.session(py)?;
-        let rows = Self::encoded(py, &session, prompts)?;
-        let continuations = items_of(continuations, "continuations", "text or token ids", rows.len())?;
-        let whole = |(index, (row, more)): (usize, (Result<Encoded, RowError>, &Bound<'_, PyAny>))| {
-            let more = continuation_of(&session, index, more)?;
-            Ok(row.and_then(|encoded| {
-                let n_prompt = encoded.token_ids.len();
-                let whole = [encoded.token_ids, more.map_err(of_continuation)?].concat();
-                fits(&session, &whole, n_prompt).map_err(of_continuation)?;
-                Ok((whole, n_prompt))
-            }))
+        let continuations = items_of(continuations, "continuations", "text or token ids")?;
+        let continuation = |(index, given)| continuation_of(&session, index, given);
+        let continuations =
+            continuations.iter().enumerate().map(continuation).collect::<PyResult<Vec<_>>>()?;
+        // The last token passes no layer.
+        let following = |index: usize| match continuations.get(index) {
+            Some(Ok(more)) => more.len().saturating_sub(1),
+            _ => 0,
         };
-        let rows =
-            rows.into_iter().zip(&continuations).enumerate().map(whole).collect::<PyResult<Vec<_>>>()?;
+        let rows = Self::encoded(py, &session, prompts, &following)?;
+        check_count("continuations", continuations.len(), rows.len())?;
+        warn_of_cut(py, rows.iter().flatten())?;
+        let whole = |(row, more): (Result<Encoded, RowError>, Result<Vec<u32>, RowError>)| {
+            let encoded = row?;
+            let n_prompt = encoded.token_ids.len();
+            let whole = [encoded.token_ids, more.map_err(of_continuation)?].concat();
+            fits(&session, &whole, n_prompt).map_err(of_continuation)?;
+            Ok((whole, n_prompt))
+        };
+        let rows: Vec<Result<(Vec<u32>, usize), RowError>> =
+            rows.into_iter().zip(continuations).map(whole).collect();
         errors.check(py, &rows)?;
         let good = rows.iter().flatten();
         let texts: Vec<Continued<'_>> =
             good.map(|(token_ids, n_prompt)| Continued { token_ids, n_prompt: *n_prompt }).collect();
-        let passing: Vec<&[u32]> = texts.iter().map(Continued::passing).collect();
-        let bar = Bar::new(py, progress, "likelihoods", tokens(&passing))?;
+        let bar = Bar::new(py, progress, "likelihoods", tokens(texts.iter().map(Continued::passing)))?;
         let found = run(py, bar, |observer| session.likelihoods(&texts, alpha, observer))?.raise(py)?;
         Self::warn(py, &session)?;
         let arrays = |of: Vec<tuco::engine::Likelihood>| -> Likelihoods<'py> {
@@ -479,7 +531,8 @@ impl Pair {
         };
         let session = self.session(py)?;
         let completing = asked.completing(py, &session)?;
-        let rows = Self::encoded(py, &session, prompts)?;
+        let following = completing.generation.max_new_tokens;
+        let rows = Self::encoded(py, &session, prompts, &|_| following)?;
         errors.check(py, &rows)?;
         let ids = completion::ids(ids, rows.len())?;
         let good = rows.iter().zip(&ids).filter_map(|(row, id)| Some((row.as_ref().ok()?, id)));
@@ -491,29 +544,40 @@ impl Pair {
         let completions =
             run(py, bar, |observer| session.generate(&prompts, &completing, observer))?.raise(py)?;
         Self::warn(py, &session)?;
-        let made = |of: Vec<Text>| -> Vec<Completion> {
-            of.into_iter().map(|text| Completion::new(py, text)).collect()
+        let about: Vec<(usize, bool)> = rows
+            .iter()
+            .map(|row| row.as_ref().map_or((0, false), |row| (row.token_ids.len(), row.truncated)))
+            .collect();
+        let made = |(outcome, (n_prompt, truncated)): (Result<Vec<Text>, RowError>, _)| {
+            let of_prompt = outcome?.into_iter().map(|text| Completion::of(py, text, n_prompt, truncated));
+            Ok(of_prompt.collect::<Vec<Completion>>())
         };
-        errors.list(py, "completions", joined(rows, completions).map(|outcome| outcome.map(made)))
+        errors.list(py, "completions", joined(rows, completions).zip(about).map(made))
     }
 
     /// The contributions of every layer to every token of a prompt, and of the response that follows it.
     ///
     /// Raises:
+    ///     PromptError: a prompt that cannot be used, or is too long with its response.
     ///     NotFiniteError: a hidden state that overflows.
     #[pyo3(signature = (prompt, response=None))]
     fn trace(&self, py: Python<'_>, prompt: &Bound<'_, PyAny>, response: Option<&str>) -> PyResult<Trace> {
         let session = self.session(py)?;
-        let mut encoded = Self::all_encoded(py, &session, prompt)?;
+        let response = response.map(|response| session.encoder().continuation(response)).transpose();
+        let response = response.map_err(|error| usage(py, &format!("response: {}", error.message)))?;
+        let response = response.unwrap_or_default();
+        let mut encoded = Self::all_encoded(py, &session, prompt, response.len())?;
         if encoded.len() != 1 {
             let count = encoded.len();
             return Err(PyTypeError::new_err(format!("trace takes one prompt, found {count}")));
         }
-        let mut ids = encoded.remove(0).token_ids;
+        let Encoded { token_ids: mut ids, truncated } = encoded.remove(0);
         let n_prompt = ids.len();
-        if let Some(response) = response {
-            let more = session.encoder().continuation(response);
-            ids.extend(more.map_err(|error| usage(py, &format!("response: {}", error.message)))?);
+        ids.extend(response);
+        let most = session.encoder().context_length();
+        if ids.len() > most {
+            let message = format!("{} tokens with the response, expected at most {most}", ids.len());
+            return Err(row_exception(py, 0, &RowError::new(RowErrorKind::TooLong, message)));
         }
         let (trace, says) = run(py, Bar::new(py, Some(false), "trace", 0)?, |observer| {
             let trace = session.trace(&[&ids], observer)?.remove(0)?;
@@ -526,6 +590,6 @@ impl Pair {
         .raise(py)?;
         Self::warn(py, &session)?;
         let texts = ids.iter().map(|id| session.encoder().text_of(*id)).collect();
-        Ok(Trace::new(py, &ids, n_prompt, texts, &trace, says))
+        Ok(Trace::of(py, &ids, (n_prompt, truncated), texts, &trace, says))
     }
 }

@@ -1,6 +1,6 @@
 //! What `Pair.score` gives: columns that numpy and Arrow share without copies.
 
-use crate::arrow;
+use crate::{arrow, errors::usage};
 use arrow_array::{
     Array, ArrayRef, BooleanArray, FixedSizeListArray, Float64Array, ListArray, RecordBatch, StringArray,
     StructArray, UInt32Array,
@@ -8,7 +8,8 @@ use arrow_array::{
     types::{Float64Type, UInt32Type},
 };
 use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow_schema::{DataType, Field, Fields, Schema};
+use arrow_ipc::{reader::StreamReader, writer::StreamWriter};
+use arrow_schema::{ArrowError, DataType, Field, Fields, Schema};
 use numpy::{
     PyArray1, PyArray2, PyArrayMethods, PyUntypedArray,
     ndarray::{ArrayView1, ArrayView2},
@@ -16,7 +17,7 @@ use numpy::{
 use pyo3::{
     exceptions::{PyAttributeError, PyIndexError},
     prelude::*,
-    types::{PyCapsule, PyDict, PyList, PyTuple},
+    types::{PyBytes, PyCapsule, PyDict, PyList, PyTuple},
 };
 use std::sync::Arc;
 use tuco::{
@@ -75,7 +76,6 @@ pub struct Asked {
 #[pyclass(module = "tuco", frozen, sequence)]
 pub struct Scores {
     batch: RecordBatch,
-    first_error: Option<(usize, RowError)>,
 }
 
 impl Scores {
@@ -123,13 +123,7 @@ impl Scores {
             .collect();
         let columns = columns.into_iter().map(|(_, column)| column).collect();
         let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns);
-        let first_error =
-            outcomes.iter().enumerate().find_map(|(index, row)| Some((index, row.as_ref().err()?.clone())));
-        Self { batch: batch.expect("columns of one length"), first_error }
-    }
-
-    pub fn first_error(&self) -> Option<&(usize, RowError)> {
-        self.first_error.as_ref()
+        Self { batch: batch.expect("columns of one length") }
     }
 
     pub fn error_count(&self) -> usize {
@@ -190,6 +184,25 @@ fn read_only(array: &Bound<'_, PyUntypedArray>) -> PyResult<()> {
 
 #[pymethods]
 impl Scores {
+    /// Scores as a stream of Arrow's IPC format, as `__reduce__` gives them.
+    #[new]
+    fn read(py: Python<'_>, ipc: &[u8]) -> PyResult<Self> {
+        let broken = |error: ArrowError| usage(py, &format!("no scores: {error}"));
+        let batch = StreamReader::try_new(ipc, None).and_then(|mut stream| {
+            stream.next().unwrap_or_else(|| Err(ArrowError::IpcError("the stream is empty".into())))
+        });
+        Ok(Self { batch: batch.map_err(broken)? })
+    }
+
+    /// What it is made of again in another process.
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        let (py, batch) = (slf.py(), &slf.get().batch);
+        let written = StreamWriter::try_new(Vec::new(), &batch.schema())
+            .and_then(|mut stream| stream.write(batch).and_then(|()| stream.into_inner()));
+        let ipc = written.map_err(|error| usage(py, &error.to_string()))?;
+        (slf.get_type(), (PyBytes::new(py, &ipc),)).into_pyobject(py)
+    }
+
     /// TuCo of each prompt, float64; NaN where a prompt could not be scored.
     #[getter]
     fn tuco<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyArray1<f64>>> {

@@ -1,7 +1,8 @@
 //! What `Pair.trace` gives.
 
-use numpy::{PyArray1, PyArray2, ToPyArray, ndarray::Array2};
-use pyo3::prelude::*;
+use crate::completion::fields_of;
+use numpy::{PyArray1, PyArray2, PyUntypedArrayMethods, ToPyArray, ndarray::Array2};
+use pyo3::{prelude::*, types::PyTuple};
 use tuco::{
     engine::{Split, Trace as Traced},
     metrics::{PartsL1, RunningL1, tuco},
@@ -16,6 +17,8 @@ pub struct Trace {
     tokens: Option<Vec<String>>,
     /// How many of the tokens are the prompt's.
     n_prompt: usize,
+    /// Tokens of the prompt were left out.
+    truncated: bool,
     /// TuCo of every token, `[tokens]`.
     tuco: Py<PyArray1<f64>>,
     /// The contribution after each layer, `[tokens, layers]`.
@@ -35,11 +38,74 @@ pub struct Trace {
     ft_logits: Option<Py<PyArray1<f64>>>,
 }
 
+#[pymethods]
 impl Trace {
-    pub fn new(
+    #[new]
+    #[pyo3(signature = (token_ids, tokens, n_prompt, truncated, tuco, beta_per_layer, attention_per_layer, mlp_per_layer, ptc_l1, ftc_l1, pt_logits, ft_logits))]
+    #[allow(clippy::too_many_arguments, reason = "its fields")]
+    fn new(
+        token_ids: Py<PyArray1<u32>>,
+        tokens: Option<Vec<String>>,
+        n_prompt: usize,
+        truncated: bool,
+        tuco: Py<PyArray1<f64>>,
+        beta_per_layer: Py<PyArray2<f64>>,
+        attention_per_layer: Py<PyArray2<f64>>,
+        mlp_per_layer: Py<PyArray2<f64>>,
+        ptc_l1: Py<PyArray2<f64>>,
+        ftc_l1: Py<PyArray2<f64>>,
+        pt_logits: Option<Py<PyArray1<f64>>>,
+        ft_logits: Option<Py<PyArray1<f64>>>,
+    ) -> Self {
+        Self {
+            token_ids,
+            tokens,
+            n_prompt,
+            truncated,
+            tuco,
+            beta_per_layer,
+            attention_per_layer,
+            mlp_per_layer,
+            ptc_l1,
+            ftc_l1,
+            pt_logits,
+            ft_logits,
+        }
+    }
+
+    /// What it is made of again in another process.
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        fields_of(
+            slf.as_any(),
+            &[
+                "token_ids",
+                "tokens",
+                "n_prompt",
+                "truncated",
+                "tuco",
+                "beta_per_layer",
+                "attention_per_layer",
+                "mlp_per_layer",
+                "ptc_l1",
+                "ftc_l1",
+                "pt_logits",
+                "ft_logits",
+            ],
+        )
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let shape = self.beta_per_layer.bind(py).shape();
+        let (tokens, layers) = (shape[0], shape[1]);
+        Ok(format!("<tuco.Trace of {tokens} tokens, {layers} layers>"))
+    }
+}
+
+impl Trace {
+    pub fn of(
         py: Python<'_>,
         token_ids: &[u32],
-        n_prompt: usize,
+        (n_prompt, truncated): (usize, bool),
         tokens: Option<Vec<String>>,
         trace: &Traced,
         says: Option<Split>,
@@ -59,6 +125,7 @@ impl Trace {
             token_ids: token_ids.to_pyarray(py).unbind(),
             tokens,
             n_prompt,
+            truncated,
             tuco: PyArray1::from_iter(py, last).unbind(),
             beta_per_layer: share(|l1| l1.whole),
             attention_per_layer: share(|l1| l1.attention),

@@ -23,27 +23,30 @@ import tuco
         ({"a"}, TypeError, "prompts is set"),
         ({"role": "user", "content": "a"}, TypeError, "a conversation is a list of dicts"),
         (["a", 3.5], TypeError, r"prompts\[1\] is float, expected text"),
-        (["a", None], TypeError, r"prompts\[1\] is NoneType"),
+        (["a", None], tuco.PromptError, r"prompts\[1\]: the prompt is null"),
+        (np.array([float("nan"), "a"], object), tuco.PromptError, r"prompts\[0\]: the prompt is null"),
+        (pa.array([None, None]), tuco.PromptError, r"prompts\[0\]: the prompt is null"),
+        (pa.array([[], []]), tuco.PromptError, r"prompts\[0\]: the prompt has no tokens"),
+        (pa.array([[None]]), tuco.PromptError, r"prompts\[0\]: token id 0 is null"),
         (["a", [True]], TypeError, r"prompts\[1\]\[0\] is bool"),
         (["a", b"bytes"], TypeError, r"prompts\[1\] is bytes"),
         ([[1, "x"]], TypeError, r"prompts\[0\]\[1\] is str, expected an integer"),
-        ([[1, -1]], ValueError, r"prompts\[0\]\[1\] is -1, expected a token id"),
-        ([[1, 2**40]], ValueError, r"prompts\[0\]\[1\] is 1099511627776"),
+        ([[1, -1]], tuco.PromptError, r"prompts\[0\]: token 1 has id -1, expected 0 to 4294967295"),
+        ([[1, 2**40]], tuco.PromptError, r"prompts\[0\]: token 1 has id 1099511627776"),
         (np.arange(10)[::2], ValueError, "not contiguous.*ascontiguousarray"),
         (["a", np.arange(10, dtype=np.uint32)[::-1]], ValueError, r"prompts\[1\] is an array that is not contiguous"),
         (np.zeros((4, 4), int).T[:2], ValueError, "not contiguous"),
         (np.zeros((2, 2, 2), int), ValueError, "3 dimensions"),
         ([np.zeros((2, 2), int)], ValueError, r"prompts\[0\] is an array of 2 dimensions"),
         (np.arange(3.0), TypeError, "array of float64, expected integers"),
-        (np.array([1, -2]), ValueError, r"prompts\[1\] is -2"),
-        (np.array([2**63], dtype=np.uint64), ValueError, "expected a token id"),
+        (np.array([1, -2]), tuco.PromptError, r"prompts\[0\]: token 1 has id -2"),
+        (np.array([2**63], dtype=np.uint64), tuco.PromptError, "has id 9223372036854775808, expected 0 to"),
         (pa.array([1.5]), TypeError, "Arrow column of Float64, expected strings"),
         (pa.table({"a": ["x"]}), TypeError, "table with columns a, expected one column"),
         (pa.array([1]).dictionary_encode(), TypeError, "Arrow column of Dictionary"),
-        (np.array([[1, 2], [3, 2**40]]), ValueError, r"prompts\[1\]\[1\] is 1099511627776"),
-        (np.array([2**63 + 5], np.uint64), ValueError, r"prompts\[0\] is 9223372036854775813"),
+        (np.array([[1, 2], [3, 2**40]]), tuco.PromptError, r"prompts\[1\]: token 1 has id 1099511627776"),
         (["a", "b\ud800"], tuco.PromptError, r"prompts\[1\]: .*surrogates not allowed"),
-        (pa.array([[1], [2, -7]]), tuco.PromptError, r"prompts\[1\]: token id -7 is out of range"),
+        (pa.array([[1], [2, -7]]), tuco.PromptError, r"prompts\[1\]: token 1 has id -7"),
         (pa.array([[1, None]]), tuco.PromptError, r"prompts\[0\]: token id 1 is null"),
         (pa.array([b"ab\xff\xfe", b"x"]).view(pa.string()), TypeError, "cannot be read: .*UTF-?8"),
         (pa.array([[{"role": "user", "content": 3}]]), tuco.PromptError, r"messages\[0\].content must be a string"),
@@ -101,8 +104,10 @@ def test_errors_are_of_the_kinds_that_python_knows(tmp_path):
     assert issubclass(tuco.ReadWriteError, OSError) and issubclass(tuco.DeviceError, RuntimeError)
     assert issubclass(tuco.OutOfMemoryError, MemoryError) and issubclass(tuco.UsageError, ValueError)
     assert issubclass(tuco.errors.NotFiniteError, OverflowError) and tuco.errors.NotFiniteError.exit_code == 42
-    error = pickle.loads(pickle.dumps(tuco.PromptError("m", 3, "too_long")))
-    assert (str(error), error.index, error.kind) == ("m", 3, "too_long")
+    error = tuco.PromptError("m", 3, "too_long")
+    error.logits = np.ones(2)
+    error = pickle.loads(pickle.dumps(error))
+    assert (str(error), error.index, error.kind, error.logits.tolist()) == ("m", 3, "too_long", [1, 1])
 
 
 def test_a_closed_pair_says_so():
@@ -115,6 +120,66 @@ def test_a_closed_pair_says_so():
             use("a")
     with pytest.raises(tuco.UsageError, match="the pair is closed"):
         pair.vocab_size
+
+
+def test_results_go_to_other_processes(demo):
+    def same(one, other):
+        np.testing.assert_equal(one, other)
+        return True
+
+    scores = demo.score(["Hello", ""], layers=True, all_tokens=True, output_co=True, errors="rows")
+    read = pickle.loads(pickle.dumps(scores))
+    assert list(read)[0] == list(scores)[0] and read.errors == scores.errors and read.to_arrow() == scores.to_arrow()
+    with pytest.raises(tuco.UsageError, match="no scores"):
+        tuco.Scores(b"not a stream")
+    ((completion,),) = demo.generate("Hello", max_new_tokens=3, tuco=True)
+    for result in (completion, demo.trace("Hello", response=" there")):
+        copied = pickle.loads(pickle.dumps(result))
+        names = [name for name in dir(type(result)) if not name.startswith("_")]
+        assert len(names) >= 7 and all(same(getattr(copied, name), getattr(result, name)) for name in names)
+
+
+def test_what_is_wrong_with_one_prompt_is_its_own(demo):
+    given = ["Hello", None, [1, -1], [1, 99999], "b\ud800", float("nan"), ""]
+    kinds = ["invalid_row", "token_out_of_range", "token_out_of_range", "invalid_utf8", "invalid_row", "empty_prompt"]
+    scores = demo.score(given, errors="rows")
+    assert [row["error"]["type"] for row in list(scores)[1:]] == kinds
+    logits = demo.logits(given, [0, 1], tokens=[5, 6], errors="rows")
+    assert logits.shape == (2, 7, 2) and np.isnan(logits[:, 1:]).all()
+    np.testing.assert_equal(logits[:, 0], demo.logits("Hello", [0, 1], tokens=[5, 6])[:, 0])
+    with pytest.raises(tuco.PromptError, match=r"prompts\[1\]: the prompt is null"):
+        demo.logits(given)
+    found = demo.likelihoods(["Hello"] * 3, [" there", "b\ud800", [5, -1]], errors="rows")
+    assert [error.kind for error in found[1:]] == ["invalid_utf8", "token_out_of_range"]
+    assert "its continuation" in str(found[1])
+
+
+def test_a_prompt_that_is_cut_leaves_room_for_what_follows():
+    with tuco.Pair.from_pretrained(DEMO / "base", DEMO / "tuned", device="cpu", on_overlength="truncate-left") as pair:
+        long = "word " * 2000
+        ((completion,),) = pair.generate(long, max_new_tokens=20, ignore_eos=True)
+        assert (len(completion.token_ids), completion.n_prompt, completion.truncated) == (20, 492, True)
+        with pytest.warns(tuco.TucoWarning, match="1 of the prompts are longer"):
+            ((values, _),) = pair.likelihoods([long], [[5, 6, 7]])
+        assert len(values) == 3
+        trace = pair.trace(long, response=" a b")
+        assert len(trace.token_ids) == 512 and trace.truncated and trace.n_prompt < 512
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_logits_that_memory_does_not_hold_are_an_error(tmp_path):
+    code = f"""
+import resource
+import tuco
+pair = tuco.Pair.from_pretrained({str(DEMO / "base")!r}, {str(DEMO / "tuned")!r}, device="cpu", threads=1)
+resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))
+try:
+    pair.logits(["a"] * 1000, [alpha / 1000 for alpha in range(1000)])
+except MemoryError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert "no memory for 1000 × 1000 × 2048 logits" in done.stdout, done.stderr
 
 
 def test_a_pair_is_not_pickled(demo):
@@ -160,5 +225,5 @@ def test_other_mistakes(demo):
 
 
 def test_what_the_library_tells_is_a_warning(demo):
-    with pytest.warns(UserWarning, match="another: two in a row"):
+    with pytest.warns(tuco.TucoWarning, match="another: two in a row"):
         demo.score("<s>Hello")

@@ -25,6 +25,7 @@ from ray.data import ActorPoolStrategy
 
 import tuco
 import tuco.ray
+from tuco.ray import files
 
 # What Ray itself warns of.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -128,14 +129,14 @@ def test_when_a_shard_fails_the_others_stop_and_go_on_later(cluster, prompts, tm
             time.sleep(0.002)
         raise tuco.MismatchError("no pair")
 
-    tasks = tuco.ray._Tasks(1, 1, 0, max_retries=2, overwrite=False, progress=None, ray_remote_args={})
-    words = ["score", str(prompts), *tuco.ray._flags({**PAIR, "output": tmp_path / "out", "device": "cpu", "shard": "0/1"})]
-    shard = tasks._remote(tuco.ray._run, num_cpus=1).remote([*words, "--batch-size=1"])
+    tasks = files._Tasks(1, 1, 0, max_retries=2, overwrite=False, progress=None, ray_remote_args={})
+    words = ["score", str(prompts), *files._flags({**PAIR, "output": tmp_path / "out", "device": "cpu", "shard": "0/1"})]
+    shard = tasks._remote(files._run, num_cpus=1).remote([*words, "--batch-size=1"])
     with pytest.raises(tuco.MismatchError, match="no pair"):
-        tuco.ray._wait([shard, tasks._remote(fail, num_cpus=1).remote()], lambda: None)
+        files._wait([shard, tasks._remote(fail, num_cpus=1).remote()], lambda: None)
     rows = path.read_bytes()
     assert not writers(path) and rows.endswith(b"\n") and 5 <= rows.count(b"\n") < complete_rows(prompts)
-    tuco.ray._run(words)
+    files._run(words)
     assert path.read_bytes().startswith(rows) and complete_rows(path) == complete_rows(prompts)
 
 
@@ -165,9 +166,9 @@ def test_only_what_may_work_later_is_tried_again(cluster, tmp_path, error, attem
             file.write("1")
         raise error
 
-    tasks = tuco.ray._Tasks(1, 1, 0, max_retries=2, overwrite=False, progress=None, ray_remote_args={})
+    tasks = files._Tasks(1, 1, 0, max_retries=2, overwrite=False, progress=None, ray_remote_args={})
     with pytest.raises(type(error), match=str(error)):
-        tuco.ray._get(tasks._remote(fail, num_cpus=0).remote())
+        files._get(tasks._remote(fail, num_cpus=0).remote())
     assert len((tmp_path / "attempts").read_text()) == attempts
 
 

@@ -19,6 +19,7 @@ from .errors import (
     PromptError,
     ReadWriteError,
     TucoError,
+    TucoWarning,
     UsageError,
 )
 from .pair import Pair
@@ -38,6 +39,7 @@ __all__ = [
     "Scores",
     "Trace",
     "TucoError",
+    "TucoWarning",
     "UsageError",
     "__version__",
 ]

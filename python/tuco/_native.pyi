@@ -51,7 +51,7 @@ class Pair:
     def encode(self, prompts: Prompts) -> list[Ids]:
         """The token ids of each prompt, uint32, as the other methods make them."""
     def encode_text(self, text: str) -> Ids:
-        """The token ids of text in the middle of other text: no special tokens are added."""
+        """The token ids of text alone: no special tokens are added."""
     def decode(self, token_ids: TokenIds, skip_special_tokens: bool = False) -> str:
         """What token ids say together."""
     def apply_chat_template(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
@@ -63,7 +63,7 @@ class Pair:
         all_tokens: bool = False,
         *,
         output_co: bool = False,
-        errors: Literal["raise", "rows"] = "raise",
+        errors: str = "raise",
         progress: bool | None = None,
     ) -> Scores:
         """TuCo of every prompt.
@@ -89,6 +89,7 @@ class Pair:
         alpha: float | None = None,
         *,
         tokens: TokenIds | None = None,
+        errors: Literal["raise", "rows"] = "raise",
         progress: bool | None = None,
     ) -> Floats:
         """Logits of the token after each prompt.
@@ -99,6 +100,8 @@ class Pair:
                 between the tuned embedding and head.
                 A list of factors costs less than as many calls.
             tokens: only the logits of these tokens, in this order.
+            errors: as of `score`; with "rows" a prompt that cannot be used has NaN.
+            progress: show a tqdm bar; default: in a terminal, if tqdm is installed.
 
         Returns:
             float64, `[prompts, tokens]`; for a list of alphas `[alphas, prompts, tokens]`.
@@ -113,6 +116,7 @@ class Pair:
         alpha: Sequence[float] | Floats,
         *,
         tokens: TokenIds | None = None,
+        errors: Literal["raise", "rows"] = "raise",
         progress: bool | None = None,
     ) -> Floats: ...
     @overload
@@ -148,7 +152,7 @@ class Pair:
         continuations: Iterable[str | TokenIds],
         alpha: float = 1.0,
         *,
-        errors: Literal["rows"],
+        errors: str,
         progress: bool | None = None,
     ) -> list[tuple[Floats, Bools] | PromptError]: ...
     @overload
@@ -209,13 +213,14 @@ class Pair:
         ignore_eos: bool = False,
         tuco: bool = False,
         ids: Iterable[str | int] | None = None,
-        errors: Literal["rows"],
+        errors: str,
         progress: bool | None = None,
     ) -> list[list[Completion] | PromptError]: ...
     def trace(self, prompt: Prompt, response: str | None = None) -> Trace:
         """The contributions of every layer to every token of a prompt, and of the response that follows it.
 
         Raises:
+            PromptError: a prompt that cannot be used, or is too long with its response.
             NotFiniteError: a hidden state that overflows.
         """
 
@@ -223,6 +228,16 @@ class Pair:
 class Completion:
     """What follows a prompt."""
 
+    def __new__(
+        cls,
+        text: str | None,
+        token_ids: Ids,
+        finish_reason: str,
+        stop: str | None,
+        tuco: Floats | None,
+        n_prompt: int,
+        truncated: bool,
+    ) -> Self: ...
     @property
     def text(self) -> str | None:
         """Without special tokens and stop text; `None` without a tokenizer."""
@@ -238,6 +253,12 @@ class Completion:
     def tuco(self) -> Floats | None:
         """TuCo of the hidden state that each token was chosen from, the first one's being the prompt's; `None` if not asked
         for."""
+    @property
+    def n_prompt(self) -> int:
+        """Tokens of the prompt."""
+    @property
+    def truncated(self) -> bool:
+        """Tokens of the prompt were left out."""
 
 @final
 class Scores:
@@ -246,6 +267,7 @@ class Scores:
     pyarrow (`pyarrow.table(scores)`), polars (`polars.DataFrame(scores)`) and DuckDB read it without copies.
     """
 
+    def __new__(cls, ipc: bytes) -> Self: ...
     @property
     def tuco(self) -> Floats:
         """TuCo of each prompt; NaN where a prompt could not be scored."""
@@ -290,6 +312,21 @@ class Scores:
 class Trace:
     """The contributions of every layer to every token of one prompt and response."""
 
+    def __new__(
+        cls,
+        token_ids: Ids,
+        tokens: list[str] | None,
+        n_prompt: int,
+        truncated: bool,
+        tuco: Floats,
+        beta_per_layer: Floats,
+        attention_per_layer: Floats,
+        mlp_per_layer: Floats,
+        ptc_l1: Floats,
+        ftc_l1: Floats,
+        pt_logits: Floats | None,
+        ft_logits: Floats | None,
+    ) -> Self: ...
     @property
     def token_ids(self) -> Ids:
         """`[tokens]`"""
@@ -299,6 +336,9 @@ class Trace:
     @property
     def n_prompt(self) -> int:
         """How many of the tokens are the prompt's."""
+    @property
+    def truncated(self) -> bool:
+        """Tokens of the prompt were left out."""
     @property
     def tuco(self) -> Floats:
         """TuCo of every token, `[tokens]`."""

@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from .typing import Bools, Floats
 
 
+class TucoWarning(UserWarning):
+    """What the command line tells on standard error."""
+
+
 class TucoError(Exception):
     """All errors of tuco."""
 
@@ -47,8 +51,8 @@ class PromptError(UsageError):
         self.likelihoods = None
         self.completions = None
 
-    def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
-        return type(self), (str(self), self.index, self.kind)
+    def __reduce__(self) -> tuple[type, tuple[str, int, str], dict[str, object]]:
+        return type(self), (str(self), self.index, self.kind), self.__dict__
 
 
 class CheckpointError(TucoError, ValueError):

@@ -44,8 +44,8 @@ class Pair(_native.Pair):
         max_length: int | None = None,
         on_overlength: str = "error-row",
         threads: int | None = None,
-        batch_size: int | None = None,
-        max_batch_tokens: int | None = None,
+        batch_size: int | str | None = None,
+        max_batch_tokens: int | str | None = None,
         max_memory: str | None = None,
         context_precision: str = "auto",
         resident: str = "auto",
@@ -71,8 +71,8 @@ class Pair(_native.Pair):
             max_length: the most tokens of a prompt; default: the tuned model's context.
             on_overlength: what becomes of longer prompts: error-row, truncate-left, truncate-right.
             threads: default: one for each core.
-            batch_size: prompts that go through the layers together. Results do not depend on it.
-            max_batch_tokens: tokens that go through the layers together. Results do not depend on it.
+            batch_size: prompts that go through the layers together, or "auto". Results do not depend on it.
+            max_batch_tokens: tokens that go through the layers together, a number or such as "64k". Results do not depend on it.
             max_memory: on the CPU: the most memory that the process may have in use when a call begins, its weights and batches
                 included ("16G"), but not what the call gives. What the caller has in memory is counted, and freed memory goes back to
                 the system at once from then on.
@@ -87,11 +87,11 @@ class Pair(_native.Pair):
             DeviceError: there is no such GPU, or it cannot be used.
         """
         given = {name: value for name, value in locals().items() if name not in ("cls", "__class__")}
-        options = [(name, _text(name, value)) for name, value in given.items() if value is not None]
+        options = [(name, option_text(name, value)) for name, value in given.items() if value is not None]
         return cls(options)
 
 
-def _text(name: str, value: object) -> str:
+def option_text(name: str, value: object) -> str:
     """A value as the command line takes it."""
     if isinstance(value, bool):
         return str(value).lower()

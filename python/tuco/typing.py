@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Dict, Protocol, Union
+from typing import Any, Dict, Iterable, Protocol, Sequence, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -29,5 +28,12 @@ Message = Dict[str, Any]
 """`role` and `content`, and whatever else the chat template reads."""
 TokenIds = Union[Sequence[int], npt.NDArray[np.integer[Any]]]
 Prompt = Union[str, Sequence[Message], TokenIds]
-Prompts = Union[Prompt, Sequence[Prompt], ArrowArray, ArrowStream]
-"""Text, a conversation, token ids, or a list, two-dimensional array or Arrow column of such."""
+Prompts = Union[
+    str,
+    npt.NDArray[Any],
+    Iterable[Union[str, int, Message, Sequence[Union[Message, int]], npt.NDArray[np.integer[Any]]]],
+    ArrowArray,
+    ArrowStream,
+]
+"""Text, a conversation, token ids, or an iterable, two-dimensional array or Arrow column of such. One flat union: what a list holds is
+not inferred through nested ones."""

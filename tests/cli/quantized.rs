@@ -67,6 +67,15 @@ fn gguf_files_that_are_none_or_not_whole() {
     refused_gguf(&["version 9, expected 2 or 3"], |bytes| bytes[4] = 9);
     refused_gguf(&["big-endian"], |bytes| bytes[4..8].copy_from_slice(&3u32.to_be_bytes()));
     refused_gguf(&["a length of", "bytes are left"], |bytes| bytes[24..32].fill(0xff));
+    refused_gguf(&["a list of 4194305, expected at most 4194304"], |bytes| {
+        // Version 3, no tensors, one field: "x", a list of so many bytes.
+        let numbers = [0u64, 1, 1].into_iter().flat_map(u64::to_le_bytes);
+        *bytes = [&b"GGUF"[..], &3u32.to_le_bytes()].concat().into_iter().chain(numbers).collect();
+        bytes.push(b'x');
+        [9u32, 0].into_iter().for_each(|kind| bytes.extend(kind.to_le_bytes()));
+        bytes.extend(4_194_305u64.to_le_bytes());
+        bytes.resize(bytes.len() + 4_194_305, 0);
+    });
     refused("gguf_q4_0", 2, &["base has 2 GGUF files", "base/model.gguf"], |pair| {
         fs::copy(pair.path(GGUF), pair.path("base/other.gguf")).unwrap();
     });
