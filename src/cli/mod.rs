@@ -88,7 +88,8 @@ fn stop_on_signals(at_once: bool) {
 /// Gives the exit code ([`Error::exit_code`]). To be called once in a process: signals are its own from then on.
 pub fn main(line: impl IntoIterator<Item = OsString>) -> u8 {
     let line: Vec<OsString> = line.into_iter().collect();
-    let cli = match Cli::try_parse_from(&line) {
+    let matches = job::with_boolish_variables(Cli::command()).try_get_matches_from(&line);
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help goes to standard output, which may be closed.

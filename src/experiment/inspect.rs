@@ -53,7 +53,7 @@ pub fn report(pair: &Pair) -> String {
     let family = pair.spec().ft.family;
     let mut text = models(pair);
     text += &format!(
-        "\n{} of {} layer tensors are identical; relative change of all weights {:.2e}\n",
+        "\n{} of {} layer tensors are identical; relative change of all layers' weights {:.2e}\n",
         total.identical,
         total.tensors,
         total.relative()

@@ -37,7 +37,8 @@ pub fn default_shots(examples: usize) -> Vec<usize> {
     [0].into_iter().chain(doubled.take_while(|shots| *shots <= examples.min(MOST_SHOTS))).collect()
 }
 
-/// The messages of an example: `messages` that end with the assistant's, or `prompt` and `response`.
+/// The messages of an example: `messages` that end with the assistant's, or `prompt` and `response`. A system message is left out: one
+/// that came with each shot would count as shots.
 ///
 /// # Errors
 /// What is missing.
@@ -52,7 +53,7 @@ pub fn example(line: Line) -> std::result::Result<Vec<Value>, String> {
         (Content::Messages(messages), None)
             if messages.last().is_some_and(|last| last["role"] == "assistant") =>
         {
-            Ok(messages)
+            Ok(messages.into_iter().filter(|message| message["role"] != "system").collect())
         }
         (Content::Prompt(_), None) => Err(format!("has no {RESPONSE}, {EXPECTED}")),
         _ => Err(format!("is no example, {EXPECTED}")),
@@ -271,6 +272,15 @@ mod tests {
         let roles: Vec<&str> = all.iter().filter_map(|message| message["role"].as_str()).collect();
         assert_eq!(roles, ["system", "user", "assistant", "user"]);
         assert!(conversation(&examples, Content::TokenIds(vec![1])).is_err());
+    }
+
+    #[test]
+    fn system_messages_are_no_shots() {
+        let messages = ["system", "user", "assistant"].map(|role| json!({ "role": role, "content": role }));
+        let content = Ok(Content::Messages(messages.to_vec()));
+        let line =
+            Line { number: 1, id: json!(1), label: None, meta: None, content, other: serde_json::Map::new() };
+        assert_eq!(example(line).unwrap(), messages[1..]);
     }
 
     #[test]

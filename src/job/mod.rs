@@ -29,7 +29,7 @@ pub use many_shot::{ManyShotOptions, many_shot};
 pub use memory::{MemoryOptions, Size, left as memory_left};
 pub use merge::{MergeOptions, merge};
 use options::parse_count;
-pub(crate) use options::{told_by_clap, without_environment};
+pub(crate) use options::{told_by_clap, with_boolish_variables, without_environment};
 
 pub use options::{
     DtypeChoice, FailOnError, FieldOptions, InputOptions, Limit, MachineOptions, PairOptions, PrefixSharing,

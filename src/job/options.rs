@@ -8,7 +8,7 @@ use crate::{
     tensor::Dtype,
 };
 use chrono::NaiveDate;
-use clap::{Args, Command, FromArgMatches, ValueEnum};
+use clap::{Arg, ArgAction, Args, Command, FromArgMatches, ValueEnum, builder::BoolishValueParser};
 use std::{path::PathBuf, str::FromStr};
 
 /// Which two models.
@@ -165,6 +165,15 @@ pub enum PrefixSharing {
 /// A command whose flags, and those of its subcommands, have no environment variables.
 pub fn without_environment(command: Command) -> Command {
     command.mut_args(|arg| arg.env(None::<&str>)).mut_subcommands(without_environment)
+}
+
+/// A command whose environment variables for flags that are on or off take what such variables take: 1 and 0, yes and no, on and off too.
+pub fn with_boolish_variables(command: Command) -> Command {
+    let boolish = |arg: Arg| match arg.get_action() {
+        ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+        _ => arg,
+    };
+    command.mut_args(boolish).mut_subcommands(with_boolish_variables)
 }
 
 /// What clap says, in one sentence and without the usage of a program that nobody called.

@@ -9,7 +9,11 @@ use crate::{
 };
 use clap::Args;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
 
 /// Flags of `tuco report`.
 #[derive(Debug, Clone, Args)]
@@ -42,6 +46,7 @@ pub fn report(options: &ReportOptions) -> Result<()> {
     let summaries = options.inputs.iter().map(|input| input.join(SUMMARY));
     let read: Vec<PathBuf> = options.inputs.iter().cloned().chain(summaries).collect();
     output::check_not_read(&options.output, &read)?;
+    check_replaces_page(&options.output)?;
     let mut reports: Vec<Report> = Vec::new();
     let mut earlier: Vec<(&Path, Value)> = Vec::new();
     for path in &options.inputs {
@@ -67,6 +72,21 @@ pub fn report(options: &ReportOptions) -> Result<()> {
     }
     std::fs::write(&options.output, output::page(&reports))
         .map_err(|error| Error::io("write", &options.output, &error))
+}
+
+/// # Errors
+/// A usage error where something else than a page is there.
+fn check_replaces_page(output: &Path) -> Result<()> {
+    let mut start = [0; 15];
+    let found = File::open(output).and_then(|mut file| file.read_exact(&mut start));
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(()) if start.eq_ignore_ascii_case(b"<!doctype html>") => Ok(()),
+        _ => Err(Error::usage(format!(
+            "-o {} is there and is no page that a report could take the place of: name another file",
+            output.display()
+        ))),
+    }
 }
 
 /// What two summaries say of their pairs that differs. Weights are compared by their hashes where both have some, since the same may lie

@@ -425,6 +425,7 @@ fn reports_are_of_one_pair() {
     fs::write(scene.dir.path().join("other.json"), other.to_string()).unwrap();
     fs::write(scene.dir.path().join("rows.jsonl"), "{\"id\": 1, \"tuco\": 0.5}\n").unwrap();
     report(&["out", "other.json", "rows.jsonl"]).expect(0, &[]);
+    report(&["out", "-o", "a.txt"]).expect(2, &["-o a.txt is there and is no page"]);
     report(&["x.json"]).expect(2, &["no field experiment"]);
     report(&["a.txt"]).expect(2, &["not valid JSON"]);
     fs::write(scene.dir.path().join("rows.jsonl.manifest.json"), "{\"fingerprint\": {}, \"about\": {}}")

@@ -305,3 +305,13 @@ fn devices_agree_and_dtypes_differ() {
     }
     assert_eq!(tuco(&["--dtype", "float32"]), cpu);
 }
+
+#[test]
+fn variables_of_flags_are_on_or_off_in_the_usual_words() {
+    let pair = Pair::copy(CASE);
+    pair.write("in.jsonl", rows(1));
+    for (value, has_layers) in [("1", true), ("yes", true), ("true", true), ("0", false), ("off", false)] {
+        let ran = run(pair.score(&["in.jsonl"]).env("TUCO_LAYERS", value)).expect(0, &[]);
+        assert_eq!(ran.rows()[0].get("beta_per_layer").is_some(), has_layers, "{value}");
+    }
+}
