@@ -47,16 +47,21 @@ fn all<T>(outcomes: Result<Vec<OfPrompt<T>>>) -> Vec<T> {
 
 const CASE: &str = "llama_gqa_tied_bf16";
 
-/// A pair of finite weights whose tuned model overflows wherever the token 5 is.
-fn overflowing() -> tempfile::TempDir {
+fn copy_of(name: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for side in ["base", "tuned"] {
         fs::create_dir(dir.path().join(side)).unwrap();
-        for entry in fs::read_dir(golden("llama_mha_untied_f32").join(side)).unwrap() {
+        for entry in fs::read_dir(golden(name).join(side)).unwrap() {
             let entry = entry.unwrap();
             fs::copy(entry.path(), dir.path().join(side).join(entry.file_name())).unwrap();
         }
     }
+    dir
+}
+
+/// A pair of finite weights whose tuned model overflows wherever the token 5 is.
+fn overflowing() -> tempfile::TempDir {
+    let dir = copy_of("llama_mha_untied_f32");
     let path = dir.path().join("tuned/model.safetensors");
     let mut bytes = fs::read(&path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -418,4 +423,22 @@ fn completions_do_not_depend_on_the_batches() {
     let stop = |text: &str| Completing { stop: vec![text.into()], ..completing.clone() };
     assert_eq!(told(stop("")).message, "stop is empty, expected text");
     assert!(told(stop(".")).message.starts_with("stop needs a tokenizer"), "{}", told(stop(".")));
+}
+
+/// As transformers reads it: a model of a tied family whose head was trained and saved without telling the config.
+#[test]
+fn a_head_that_differs_from_the_embedding_is_read_whatever_the_config_says() {
+    let case = "llama_mha_untied_f32";
+    let dir = copy_of(case);
+    for side in ["base", "tuned"] {
+        let config = dir.path().join(side).join("config.json");
+        let mut fields: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+        fields["tie_word_embeddings"] = true.into();
+        fs::write(&config, fields.to_string()).unwrap();
+    }
+    let logits = |dir: &Path| {
+        let session = Session::open(&options_in(dir)).unwrap();
+        session.logits(&[&[1, 2, 3]], &[1.0], Tokens::All, &unobserved).unwrap().values
+    };
+    assert_eq!(logits(dir.path()), logits(&golden(case)));
 }

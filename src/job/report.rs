@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::Value;
 use std::{
     fs::File,
-    io::{self, Read},
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -77,10 +77,12 @@ pub fn report(options: &ReportOptions) -> Result<()> {
 /// # Errors
 /// A usage error where something else than a page is there.
 fn check_replaces_page(output: &Path) -> Result<()> {
+    // What is no file, such as a pipe, holds nothing.
+    if !output.is_file() {
+        return Ok(());
+    }
     let mut start = [0; 15];
-    let found = File::open(output).and_then(|mut file| file.read_exact(&mut start));
-    match found {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+    match File::open(output).and_then(|mut file| file.read_exact(&mut start)) {
         Ok(()) if start.eq_ignore_ascii_case(b"<!doctype html>") => Ok(()),
         _ => Err(Error::usage(format!(
             "-o {} is there and is no page that a report could take the place of: name another file",
