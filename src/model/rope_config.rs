@@ -23,19 +23,19 @@ pub fn ropes_of(config: &Fields, head_dim: usize, max_position_embeddings: usize
     let by_layer_type = |object: &Map<String, Value>| {
         object.values().any(Value::is_object).then_some(["full_attention", "sliding_attention"])
     };
-    // Where both are there, transformers 5 takes the older name's.
+    let has_local = config.known("rope_local_base_freq").is_some();
     let scaling = object_in("rope_scaling")?.filter(|scaling| !scaling.is_empty());
+    // Where both are there, transformers 5 takes the older name's; of two rotary embeddings it tells only a part.
     let (within, object) = match (scaling, object_in("rope_parameters")?) {
+        (_, Some(object)) if has_local || scaling.is_none() => ("rope_parameters.", object),
         (Some(object), _) => ("rope_scaling.", object),
-        (None, Some(object)) => ("rope_parameters.", object),
-        (None, None) => ("", &empty),
+        (None, _) => ("", &empty),
     };
     let part = |name: &str| match object.get(name) {
         Some(Value::Object(part)) => Ok(part),
         _ => Err(format!("has no object {within}{name}")),
     };
     let fields = |object| Fields { object, defaults: &empty, names: &[], within };
-    let has_local = config.known("rope_local_base_freq").is_some();
     let (full, sliding) = match by_layer_type(object) {
         Some(_) if !has_local => {
             return Err(format!(
