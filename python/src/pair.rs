@@ -388,19 +388,17 @@ impl Pair {
         let asked = chosen.as_deref().map_or(Tokens::All, Tokens::Of);
         let logits = run(py, bar, |observer| session.logits(&ids, &alphas, asked, observer))?.raise(py)?;
         Self::warn(py, &session)?;
-        let first = logits.errors.first().cloned();
         let good: Vec<usize> = (0..rows.len()).filter(|row| rows[*row].is_ok()).collect();
-        let Logits { values, shape: [alphas, prompts, width], .. } =
+        let Logits { values, shape: [alphas, prompts, width], errors: failed } =
             logits.among(&good, rows.len()).raise(py)?;
         let flat = PyArray1::from_vec(py, values);
         let shaped = match is_one {
             true => flat.reshape([prompts, width])?.into_any(),
             false => flat.reshape([alphas, prompts, width])?.into_any(),
         };
-        match first {
-            // All prompts passed where one that did not raises.
+        match failed.first() {
             Some((index, error)) if errors == Errors::Raise => {
-                Err(row_exception_with(py, (index, &error), "logits", shaped))
+                Err(row_exception_with(py, (*index, error), "logits", shaped))
             }
             _ => Ok(shaped),
         }

@@ -62,17 +62,9 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
     }
     let max_position_embeddings = config.size("max_position_embeddings")?;
     let ropes = ropes_of(&config, head_dim, max_position_embeddings)?;
-    let known_flag = |name| match config.known(name) {
-        Some(_) => config.flag(name),
-        None => Ok(None),
-    };
-    let known_number = |name| match config.known(name) {
-        Some(_) => config.optional_number(name),
-        None => Ok(None),
-    };
-    let attention_bias = known_flag("attention_bias")?.unwrap_or(false);
+    let attention_bias = config.known_flag("attention_bias")?.unwrap_or(false);
     let attention_scale =
-        match (known_number("attention_multiplier")?, known_number("query_pre_attn_scalar")?) {
+        match (config.known_number("attention_multiplier")?, config.known_number("query_pre_attn_scalar")?) {
             (Some(multiplier), _) => multiplier,
             (None, Some(scalar)) => scalar.powf(-0.5),
             (None, None) => (head_dim as f64).powf(-0.5),
@@ -96,18 +88,18 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
         hidden_act: activation_of(&config, family)?,
         qkv_bias: attention_bias || family.always_qkv_bias,
         attention_output_bias: attention_bias,
-        mlp_bias: known_flag("mlp_bias")?.unwrap_or(false),
+        mlp_bias: config.known_flag("mlp_bias")?.unwrap_or(false),
         attention_scale,
-        attn_logit_softcapping: known_number("attn_logit_softcapping")?.filter(|cap| *cap > 0.0),
-        embedding_multiplier: known_number("embedding_multiplier")?.unwrap_or(1.0) * scaled_embedding,
-        parallel_residual: known_flag("use_parallel_residual")?.unwrap_or(false),
-        residual_multiplier: known_number("residual_multiplier")?.unwrap_or(1.0),
+        attn_logit_softcapping: config.known_number("attn_logit_softcapping")?.filter(|cap| *cap > 0.0),
+        embedding_multiplier: config.known_number("embedding_multiplier")?.unwrap_or(1.0) * scaled_embedding,
+        parallel_residual: config.known_flag("use_parallel_residual")?.unwrap_or(false),
+        residual_multiplier: config.known_number("residual_multiplier")?.unwrap_or(1.0),
         tie_word_embeddings: config.flag("tie_word_embeddings")?.unwrap_or(family.tied_by_default),
-        logits_scaling: match known_number("logits_scaling")? {
+        logits_scaling: match config.known_number("logits_scaling")? {
             Some(0.0) => return Err("logits_scaling is 0, expected a positive number".into()),
             scaling => scaling.unwrap_or(1.0),
         },
-        final_logit_softcapping: known_number("final_logit_softcapping")?.filter(|cap| *cap > 0.0),
+        final_logit_softcapping: config.known_number("final_logit_softcapping")?.filter(|cap| *cap > 0.0),
         experts: experts_of(&config)?,
         layers: layers_of(&config, family, num_hidden_layers, ropes.sliding.is_some())?,
         ropes: std::iter::once(ropes.full).chain(ropes.sliding).collect(),
@@ -152,10 +144,7 @@ fn layers_of(
     num_hidden_layers: usize,
     has_sliding_rope: bool,
 ) -> Result<Vec<LayerSpec>, String> {
-    let switched_on = match config.known("use_sliding_window") {
-        Some(_) => config.flag("use_sliding_window")?.unwrap_or(false),
-        None => true,
-    };
+    let switched_on = config.known_flag("use_sliding_window")?.unwrap_or(true);
     let window = match config.known("sliding_window") {
         Some(_) if switched_on => Some(config.size("sliding_window")?),
         _ => None,
@@ -223,10 +212,7 @@ fn experts_of(config: &Fields) -> Result<Option<ExpertsSpec>, String> {
     Ok(Some(ExpertsSpec {
         count,
         per_token,
-        normalize: match config.known("norm_topk_prob") {
-            Some(_) => config.flag("norm_topk_prob")?.unwrap_or(true),
-            None => true,
-        },
+        normalize: config.known_flag("norm_topk_prob")?.unwrap_or(true),
         intermediate_size: config.size(width)?,
     }))
 }

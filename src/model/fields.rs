@@ -30,6 +30,16 @@ impl<'a> Fields<'a> {
         if self.defaults.contains_key(self.own(name)) { self.get(name) } else { None }
     }
 
+    /// A flag that the family knows.
+    pub fn known_flag(&self, name: &str) -> Result<Option<bool>, String> {
+        if self.known(name).is_some() { self.flag(name) } else { Ok(None) }
+    }
+
+    /// A number that the family knows.
+    pub fn known_number(&self, name: &str) -> Result<Option<f64>, String> {
+        if self.known(name).is_some() { self.optional_number(name) } else { Ok(None) }
+    }
+
     pub fn size(&self, name: &str) -> Result<usize, String> {
         match self.get(name) {
             // Sizes beyond 2^32 are no sizes of any model, and products of them would overflow.

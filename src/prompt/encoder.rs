@@ -129,15 +129,7 @@ impl Encoder {
     /// # Errors
     /// What is wrong with this row; other rows are not affected.
     pub fn encode(&self, content: &Content) -> Result<Encoded, RowError> {
-        self.encode_ref(content.as_ref())
-    }
-
-    /// [`Encoder::encode`] of content that lies elsewhere.
-    ///
-    /// # Errors
-    /// What is wrong with this row.
-    pub fn encode_ref(&self, content: ContentRef<'_>) -> Result<Encoded, RowError> {
-        self.encode_before(content, 0)
+        self.encode_before(content.as_ref(), 0)
     }
 
     /// The token ids of a row that so many tokens are to follow: where it is cut, it leaves room for them in the context.
