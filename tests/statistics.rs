@@ -1,7 +1,9 @@
 //! Statistics against scikit-learn and scipy (tests/statistics/, made by its script).
 
 use serde_json::Value;
-use tuco::metrics::{auc, bootstrap, delong, mean, pearson, spearman, tpr_at_fpr, wilson};
+use tuco::metrics::{
+    auc, bootstrap, delong, mean, newcombe, pearson, spearman, tpr_at_fpr, wilson, wilson_of_several,
+};
 
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
@@ -16,12 +18,13 @@ fn statistics_agree_with_scikit_learn_and_scipy() {
         let (negative, positive) = (numbers(&case["negative"]), numbers(&case["positive"]));
         let same = |found: f64, expected: &Value| (found - expected.as_f64().unwrap()).abs() < 1e-12;
         assert!(same(auc(&negative, &positive).unwrap(), &case["auc"]));
-        let (low, high) = delong(&negative, &positive).unwrap();
-        assert!(
-            same(low, &case["delong"][0]) && same(high, &case["delong"][1]),
-            "{low} {high} {}",
-            case["delong"]
-        );
+        let intervals =
+            [("delong", delong(&negative, &positive)), ("newcombe", newcombe(&negative, &positive))];
+        for (name, interval) in intervals {
+            let (low, high) = interval.unwrap();
+            let expected = &case[name];
+            assert!(same(low, &expected[0]) && same(high, &expected[1]), "{name}: {low} {high} {expected}");
+        }
         assert!(same(tpr_at_fpr(&negative, &positive, 0.05).unwrap(), &case["tpr_at_5_percent"]));
         assert!(same(tpr_at_fpr(&negative, &positive, 0.2).unwrap(), &case["tpr_at_20_percent"]));
         // Both are random: their quantiles have an error of about 0.005 here.
@@ -54,12 +57,14 @@ fn intervals_of_shares_agree_with_scipy() {
     let gold: Value = serde_json::from_str(include_str!("statistics/gold.json")).unwrap();
     for case in gold["shares"].as_array().unwrap() {
         let [count, of] = ["count", "of"].map(|name| case[name].as_f64().unwrap());
-        let (low, high) = wilson(count / of, of);
-        let expected = numbers(&case["wilson"]);
-        assert!(
-            (low - expected[0]).abs() < 1e-12 && (high - expected[1]).abs() < 1e-12,
-            "{low} {high} {case}"
-        );
+        let share = count / of;
+        for (name, (low, high)) in
+            [("wilson", wilson(share, of)), ("wilson_of_nine", wilson_of_several(share, of, 9))]
+        {
+            let expected = numbers(&case[name]);
+            let same = |found: f64, expected: f64| (found - expected).abs() < 1e-12;
+            assert!(same(low, expected[0]) && same(high, expected[1]), "{name}: {low} {high} {case}");
+        }
     }
 }
 

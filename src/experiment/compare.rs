@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Error, Result,
     engine::AnyEngine,
-    metrics::{auc, bootstrap, delong, quantile, tpr_at_fpr},
+    metrics::{auc, bootstrap, delong, newcombe, quantile, tpr_at_fpr},
     output::{Axes, Folder, Report, Series, Table, outlines},
 };
 use serde_json::{Map, Value, json};
@@ -155,6 +155,7 @@ pub fn describe(classes: &[Class<'_>]) -> Map<String, Value> {
                 "negative": negative.name,
                 "positive": positive.name,
                 "auc": auc(lower, higher),
+                "auc_newcombe_95": newcombe(lower, higher).map(|(low, high)| [low, high]),
                 "auc_delong_95": delong(lower, higher).map(|(low, high)| [low, high]),
                 "auc_bootstrap_95": bootstrap(lower, higher, RESAMPLES, SEED).map(|(low, high)| [low, high]),
                 "tpr_at_fpr_5": tpr_at_fpr(lower, higher, 0.05),
@@ -185,21 +186,26 @@ pub fn report(summary: &Value) -> Option<Report> {
         let points = bins?.into_iter().map(|count| (0.0, count / scored.max(1) as f64)).collect();
         series.push(Series::new(text(&class["name"]), points));
     }
-    let head = ["positive against negative", "AUC", "95 % (DeLong)", "95 % (bootstrap)", "TPR at 5 % FPR"];
+    let intervals = [
+        ("95 % (Newcombe)", "auc_newcombe_95"),
+        ("95 % (DeLong)", "auc_delong_95"),
+        ("95 % (bootstrap)", "auc_bootstrap_95"),
+    ];
+    let mut head = vec!["positive against negative", "AUC"];
+    head.extend(intervals.map(|(name, _)| name));
+    head.push("TPR at 5 % FPR");
     let mut caption = "AUC: the chance that a prompt of the first class has the higher TuCo (positive is the class that came later)".to_owned();
     let is_whole = |pair: &Value| [0.0, 1.0].map(Some).contains(&pair["auc"].as_f64());
     if summary["pairs"].as_array()?.iter().any(is_whole) {
-        caption += "; intervals of an AUC of 0 or 1 have no width, as they cannot see what was not drawn";
+        caption += "; DeLong's interval and the bootstrap have no width at an AUC of 0 or 1, as they cannot see what was not drawn";
     }
-    let mut pairs = Table { caption, head: head.map(str::to_owned).to_vec(), rows: Vec::new() };
+    let mut pairs = Table { caption, head: head.into_iter().map(str::to_owned).collect(), rows: Vec::new() };
     for pair in summary["pairs"].as_array()? {
-        pairs.rows.push(vec![
-            format!("{} against {}", text(&pair["positive"]), text(&pair["negative"])),
-            number(&pair["auc"]),
-            interval(&pair["auc_delong_95"]),
-            interval(&pair["auc_bootstrap_95"]),
-            number(&pair["tpr_at_fpr_5"]),
-        ]);
+        let against = format!("{} against {}", text(&pair["positive"]), text(&pair["negative"]));
+        let mut row = vec![against, number(&pair["auc"])];
+        row.extend(intervals.map(|(_, field)| interval(&pair[field])));
+        row.push(number(&pair["tpr_at_fpr_5"]));
+        pairs.rows.push(row);
     }
     let axes = Axes::new("TuCo", "share of the class").of_shares();
     let range = &summary["histogram_range"];

@@ -5,7 +5,7 @@ use crate::{
     backend::cpu::Cpu,
     checkpoint::Pair,
     engine::{Engine, unobserved},
-    metrics::{auc, quantile, tuco, wilson},
+    metrics::{auc, quantile, tuco, wilson_of_several},
     output::{Report, Table, histogram, print},
     prompt::{Encoder, EncoderOptions, Overlength, Source},
 };
@@ -100,7 +100,7 @@ pub fn effects(summaries: &[(&str, Value)], seconds: f64) -> Value {
     // How far two classes are apart; `none` says why that is not known.
     let apart = |of: &Value, none: &str| match of["auc"].as_f64() {
         Some(auc) => {
-            let [low, high] = ends_of(&of["auc_delong_95"]);
+            let [low, high] = ends_of(&of["auc_newcombe_95"]);
             (format!("AUC {auc:.3} ({low:.3} to {high:.3})"), low > 0.5)
         }
         None => (none.to_owned(), false),
@@ -147,10 +147,10 @@ pub fn effects(summaries: &[(&str, Value)], seconds: f64) -> Value {
         ("it falls more than before ordinary questions", than_questions),
         (
             "accuracy moves with alpha",
-            (
-                format!("{:.1} % to {:.1} % of {count}", 100.0 * least, 100.0 * most),
-                wilson(most, count).0 > wilson(least, count).1,
-            ),
+            (format!("{:.1} % to {:.1} % of {count}", 100.0 * least, 100.0 * most), {
+                let of = |accuracy| wilson_of_several(accuracy, count, accuracies.len());
+                of(most).0 > of(least).1
+            }),
         ),
     ];
     let effect = |(name, (found, is_shown)): (&str, (String, bool))| json!({ "effect": name, "found": found, "shown": is_shown });
@@ -181,7 +181,7 @@ pub fn report(summary: &Value) -> Option<Report> {
         title: "What the demo pair shows (demo)".into(),
         notes,
         tables: vec![Table {
-            caption: "What the paper finds, and whether this pair shows it (no: the 95 % interval includes no effect)".into(),
+            caption: "What the paper finds, and whether this pair shows it (no: the 95 % interval includes no effect; of accuracies, all alphas' together)".into(),
             head: ["effect", "found", "shown"].map(str::to_owned).to_vec(),
             rows,
         }],

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Error, Result,
     engine::{AnyEngine, Observer, RowCount},
-    metrics::{auc, delong, stratified},
+    metrics::{auc, newcombe, stratified},
     output::{Folder, Report, Table},
 };
 use serde_json::{Map, Value, json};
@@ -265,7 +265,7 @@ fn of_kinds(field: &str, kinds: &BTreeMap<String, Scores>) -> Value {
             "successful": successful.len(),
             "refused": refused.len(),
             "auc": auc(successful, refused),
-            "auc_delong_95": delong(successful, refused).map(|(low, high)| [low, high]),
+            "auc_newcombe_95": newcombe(successful, refused).map(|(low, high)| [low, high]),
         })
     });
     let (within, interval) = stratified(&pairs).unzip();
@@ -273,7 +273,7 @@ fn of_kinds(field: &str, kinds: &BTreeMap<String, Scores>) -> Value {
         "field": field,
         "kinds": described.collect::<Vec<_>>(),
         "auc": within,
-        "auc_delong_95": interval.map(|(low, high)| [low, high]),
+        "auc_newcombe_95": interval.map(|(low, high)| [low, high]),
     })
 }
 
@@ -296,7 +296,7 @@ fn table_of_kinds(by: &Value) -> Option<Table> {
             of["successful"].as_u64().map_or_else(String::new, |count| count.to_string()),
             of["refused"].as_u64().map_or_else(String::new, |count| count.to_string()),
             number(&of["auc"]),
-            interval(&of["auc_delong_95"], 3),
+            interval(&of["auc_newcombe_95"], 3),
         ]
     };
     let field = by["field"].as_str()?;
@@ -307,7 +307,7 @@ fn table_of_kinds(by: &Value) -> Option<Table> {
     rows.push(cells("all, each within its own".to_owned(), by));
     Some(Table {
         caption: format!("Refused against successful prompts of the same {field}"),
-        head: [field, "successful", "refused", "AUC", "95 % (DeLong)"].map(str::to_owned).to_vec(),
+        head: [field, "successful", "refused", "AUC", "95 % (Newcombe)"].map(str::to_owned).to_vec(),
         rows,
     })
 }

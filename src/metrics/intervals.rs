@@ -5,51 +5,82 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{RngCore, SeedableRng},
 };
+use statrs::distribution::{ContinuousCDF, Normal};
 
 /// 97.5 % quantile of the standard normal distribution: intervals are of 95 %.
 const Z: f64 = 1.959_963_984_540_054;
 
 /// DeLong's 95 % interval of [`auc`] (DeLong, DeLong, Clarke-Pearson 1988): normal, cut at 0 and 1. `None` where a class has
-/// fewer than two scores.
+/// fewer than two scores. Of small classes, and of an AUC near 0 or 1, it is too short: see [`newcombe`].
 pub fn delong(negative: &[f64], positive: &[f64]) -> Option<(f64, f64)> {
-    auc_and_variance(negative, positive).map(|(center, variance)| normal(center, variance))
-}
-
-/// The AUC of two classes within strata: how often, of all pairs of a negative and a positive of one stratum, the positive has the higher
-/// score, and DeLong's 95 % interval of it. Strata with fewer than two of a class tell nothing; `None` where there are no others.
-pub fn stratified(strata: &[(&[f64], &[f64])]) -> Option<(f64, (f64, f64))> {
-    let (mut pairs, mut center, mut variance) = (0.0, 0.0, 0.0);
-    for (negative, positive) in strata {
-        let Some((own, own_variance)) = auc_and_variance(negative, positive) else { continue };
-        let own_pairs = (negative.len() * positive.len()) as f64;
-        pairs += own_pairs;
-        center += own_pairs * own;
-        variance += own_pairs.powi(2) * own_variance;
-    }
-    (pairs > 0.0).then(|| (center / pairs, normal(center / pairs, variance / pairs.powi(2))))
-}
-
-fn auc_and_variance(negative: &[f64], positive: &[f64]) -> Option<(f64, f64)> {
     if negative.len() < 2 || positive.len() < 2 {
         return None;
     }
     let variance =
         placements(positive, negative, |below, _| below) + placements(negative, positive, |_, above| above);
-    Some((auc(negative, positive)?, variance))
+    let (center, half) = (auc(negative, positive)?, Z * variance.sqrt());
+    Some(((center - half).max(0.0), (center + half).min(1.0)))
+}
+
+/// Newcombe's 95 % interval of [`auc`] (Newcombe 2006, Statistics in Medicine 25:559, method 5): the values from which the AUC found lies no
+/// further than chance, their variance being Hanley and McNeil's for exponential scores and classes of the mean size. Unlike [`delong`]'s
+/// it has a width at an AUC of 0 and 1 and holds for classes of a few scores. `None` where a class is empty.
+pub fn newcombe(negative: &[f64], positive: &[f64]) -> Option<(f64, f64)> {
+    let found = auc(negative, positive)?;
+    let (m, n) = (negative.len() as f64, positive.len() as f64);
+    let is_near = |theta: f64| {
+        let two_positives = theta / (2.0 - theta) - theta * theta;
+        let two_negatives = 2.0 * theta * theta / (1.0 + theta) - theta * theta;
+        let others = (m + n) / 2.0 - 1.0;
+        let variance = (theta * (1.0 - theta) + others * (two_positives + two_negatives)) / (m * n);
+        (found - theta).powi(2) <= Z * Z * variance
+    };
+    let end = |beyond: f64| {
+        let (mut near, mut far) = (found, beyond);
+        // Each step halves the distance: these are more than an f64 has digits.
+        for _ in 0..64 {
+            let middle = near.midpoint(far);
+            if is_near(middle) { near = middle } else { far = middle }
+        }
+        near
+    };
+    Some((end(0.0), end(1.0)))
+}
+
+/// The AUC of two classes within strata: how often, of all pairs of a negative and a positive of one stratum, the positive has the higher
+/// score; and its 95 % interval, from [`newcombe`]'s of the strata (Zou and Donner 2008, Statistics in Medicine 27:1693). Strata without
+/// one of the classes tell nothing; `None` where there are no others.
+pub fn stratified(strata: &[(&[f64], &[f64])]) -> Option<(f64, (f64, f64))> {
+    let (mut pairs, mut center, mut below, mut above) = (0.0, 0.0, 0.0, 0.0);
+    for (negative, positive) in strata {
+        let Some((own, (low, high))) = auc(negative, positive).zip(newcombe(negative, positive)) else {
+            continue;
+        };
+        let own_pairs = (negative.len() * positive.len()) as f64;
+        pairs += own_pairs;
+        center += own_pairs * own;
+        below += (own_pairs * (own - low)).powi(2);
+        above += (own_pairs * (high - own)).powi(2);
+    }
+    let share = |of: f64| of / pairs;
+    (pairs > 0.0).then(|| (share(center), (share(center - below.sqrt()), share(center + above.sqrt()))))
 }
 
 /// Wilson's 95 % interval of a share of so many.
 pub fn wilson(share: f64, of: f64) -> (f64, f64) {
-    let spread = Z * Z / of;
-    let half = Z * ((share * (1.0 - share) + spread / 4.0) / of).sqrt();
-    let middle = share + spread / 2.0;
-    (((middle - half) / (1.0 + spread)).max(0.0), ((middle + half) / (1.0 + spread)).min(1.0))
+    wilson_of(share, of, Z)
 }
 
-/// The normal 95 % interval of a share.
-fn normal(center: f64, variance: f64) -> (f64, f64) {
-    let half = Z * variance.sqrt();
-    ((center - half).max(0.0), (center + half).min(1.0))
+/// The same of one of several shares, wide enough that all of them hold together with 95 % (Bonferroni).
+pub fn wilson_of_several(share: f64, of: f64, shares: usize) -> (f64, f64) {
+    wilson_of(share, of, Normal::standard().inverse_cdf(1.0 - 0.025 / shares.max(1) as f64))
+}
+
+fn wilson_of(share: f64, of: f64, z: f64) -> (f64, f64) {
+    let spread = z * z / of;
+    let half = z * ((share * (1.0 - share) + spread / 4.0) / of).sqrt();
+    let middle = share + spread / 2.0;
+    (((middle - half) / (1.0 + spread)).max(0.0), ((middle + half) / (1.0 + spread)).min(1.0))
 }
 
 /// Variance of the mean share of the others that each of `own` stands right to, ties counting half. `right` takes how many
@@ -176,13 +207,26 @@ mod tests {
         assert!(auc(&lower, &higher) > Some(0.5));
         let (center, (least, most)) = stratified(&[(many, some), (&high, &high[1..3])]).unwrap();
         assert_eq!(center, 0.5);
-        let (one_least, one_most) = delong(many, some).unwrap();
+        let (one_least, one_most) = newcombe(many, some).unwrap();
         assert!(one_least < least && most < one_most && least < 0.5 && most > 0.5);
-        // One stratum is the whole; what tells nothing is left out.
-        let whole = auc(many, &high).zip(delong(many, &high));
+        // One stratum is the whole; what lacks a class is left out, and one score of each tells something.
+        let whole = auc(many, &high).zip(newcombe(many, &high));
         assert_eq!(stratified(&[(many, &high)]), whole);
-        assert_eq!(stratified(&[(&low[..1], &high), (many, &high), (many, &[])]), whole);
-        assert_eq!(stratified(&[(&low[..1], &high)]), None);
+        assert_eq!(stratified(&[(many, &high), (many, &[])]), whole);
+        assert_eq!(stratified(&[(&[], &high)]), None);
+        assert!(stratified(&[(&low[..1], &high), (many, &high)]) > whole);
+    }
+
+    #[test]
+    fn newcombe_has_a_width_where_delong_has_none() {
+        let (negative, positive) = ([0.1, 0.2], [0.3, 0.4]);
+        assert_eq!(delong(&negative, &positive), Some((1.0, 1.0)));
+        let (low, high) = newcombe(&negative, &positive).unwrap();
+        assert!((0.1..0.5).contains(&low) && high == 1.0, "{low} {high}");
+        let (mirrored_low, mirrored_high) = newcombe(&positive, &negative).unwrap();
+        assert!(mirrored_low == 0.0 && (mirrored_high - (1.0 - low)).abs() < 1e-15, "{mirrored_high}");
+        assert!(newcombe(&negative[..1], &positive[..1]).is_some());
+        assert_eq!(newcombe(&[], &positive), None);
     }
 
     #[test]

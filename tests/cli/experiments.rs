@@ -309,8 +309,10 @@ fn classes_are_compared_pairwise() {
     assert_eq!((pairs[0]["auc"].as_f64(), pairs[1]["auc"].as_f64()), (Some(1.0), Some(1.0)));
     let close = pairs[2]["auc"].as_f64().unwrap();
     assert!((close - 0.560).abs() < 5e-4, "{close}");
-    let interval = &pairs[2]["auc_delong_95"];
-    assert!(interval[0].as_f64().unwrap() < close && close < interval[1].as_f64().unwrap());
+    for interval in ["auc_newcombe_95", "auc_delong_95", "auc_bootstrap_95"] {
+        let ends = [0, 1].map(|end| pairs[2][interval][end].as_f64().unwrap());
+        assert!(ends[0] < close && close < ends[1], "{interval}: {ends:?}");
+    }
     assert!(told.stdout.contains("refused against answered"), "{}", told.stdout);
 }
 
@@ -331,8 +333,10 @@ fn comparing_needs_two_classes() {
     scene.run(&["compare", "a.txt", "b.jsonl"]).expect(2, &["no prompt of class \"b\"", "empty string"]);
     scene.run(&["compare", "a.txt", "c.jsonl"]).expect(3, &["1 of 4 rows"]);
     assert_eq!(scene.rows()[3]["error"]["type"], "empty_prompt");
-    // Too few of one class for an interval.
-    assert_eq!(scene.summary()["pairs"][0]["auc_delong_95"], Value::Null);
+    // Too few of one class for DeLong's interval.
+    let pair = &scene.summary()["pairs"][0];
+    assert_eq!(pair["auc_delong_95"], Value::Null);
+    assert!(pair["auc_newcombe_95"].is_array(), "{pair}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
     python tests/statistics/generate.py
 
 AUC and ROC curve are scikit-learn's. DeLong's variance is scipy's sample variance of the placement values, which are normalized
-Mann-Whitney counts. The bootstrap is scipy's, of each class for itself, percentiles.
+Mann-Whitney counts. Newcombe's interval is where scipy finds the roots of his formula. The bootstrap is scipy's, of each class for itself, percentiles.
 """
 
 import json
@@ -14,7 +14,7 @@ import pathlib
 import numpy as np
 import scipy
 import sklearn
-from scipy import stats
+from scipy import optimize, stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -33,6 +33,18 @@ def delong(negative, positive):
     return [max(low, 0.0), min(high, 1.0)]
 
 
+def newcombe(negative, positive):
+    """Method 5 of Newcombe 2006 (Statistics in Medicine 25:559)."""
+    m, n, found = len(negative), len(positive), auc(negative, positive)
+    mean, z = (m + n) / 2, stats.norm.ppf(0.975)
+
+    def excess(theta):
+        variance = theta * (1 - theta) / (m * n) * (2 * mean - 1 - (3 * mean - 3) / ((2 - theta) * (1 + theta)))
+        return (found - theta) ** 2 - z * z * variance
+
+    return [optimize.brentq(excess, *ends, xtol=1e-15) if ends[0] < ends[1] else found for ends in ((0, found), (found, 1))]
+
+
 def measure(negative, positive):
     labels = np.r_[np.zeros(len(negative)), np.ones(len(positive))]
     fpr, tpr, _ = roc_curve(labels, np.r_[negative, positive], drop_intermediate=False)
@@ -44,6 +56,7 @@ def measure(negative, positive):
         "positive": positive.tolist(),
         "auc": auc(negative, positive),
         "delong": delong(negative, positive),
+        "newcombe": newcombe(negative, positive),
         "bootstrap": [boot.low, boot.high],
         "tpr_at_5_percent": tpr[fpr <= 0.05].max(),
         "tpr_at_20_percent": tpr[fpr <= 0.2].max(),
@@ -62,8 +75,9 @@ def correlate(a, b):
 
 
 def share(count, of):
-    interval = stats.binomtest(count, of).proportion_ci(method="wilson")
-    return {"count": count, "of": of, "wilson": [interval.low, interval.high]}
+    found = stats.binomtest(count, of)
+    one, of_nine = (found.proportion_ci(confidence, method="wilson") for confidence in (0.95, 1 - 0.05 / 9))
+    return {"count": count, "of": of, "wilson": [one.low, one.high], "wilson_of_nine": [of_nine.low, of_nine.high]}
 
 
 def main():
