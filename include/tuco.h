@@ -25,6 +25,8 @@ typedef enum tuco_status {
     TUCO_USAGE = 2,
     /* A broken checkpoint, two that are not a pair, or weights that overflow on a prompt: do not retry. */
     TUCO_WRONG_PAIR = 42,
+    /* tuco_cancel stopped it. */
+    TUCO_CANCELLED = 75,
 } tuco_status;
 
 /* A pair that is open and ready. */
@@ -54,6 +56,14 @@ TUCO_API int tuco_score_text(const tuco_session *session, const char *const *pro
 
 /* Scores `count` prompts of token ids, which follow each other in `token_ids`; `lengths` has the number of each one's. */
 TUCO_API int tuco_score_tokens(const tuco_session *session, const uint32_t *token_ids, const size_t *lengths, size_t count, tuco_score *scores);
+
+/* Stops the scoring that other threads have begun, what waits for its turn too: it returns TUCO_CANCELLED. Later calls are not stopped.
+ * NULL is allowed. */
+TUCO_API void tuco_cancel(const tuco_session *session);
+
+/* What there is to tell of the pair and its prompts since the last call (differences within the pair, a doubled first token, a device
+ * that batches did not fit), a line each; "" if there is nothing, and for NULL. Valid until this thread's next call of it. */
+TUCO_API const char *tuco_take_warnings(const tuco_session *session);
 
 /* Gives back memory, threads and device. NULL is allowed. */
 TUCO_API void tuco_close(tuco_session *session);

@@ -13,7 +13,7 @@ use tuco::{
     engine::{Continued, Engine, Generation, LOGITS_AT_ONCE, Prompt, Sampling, Tokens, unheard, unobserved},
     job::Device,
     prompt::{Content, ContentRef},
-    session::{Completing, Logits, OfPrompt},
+    session::{Call, Completing, Logits, OfPrompt},
     twin::Branch,
 };
 
@@ -374,6 +374,26 @@ fn an_observer_hears_every_token_and_stops_the_work() {
     assert!((*heard.lock().unwrap() - 5.0_f64).abs() < 1e-9);
     let stopped = session.score(&[&[1, 2, 3]], &|_| ControlFlow::Break(())).unwrap_err();
     assert_eq!(stopped.kind, ErrorKind::Interrupted);
+}
+
+#[test]
+fn what_has_begun_is_cancelled_and_what_begins_later_is_not() {
+    let session = Session::open(&options(CASE)).unwrap();
+    let rows: [&[u32]; 2] = [&[1, 2, 3], &[4, 5]];
+    let working = session.begin();
+    let score = |call: &Call| session.score(&rows, &|_| call.go_on());
+    let stopped = session.score(&rows, &|_| {
+        // One waits for its turn meanwhile.
+        std::thread::scope(|scope| {
+            let waiting = session.begin();
+            session.cancel();
+            let waiting = scope.spawn(move || score(&waiting));
+            assert_eq!(waiting.join().unwrap().err().unwrap().kind, ErrorKind::Interrupted);
+        });
+        working.go_on()
+    });
+    assert_eq!(stopped.err().unwrap().kind, ErrorKind::Interrupted);
+    assert_eq!(all(score(&session.begin())).len(), rows.len());
 }
 
 #[test]

@@ -9,8 +9,9 @@ use std::{
 };
 use tuco::{
     Error, Result, Session, SessionOptions,
-    engine::{Score, unobserved},
+    engine::Score,
     prompt::{ContentRef, RowError},
+    session::Call,
 };
 
 /// `TUCO_FAILED`: also what panics are.
@@ -33,11 +34,18 @@ pub struct TucoScore {
 
 thread_local! {
     static LAST_ERROR: RefCell<CString> = RefCell::default();
+    static WARNINGS: RefCell<CString> = RefCell::default();
 }
 
-fn remember(message: &str) {
+type Text = std::thread::LocalKey<RefCell<CString>>;
+
+fn remember(text: &'static Text, message: &str) {
     let message = CString::new(message.replace('\0', " ")).unwrap_or_default();
-    LAST_ERROR.with(|last| *last.borrow_mut() = message);
+    text.with(|text| *text.borrow_mut() = message);
+}
+
+fn remembered(text: &'static Text) -> *const c_char {
+    text.with(|text| text.borrow().as_ptr())
 }
 
 /// Runs what a function does; its status, and the message where it is not 0.
@@ -45,11 +53,11 @@ fn guarded(work: impl FnOnce() -> Result<()>) -> c_int {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
-            remember(&error.message);
+            remember(&LAST_ERROR, &error.message);
             c_int::from(error.exit_code())
         }
         Err(_) => {
-            remember("a bug in tuco: it panicked, standard error says where");
+            remember(&LAST_ERROR, "a bug in tuco: it panicked, standard error says where");
             FAILED
         }
     }
@@ -94,11 +102,11 @@ fn of_prompt<T>((index, outcome): (usize, Result<T, RowError>)) -> Result<T> {
 
 /// # Safety
 /// `scores` points to room for as many as there are prompts.
-unsafe fn write(prompts: &[&[u32]], session: &Session, scores: *mut TucoScore) -> Result<()> {
+unsafe fn write(prompts: &[&[u32]], session: &Session, call: &Call, scores: *mut TucoScore) -> Result<()> {
     if scores.is_null() && !prompts.is_empty() {
         return Err(Error::usage(format!("scores is NULL, expected room for {}", prompts.len())));
     }
-    let found = session.score(prompts, &unobserved)?.into_iter().enumerate();
+    let found = session.score(prompts, &|_| call.go_on())?.into_iter().enumerate();
     let found: Vec<Score> = found.map(of_prompt).collect::<Result<_>>()?;
     for (index, (score, prompt)) in found.iter().zip(prompts).enumerate() {
         let (last, n_tokens) = (score.last(), prompt.len());
@@ -152,6 +160,7 @@ pub unsafe extern "C" fn tuco_score_text(
     guarded(|| {
         // SAFETY: the caller's.
         let session = unsafe { opened(session)? };
+        let call = session.begin();
         let mut rows = Vec::new();
         // SAFETY: the caller's.
         for (index, prompt) in unsafe { list("prompts", prompts, count)? }.iter().enumerate() {
@@ -162,7 +171,7 @@ pub unsafe extern "C" fn tuco_score_text(
             session.encode(&rows)?.into_iter().enumerate().map(of_prompt).collect::<Result<Vec<_>>>()?;
         let ids: Vec<&[u32]> = encoded.iter().map(|encoded| encoded.token_ids.as_slice()).collect();
         // SAFETY: the caller's.
-        unsafe { write(&ids, session, scores) }
+        unsafe { write(&ids, session, &call, scores) }
     })
 }
 
@@ -180,6 +189,7 @@ pub unsafe extern "C" fn tuco_score_tokens(
     guarded(|| {
         // SAFETY: the caller's.
         let session = unsafe { opened(session)? };
+        let call = session.begin();
         // SAFETY: the caller's.
         let lengths = unsafe { list("lengths", lengths, count)? };
         let total = lengths.iter().try_fold(0usize, |sum, length| sum.checked_add(*length));
@@ -193,8 +203,36 @@ pub unsafe extern "C" fn tuco_score_tokens(
             rest = more;
         }
         // SAFETY: the caller's.
-        unsafe { write(&ids, session, scores) }
+        unsafe { write(&ids, session, &call, scores) }
     })
+}
+
+/// # Safety
+/// `session` is null, or comes from [`tuco_open`] and was not closed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tuco_cancel(session: *const Session) {
+    // SAFETY: the caller's.
+    if let Some(session) = unsafe { session.as_ref() } {
+        guarded(|| {
+            session.cancel();
+            Ok(())
+        });
+    }
+}
+
+/// # Safety
+/// `session` is null, or comes from [`tuco_open`] and was not closed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tuco_take_warnings(session: *const Session) -> *const c_char {
+    remember(&WARNINGS, "");
+    // SAFETY: the caller's.
+    if let Some(session) = unsafe { session.as_ref() } {
+        guarded(|| {
+            remember(&WARNINGS, &session.take_warnings().join("\n"));
+            Ok(())
+        });
+    }
+    remembered(&WARNINGS)
 }
 
 /// # Safety
@@ -212,7 +250,7 @@ pub unsafe extern "C" fn tuco_close(session: *mut Session) {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn tuco_last_error() -> *const c_char {
-    LAST_ERROR.with(|last| last.borrow().as_ptr())
+    remembered(&LAST_ERROR)
 }
 
 #[unsafe(no_mangle)]
@@ -264,7 +302,7 @@ mod tests {
             exported += 1;
         }
         let in_header = HEADER.lines().filter(|line| line.starts_with("TUCO_API ")).count();
-        assert_eq!((exported, in_header), (6, 6));
+        assert_eq!((exported, in_header), (8, 8));
     }
 
     #[test]
@@ -279,11 +317,12 @@ mod tests {
 
     #[test]
     fn statuses_are_exit_codes() {
-        use tuco::ErrorKind::{Checkpoint, Device, Io, Mismatch, NotFinite, OutOfMemory, Usage};
+        use tuco::ErrorKind::{Checkpoint, Device, Interrupted, Io, Mismatch, NotFinite, OutOfMemory, Usage};
         for (kinds, name) in [
             (&[Io, Device, OutOfMemory][..], "TUCO_FAILED"),
             (&[Usage], "TUCO_USAGE"),
             (&[Checkpoint, Mismatch, NotFinite], "TUCO_WRONG_PAIR"),
+            (&[Interrupted], "TUCO_CANCELLED"),
         ] {
             for kind in kinds {
                 let code = Error::new(*kind, "").exit_code();
@@ -311,6 +350,8 @@ mod tests {
             assert!(session.is_null());
             assert_eq!(tuco_score_text(session, ptr::null(), 0, ptr::null_mut()), 2);
             assert!(told().starts_with("session is NULL"));
+            tuco_cancel(session);
+            assert_eq!(CStr::from_ptr(tuco_take_warnings(session)), c"");
             tuco_close(session);
         }
     }

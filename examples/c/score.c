@@ -21,6 +21,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "%s\n", tuco_last_error());
         return status;
     }
+    fputs(tuco_take_warnings(session), stderr);
     size_t count = (size_t)argc - 3;
     tuco_score *scores = calloc(count, sizeof *scores);
     status = scores ? tuco_score_text(session, (const char *const *)argv + 3, count, scores) : TUCO_FAILED;

@@ -13,7 +13,7 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
         ErrorKind::Io => "ReadWriteError",
         ErrorKind::Device => "DeviceError",
         ErrorKind::OutOfMemory => "OutOfMemoryError",
-        ErrorKind::Interrupted => "TucoError",
+        ErrorKind::Interrupted => "CancelledError",
         ErrorKind::BadRows => "BadRowsError",
         ErrorKind::Incomplete => "IncompleteError",
     };

@@ -53,7 +53,7 @@ impl Pair {
     /// told before anything is computed.
     fn encoded(
         py: Python<'_>,
-        session: &Session,
+        session: &Used,
         prompts: &Bound<'_, PyAny>,
         following: &(dyn Fn(usize) -> usize + Sync),
     ) -> PyResult<Rows> {
@@ -67,6 +67,7 @@ impl Pair {
             let following = |place: usize| following(some[place].0);
             encoded.extend(py.detach(|| session.encode_before(&contents, &following)).raise(py)?);
             py.check_signals()?;
+            session.check().raise(py)?;
         }
         Self::warn(py, session)?;
         let mut encoded = encoded.into_iter();
@@ -80,7 +81,7 @@ impl Pair {
     /// The token ids of prompts that must all be good.
     fn all_encoded(
         py: Python<'_>,
-        session: &Session,
+        session: &Used,
         prompts: &Bound<'_, PyAny>,
         following: usize,
     ) -> PyResult<Vec<Encoded>> {
@@ -162,6 +163,12 @@ impl Pair {
             py.detach(|| std::thread::sleep(Duration::from_millis(5)));
             py.check_signals()?;
         }
+        Ok(())
+    }
+
+    /// Stops the calls that other threads have begun, those that wait for their turn too: they raise `CancelledError`.
+    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        self.session(py)?.cancel();
         Ok(())
     }
 
@@ -320,7 +327,7 @@ impl Pair {
         let bar = Bar::new(py, progress, "score", passes * tokens(ids_of(good.iter().copied())))?;
         let num_layers = session.spec().num_hidden_layers;
         let asked = Asked { layers, all_tokens, output_co, num_layers };
-        let scored = run(py, bar, |observer| {
+        let scored = run(py, &session.call, bar, |observer| {
             let mut scored = Vec::with_capacity(good.len());
             for some in parts(&good, asked) {
                 scored.extend(score_part(&session, some, asked, observer)?);
@@ -386,7 +393,8 @@ impl Pair {
         let ids: Vec<&[u32]> = ids_of(rows.iter().flatten()).collect();
         let bar = Bar::new(py, progress, "logits", self::tokens(ids.iter().copied()))?;
         let asked = chosen.as_deref().map_or(Tokens::All, Tokens::Of);
-        let logits = run(py, bar, |observer| session.logits(&ids, &alphas, asked, observer))?.raise(py)?;
+        let logits = run(py, &session.call, bar, |observer| session.logits(&ids, &alphas, asked, observer))?
+            .raise(py)?;
         Self::warn(py, &session)?;
         let good: Vec<usize> = (0..rows.len()).filter(|row| rows[*row].is_ok()).collect();
         let Logits { values, shape: [alphas, prompts, width], errors: failed } =
@@ -457,7 +465,8 @@ impl Pair {
         let texts: Vec<Continued<'_>> =
             good.map(|(token_ids, n_prompt)| Continued { token_ids, n_prompt: *n_prompt }).collect();
         let bar = Bar::new(py, progress, "likelihoods", tokens(texts.iter().map(Continued::passing)))?;
-        let found = run(py, bar, |observer| session.likelihoods(&texts, alpha, observer))?.raise(py)?;
+        let found = run(py, &session.call, bar, |observer| session.likelihoods(&texts, alpha, observer))?
+            .raise(py)?;
         Self::warn(py, &session)?;
         let arrays = |of: Vec<tuco::engine::Likelihood>| -> Likelihoods<'py> {
             let values = of.iter().map(|token| token.log_likelihood);
@@ -540,7 +549,8 @@ impl Pair {
         let tokens = prompts.iter().map(|prompt| (prompt.token_ids.len() + completing.new_tokens()) as u64);
         let bar = Bar::new(py, progress, "generate", tokens.sum())?;
         let completions =
-            run(py, bar, |observer| session.generate(&prompts, &completing, observer))?.raise(py)?;
+            run(py, &session.call, bar, |observer| session.generate(&prompts, &completing, observer))?
+                .raise(py)?;
         Self::warn(py, &session)?;
         let about: Vec<(usize, bool)> = rows
             .iter()
@@ -577,7 +587,7 @@ impl Pair {
             let message = format!("{} tokens with the response, expected at most {most}", ids.len());
             return Err(row_exception(py, 0, &RowError::new(RowErrorKind::TooLong, message)));
         }
-        let (trace, says) = run(py, Bar::new(py, Some(false), "trace", 0)?, |observer| {
+        let (trace, says) = run(py, &session.call, Bar::new(py, Some(false), "trace", 0)?, |observer| {
             let trace = session.trace(&[&ids], observer)?.remove(0)?;
             let says = match session.pair().head() {
                 Ok(_) => Some(session.logits_of_parts(&trace.split, observer)?),

@@ -9,7 +9,7 @@ use std::{
     },
     time::Duration,
 };
-use tuco::{Result, engine::Observer};
+use tuco::{Result, engine::Observer, session::Call};
 
 /// How often the calling thread looks up.
 const TICK: Duration = Duration::from_millis(100);
@@ -57,9 +57,10 @@ impl<'py> Bar<'py> {
     }
 }
 
-/// Runs `work`. What a signal handler raises (`KeyboardInterrupt`) stops the work and is raised here.
+/// Runs `work` of a call. What a signal handler raises (`KeyboardInterrupt`) stops the work and is raised here.
 pub fn run<T: Send>(
     py: Python<'_>,
+    call: &Call,
     mut bar: Bar<'_>,
     work: impl FnOnce(Observer<'_>) -> Result<T> + Send,
 ) -> PyResult<Result<T>> {
@@ -68,7 +69,7 @@ pub fn run<T: Send>(
     let computed = || *tokens.lock().unwrap_or_else(PoisonError::into_inner);
     let observer = |more: f64| {
         *tokens.lock().unwrap_or_else(PoisonError::into_inner) += more;
-        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { call.go_on() }
     };
     let outcome = watched(py, &stop, || bar.show(computed()), || work(&observer));
     if matches!(outcome, Ok(Ok(_))) {

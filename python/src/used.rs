@@ -1,19 +1,28 @@
-//! Which sessions the calls of a thread use.
+//! Which sessions the calls of a thread use, and whether they were cancelled.
 
 use std::{cell::Cell, ops::Deref, sync::Arc};
-use tuco::Session;
+use tuco::{Error, Result, Session, session::Call};
 
 thread_local! {
     static USES: Cell<u32> = const { Cell::new(0) };
 }
 
 /// A session that a call of this thread uses.
-pub struct Used(Arc<Session>);
+pub struct Used {
+    session: Arc<Session>,
+    pub call: Call,
+}
 
 impl Used {
     pub fn begin(session: Arc<Session>) -> Self {
         USES.set(USES.get() + 1);
-        Self(session)
+        Self { call: session.begin(), session }
+    }
+
+    /// # Errors
+    /// When the call was cancelled.
+    pub fn check(&self) -> Result<()> {
+        if self.call.is_cancelled() { Err(Error::stopped()) } else { Ok(()) }
     }
 
     /// Whether a call of the thread is on its way, be it of another pair.
@@ -26,7 +35,7 @@ impl Deref for Used {
     type Target = Session;
 
     fn deref(&self) -> &Session {
-        &self.0
+        &self.session
     }
 }
 

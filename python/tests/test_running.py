@@ -67,6 +67,32 @@ def test_ctrl_c_stops_a_pass(demo):
     assert stopped < 0.2 + 15 * (time.perf_counter() - start), "the whole was computed"
 
 
+def test_calls_of_other_threads_are_cancelled(demo):
+    ended: list[type] = []
+
+    def work():
+        try:
+            demo.score(LONG, output_co=True)
+            ended.append(demo.__class__)
+        except tuco.CancelledError as error:
+            assert error.exit_code == 75
+            ended.append(type(error))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]  # one of them waits for its turn
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    demo.cancel()
+    start = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    cancelled = time.perf_counter() - start
+    assert ended == [tuco.CancelledError] * 2
+    start = time.perf_counter()
+    demo.score(LONG[:100])
+    assert cancelled < 15 * (time.perf_counter() - start), "the whole was computed"
+
+
 def test_closing_waits_for_passes_of_other_threads():
     pair = tuco.Pair.from_pretrained(DEMO / "base", DEMO / "tuned", device="cpu")
     began, ended = threading.Event(), []

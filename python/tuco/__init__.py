@@ -10,6 +10,7 @@
 from ._native import Completion, Scores, Trace, __version__
 from .errors import (
     BadRowsError,
+    CancelledError,
     CheckpointError,
     DeviceError,
     IncompleteError,
@@ -26,6 +27,7 @@ from .pair import Pair
 
 __all__ = [
     "BadRowsError",
+    "CancelledError",
     "CheckpointError",
     "Completion",
     "DeviceError",

@@ -73,6 +73,12 @@ class NotFiniteError(TucoError, OverflowError):
     exit_code = 42
 
 
+class CancelledError(TucoError):
+    """Another thread stopped the call (`pair.cancel()`)."""
+
+    exit_code = 75
+
+
 class BadRowsError(TucoError):
     """More rows are errors than `fail_on_error` allows. All rows are written, and say why."""
 

@@ -17,14 +17,16 @@
 //!
 //! Prompts are slices of token ids; [`Session::encoder`] makes them of text and conversations. Any number can be given: they
 //! pass the layers in batches within the limits of [`MachineOptions`](crate::job::MachineOptions), and what a prompt gets does
-//! not depend on the others. Calls from several threads take turns.
+//! not depend on the others. Calls from several threads take turns; [`Session::cancel`] stops those that ask for it.
 
 mod batches;
+mod call;
 mod engines;
 mod options;
 mod turns;
 
 pub use crate::experiment::generate::{Completing, Text};
+pub use call::Call;
 pub use options::SessionOptions;
 
 use crate::{
@@ -41,6 +43,7 @@ use crate::{
     twin::Branch,
 };
 use batches::{Footprints, Passing, Room, TokenIds, batches};
+use call::Cancels;
 use engines::{Engines, Loaded};
 use rayon::prelude::*;
 use std::{
@@ -106,6 +109,7 @@ struct Opened {
     /// The process whose threads these are.
     process: u32,
     turns: Turns,
+    cancels: Cancels,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -140,6 +144,7 @@ impl Session {
             limits: machine.limits(None),
             process: std::process::id(),
             turns: Turns::default(),
+            cancels: Cancels::default(),
             warnings,
         };
         Ok(Self { opened: Arc::new(opened) })
@@ -171,6 +176,17 @@ impl Session {
         let mut warnings = std::mem::take(&mut *lock(&self.opened.warnings));
         warnings.extend(self.opened.encoder.take_warnings());
         warnings
+    }
+
+    /// Begins what [`Session::cancel`] is to stop, be it several passes: their observer has to answer [`Call::go_on`].
+    pub fn begin(&self) -> Call {
+        self.opened.cancels.begin()
+    }
+
+    /// Stops all that has [begun](Session::begin), what waits for its turn too: it ends with [`ErrorKind::Interrupted`] before its next
+    /// layer. What begins later is not stopped.
+    pub fn cancel(&self) {
+        self.opened.cancels.cancel();
     }
 
     /// The token ids of many rows, one by one as by [`Encoder::encode`], on the threads of the first device.
