@@ -2,7 +2,7 @@
 //! row is steered, `x + ptc + alpha · ftc`, and attends in each block to what that block made of the tokens before it.
 
 use super::{
-    Engine, Layer, Observer,
+    Engine, Layer, Loaded, Observer,
     cache::Cache,
     head::{Head, Tokens},
     layer::Meeting,
@@ -90,7 +90,7 @@ impl<M> Space<M> {
 pub struct Decoder<'e, 'a, B: Backend> {
     engine: &'e Engine<'a, B>,
     mix: Mix,
-    head: Head<'a, B>,
+    head: Loaded<'e, Head<'a, B>>,
     pub cache: Cache<B::Mat>,
     pub ropes: RopeTables<'a>,
     space: Space<B::Mat>,
@@ -102,7 +102,7 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
         Ok(Self {
             engine,
             mix,
-            head: Head::load(backend, engine.weights, Meeting::FewRows)?,
+            head: engine.head(Meeting::FewRows)?,
             cache: Cache::new(spec.ft),
             ropes: RopeTables::of(engine.weights),
             space: Space::new(backend, spec.ft),

@@ -2,9 +2,8 @@
 
 use super::layer::Meeting;
 use crate::{
-    Result,
     backend::{Backend, Linear, Norm, Role, Rows},
-    model::PairWeights,
+    model::{self, PairWeights},
     tensor::{Dtype, Tensor},
 };
 
@@ -30,9 +29,9 @@ pub struct Head<'w, B: Backend> {
 }
 
 impl<'w, B: Backend> Head<'w, B> {
-    pub fn load(backend: &B, weights: &'w dyn PairWeights, meeting: Meeting) -> Result<Self> {
-        let (head, spec) = (weights.head()?, weights.spec().ft);
-        Ok(Self {
+    pub fn load(backend: &B, weights: &'w dyn PairWeights, head: model::Head<'w>, meeting: Meeting) -> Self {
+        let spec = weights.spec().ft;
+        Self {
             norm: Norm {
                 centered: spec.family.centered_norms,
                 weight: backend.weight(head.norm),
@@ -44,7 +43,7 @@ impl<'w, B: Backend> Head<'w, B> {
             table: head.unembedding,
             norm_weight: head.norm,
             weights,
-        })
+        }
     }
 
     /// The logits of hidden states `x[rows, D]`, in f64, a list for each row. Few tokens are taken one by one: the

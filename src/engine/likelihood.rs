@@ -2,7 +2,7 @@
 
 use super::{
     Engine, Observer,
-    head::{Head, LOGITS_AT_ONCE, Tokens},
+    head::{LOGITS_AT_ONCE, Tokens},
     layer::Meeting,
     steer::{Pack, Stream},
 };
@@ -77,7 +77,7 @@ impl<B: Backend> Engine<'_, B> {
     ) -> Result<Vec<Vec<Likelihood>>> {
         Continued::check(texts)?;
         let backend = self.backend;
-        let head = Head::load(backend, self.weights, Meeting::Packs)?;
+        let head = self.head(Meeting::Packs)?;
         // Nothing follows a prompt that is the whole text.
         let asked: Vec<usize> =
             (0..texts.len()).filter(|text| texts[*text].n_prompt < texts[*text].token_ids.len()).collect();

@@ -48,6 +48,7 @@ use crate::{
     tensor::Tensor,
     twin::{Branch, Twin},
 };
+use head::Head;
 use layer::{Layer, Meeting};
 use pack::{Batch, RopeTables};
 use plan::Plan;
@@ -66,19 +67,19 @@ pub fn unobserved(_: f64) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// A layer that [`Engine::layer`] gives.
-enum Loaded<'e, 'w, B: Backend> {
-    Kept(&'e Layer<'w, B>),
-    Passing(Box<Layer<'w, B>>),
+/// Weights on their way through, or kept for the next batch by a backend that keeps weights.
+enum Loaded<'e, T> {
+    Kept(&'e T),
+    Passing(Box<T>),
 }
 
-impl<'w, B: Backend> std::ops::Deref for Loaded<'_, 'w, B> {
-    type Target = Layer<'w, B>;
+impl<T> std::ops::Deref for Loaded<'_, T> {
+    type Target = T;
 
-    fn deref(&self) -> &Layer<'w, B> {
+    fn deref(&self) -> &T {
         match self {
-            Loaded::Kept(layer) => layer,
-            Loaded::Passing(layer) => layer,
+            Loaded::Kept(kept) => kept,
+            Loaded::Passing(passing) => passing,
         }
     }
 }
@@ -93,18 +94,31 @@ pub struct Engine<'a, B: Backend> {
     position_embedding: Option<B::Table<'a>>,
     /// Kept from batch to batch: their sines take as long as many a small batch.
     ropes: Mutex<RopeTables<'a>>,
-    /// Layers of backends that keep weights.
-    kept: Vec<OnceLock<Layer<'a, B>>>,
+    /// Those of backends that keep weights.
+    kept_layers: Vec<OnceLock<Layer<'a, B>>>,
+    kept_head: OnceLock<Head<'a, B>>,
 }
 
 impl<'a, B: Backend> Engine<'a, B> {
     pub fn new(backend: &'a B, weights: &'a dyn PairWeights) -> Self {
         let limits = PackLimits::for_model(weights.spec().ft, backend.pack_room());
-        let kept = (0..weights.spec().ft.num_hidden_layers).map(|_| OnceLock::new()).collect();
+        let kept_layers = (0..weights.spec().ft.num_hidden_layers).map(|_| OnceLock::new()).collect();
         let embedding = backend.table(weights.embedding());
         let position_embedding = weights.position_embedding().map(|table| backend.table(table));
         let ropes = Mutex::new(RopeTables::of(weights));
-        Self { backend, weights, limits, prefix_sharing: true, embedding, position_embedding, ropes, kept }
+        let kept_head = OnceLock::new();
+        let prefix_sharing = true;
+        Self {
+            backend,
+            weights,
+            limits,
+            prefix_sharing,
+            embedding,
+            position_embedding,
+            ropes,
+            kept_layers,
+            kept_head,
+        }
     }
 
     /// Sets how much is computed at once. Results do not depend on it.
@@ -163,11 +177,23 @@ impl<'a, B: Backend> Engine<'a, B> {
         rows
     }
 
-    /// The weights of a layer, on their way through or kept for the next batch.
-    fn layer(&self, index: usize, meeting: Meeting) -> Loaded<'_, 'a, B> {
-        let load = || Layer::load(self.backend, self.weights, index, meeting);
+    /// The weights of a layer.
+    fn layer(&self, index: usize, meeting: Meeting) -> Loaded<'_, Layer<'a, B>> {
+        self.loaded(&self.kept_layers[index], || Layer::load(self.backend, self.weights, index, meeting))
+    }
+
+    /// The tuned model's final norm and unembedding.
+    ///
+    /// # Errors
+    /// A checkpoint error where there is none that can be read.
+    fn head(&self, meeting: Meeting) -> Result<Loaded<'_, Head<'a, B>>> {
+        let head = self.weights.head()?;
+        Ok(self.loaded(&self.kept_head, || Head::load(self.backend, self.weights, head, meeting)))
+    }
+
+    fn loaded<'e, T>(&self, kept: &'e OnceLock<T>, load: impl FnOnce() -> T) -> Loaded<'e, T> {
         match self.backend.keeps_weights() {
-            true => Loaded::Kept(self.kept[index].get_or_init(load)),
+            true => Loaded::Kept(kept.get_or_init(load)),
             false => Loaded::Passing(Box::new(load())),
         }
     }

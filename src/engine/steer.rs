@@ -8,7 +8,7 @@
 
 use super::{
     Engine, Layer, Observer,
-    head::{Head, Tokens},
+    head::Tokens,
     layer::Meeting,
     passage::{Passage, PassageSpace},
     tree::{Chosen, Forest, plant},
@@ -58,7 +58,7 @@ impl<B: Backend> Engine<'_, B> {
         observer: Observer<'_>,
     ) -> Result<Vec<Vec<Vec<f64>>>> {
         let backend = self.backend;
-        let head = Head::load(backend, self.weights, Meeting::Packs)?;
+        let head = self.head(Meeting::Packs)?;
         let packs = self.steered(prompts, alphas, &|prompt| prompts[prompt].len() - 1, observer)?;
         let mut logits = vec![vec![Vec::new(); prompts.len()]; alphas.len()];
         for Pack { forest, passage, of_prompt, streams } in packs {

@@ -6,7 +6,6 @@
 
 use super::{
     Engine, Layer, Observer,
-    head::Head,
     layer::{Block, Meeting, Onward, PackView},
     tree::{Forest, plant},
     workspace::ContextSpace,
@@ -89,7 +88,7 @@ impl<B: Backend> Engine<'_, B> {
     /// # Errors
     /// Where the checkpoint has no head that can be read; [`ErrorKind::NotFinite`] where the logits overflow.
     pub fn logits_of_parts(&self, split: &Split) -> Result<Split> {
-        let head = Head::load(self.backend, self.weights, Meeting::Packs)?;
+        let head = self.head(Meeting::Packs)?;
         let parts = [&split.embedding, &split.pt, &split.ft].map(Vec::as_slice);
         let [embedding, pt, ft] = head.logits_of_parts(self.backend, &split.hidden(), parts);
         if [&embedding, &pt, &ft].into_iter().flatten().any(|logit| !logit.is_finite()) {

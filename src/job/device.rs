@@ -324,7 +324,7 @@ fn fitted(
         Resident::Auto => {
             let bytes = Cuda::resident_bytes(pair, context_precision(machine, pair));
             let (free, _) = cuda.memory()?;
-            // A fifth of the memory is left for rows.
+            // A fifth of the memory is left for rows, and for an unembedding of its own where logits are asked for.
             if bytes <= free / 5 * 4 {
                 (true, String::new())
             } else {

@@ -136,11 +136,12 @@ pub trait Device: Send + Sync {
     /// What kernels for Hopper need to copy boxes of a matrix.
     fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap>;
 
-    /// Memory of `bytes` bytes, 256 bytes aligned; what it holds is undefined.
+    /// Memory of `bytes` bytes, 256 bytes aligned, and how many it really has, which is what it is given back as; what it holds is
+    /// undefined.
     ///
     /// # Errors
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind) when there is not so much.
-    fn alloc(&self, bytes: usize) -> Result<Address>;
+    fn alloc(&self, bytes: usize) -> Result<(Address, usize)>;
 
     /// Gives memory back, once everything that this lane was asked for so far is done. What other lanes still do with it is the caller's.
     fn free(&self, address: Address, bytes: usize);
@@ -149,7 +150,7 @@ pub trait Device: Send + Sync {
     ///
     /// # Errors
     /// As [`Device::alloc`].
-    fn alloc_common(&self, bytes: usize) -> Result<Address>;
+    fn alloc_common(&self, bytes: usize) -> Result<(Address, usize)>;
 
     /// Gives memory back, once everything that all lanes were asked for so far is done.
     fn free_common(&self, address: Address, bytes: usize);
@@ -211,14 +212,14 @@ pub struct Buffer {
 
 impl Buffer {
     pub fn new(device: &Arc<dyn Device>, bytes: usize) -> Result<Self> {
-        let bytes = bytes.max(1).next_multiple_of(256);
-        Ok(Self { device: device.clone(), address: device.alloc(bytes)?, bytes, is_common: false })
+        let (address, bytes) = device.alloc(whole(bytes))?;
+        Ok(Self { device: device.clone(), address, bytes, is_common: false })
     }
 
     /// For what all lanes read.
     pub fn common(device: &Arc<dyn Device>, bytes: usize) -> Result<Self> {
-        let bytes = bytes.max(1).next_multiple_of(256);
-        Ok(Self { device: device.clone(), address: device.alloc_common(bytes)?, bytes, is_common: true })
+        let (address, bytes) = device.alloc_common(whole(bytes))?;
+        Ok(Self { device: device.clone(), address, bytes, is_common: true })
     }
 
     /// Writes to it from byte `at` on.
@@ -252,6 +253,11 @@ impl Buffer {
     pub fn device(&self) -> &Arc<dyn Device> {
         &self.device
     }
+}
+
+/// Bytes of a buffer that holds so many.
+fn whole(bytes: usize) -> usize {
+    bytes.max(1).next_multiple_of(256)
 }
 
 /// The bytes of plain values.

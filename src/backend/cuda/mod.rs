@@ -16,6 +16,7 @@ mod layout;
 mod mat;
 mod operations;
 mod points;
+mod pool;
 mod product;
 mod profile;
 mod rotate;

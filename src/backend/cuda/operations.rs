@@ -125,7 +125,7 @@ impl Backend for Cuda {
 
     fn pack_room(&self) -> (usize, usize) {
         // A sixteenth of the memory: tens of thousands of tokens of a large model, beside which its weights have room.
-        (self.memory().map_or(0, |(_, all)| all / 16), 65536)
+        (self.attempt(|device| device.memory()).map_or(0, |(_, all)| all / 16), 65536)
     }
 
     fn layout(&self, sequences: &[Sequence]) -> CudaLayout {

@@ -42,11 +42,6 @@ impl<E: Copy> Points<E> {
             streams.wait(Stream::Lane(lane), end)
         })
     }
-
-    #[cfg(feature = "cuda")]
-    pub fn events(&self) -> impl Iterator<Item = E> {
-        self.recorded.iter().flatten().chain(&self.ends).copied()
-    }
 }
 
 /// As many as are asked for.

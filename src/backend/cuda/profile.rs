@@ -75,7 +75,7 @@ impl Device for Profiled {
         self.device.tensor_map(matrix)
     }
 
-    fn alloc(&self, bytes: usize) -> Result<Address> {
+    fn alloc(&self, bytes: usize) -> Result<(Address, usize)> {
         self.device.alloc(bytes)
     }
 
@@ -83,7 +83,7 @@ impl Device for Profiled {
         self.device.free(address, bytes);
     }
 
-    fn alloc_common(&self, bytes: usize) -> Result<Address> {
+    fn alloc_common(&self, bytes: usize) -> Result<(Address, usize)> {
         self.device.alloc_common(bytes)
     }
 

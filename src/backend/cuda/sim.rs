@@ -127,8 +127,8 @@ impl Device for SimLane {
         Ok(map)
     }
 
-    fn alloc(&self, bytes: usize) -> Result<Address> {
-        self.sim.fresh(bytes)
+    fn alloc(&self, bytes: usize) -> Result<(Address, usize)> {
+        Ok((self.sim.fresh(bytes)?, bytes))
     }
 
     fn free(&self, address: Address, _bytes: usize) {
@@ -138,9 +138,9 @@ impl Device for SimLane {
         let _ = joined.and_then(|()| self.ask(Task::Free(address)));
     }
 
-    fn alloc_common(&self, bytes: usize) -> Result<Address> {
+    fn alloc_common(&self, bytes: usize) -> Result<(Address, usize)> {
         let left = lock(&self.sim.common).take(&*self.sim, bytes)?;
-        left.map_or_else(|| self.sim.fresh(bytes), Ok)
+        left.map_or_else(|| Ok((self.sim.fresh(bytes)?, bytes)), Ok)
     }
 
     fn free_common(&self, address: Address, bytes: usize) {

@@ -4,10 +4,10 @@
 use super::{
     args::Address,
     device::{Fill, Lane},
+    pool::Pool,
 };
 use crate::Result;
 use rayon::prelude::*;
-use std::collections::HashMap;
 
 /// Bytes that one thread writes at a time.
 const PART_BYTES: usize = 1 << 20;
@@ -67,8 +67,8 @@ pub struct Transfer<S: Streams> {
     next: usize,
     /// Events that nobody waits for.
     spare: Vec<S::Event>,
-    /// Memory that nobody will read any more, by size.
-    unused: HashMap<usize, Vec<Left<S::Event>>>,
+    /// Memory that nobody will read any more.
+    unused: Pool<Left<S::Event>>,
 }
 
 /// Memory, and what every lane has to be done with before it is written again.
@@ -89,19 +89,17 @@ unsafe impl<E: Send> Send for Stage<E> {}
 
 impl<S: Streams> Default for Transfer<S> {
     fn default() -> Self {
-        Self { stages: None, next: 0, spare: Vec::new(), unused: HashMap::new() }
+        Self { stages: None, next: 0, spare: Vec::new(), unused: Pool::default() }
     }
 }
 
 impl<S: Streams> Transfer<S> {
-    /// Memory that was left.
-    pub fn take(&mut self, streams: &S, bytes: usize) -> Result<Option<Address>> {
-        let Some(Left { address, done }) = self.unused.get_mut(&bytes).and_then(Vec::pop) else {
-            return Ok(None);
-        };
+    /// Memory that was left, and its size.
+    pub fn take(&mut self, streams: &S, bytes: usize) -> Result<Option<(Address, usize)>> {
+        let Some((Left { address, done }, bytes)) = self.unused.take(bytes) else { return Ok(None) };
         done.iter().try_for_each(|event| streams.wait(Stream::Copies, *event))?;
         self.spare.extend(done);
-        Ok(Some(address))
+        Ok(Some((address, bytes)))
     }
 
     /// Takes memory back that kernels may still read.
@@ -113,7 +111,7 @@ impl<S: Streams> Transfer<S> {
         for (event, lane) in done.iter().zip(Lane::ALL) {
             streams.record(*event, Stream::Lane(lane))?;
         }
-        self.unused.entry(bytes).or_default().push(Left { address, done });
+        self.unused.leave(Left { address, done }, bytes);
         Ok(())
     }
 
@@ -157,7 +155,7 @@ impl<S: Streams> Transfer<S> {
 
     /// Gives all memory that was left back to the device, once it is done with it.
     pub fn release_unused(&mut self, streams: &S) -> Result<()> {
-        for Left { address, done } in self.unused.drain().flat_map(|(_, all)| all) {
+        for Left { address, done } in self.unused.drain() {
             done.iter().try_for_each(|event| streams.finish(*event))?;
             self.spare.extend(done);
             streams.give_back(address)?;

@@ -7,7 +7,7 @@ use super::{
         mat::Element,
         transfer::{Stream, Streams},
     },
-    Event, Function, Gpu, failed, lock,
+    Function, Gpu, failed, lock,
 };
 use crate::Result;
 use cudarc::driver::{result, sys};
@@ -68,7 +68,7 @@ impl Device for GpuLane {
             Element::F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
             Element::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         };
-        self.gpu.enter()?;
+        let _entered = self.gpu.enter()?;
         let mut map = TensorMap::default();
         // SAFETY: all arrays are as long as the two dimensions need; `TensorMap` has the size and the alignment of the driver's.
         unsafe {
@@ -92,19 +92,18 @@ impl Device for GpuLane {
         Ok(map)
     }
 
-    fn alloc(&self, bytes: usize) -> Result<Address> {
-        let unused = &self.gpu.unused[self.lane as usize];
-        let left = lock(unused).get_mut(&bytes).and_then(Vec::pop);
-        left.map_or_else(|| self.gpu.fresh(bytes), Ok)
+    fn alloc(&self, bytes: usize) -> Result<(Address, usize)> {
+        let left = lock(&self.gpu.unused[self.lane as usize]).take(bytes);
+        left.map_or_else(|| Ok((self.gpu.fresh(bytes)?, bytes)), Ok)
     }
 
     fn free(&self, address: Address, bytes: usize) {
-        lock(&self.gpu.unused[self.lane as usize]).entry(bytes).or_default().push(address);
+        lock(&self.gpu.unused[self.lane as usize]).leave(address, bytes);
     }
 
-    fn alloc_common(&self, bytes: usize) -> Result<Address> {
+    fn alloc_common(&self, bytes: usize) -> Result<(Address, usize)> {
         let left = lock(&self.gpu.common).take(&*self.gpu, bytes)?;
-        left.map_or_else(|| self.gpu.fresh(bytes), Ok)
+        left.map_or_else(|| Ok((self.gpu.fresh(bytes)?, bytes)), Ok)
     }
 
     fn free_common(&self, address: Address, bytes: usize) {
@@ -121,7 +120,7 @@ impl Device for GpuLane {
             return self
                 .write(to, bytes.len(), &|at, part| part.copy_from_slice(&bytes[at..at + part.len()]));
         }
-        self.gpu.enter()?;
+        let _entered = self.gpu.enter()?;
         // SAFETY: callers write inside their buffers. The driver has read so few bytes when the call returns.
         unsafe { result::memcpy_htod_async(to, bytes, self.stream()) }
             .map_err(|error| failed("take data", error))
@@ -132,7 +131,7 @@ impl Device for GpuLane {
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
-        self.gpu.enter()?;
+        let _entered = self.gpu.enter()?;
         self.gpu.synchronize()?;
         // SAFETY: callers read inside their buffers; `bytes` outlives the copy, which is waited for.
         unsafe { result::memcpy_dtoh_async(bytes, from, self.stream()) }
@@ -144,7 +143,7 @@ impl Device for GpuLane {
         if bytes == 0 {
             return Ok(());
         }
-        self.gpu.enter()?;
+        let _entered = self.gpu.enter()?;
         // SAFETY: callers write inside their buffers.
         unsafe { result::memset_d8_async(at, 0, bytes, self.stream()) }
             .map_err(|error| failed("clear memory", error))
@@ -159,7 +158,7 @@ impl Device for GpuLane {
     }
 
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
-        self.gpu.enter()?;
+        let _entered = self.gpu.enter()?;
         let Function(function) = self.gpu.function(kernel)?;
         let [x, y, z] = launch.grid;
         let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
@@ -211,8 +210,8 @@ impl Device for GpuLane {
     }
 
     fn mark(&self) -> Result<Mark> {
-        self.gpu.enter()?;
-        let event = Event::new(sys::CUevent_flags::CU_EVENT_DEFAULT)?;
+        let _entered = self.gpu.enter()?;
+        let event = self.gpu.context.event(sys::CUevent_flags::CU_EVENT_DEFAULT)?;
         self.gpu.record(event, Stream::Lane(self.lane))?;
         let mut marks = lock(&self.gpu.marks);
         marks.push(event);
@@ -220,7 +219,7 @@ impl Device for GpuLane {
     }
 
     fn between(&self, Mark(start): Mark, Mark(end): Mark) -> Result<f64> {
-        self.gpu.enter()?;
+        let _entered = self.gpu.enter()?;
         self.gpu.synchronize()?;
         let marks = lock(&self.gpu.marks);
         // SAFETY: both were recorded in this context.
@@ -230,7 +229,7 @@ impl Device for GpuLane {
     }
 
     fn memory(&self) -> Result<(usize, usize)> {
-        self.gpu.enter()?;
+        let _entered = self.gpu.enter()?;
         result::mem_get_info().map_err(|error| failed("tell its memory", error))
     }
 }

@@ -1,21 +1,23 @@
 //! A GPU as a device, through the driver's library, which is loaded when it is asked for: the same program starts where
 //! there is none.
 
+mod context;
 mod lane;
 
 use super::{
     args::Address,
     device::{Device, Kernels, Lane},
     points::Points,
+    pool::Pool,
     transfer::{Stream, Streams, Transfer},
 };
 use crate::{Error, ErrorKind, Result};
+use context::{Context, Entered};
 use cudarc::driver::{DriverError, result, sys};
 use lane::GpuLane;
 use std::{
     collections::HashMap,
-    ffi::{CString, c_void},
-    ptr::null_mut,
+    ffi::c_void,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -37,15 +39,14 @@ struct Gpu {
     multiprocessors: u32,
     cache_bytes: usize,
     device: sys::CUdevice,
-    context: sys::CUcontext,
+    context: Context,
     lanes: [sys::CUstream; Lane::ALL.len()],
     copies: sys::CUstream,
     points: Points<Event>,
-    modules: Vec<sys::CUmodule>,
     functions: Mutex<HashMap<String, Function>>,
     marks: Mutex<Vec<Event>>,
-    /// Memory that nobody uses, by the lane that left it, which can use it again at once, and by size.
-    unused: [Mutex<HashMap<usize, Vec<Address>>>; Lane::ALL.len()],
+    /// Memory that nobody uses, by the lane that left it, which can use it again at once.
+    unused: [Mutex<Pool<Address>>; Lane::ALL.len()],
     common: Mutex<Transfer<Gpu>>,
 }
 
@@ -55,7 +56,7 @@ struct Function(sys::CUfunction);
 #[derive(Clone, Copy)]
 pub struct Event(sys::CUevent);
 
-// SAFETY: handles of the driver may be used from any thread that has made the context current, as every method does.
+// SAFETY: handles of the driver may be used from any thread that has entered the context, as every method does.
 unsafe impl Send for Function {}
 // SAFETY: as above.
 unsafe impl Send for Event {}
@@ -175,23 +176,14 @@ impl Gpu {
         }
         let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
         let cache_bytes = attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize;
-        // SAFETY: a device of this driver; `drop` releases the context.
-        let context = unsafe { result::primary_ctx::retain(device) }
-            .and_then(|context| unsafe { result::ctx::set_current(context) }.map(|()| context))
-            .map_err(|error| failed("be used", error))?;
+        let mut context = Context::new(device)?;
         // Blocks of the context's products come first where there is room for one: they are the larger ones.
-        let lanes = [first_stream()?, first_stream()?, stream()?, stream()?];
-        let copies = stream()?;
-        let points = Points::new(|| Event::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING))?;
-        let load = |image: &[u8]| {
-            // SAFETY: a fatbin that nvcc made.
-            unsafe { result::module::load_data(image.as_ptr().cast()) }
-                .map_err(|error| failed("load the kernels", error))
-        };
-        let mut modules = Vec::with_capacity(FATBINS.len());
+        let lanes = [context.first_stream()?, context.first_stream()?, context.stream()?, context.stream()?];
+        let copies = context.stream()?;
+        let points = Points::new(|| context.event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING))?;
         for (image, is_for_hopper) in FATBINS {
             if !is_for_hopper || kernels == Kernels::Sm90a {
-                modules.push(load(image)?);
+                context.load(image)?;
             }
         }
         let (functions, marks, unused, common) = Default::default();
@@ -207,7 +199,6 @@ impl Gpu {
             lanes,
             copies,
             points,
-            modules,
             functions,
             marks,
             unused,
@@ -216,9 +207,8 @@ impl Gpu {
     }
 
     /// Makes the GPU this thread's own for what follows.
-    fn enter(&self) -> Result<()> {
-        // SAFETY: the context lives as long as `self`.
-        unsafe { result::ctx::set_current(self.context) }.map_err(|error| failed("be used", error))
+    fn enter(&self) -> Result<Entered> {
+        self.context.enter()
     }
 
     fn stream(&self, stream: Stream) -> sys::CUstream {
@@ -241,21 +231,7 @@ impl Gpu {
         if let Some(function) = functions.get(kernel) {
             return Ok(*function);
         }
-        let symbol = CString::new(format!("tuco_{kernel}")).expect("names of kernels hold no zero");
-        // SAFETY: modules live as long as `self`.
-        let in_module = |module| unsafe { result::module::get_function(module, symbol.clone()) };
-        let mut found = None;
-        for module in &self.modules {
-            match in_module(*module) {
-                Ok(function) => found = Some(function),
-                Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) => {}
-                // Such as that of a kernel before.
-                Err(error) => return Err(failed("find a kernel", error)),
-            }
-        }
-        let function = found.ok_or_else(|| {
-            Error::new(ErrorKind::Device, format!("there is no kernel {kernel} in this program"))
-        })?;
+        let Function(function) = self.context.function(kernel)?;
         use sys::CUfunction_attribute_enum as Attribute;
         let set = |attribute, value| {
             // SAFETY: a function of a loaded module.
@@ -273,7 +249,7 @@ impl Gpu {
 
     /// Memory from the driver.
     fn fresh(&self, bytes: usize) -> Result<Address> {
-        self.enter()?;
+        let _entered = self.enter()?;
         // SAFETY: no preconditions.
         let alloc = || unsafe { result::malloc_sync(bytes) };
         alloc().or_else(|_| {
@@ -286,30 +262,9 @@ impl Gpu {
     fn release_unused(&self) -> Result<()> {
         self.synchronize()?;
         lock(&self.common).release_unused(self)?;
-        let of_lane = |unused: &Mutex<HashMap<usize, Vec<Address>>>| {
-            lock(unused).drain().flat_map(|(_, all)| all).collect::<Vec<_>>()
-        };
+        let of_lane = |unused: &Mutex<Pool<Address>>| lock(unused).drain();
         self.unused.iter().flat_map(of_lane).try_for_each(|address| self.give_back(address))
     }
-}
-
-fn stream() -> Result<sys::CUstream> {
-    result::stream::create(result::stream::StreamKind::NonBlocking)
-        .map_err(|error| failed("make a stream", error))
-}
-
-/// A stream whose blocks go before those of others.
-fn first_stream() -> Result<sys::CUstream> {
-    let (mut least, mut greatest, mut stream) = (0, 0, null_mut());
-    let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
-    // SAFETY: writes to what is passed.
-    unsafe {
-        sys::cuCtxGetStreamPriorityRange(&raw mut least, &raw mut greatest)
-            .result()
-            .and_then(|()| sys::cuStreamCreateWithPriority(&raw mut stream, flags, greatest).result())
-    }
-    .map_err(|error| failed("make a stream", error))?;
-    Ok(stream)
 }
 
 impl Event {
@@ -324,25 +279,25 @@ impl Streams for Gpu {
     const STAGE_BYTES: usize = 32 << 20;
 
     fn new_event(&self) -> Result<Event> {
-        self.enter()?;
+        let _entered = self.enter()?;
         Event::new(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
     }
 
     fn drop_event(&self, Event(event): Event) -> Result<()> {
-        self.enter()?;
+        let _entered = self.enter()?;
         // SAFETY: made by `new_event`, dropped once; the driver keeps it until it is passed.
         unsafe { result::event::destroy(event) }.map_err(|error| failed("drop an event", error))
     }
 
     fn record(&self, Event(event): Event, stream: Stream) -> Result<()> {
-        self.enter()?;
+        let _entered = self.enter()?;
         // SAFETY: both live.
         unsafe { result::event::record(event, self.stream(stream)) }
             .map_err(|error| failed("record an event", error))
     }
 
     fn wait(&self, stream: Stream, Event(event): Event) -> Result<()> {
-        self.enter()?;
+        let _entered = self.enter()?;
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: both live.
         unsafe { result::stream::wait_event(self.stream(stream), event, flags) }
@@ -350,33 +305,35 @@ impl Streams for Gpu {
     }
 
     fn finish(&self, Event(event): Event) -> Result<()> {
-        self.enter()?;
+        let _entered = self.enter()?;
         // SAFETY: it lives.
         unsafe { result::event::synchronize(event) }.map_err(|error| failed("wait for an event", error))
     }
 
     fn pin(&self, bytes: usize) -> Result<*mut u8> {
-        self.enter()?;
+        let _entered = self.enter()?;
         // SAFETY: no preconditions.
         let pinned = unsafe { result::malloc_host(bytes, 0) };
-        pinned.map(<*mut c_void>::cast).map_err(|error| failed("pin memory of the host", error))
+        // Fewer rows at a time would not help the host.
+        let failed = |error| Error { kind: ErrorKind::Device, ..failed("pin memory of the host", error) };
+        pinned.map(<*mut c_void>::cast).map_err(failed)
     }
 
     unsafe fn unpin(&self, pinned: *mut u8, _bytes: usize) -> Result<()> {
-        self.enter()?;
+        let _entered = self.enter()?;
         // SAFETY: the caller's.
         unsafe { result::free_host(pinned.cast()) }.map_err(|error| failed("free memory of the host", error))
     }
 
     unsafe fn copy(&self, stream: Stream, to: Address, from: &[u8]) -> Result<()> {
-        self.enter()?;
+        let _entered = self.enter()?;
         // SAFETY: the caller's.
         unsafe { result::memcpy_htod_async(to, from, self.stream(stream)) }
             .map_err(|error| failed("take data", error))
     }
 
     fn give_back(&self, address: Address) -> Result<()> {
-        self.enter()?;
+        let _entered = self.enter()?;
         // SAFETY: allocated by `fresh`, used by nobody.
         unsafe { result::free_sync(address) }.map_err(|error| failed("free memory", error))
     }
@@ -393,20 +350,8 @@ fn most_shared_bytes(device: sys::CUdevice) -> Result<i32> {
 impl Drop for Gpu {
     fn drop(&mut self) {
         // Errors have nowhere to go here, and the driver tidies up after the process.
-        let _ = self.enter().and_then(|()| self.release_unused());
+        let Ok(_entered) = self.enter() else { return };
+        let _ = self.release_unused();
         let _ = lock(&self.common).close(self);
-        // SAFETY: made by `open`; nothing runs any more.
-        unsafe {
-            for module in &self.modules {
-                let _ = result::module::unload(*module);
-            }
-            for Event(event) in lock(&self.marks).drain(..).chain(self.points.events()) {
-                let _ = result::event::destroy(event);
-            }
-            for stream in self.lanes.into_iter().chain([self.copies]) {
-                let _ = result::stream::destroy(stream);
-            }
-            let _ = result::primary_ctx::release(self.device);
-        }
     }
 }
