@@ -58,7 +58,7 @@ def test_an_adapter_makes_a_pair_of_one_model():
 
 def test_little_memory_gives_the_same_bits(demo):
     prompts = ["Hello there", [3] * 400, "What is a dog?"]
-    with tuco.Pair.from_pretrained(DEMO / "base", DEMO / "tuned", device="cpu", max_memory="4G") as small:
+    with tuco.Pair.from_pretrained(DEMO / "base", DEMO / "tuned", device="cpu", max_memory="4G", threads=np.int64(1)) as small:
         np.testing.assert_array_equal(small.score(prompts).tuco, demo.score(prompts).tuco)
     with pytest.raises(tuco.UsageError, match="--max-memory 1M is too little, the least is"):
         tuco.Pair.from_pretrained(DEMO / "base", DEMO / "tuned", max_memory="1M")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import operator
 import os
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, SupportsIndex, Union
 
 from . import _native
 
@@ -97,8 +98,8 @@ def option_text(name: str, value: object) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return value
-    if isinstance(value, int) and name in _COUNTS:
-        return str(value)
+    if name in _COUNTS and isinstance(value, SupportsIndex):
+        return str(operator.index(value))
     if isinstance(value, os.PathLike):
         return str(os.fspath(value))
     if isinstance(value, datetime.date):

@@ -3,8 +3,8 @@
 use super::Cli;
 use crate::{
     Error, ErrorKind, Result,
-    experiment::demo::{self, DemoOptions, EXPERIMENTS, Experiment},
-    job::Caller,
+    experiment::demo::{self, EXPERIMENTS, Experiment},
+    job::{Caller, DemoOptions},
     output::{self, read_summary, write_summary},
 };
 use serde_json::json;

@@ -4,10 +4,9 @@ mod demo;
 
 use crate::{
     Error, Result,
-    experiment::demo::{self as demo_pair, DemoOptions},
     job::{
-        self, BenchOptions, Caller, CompareOptions, GenerateOptions, JailbreakOptions, ManyShotOptions,
-        MergeOptions, PairOptions, ReportOptions, ScoreOptions, SweepOptions, TraceOptions,
+        self, BenchOptions, Caller, CompareOptions, DemoOptions, GenerateOptions, JailbreakOptions,
+        ManyShotOptions, MergeOptions, PairOptions, ReportOptions, ScoreOptions, SweepOptions, TraceOptions,
     },
     output::tell,
 };
@@ -147,7 +146,7 @@ impl Cli {
             Command::Inspect(options) => job::inspect(&options.pair),
             Command::Bench(options) => job::bench(&options, caller.stop),
             Command::Demo(options) if options.all => demo::all(&options, caller),
-            Command::Demo(options) => demo_pair::run(&options),
+            Command::Demo(options) => job::demo(&options),
         }
     }
 }

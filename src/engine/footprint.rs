@@ -4,7 +4,7 @@
 use super::{Generation, LOGITS_AT_ONCE, PackLimits, decode::Mix, steer::branches_of};
 use crate::{
     Result,
-    backend::cpu::elements_of_key,
+    backend::cpu::{elements_of_key, elements_of_panel, elements_of_tile, elements_of_twin_key},
     metrics::PartsL1,
     model::{LayerTensor, ModelSpec, PairWeights},
     tensor::Tensor,
@@ -21,13 +21,6 @@ const PAGES_AT_ONCE: usize = 64 << 10;
 
 /// What a thread keeps besides what grows with the shapes: packed blocks of products, its stack.
 const THREAD: usize = 8 << 20;
-
-/// Columns of a product that a thread widens to f64 at once, and rows that meet them.
-const WIDENED_COLS: usize = 288;
-const WIDENED_ROWS: usize = 1024;
-
-/// Twin rows that go through attention together.
-const TWIN_ROWS: usize = 8;
 
 /// Token ids, positions and the like of a row.
 const OF_A_ROW: usize = 64;
@@ -238,10 +231,9 @@ impl Footprint {
         let (d, q, k, f) = widths(spec);
         let heads = spec.num_attention_heads;
         let inner = d.max(q).max(f);
-        let thread = THREAD
-            + F64 * WIDENED_COLS * (inner + WIDENED_ROWS)
-            + F64 * d * (2 * WIDENED_COLS / 3 + TWIN_ROWS * heads);
-        let thread_row = F32 * elements_of_key(spec.head_dim, spec.group_size()) + F64 * TWIN_ROWS * heads;
+        let thread = THREAD + F64 * (elements_of_panel(inner) + elements_of_tile(d, heads));
+        let thread_row =
+            F32 * elements_of_key(spec.head_dim, spec.group_size()) + F64 * elements_of_twin_key(heads);
         Self {
             weights: 0,
             threads: threads * thread,

@@ -24,13 +24,17 @@ impl PackLimits {
     /// Limits that keep the workspace of a model of any size within what a backend has for a pack
     /// ([`Backend::pack_room`]).
     pub fn for_model(spec: &ModelSpec, (bytes, most_tokens): (usize, usize)) -> Self {
-        let row =
-            4 * (3 * spec.hidden_size + spec.query_width() + 4 * spec.key_width() + spec.intermediate_size);
+        let row = Self::row_bytes(spec);
         let means = 2 * 4 * spec.num_attention_heads * spec.hidden_size;
         Self {
             tokens: (bytes / 4 * 3 / row).clamp(256, most_tokens),
             sequences: (bytes / 4 / means).clamp(16, most_tokens),
         }
+    }
+
+    /// Bytes of the workspace for each context row of a pack, in f32.
+    pub fn row_bytes(spec: &ModelSpec) -> usize {
+        4 * (3 * spec.hidden_size + spec.query_width() + 4 * spec.key_width() + spec.intermediate_size)
     }
 }
 

@@ -147,10 +147,9 @@ fn cost(pair: &Pair) -> String {
         text += &format!("| {tokens} | {:.3} | {:.3} |\n", pass / 1e9, score / pass);
     }
     let limits = PackLimits::for_model(spec, Cpu::new().pack_room());
-    let row = 3 * spec.hidden_size + spec.query_width() + 4 * spec.key_width() + spec.intermediate_size;
     text += &format!(
         "\nMemory beside the mapped files: {} of workspace and {} of hidden states for 32768 tokens\n",
-        megabytes((4 * row * limits.tokens) as f64),
+        megabytes((PackLimits::row_bytes(spec) * limits.tokens) as f64),
         megabytes((4 * spec.hidden_size * 32768) as f64),
     );
     text

@@ -3,6 +3,7 @@
 
 mod bench;
 mod compare;
+mod demo;
 mod device;
 mod experiments;
 mod generate;
@@ -21,6 +22,7 @@ mod trace;
 
 pub use bench::{BenchOptions, bench};
 pub use compare::{CompareOptions, compare};
+pub use demo::{DemoOptions, demo};
 pub use device::{Computer, Computers, Device, Precision, Resident};
 pub use experiments::ExperimentOptions;
 pub use generate::{ChoiceOptions, GenerateOptions, generate};

@@ -477,6 +477,10 @@ mod tests {
                 let first = family.layer_tensors.iter().position(|(other, _)| other == tensor);
                 assert_eq!(first, Some(index), "{tensor:?} of {}", family.model_type);
             }
+            // What experts write goes to the stream as it is (engine/layer.rs).
+            let has = |tensor| family.layer_tensors.iter().any(|(own, _)| *own == tensor);
+            let scales = family.config_defaults().contains_key("residual_multiplier");
+            assert!(!has(Router) || !has(MlpPostNorm) && !scales, "{}", family.model_type);
         }
     }
 }

@@ -103,6 +103,12 @@ fn rope_of(
         Some(_) => config.size("original_max_position_embeddings")?,
         None => rope.size_or("original_max_position_embeddings", max_position_embeddings)?,
     };
+    // Early configs of Phi-3 call it by other names; YaRN has no such lists.
+    let rope_type = match rope_type {
+        "su" => "longrope",
+        "yarn" if rope.get("long_factor").is_some() => "longrope",
+        other => other,
+    };
     let scaling = match rope_type {
         "default" => RopeScaling::Default,
         "linear" => RopeScaling::Linear { factor: rope.factor()? },
@@ -114,7 +120,7 @@ fn rope_of(
             original_max_position_embeddings: original as f64,
         },
         "yarn" => yarn(rope, original as f64, longest)?,
-        "longrope" | "su" => longrope(rope, original, rotary_dim, longest)?,
+        "longrope" => longrope(rope, original, rotary_dim, longest)?,
         other => {
             return Err(format!(
                 "{within}rope_type \"{other}\" is not known (known: default, linear, dynamic, llama3, yarn, longrope)"
@@ -199,6 +205,21 @@ mod tests {
         assert_eq!(original(rope(&config)), 131072.0);
         config["rope_scaling"] = json!({"rope_type": "linear", "factor": 2.0});
         assert!(matches!(rope(&config).scaling, RopeScaling::Linear { factor: 2.0 }));
+    }
+
+    #[test]
+    fn early_configs_of_phi_3_have_other_names_for_longrope() {
+        let rope = |name: &str| {
+            let factors = vec![1.5; 8];
+            let config = json!({
+                "model_type": "phi3", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "vocab_size": 50, "max_position_embeddings": 8192, "original_max_position_embeddings": 4096,
+                "rope_scaling": {"type": name, "short_factor": factors, "long_factor": factors},
+            });
+            parse_config(&config).unwrap().ropes[0].clone()
+        };
+        assert!(matches!(rope("longrope").scaling, RopeScaling::LongRope { .. }));
+        assert_eq!([rope("su"), rope("yarn")], [(); 2].map(|()| rope("longrope")));
     }
 
     #[test]

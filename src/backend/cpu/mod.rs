@@ -26,7 +26,9 @@ use crate::{
 pub use attention::elements_of_key;
 use element::Element;
 use product::Store;
+pub use product::elements_of_panel;
 use pulp::Arch;
+pub use twin::{elements_of_tile, elements_of_twin_key};
 use weight::Weight;
 
 /// The fast CPU backend.

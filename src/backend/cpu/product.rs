@@ -69,6 +69,12 @@ impl<T> Disjoint<T> {
     }
 }
 
+/// The f64 elements that a thread has at most of a weight's panel of `inner` columns that it widens, and of what comes of it.
+pub fn elements_of_panel(inner: usize) -> usize {
+    // The last panel takes the rest of the columns.
+    PANEL_COLS * 3 / 2 * (inner + f64::BLOCK_ROWS)
+}
+
 /// Cuts `cols` columns into panels of about [`PANEL_COLS`]; none is narrower than [`MIN_COLS`] unless it is the only one.
 pub fn panels(cols: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     let count = ((cols + PANEL_COLS / 2) / PANEL_COLS).max(1);

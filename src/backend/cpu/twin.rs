@@ -24,6 +24,16 @@ const _: () = assert!(TILE >= MIN_COLS);
 /// The most twin rows that go through tiles together.
 const MOST_TOGETHER: usize = 8;
 
+/// The f64 elements that a thread has at most of context rows of `hidden_size` that it widens, and of the means of twin rows.
+pub fn elements_of_tile(hidden_size: usize, num_attention_heads: usize) -> usize {
+    hidden_size * (2 * TILE + MOST_TOGETHER * num_attention_heads)
+}
+
+/// The scores that it has for each key.
+pub fn elements_of_twin_key(num_attention_heads: usize) -> usize {
+    MOST_TOGETHER * num_attention_heads
+}
+
 /// Groups of twin rows that every thread should find.
 const GROUPS_PER_THREAD: usize = 4;
 
