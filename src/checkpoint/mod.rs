@@ -21,7 +21,7 @@ pub use weights::Weights;
 use crate::{
     Error, Result,
     gguf::find,
-    model::{Fusion, Head, LayerTensor, ModelSpec, parse_config, text_config},
+    model::{Family, Fusion, Head, LayerTensor, ModelSpec, parse_config, text_config},
     tensor::{Dtype, Encoding, Stored, Tensor, View},
 };
 use quantization::Quantization;
@@ -144,6 +144,14 @@ impl Checkpoint {
             }
         };
         Some(Tensor { rows: length, view: Some(view), ..whole })
+    }
+
+    /// What the file has outside the layers, by name: embeddings, final norm, unembedding.
+    pub fn tensors_outside_layers(&self) -> impl Iterator<Item = (&'static str, Tensor<'_>)> {
+        let Family { embedding, position_embedding, final_norm, final_norm_bias, head, .. } =
+            self.spec.family;
+        let names = [Some(*embedding), *position_embedding, Some(*final_norm), *final_norm_bias, Some(*head)];
+        names.into_iter().flatten().filter_map(|name| Some((name, self.tensor(name)?)))
     }
 
     /// The token embedding `[V, D]`.

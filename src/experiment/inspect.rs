@@ -7,10 +7,14 @@ use crate::{
     checkpoint::{Checkpoint, Pair},
     engine::PackLimits,
     model::{LayerTensor, ModelSpec, PairWeights},
+    tensor::Tensor,
     twin::{Branch, Twin},
 };
 use rayon::prelude::*;
 use std::collections::BTreeMap;
+
+/// Rows of a tensor that a thread compares at once.
+const ROWS_AT_ONCE: usize = 256;
 
 /// Squared norms of a tensor and of its change.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,6 +26,30 @@ struct Change {
 }
 
 impl Change {
+    /// Of the rows that both tensors have.
+    fn of(pt: &Tensor<'_>, ft: &Tensor<'_>) -> Self {
+        let rows: Vec<usize> = (0..pt.rows.min(ft.rows)).collect();
+        let of_rows = |rows: &[usize]| {
+            let mut sum = Change::default();
+            let mut values = Twin::new(vec![0.0; pt.cols], vec![0.0; pt.cols]);
+            for row in rows {
+                pt.widen_run_f64(*row, 0..pt.cols, &mut values.pt);
+                ft.widen_run_f64(*row, 0..pt.cols, &mut values.ft);
+                for (pt, ft) in values.pt.iter().zip(&values.ft) {
+                    sum.squared += pt * pt;
+                    sum.squared_change += (ft - pt).powi(2);
+                }
+            }
+            sum
+        };
+        // Added in order, whichever thread is first.
+        let parts: Vec<Change> = rows.par_chunks(ROWS_AT_ONCE).map(of_rows).collect();
+        parts.into_iter().fold(Change::default(), |mut all, part| {
+            all.merge(part);
+            all
+        })
+    }
+
     fn merge(&mut self, other: Change) {
         self.squared += other.squared;
         self.squared_change += other.squared_change;
@@ -73,24 +101,30 @@ pub fn report(pair: &Pair) -> String {
             change.relative()
         );
     }
-    text + "\n" + &cost(pair)
+    text + "\n" + &outside_layers(pair) + "\n" + &cost(pair)
+}
+
+/// Embeddings, final norm and unembedding, of a grown vocabulary the rows that both have.
+fn outside_layers(pair: &Pair) -> String {
+    let mut text = "| outside the layers, where scores take the tuned model's | identical | relative change |\n|---|---:|---:|\n".to_owned();
+    let Twin { pt, ft } = pair.checkpoints.as_ref();
+    for (name, ft) in ft.tensors_outside_layers() {
+        let Some((_, pt)) = pt.tensors_outside_layers().find(|(other, _)| *other == name) else {
+            text += &format!("| {name} | only in the tuned model | |\n");
+            continue;
+        };
+        let change = Change::of(&pt, &ft);
+        let same = if pt.rows == ft.rows && change.squared_change == 0.0 { "yes" } else { "no" };
+        text += &format!("| {name} | {same} | {:.2e} |\n", change.relative());
+    }
+    text
 }
 
 fn change(pair: &Pair, layer: usize, tensor: LayerTensor) -> Change {
     let identical = usize::from(pair.is_shared(layer, tensor));
     let weights = [Branch::Pt, Branch::Ft].map(|branch| pair.layer_tensor(branch, layer, tensor));
     let [Some(pt), Some(ft)] = weights else { return Change::default() };
-    let (mut squared, mut squared_change) = (0.0, 0.0);
-    let mut rows = Twin::new(vec![0.0; pt.cols], vec![0.0; pt.cols]);
-    for row in 0..pt.rows {
-        pt.widen_run_f64(row, 0..pt.cols, &mut rows.pt);
-        ft.widen_run_f64(row, 0..pt.cols, &mut rows.ft);
-        for (pt, ft) in rows.pt.iter().zip(&rows.ft) {
-            squared += pt * pt;
-            squared_change += (ft - pt).powi(2);
-        }
-    }
-    Change { squared, squared_change, tensors: 1, identical }
+    Change { tensors: 1, identical, ..Change::of(&pt, &ft) }
 }
 
 /// Weights of the blocks and of the embedding.

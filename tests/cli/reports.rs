@@ -17,6 +17,7 @@ fn inspect_tells_what_differs() {
         "relative change",
         "GFLOP/token",
         "| dtype | bfloat16 |",
+        "| model.norm.weight | ",
     ] {
         assert!(report.contains(part), "{part:?} is not in\n{report}");
     }
@@ -33,6 +34,7 @@ fn inspect_of_a_model_and_itself_finds_no_change() {
     let line = report.lines().find(|line| line.contains("layer tensors are identical")).unwrap();
     let words: Vec<&str> = line.split_whitespace().collect();
     assert_eq!((words[0], words[words.len() - 1]), (words[2], "0.00e0"), "{line}");
+    assert!(report.contains("| model.embed_tokens.weight | yes | 0.00e0 |"), "{report}");
 }
 
 #[test]
