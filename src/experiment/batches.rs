@@ -39,9 +39,20 @@ pub struct Batch<T> {
 #[derive(Debug)]
 pub struct Prompt<A> {
     pub id: Value,
+    /// What the input says of it, for its row.
+    pub label: Option<Value>,
+    pub meta: Option<Value>,
     pub about: A,
     /// Its tokens, or what is wrong with it.
     pub encoded: std::result::Result<Encoded, Failure>,
+}
+
+impl<A> Prompt<A> {
+    /// The fields that come from the input as they are.
+    fn passed_on(&self) -> impl Iterator<Item = (String, Value)> + '_ {
+        let fields = [("label", &self.label), ("meta", &self.meta)];
+        fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
+    }
 }
 
 impl Batching<'_> {
@@ -89,6 +100,7 @@ impl Batching<'_> {
                     let outcome = ready.and_then(|_| outcomes.next().expect("an outcome for every prompt"));
                     let mut fields = Map::from_iter([("id".to_owned(), prompt.id.clone())]);
                     fields.extend(row(prompt, outcome));
+                    fields.extend(prompt.passed_on());
                     count(prompt, &fields);
                     rows.push(Value::Object(fields));
                 }

@@ -147,21 +147,13 @@ pub fn describe(classes: &[Class<'_>]) -> Map<String, Value> {
             "histogram": bins.to_vec(),
         })
     });
-    let mut pairs = Vec::new();
-    for (first, negative) in classes.iter().enumerate() {
-        for positive in classes.iter().skip(first + 1) {
-            let (lower, higher) = (&negative.scores, &positive.scores);
-            pairs.push(json!({
-                "negative": negative.name,
-                "positive": positive.name,
-                "auc": auc(lower, higher),
-                "auc_newcombe_95": newcombe(lower, higher).map(|(low, high)| [low, high]),
-                "auc_delong_95": delong(lower, higher).map(|(low, high)| [low, high]),
-                "auc_bootstrap_95": bootstrap(lower, higher, RESAMPLES, SEED).map(|(low, high)| [low, high]),
-                "tpr_at_fpr_5": tpr_at_fpr(lower, higher, 0.05),
-            }));
-        }
-    }
+    let all: Vec<(&str, &[f64])> =
+        classes.iter().map(|class| (class.name, class.scores.as_slice())).collect();
+    let pairs = pairs(&all, |lower, higher| {
+        let delong = delong(lower, higher).map(|(low, high)| [low, high]);
+        let bootstrap = bootstrap(lower, higher, RESAMPLES, SEED).map(|(low, high)| [low, high]);
+        vec![("auc_delong_95", json!(delong)), ("auc_bootstrap_95", json!(bootstrap))]
+    });
     let fields = [
         ("classes", described.collect::<Vec<_>>().into()),
         ("histogram_range", json!([low, high])),
@@ -170,10 +162,61 @@ pub fn describe(classes: &[Class<'_>]) -> Map<String, Value> {
     fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
 }
 
+/// How far every two of some classes of scores are apart, the later being the positive one; `more` tells more of two.
+pub fn pairs(
+    classes: &[(&str, &[f64])],
+    more: impl Fn(&[f64], &[f64]) -> Vec<(&'static str, Value)>,
+) -> Vec<Value> {
+    let mut pairs = Vec::new();
+    for (first, (negative, lower)) in classes.iter().enumerate() {
+        for (positive, higher) in &classes[first + 1..] {
+            let mut pair = json!({
+                "negative": negative,
+                "positive": positive,
+                "auc": auc(lower, higher),
+                "auc_newcombe_95": newcombe(lower, higher).map(|(low, high)| [low, high]),
+                "tpr_at_fpr_5": tpr_at_fpr(lower, higher, 0.05),
+            });
+            more(lower, higher).into_iter().for_each(|(name, value)| pair[name] = value);
+            pairs.push(pair);
+        }
+    }
+    pairs
+}
+
+/// The table of [`pairs`]; `None` where a summary has none.
+pub fn table_of_pairs(summary: &Value) -> Option<Table> {
+    let all = [
+        ("95 % (Newcombe)", "auc_newcombe_95"),
+        ("95 % (DeLong)", "auc_delong_95"),
+        ("95 % (bootstrap)", "auc_bootstrap_95"),
+    ];
+    let pairs = summary["pairs"].as_array()?;
+    let told = |(_, field): &(&str, &str)| pairs.iter().any(|pair| pair.get(*field).is_some());
+    let intervals: Vec<(&str, &str)> = all.into_iter().filter(told).collect();
+    let mut head = vec!["positive against negative", "AUC"];
+    head.extend(intervals.iter().map(|(name, _)| *name));
+    head.push("TPR at 5 % FPR");
+    let mut caption = "AUC: the chance that a prompt of the first class has the higher TuCo (positive is the class that came later)".to_owned();
+    let is_whole = |pair: &Value| [0.0, 1.0].map(Some).contains(&pair["auc"].as_f64());
+    if intervals.len() > 1 && pairs.iter().any(is_whole) {
+        caption += "; DeLong's interval and the bootstrap have no width at an AUC of 0 or 1, as they cannot see what was not drawn";
+    }
+    let row = |pair: &Value| {
+        let text = |name: &str| pair[name].as_str().unwrap_or_default();
+        let mut row =
+            vec![format!("{} against {}", text("positive"), text("negative")), number(&pair["auc"])];
+        row.extend(intervals.iter().map(|(_, field)| interval(&pair[*field], 3)));
+        row.push(number(&pair["tpr_at_fpr_5"]));
+        row
+    };
+    let head = head.into_iter().map(str::to_owned).collect();
+    Some(Table { caption, head, rows: pairs.iter().map(row).collect() })
+}
+
 /// Tables and plots of a summary; `None` where it lacks something.
 pub fn report(summary: &Value) -> Option<Report> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let interval = |value: &Value| interval(value, 3);
     let head = ["class", "rows", "5 %", "25 %", "median", "75 %", "95 %"].map(str::to_owned).to_vec();
     let mut quantiles = Table { caption: "TuCo by class".into(), head, rows: Vec::new() };
     let mut series = Vec::new();
@@ -185,27 +228,6 @@ pub fn report(summary: &Value) -> Option<Report> {
         let bins: Option<Vec<f64>> = class["histogram"].as_array()?.iter().map(Value::as_f64).collect();
         let points = bins?.into_iter().map(|count| (0.0, count / scored.max(1) as f64)).collect();
         series.push(Series::new(text(&class["name"]), points));
-    }
-    let intervals = [
-        ("95 % (Newcombe)", "auc_newcombe_95"),
-        ("95 % (DeLong)", "auc_delong_95"),
-        ("95 % (bootstrap)", "auc_bootstrap_95"),
-    ];
-    let mut head = vec!["positive against negative", "AUC"];
-    head.extend(intervals.map(|(name, _)| name));
-    head.push("TPR at 5 % FPR");
-    let mut caption = "AUC: the chance that a prompt of the first class has the higher TuCo (positive is the class that came later)".to_owned();
-    let is_whole = |pair: &Value| [0.0, 1.0].map(Some).contains(&pair["auc"].as_f64());
-    if summary["pairs"].as_array()?.iter().any(is_whole) {
-        caption += "; DeLong's interval and the bootstrap have no width at an AUC of 0 or 1, as they cannot see what was not drawn";
-    }
-    let mut pairs = Table { caption, head: head.into_iter().map(str::to_owned).collect(), rows: Vec::new() };
-    for pair in summary["pairs"].as_array()? {
-        let against = format!("{} against {}", text(&pair["positive"]), text(&pair["negative"]));
-        let mut row = vec![against, number(&pair["auc"])];
-        row.extend(intervals.map(|(_, field)| interval(&pair[field])));
-        row.push(number(&pair["tpr_at_fpr_5"]));
-        pairs.rows.push(row);
     }
     let axes = Axes::new("TuCo", "share of the class").of_shares();
     let range = &summary["histogram_range"];
@@ -219,5 +241,5 @@ pub fn report(summary: &Value) -> Option<Report> {
         notes.push(format!("{rows} prompts, {errors} errors"));
     }
     let title = "TuCo of classes of prompts (compare)".into();
-    Some(Report { title, notes, tables: vec![quantiles, pairs], plots })
+    Some(Report { title, notes, tables: vec![quantiles, table_of_pairs(summary)?], plots })
 }

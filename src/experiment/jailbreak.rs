@@ -25,8 +25,6 @@ const LISTED: usize = 10;
 /// What is known of a prompt before anything is computed.
 #[derive(Debug)]
 pub struct About {
-    pub label: Option<Value>,
-    pub meta: Option<Value>,
     /// Whether it succeeds, where somebody else has judged that.
     pub judged: Option<bool>,
     /// Of what kind it is, where kinds are told apart.
@@ -37,7 +35,7 @@ pub type Prompt = batches::Prompt<About>;
 
 /// All of a prompt that its row depends on.
 pub fn what_rows_depend_on(prompt: &Prompt) -> impl fmt::Debug + '_ {
-    let Prompt { id, about: About { label, meta, judged, kind: _ }, encoded } = prompt;
+    let Prompt { id, label, meta, about: About { judged, kind: _ }, encoded } = prompt;
     (id, label, meta, judged, encoded)
 }
 
@@ -190,14 +188,10 @@ impl Tally {
 
 /// The fields of a prompt's row.
 fn row(prompt: &Prompt, outcome: Outcome) -> Map<String, Value> {
-    let About { label, meta, judged, .. } = &prompt.about;
-    let mut row = fields_or_error(outcome.map(|mut fields| {
-        fields.extend(judged.map(|judged| ("successful".to_owned(), judged.into())));
+    fields_or_error(outcome.map(|mut fields| {
+        fields.extend(prompt.about.judged.map(|judged| ("successful".to_owned(), judged.into())));
         fields
-    }));
-    let passed = [("label", label), ("meta", meta)];
-    row.extend(passed.into_iter().filter_map(|(name, value)| Some((name.into(), value.clone()?))));
-    row
+    }))
 }
 
 /// Scores all prompts and labels them, on one task for each device. Rows go to `folder` as they are ready.

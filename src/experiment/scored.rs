@@ -1,6 +1,7 @@
-//! What the rows of `tuco score` say together: TuCo by label, and against OutputCo where rows have it (5.5 of the paper).
+//! What the rows of `tuco score` say together: TuCo by label, how far labels are apart (5.2 and 5.3 of the paper), and TuCo against
+//! OutputCo where rows have it (5.5).
 
-use super::number;
+use super::{compare, number};
 use crate::{
     metrics::{pearson, quantile, spearman},
     output::{Axes, Report, Series, Table, scatter, text_of},
@@ -103,12 +104,16 @@ impl Scored {
                 "points": both.iter().step_by(step).collect::<Vec<_>>(),
             })
         };
-        (!self.classes.is_empty()).then(|| {
+        let classes: Vec<(&str, &[f64])> =
+            self.classes.iter().map(|(name, class)| (name.as_str(), class.tuco.as_slice())).collect();
+        (!classes.is_empty()).then(|| {
             json!({
                 "experiment": "score",
                 "rows": self.rows,
                 "errors": self.errors,
                 "classes": self.classes.iter().map(described).collect::<Vec<_>>(),
+                // Rows may be millions, which other intervals take long for.
+                "pairs": compare::pairs(&classes, |_, _| Vec::new()),
             })
         })
     }
@@ -128,7 +133,7 @@ pub fn report(summary: &Value) -> Option<Report> {
         "Pearson",
         "Spearman",
     ];
-    let caption = "TuCo, OutputCo and how they go together (correlation)".to_owned();
+    let caption = "TuCo by label, OutputCo, and how they go together (correlation)".to_owned();
     let mut table = Table { caption, head: head.map(str::to_owned).to_vec(), rows: Vec::new() };
     let mut series = Vec::new();
     for class in summary["classes"].as_array()? {
@@ -149,10 +154,11 @@ pub fn report(summary: &Value) -> Option<Report> {
     if plot.is_none() {
         notes.push("The rows have no output_co; tuco score --output-co adds it.".into());
     }
+    let pairs = compare::table_of_pairs(summary).filter(|pairs| !pairs.rows.is_empty());
     Some(Report {
-        title: "TuCo against OutputCo (score)".into(),
+        title: "TuCo by label, and against OutputCo (score)".into(),
         notes,
-        tables: vec![table],
+        tables: [table].into_iter().chain(pairs).collect(),
         plots: plot
             .map(|svg| ("OutputCo against TuCo, a point a prompt".to_owned(), svg))
             .into_iter()
@@ -178,7 +184,14 @@ mod tests {
         assert_eq!((&summary["rows"], &summary["errors"]), (&json!(4), &json!(1)));
         assert_eq!(summary["classes"][0]["rows"], 2);
         assert!((summary["classes"][0]["pearson"].as_f64().unwrap() - 1.0).abs() < 1e-12);
-        assert_eq!(report(&summary).unwrap().plots.len(), 1);
+        // b came later, and is above both of a.
+        assert_eq!(
+            (&summary["pairs"][0]["positive"], &summary["pairs"][0]["auc"]),
+            (&json!("b"), &json!(1.0))
+        );
+        let report = report(&summary).unwrap();
+        assert_eq!((report.plots.len(), report.tables.len()), (1, 2));
+        assert_eq!(report.tables[1].head.len(), 4);
     }
 
     #[test]
@@ -193,7 +206,11 @@ mod tests {
             (1, &json!(20))
         );
         let report = report(&summary).unwrap();
-        assert!(report.plots.is_empty() && report.notes.iter().any(|note| note.contains("--output-co")));
+        assert!(
+            report.plots.is_empty()
+                && report.tables.len() == 1
+                && report.notes.iter().any(|note| note.contains("--output-co"))
+        );
         assert!(Scored::default().summary().is_none());
     }
 }

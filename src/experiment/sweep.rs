@@ -156,7 +156,14 @@ pub fn run(
     if let (true, Some(error)) = (summaries.is_empty(), failure) {
         return Err(error);
     }
-    Ok(json!({ "experiment": "sweep", "alphas": grid.alphas, "folds": grid.folds, "tasks": summaries }))
+    let mean = mean_of_tasks(&summaries);
+    Ok(json!({
+        "experiment": "sweep",
+        "alphas": grid.alphas,
+        "folds": grid.folds,
+        "tasks": summaries,
+        "mean": mean,
+    }))
 }
 
 fn too_large(task: &Task, id: &Value, error: &dyn Display) -> Error {
@@ -316,6 +323,24 @@ fn summarize(task: &Task, grid: &Grid, correct: &[Vec<bool>]) -> Result<Value> {
     }))
 }
 
+/// The mean over tasks, each counting as much as the others whatever its number of questions, of what is told of each.
+fn mean_of_tasks(tasks: &[Value]) -> Value {
+    let mean = |of: &dyn Fn(&Value) -> &Value| {
+        let values: Vec<f64> = tasks.iter().filter_map(|task| of(task).as_f64()).collect();
+        values.iter().sum::<f64>() / values.len() as f64
+    };
+    let alphas = tasks.first().and_then(|task| task["accuracy"].as_array()).map_or(0, Vec::len);
+    let chosen = |goal: &str| {
+        let of = |number: &str| mean(&|task| &task[goal][number]);
+        json!({ "acc_cv": of("acc_cv"), "delta_cv": of("delta_cv") })
+    };
+    json!({
+        "accuracy": (0..alphas).map(|place| mean(&|task| &task["accuracy"][place])).collect::<Vec<_>>(),
+        "maximize": chosen("maximize"),
+        "minimize": chosen("minimize"),
+    })
+}
+
 /// Tables and plots of a summary; `None` where it lacks something.
 pub fn report(summary: &Value) -> Option<Report> {
     let numbers =
@@ -332,22 +357,30 @@ pub fn report(summary: &Value) -> Option<Report> {
         format!("Alpha chosen by {}-fold cross-validation, in % and points", summary["folds"].as_u64()?);
     let mut chosen = Table { caption, head, rows: Vec::new() };
     let mut series = Vec::new();
-    for task in tasks {
-        let values = numbers(&task["accuracy"])?;
-        let mut row = vec![name(task)];
+    let mut tell = |name: String, rows: String, of: &Value| {
+        let values = numbers(&of["accuracy"])?;
+        let mut row = vec![name.clone()];
         row.extend(values.iter().map(|share| percent(*share)));
         accuracy.rows.push(row);
-        let mut row = vec![name(task), (task["rows"].as_u64()? - task["errors"].as_u64()?).to_string()];
+        let mut row = vec![name, rows];
         for goal in ["maximize", "minimize"] {
-            row.push(percent(task[goal]["acc_cv"].as_f64()?));
-            row.push(format!("{:+.2}", 100.0 * task[goal]["delta_cv"].as_f64()?));
+            row.push(percent(of[goal]["acc_cv"].as_f64()?));
+            row.push(format!("{:+.2}", 100.0 * of[goal]["delta_cv"].as_f64()?));
         }
         chosen.rows.push(row);
+        Some(values)
+    };
+    for task in tasks {
+        let rows = task["rows"].as_u64()? - task["errors"].as_u64()?;
+        let values = tell(name(task), rows.to_string(), task)?;
         let mut points: Vec<(f64, f64)> = alphas.iter().copied().zip(values).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         let count = task["rows"].as_f64()? - task["errors"].as_f64()?;
         let intervals = points.iter().map(|(_, share)| wilson(*share, count)).collect();
         series.push(Series::new(name(task), points).with_intervals(intervals));
+    }
+    if tasks.len() > 1 {
+        tell(format!("mean of {} tasks", tasks.len()), String::new(), &summary["mean"])?;
     }
     let mut marks = alphas.clone();
     marks.sort_by(f64::total_cmp);

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 pub struct CompareOptions {
     /// Prompts as for tuco score. Rows with a label are of that class, others of the class that their file is named after. Of two
     /// classes the one that comes later is the positive one, whose TuCo is expected to be higher: without and with an attack,
-    /// name the attack first
+    /// name the file with the attack first
     #[arg(required = true, value_name = "PROMPTS")]
     pub inputs: Vec<PathBuf>,
     /// Take classes from this field of the rows (or of their meta) instead of label
@@ -48,7 +48,14 @@ pub fn compare(options: CompareOptions, caller: Caller<'_>) -> Result<()> {
             None if is_label => Some(file.to_owned()),
             None => Some(none.clone()),
         };
-        prompts.push(compare::Prompt { id: line.id, about: class, encoded: opened.encode(line.content, 0) });
+        let encoded = opened.encode(line.content, 0);
+        prompts.push(compare::Prompt {
+            id: line.id,
+            label: line.label,
+            meta: line.meta,
+            about: class,
+            encoded,
+        });
         Ok(())
     })?;
     let mut classes = prompts.iter().filter_map(|prompt| prompt.about.as_ref()).peekable();

@@ -83,7 +83,7 @@ impl<'a> Opened<'a> {
         Ok(Self { caller, options, pair, pool, encoder })
     }
 
-    /// Reads the rows of the inputs, of each as many as `--limit` says; `fields` are those that rows may have besides the usual. `each`
+    /// Reads the rows of the inputs, of each as many as `--limit` says, numbered through, whatever the limit; `fields` are those that rows may have besides the usual. `each`
     /// gets them with the [`names`] of their files.
     pub fn read(
         &self,
@@ -93,9 +93,10 @@ impl<'a> Opened<'a> {
         mut each: impl FnMut(&str, Line) -> Result<()>,
     ) -> Result<()> {
         self.check_inputs(inputs)?;
+        let mut number = 0;
         for (path, name) in inputs.iter().zip(names(inputs)) {
-            let mut lines = Source::open(std::slice::from_ref(path))?.lines().expecting(fields);
-            lines = lines.with_prompts_in(named.prompt_field.as_deref());
+            let lines = Source::open(std::slice::from_ref(path))?.lines().numbered_after(number);
+            let mut lines = lines.expecting(fields).with_prompts_in(named.prompt_field.as_deref());
             let mut taken = 0;
             while let Some(line) = lines.next().filter(|_| taken < self.options.limit.unwrap_or(usize::MAX)) {
                 let line = line?;
@@ -103,6 +104,7 @@ impl<'a> Opened<'a> {
                 taken += 1;
                 each(&name, line)?;
             }
+            number = lines.last_number()?;
         }
         self.encoder.take_warnings().iter().for_each(|warning| tell(warning));
         Ok(())

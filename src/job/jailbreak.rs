@@ -122,8 +122,8 @@ pub fn jailbreak(options: JailbreakOptions, caller: Caller<'_>) -> Result<()> {
         let following = if judge_column.is_none() { max_new_tokens } else { 0 };
         let encoded =
             opened.encode(line.content, following).and_then(|encoded| unjudged.map_or(Ok(encoded), Err));
-        let about = About { label: line.label, meta: line.meta, judged, kind };
-        prompts.push(Prompt { id: line.id, about, encoded });
+        let about = About { judged, kind };
+        prompts.push(Prompt { id: line.id, label: line.label, meta: line.meta, about, encoded });
         Ok(())
     })?;
     if let Some(column) = &judge_column {

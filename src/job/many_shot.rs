@@ -76,7 +76,8 @@ pub fn many_shot(options: ManyShotOptions, caller: Caller<'_>) -> Result<()> {
             });
             let encoded = content.and_then(|content| opened.encode(Ok(content), 0));
             let about = Rung { question: questions, shots: *count };
-            prompts.push(Prompt { id: line.id.clone(), about, encoded });
+            let (id, label, meta) = (line.id.clone(), line.label.clone(), line.meta.clone());
+            prompts.push(Prompt { id, label, meta, about, encoded });
         }
         questions += 1;
         Ok(())

@@ -80,6 +80,20 @@ impl Lines {
         }
     }
 
+    /// Numbers lines as if so many had come before.
+    pub fn numbered_after(self, number: u64) -> Self {
+        Self { number, ..self }
+    }
+
+    /// The number of the last line of all, which is read on to.
+    ///
+    /// # Errors
+    /// Where reading fails.
+    pub fn last_number(mut self) -> Result<u64> {
+        while self.read_line()? {}
+        Ok(self.number)
+    }
+
     /// The caller reads these fields of [`Line::other`]: there is no warning of them.
     pub fn expecting(self, fields: &[&str]) -> Self {
         Self { expected: fields.iter().map(|field| (*field).to_owned()).collect(), ..self }
@@ -184,7 +198,7 @@ impl Lines {
         let mut ids = Ids::default();
         // Lines of text have no ids of their own.
         if self.inputs.iter().any(|input| input.format != Format::Text) {
-            let mut lines = Self::new(self.inputs.clone());
+            let mut lines = Self::new(self.inputs.clone()).numbered_after(self.number);
             while lines.read_row()? {
                 ids.note(lines.row().id.as_ref(), lines.number).map_err(failed)?;
             }

@@ -134,6 +134,14 @@ fn published_formats_are_read() {
     assert_eq!((&rows[0]["label"], &rows[1]["label"]), (&" Yes".into(), &" No".into()));
     assert_eq!(rows[6]["answers"], serde_json::json!([" A", " B", " C", " D"]));
     assert_eq!(rows[6]["label"], " B");
+    // All tasks count alike in what is told of them together.
+    let summary = scene.summary();
+    let [likes, animals] =
+        [0, 1].map(|task| summary["tasks"][task]["maximize"]["delta_cv"].as_f64().unwrap());
+    let mean = summary["mean"]["maximize"]["delta_cv"].as_f64().unwrap();
+    assert!((mean - (likes + animals) / 2.0).abs() < 1e-12, "{mean} {likes} {animals}");
+    let page = fs::read_to_string(scene.dir.path().join("out/report.html")).unwrap();
+    assert!(page.contains("mean of 2 tasks"), "{page}");
     let with_examples = rows[6]["n_tokens"].as_u64().unwrap();
     scene.run(&["sweep", "some_animals_test.csv", "--overwrite"]).expect(0, &[]);
     assert!(scene.rows()[0]["n_tokens"].as_u64().unwrap() < with_examples);
@@ -337,6 +345,26 @@ fn comparing_needs_two_classes() {
     let pair = &scene.summary()["pairs"][0];
     assert_eq!(pair["auc_delong_95"], Value::Null);
     assert!(pair["auc_newcombe_95"].is_array(), "{pair}");
+}
+
+/// As `tuco score` numbers them, whatever the limit of each file.
+#[test]
+fn rows_are_numbered_through_all_files_and_keep_label_and_meta() {
+    let scene = Scene::new(&[
+        ("a.txt", "some text\n\nmore text\n"),
+        ("b.jsonl", "{\"prompt\": \"other\", \"meta\": {\"k\": 1}}\n{\"prompt\": \"x\", \"label\": \"y\"}\n"),
+    ]);
+    scene.run(&["compare", "a.txt", "b.jsonl"]).expect(0, &[]);
+    let rows = scene.rows();
+    let of = |field: &str| -> Vec<&Value> { rows.iter().map(|row| &row[field]).collect() };
+    assert_eq!(json!(of("id")), json!([1, 3, 4, 5]));
+    assert_eq!(json!(of("class")), json!(["a", "a", "b", "y"]));
+    assert_eq!(json!(of("meta")), json!([null, null, { "k": 1 }, null]));
+    assert_eq!(json!(of("label")), json!([null, null, null, "y"]));
+    let scored = scene.score(&["a.txt", "b.jsonl"]);
+    assert_eq!(json!(scored.iter().map(|row| &row["id"]).collect::<Vec<_>>()), json!(of("id")));
+    scene.run(&["compare", "a.txt", "b.jsonl", "--limit", "1", "--overwrite"]).expect(0, &[]);
+    assert_eq!(json!(scene.rows().iter().map(|row| &row["id"]).collect::<Vec<_>>()), json!([1, 4]));
 }
 
 #[test]
