@@ -62,12 +62,14 @@ fn what_keeps_a_gpu_from_computing_is_said_in_a_sentence() {
         let asked = scored(dir.path(), scene, "cuda", visible);
         let stderr = String::from_utf8_lossy(&asked.stderr);
         assert_eq!(asked.status.code(), Some(1), "{scene}: {stderr}");
+        // The driver would go on with what was made and not given back.
         assert!(stderr.trim_end().ends_with(sentence) && asked.stdout.is_empty(), "{scene}: {stderr}");
 
         let auto = scored(dir.path(), scene, "auto", visible);
         let stderr = String::from_utf8_lossy(&auto.stderr);
         assert!(auto.status.success() && !auto.stdout.is_empty(), "{scene}: {stderr}");
         assert!(stderr.contains(&format!("tuco: device: cpu ({sentence})\n")), "{scene}: {stderr}");
+        assert!(!stderr.contains("driver: "), "{scene}: {stderr}");
     }
     let beyond = scored(dir.path(), "", "cuda:3", None);
     let stderr = String::from_utf8_lossy(&beyond.stderr);

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use chrono::NaiveDate;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tuco::prompt::{ChatTemplate, Content, Encoder, EncoderOptions, Overlength, RowErrorKind, SpecialTokens};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/templates");
@@ -66,6 +66,7 @@ fn options() -> EncoderOptions {
     EncoderOptions {
         apply_chat_template: false,
         system_instruction: None,
+        chat_template_args: Map::new(),
         template_date: NaiveDate::MIN,
         max_length: None,
         on_overlength: Overlength::ErrorRow,

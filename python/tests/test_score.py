@@ -56,6 +56,24 @@ def test_an_adapter_makes_a_pair_of_one_model():
     np.testing.assert_allclose(scores.tuco, [prompt["tuco"] for prompt in gold], rtol=3e-6)
 
 
+def test_a_chat_template_sees_arguments(demo, tmp_path):
+    tokenizer = tmp_path / "tokenizer"
+    shutil.copytree(DEMO / "tuned", tokenizer)
+    template = "{% for message in messages %}{{ message['content'] }}{% endfor %}{% if thinking %} I think{% endif %}"
+    (tokenizer / "chat_template.jinja").write_text(template)
+
+    def ids(**options):
+        with tuco.Pair.from_pretrained(
+            DEMO / "base", DEMO / "tuned", device="cpu", threads=1, tokenizer=tokenizer, apply_chat_template=True, **options
+        ) as pair:
+            return pair.encode(["Hello"])[0].tolist()
+
+    assert ids(chat_template_args={"thinking": False}) == ids()
+    assert ids(chat_template_args={"thinking": True})[: len(ids())] == ids() != ids(chat_template_args={"thinking": True})
+    with pytest.raises(tuco.UsageError, match="messages cannot be given"):
+        ids(chat_template_args={"messages": []})
+
+
 def test_little_memory_gives_the_same_bits(demo):
     prompts = ["Hello there", [3] * 400, "What is a dog?"]
     with tuco.Pair.from_pretrained(DEMO / "base", DEMO / "tuned", device="cpu", max_memory="4G", threads=np.int64(1)) as small:

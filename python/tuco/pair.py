@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import json
 import operator
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, SupportsIndex, Union
 
 from . import _native
@@ -38,9 +40,13 @@ class Pair(_native.Pair):
         merge_adapter: bool = False,
         base_revision: str | None = None,
         tuned_revision: str | None = None,
+        adapter_revision: str | None = None,
+        base_adapter_revision: str | None = None,
         tokenizer: Path | None = None,
+        tokenizer_revision: str | None = None,
         apply_chat_template: bool = False,
         system_instruction: str | None = None,
+        chat_template_args: Mapping[str, object] | None = None,
         template_date: datetime.date | str | None = None,
         max_length: int | None = None,
         on_overlength: str = "error-row",
@@ -65,9 +71,13 @@ class Pair(_native.Pair):
             merge_adapter: round weights to the model's own type after an adapter was added.
             base_revision: branch, tag or commit of `base`, if that is an id.
             tuned_revision: the same of `tuned`.
+            adapter_revision: the same of `adapter`.
+            base_adapter_revision: the same of `base_adapter`.
             tokenizer: where tokenizer and chat template are; default: the tuned model.
+            tokenizer_revision: the same of `tokenizer`.
             apply_chat_template: put text through the chat template as one user message.
             system_instruction: the system message of conversations that have none.
+            chat_template_args: what the chat template sees besides the conversation, such as `{"enable_thinking": False}`.
             template_date: the day that a chat template sees as today.
             max_length: the most tokens of a prompt; default: the tuned model's context.
             on_overlength: what becomes of longer prompts: error-row, truncate-left, truncate-right.
@@ -100,6 +110,8 @@ def option_text(name: str, value: object) -> str:
         return value
     if name in _COUNTS and isinstance(value, SupportsIndex):
         return str(operator.index(value))
+    if name == "chat_template_args" and isinstance(value, Mapping):
+        return json.dumps(dict(value))
     if isinstance(value, os.PathLike):
         return str(os.fspath(value))
     if isinstance(value, datetime.date):

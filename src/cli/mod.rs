@@ -83,10 +83,19 @@ fn stop_on_signals(at_once: bool) {
     set.expect("the program sets no other handler");
 }
 
+/// A flag as clap knows it: `--batch_size=8`, as Python programs have it, is `--batch-size=8`.
+fn with_dashes(word: OsString) -> OsString {
+    let Some(flag) = word.to_str().filter(|word| word.starts_with("--")) else { return word };
+    let (name, value) = flag.split_at(flag.find('=').unwrap_or(flag.len()));
+    // What is no name of a flag is text.
+    let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if is_name { format!("{}{value}", name.replace('_', "-")).into() } else { word }
+}
+
 /// The program: runs a command line, whose first word is the program's name, and tells what went wrong on standard error.
 /// Gives the exit code ([`Error::exit_code`]). To be called once in a process: signals are its own from then on.
 pub fn main(line: impl IntoIterator<Item = OsString>) -> u8 {
-    let line: Vec<OsString> = line.into_iter().collect();
+    let line: Vec<OsString> = line.into_iter().map(with_dashes).collect();
     let matches = job::with_boolish_variables(Cli::command()).try_get_matches_from(&line);
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
@@ -114,6 +123,7 @@ impl Cli {
     /// # Errors
     /// A usage error, in one sentence.
     pub fn of_program(line: &[String]) -> Result<Self> {
+        let line = line.iter().map(|word| with_dashes(word.into()));
         let matches = job::without_environment(Self::command()).try_get_matches_from(line);
         let parsed = matches.and_then(|matches| Self::from_arg_matches(&matches));
         parsed.map_err(|error| Error::usage(job::told_by_clap(&error)))

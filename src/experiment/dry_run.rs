@@ -2,6 +2,7 @@
 
 use super::{filling::Filling, rows::Run, task::Task};
 use crate::{Result, output::Done, prompt::Lines};
+use serde_json::Value;
 use std::fmt;
 
 /// What a run would do.
@@ -12,13 +13,27 @@ pub struct Plan {
     pub tokens: u64,
     pub longest: usize,
     pub batches: u64,
+    /// The id of the first prompt that has tokens, these, and what they say where there is a tokenizer.
+    pub first: Option<(Value, Vec<u32>, Option<String>)>,
 }
+
+/// Of a longer first prompt only as many tokens of its beginning and its end are shown.
+const SHOWN: usize = 128;
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { done: Done { rows, errors, .. }, tokens, longest, batches } = self;
+        let Self { done: Done { rows, errors, .. }, tokens, longest, batches, first } = self;
         writeln!(f, "| rows | errors | tokens | longest prompt | batches |\n|---:|---:|---:|---:|---:|")?;
-        writeln!(f, "| {rows} | {errors} | {tokens} | {longest} | {batches} |")
+        writeln!(f, "| {rows} | {errors} | {tokens} | {longest} | {batches} |")?;
+        let Some((id, ids, text)) = first else { return Ok(()) };
+        writeln!(f, "\nThe first prompt, id {id}, {} tokens:", ids.len())?;
+        if let Some(text) = text {
+            writeln!(f, "\n{text}")?;
+        }
+        match ids.len() > 2 * SHOWN {
+            true => writeln!(f, "\n{:?} … {:?}", &ids[..SHOWN], &ids[ids.len() - SHOWN..]),
+            false => writeln!(f, "\n{ids:?}"),
+        }
     }
 }
 
@@ -31,7 +46,11 @@ impl<T: Task> Run<'_, T> {
         let mut plan = Plan::default();
         let mut filling = Filling::of_task(self.limits, self.workers[0].task);
         while let Some(line) = self.next(lines, limit, &mut plan.done, warn)? {
+            let id = line.id.clone();
             let tokens = self.encode(line, warn).tokens;
+            if let (None, Ok((ids, _))) = (&plan.first, &tokens) {
+                plan.first = Some((id, ids.to_vec(), self.encoder.spelled(ids)));
+            }
             plan.done.rows += 1;
             plan.batches += u64::from(filling.add(tokens.as_ref().ok().map(|(ids, _)| ids)));
             let length = tokens.as_ref().map_or(0, |(ids, _)| ids.len());

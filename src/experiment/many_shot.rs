@@ -278,8 +278,15 @@ mod tests {
     fn system_messages_are_no_shots() {
         let messages = ["system", "user", "assistant"].map(|role| json!({ "role": role, "content": role }));
         let content = Ok(Content::Messages(messages.to_vec()));
-        let line =
-            Line { number: 1, id: json!(1), label: None, meta: None, content, other: serde_json::Map::new() };
+        let line = Line {
+            number: 1,
+            place: "x.jsonl:1".into(),
+            id: json!(1),
+            label: None,
+            meta: None,
+            content,
+            other: serde_json::Map::new(),
+        };
         assert_eq!(example(line).unwrap(), messages[1..]);
     }
 

@@ -139,7 +139,8 @@ impl<T: Task> Run<'_, T> {
 
     pub(super) fn encode(&self, line: Line, warn: &(dyn Fn(&str) + Sync)) -> Pending {
         let encoded = line.content.and_then(|content| {
-            self.encoder.encode_before(content.as_ref(), self.workers[0].task.following())
+            let encoded = self.encoder.encode_before(content.as_ref(), self.workers[0].task.following());
+            encoded.map_err(|error| error.at(&line.place))
         });
         self.encoder.take_warnings().iter().for_each(|warning| warn(warning));
         let tokens = encoded.map_err(Failure::from).and_then(|encoded| {

@@ -70,7 +70,7 @@ pub fn run(
         "tokens": text.token_ids.len(),
         "truncated": text.truncated,
         "texts": text.token_ids.iter().map(|token| name(*token)).collect::<Vec<_>>(),
-        "beta": shares(|l1| l1.whole),
+        "beta_per_layer": shares(|l1| l1.whole),
         "last_token": {
             "whole": last(shares(|l1| l1.whole)),
             "attention": last(shares(|l1| l1.attention)),
@@ -114,7 +114,7 @@ fn says_of(logits: &Split, name: &dyn Fn(u32) -> String) -> Value {
 
 /// The text, each token on the colour of its TuCo.
 pub fn colored(summary: &Value) -> Option<String> {
-    let tucos = last_of_each(&summary["beta"])?;
+    let tucos = last_of_each(&summary["beta_per_layer"])?;
     let largest = tucos.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     let mut text = String::new();
     for (token, tuco) in summary["texts"].as_array()?.iter().zip(tucos) {
@@ -146,7 +146,7 @@ pub fn report(summary: &Value) -> Option<Report> {
         rows: Vec::new(),
     };
     let names: Vec<String> = summary["texts"].as_array()?.iter().map(visible).collect();
-    for (name, tuco) in names.iter().zip(last_of_each(&summary["beta"])?) {
+    for (name, tuco) in names.iter().zip(last_of_each(&summary["beta_per_layer"])?) {
         tokens.rows.push(vec![name.clone(), format!("{tuco:.4}")]);
     }
     let head = ["", "fine-tuning promotes", "demotes", "pre-training promotes", "demotes"]
@@ -170,7 +170,7 @@ pub fn report(summary: &Value) -> Option<Report> {
         }
         says.rows.push(row);
     }
-    let beta: Option<Vec<Vec<f64>>> = summary["beta"].as_array()?.iter().map(numbers).collect();
+    let beta: Option<Vec<Vec<f64>>> = summary["beta_per_layer"].as_array()?.iter().map(numbers).collect();
     let curve = |name: &str, field: &str| -> Option<Series> {
         let values = numbers(&summary["last_token"][field])?;
         let points =

@@ -18,17 +18,17 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Args)]
 pub struct CompareOptions {
     /// Prompts as for tuco score. Rows with a label are of that class, others of the class that their file is named after. Of two
-    /// classes the one that comes later is the positive one, whose TuCo is expected to be higher: without and with an attack,
-    /// name the file with the attack first
+    /// classes the one that comes later is the positive one, whose TuCo is expected to be higher: to compare prompts with and
+    /// without an attack, name the file with the attack first
     #[arg(required = true, value_name = "PROMPTS")]
     pub inputs: Vec<PathBuf>,
     /// Take classes from this field of the rows (or of their meta) instead of label
     #[arg(long, value_name = "FIELD", default_value = "label", env = "TUCO_BY")]
     pub by: String,
     #[command(flatten)]
-    pub fields: FieldOptions,
-    #[command(flatten)]
     pub common: ExperimentOptions,
+    #[command(flatten)]
+    pub fields: FieldOptions,
 }
 
 /// `tuco compare`.
@@ -48,7 +48,7 @@ pub fn compare(options: CompareOptions, caller: Caller<'_>) -> Result<()> {
             None if is_label => Some(file.to_owned()),
             None => Some(none.clone()),
         };
-        let encoded = opened.encode(line.content, 0);
+        let encoded = opened.encode(&line.place, line.content, 0);
         prompts.push(compare::Prompt {
             id: line.id,
             label: line.label,

@@ -11,6 +11,7 @@ use crate::{
 };
 use chrono::NaiveDate;
 use clap::Args;
+use serde_json::Map;
 use std::{
     path::{Path, PathBuf},
     time::Instant,
@@ -58,6 +59,7 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
     let encoder_options = EncoderOptions {
         apply_chat_template: false,
         system_instruction: None,
+        chat_template_args: Map::new(),
         template_date: NaiveDate::default(),
         max_length: None,
         on_overlength: Overlength::ErrorRow,

@@ -3,7 +3,7 @@
 use super::{
     AboutPair, Caller, Computers, FailOnError, FieldOptions, MachineOptions, MemoryOptions, PairOptions,
     PromptOptions, open_encoder, open_pair, parse_count,
-    resume::{Origin, begun, check_device, how_to_go_on, template_date},
+    resume::{Origin, begun, check_device, how_to_go_on, other_machines, template_date},
     tell, thread_pool, thread_pools,
 };
 use crate::{
@@ -33,8 +33,7 @@ use std::{fmt, io::IsTerminal, path::PathBuf};
 /// What all experiments have in common.
 #[derive(Debug, Clone, Args)]
 pub struct ExperimentOptions {
-    /// The folder for rows.jsonl, summary.json, plot.svg and report.html. Of all experiments but a trace the same command goes on where
-    /// an interrupted one stopped
+    /// The folder for rows.jsonl, summary.json, plots and report.html. The same command goes on where an interrupted one stopped
     #[arg(short, long, value_name = "DIR", env = "TUCO_OUTPUT")]
     pub output: PathBuf,
     /// Start again even if the folder holds an experiment
@@ -117,10 +116,15 @@ impl<'a> Opened<'a> {
         check_inputs(inputs)
     }
 
-    /// The tokens of a row that so many are to follow.
-    pub fn encode(&self, content: Result<Content, RowError>, following: usize) -> Result<Encoded, Failure> {
+    /// The tokens of the row at `place` that so many are to follow.
+    pub fn encode(
+        &self,
+        place: &str,
+        content: Result<Content, RowError>,
+        following: usize,
+    ) -> Result<Encoded, Failure> {
         let encode = |content: Content| self.encoder.encode_before(content.as_ref(), following);
-        content.and_then(encode).map_err(Failure::from)
+        content.and_then(|content| encode(content).map_err(|error| error.at(place))).map_err(Failure::from)
     }
 
     /// The fields of a summary that tell the pair, as [`report`](super::report()) compares them.
@@ -162,7 +166,9 @@ impl<'a> Opened<'a> {
         let ExperimentOptions { output, overwrite, machine, .. } = &self.options;
         let Some(what) = experiment.fingerprint() else { return Folder::of_one_batch(output, *overwrite) };
         let manifest = self.manifest(experiment, what, device)?;
-        check_device(&machine.device, begun(&Folder::rows_in(output), *overwrite), &manifest)?;
+        let rows = Folder::rows_in(output);
+        check_device(&machine.device, begun(&rows, *overwrite), &manifest)?;
+        other_machines(begun(&rows, *overwrite), &manifest)?.iter().for_each(|notice| tell(notice));
         about_pair.extend(weights_of(&manifest));
         Folder::open(output, manifest, *overwrite)
     }

@@ -18,8 +18,6 @@ use clap::Args;
 /// Flags of `tuco generate`.
 #[derive(Debug, Clone, Args)]
 pub struct GenerateOptions {
-    #[command(flatten)]
-    pub choice: ChoiceOptions,
     /// Most tokens of a completion (k and K mean a thousand)
     #[arg(
         long,
@@ -44,6 +42,8 @@ pub struct GenerateOptions {
     pub tuco: bool,
     #[command(flatten)]
     pub common: RowsOptions,
+    #[command(flatten)]
+    pub choice: ChoiceOptions,
 }
 
 /// How tokens are chosen.
@@ -57,7 +57,7 @@ pub struct ChoiceOptions {
     /// Divides the logits before a random choice; 0 takes the likeliest token; default: 0, of tuco jailbreak 1
     #[arg(long, value_name = "T", allow_negative_numbers = true, env = "TUCO_TEMPERATURE")]
     pub temperature: Option<f64>,
-    /// Choose among so many of the likeliest tokens
+    /// Choose among the K likeliest tokens only
     #[arg(long, value_name = "K", env = "TUCO_TOP_K")]
     pub top_k: Option<usize>,
     /// Choose among the fewest of the likeliest tokens whose probabilities sum up to P

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 /// Flags of `tuco many-shot`.
 #[derive(Debug, Clone, Args)]
 pub struct ManyShotOptions {
-    /// The prompts that come last, as for tuco score
+    /// The prompts that come last, as for tuco score (all go through the chat template)
     #[arg(required = true, value_name = "QUESTIONS")]
     pub inputs: Vec<PathBuf>,
     /// What comes before them, in this order: JSONL with prompt and response, or messages that end with the assistant's
@@ -32,9 +32,9 @@ pub struct ManyShotOptions {
     #[arg(long, env = "TUCO_OUTPUT_CO")]
     pub output_co: bool,
     #[command(flatten)]
-    pub fields: FieldOptions,
-    #[command(flatten)]
     pub common: ExperimentOptions,
+    #[command(flatten)]
+    pub fields: FieldOptions,
 }
 
 /// `tuco many-shot`.
@@ -74,7 +74,7 @@ pub fn many_shot(options: ManyShotOptions, caller: Caller<'_>) -> Result<()> {
                 let conversation = many_shot::conversation(&examples[..*count], content);
                 conversation.map_err(|message| Failure { kind: "invalid_row", message })
             });
-            let encoded = content.and_then(|content| opened.encode(Ok(content), 0));
+            let encoded = content.and_then(|content| opened.encode(&line.place, Ok(content), 0));
             let about = Rung { question: questions, shots: *count };
             let (id, label, meta) = (line.id.clone(), line.label.clone(), line.meta.clone());
             prompts.push(Prompt { id, label, meta, about, encoded });

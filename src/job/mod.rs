@@ -53,6 +53,7 @@ use crate::{
     twin::Twin,
 };
 use chrono::NaiveDate;
+use serde_json::Map;
 use std::{
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
@@ -106,8 +107,8 @@ fn sides(options: &PairOptions) -> Result<Twin<Side>> {
         ));
     }
     let adapters = Twin::new(
-        resolve("--base-adapter", &options.base_adapter, &None)?,
-        resolve("--adapter", &options.adapter, &None)?,
+        resolve("--base-adapter", &options.base_adapter, &options.base_adapter_revision)?,
+        resolve("--adapter", &options.adapter, &options.adapter_revision)?,
     );
     let base = match (resolve("--base", &options.base, &options.base_revision)?, &adapters.ft) {
         (Some(base), _) => base,
@@ -155,13 +156,15 @@ pub fn open_encoder(
     let encoder_options = EncoderOptions {
         apply_chat_template: options.apply_chat_template,
         system_instruction: options.system_instruction.clone(),
+        chat_template_args: options.chat_template_args.clone().map_or_else(Map::new, |arguments| arguments.0),
         template_date,
         max_length: options.max_length,
         on_overlength: options.on_overlength,
     };
     let own = tuned.tokenizer();
     let given = options.tokenizer.as_ref();
-    let given = given.map(|name| checkpoint::resolve("--tokenizer", name, None)).transpose()?;
+    let revision = options.tokenizer_revision.as_deref();
+    let given = given.map(|name| checkpoint::resolve("--tokenizer", name, revision)).transpose()?;
     if let Some(given) = &given {
         let notices =
             checkpoint::compare_vocabularies(&Twin::new(own, given), &Twin::new("tuned", "--tokenizer"))?;

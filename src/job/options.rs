@@ -9,6 +9,7 @@ use crate::{
 };
 use chrono::NaiveDate;
 use clap::{Arg, ArgAction, Args, Command, FromArgMatches, ValueEnum, builder::BoolishValueParser};
+use serde_json::{Map, Value};
 use std::{path::PathBuf, str::FromStr};
 
 /// Which two models.
@@ -38,6 +39,12 @@ pub struct PairOptions {
     /// Branch, tag or commit of --tuned, if that is an id
     #[arg(long, value_name = "REVISION", env = "TUCO_TUNED_REVISION")]
     pub tuned_revision: Option<String>,
+    /// Branch, tag or commit of --adapter, if that is an id
+    #[arg(long, value_name = "REVISION", env = "TUCO_ADAPTER_REVISION")]
+    pub adapter_revision: Option<String>,
+    /// Branch, tag or commit of --base-adapter, if that is an id
+    #[arg(long, value_name = "REVISION", env = "TUCO_BASE_ADAPTER_REVISION")]
+    pub base_adapter_revision: Option<String>,
     /// What the weights are rounded to when they are read; auto takes them as stored
     #[arg(long, value_enum, default_value_t, env = "TUCO_DTYPE")]
     pub dtype: DtypeChoice,
@@ -57,14 +64,21 @@ pub struct PromptOptions {
     /// Where tokenizer and chat template are: a directory, or a Hugging Face id in the local cache; default: the tuned model
     #[arg(long, value_name = "DIR|ID", env = "TUCO_TOKENIZER")]
     pub tokenizer: Option<String>,
+    /// Branch, tag or commit of --tokenizer, if that is an id
+    #[arg(long, value_name = "REVISION", env = "TUCO_TOKENIZER_REVISION")]
+    pub tokenizer_revision: Option<String>,
     /// Put every plain prompt through the tuned model's chat template as one user message
     #[arg(long, env = "TUCO_APPLY_CHAT_TEMPLATE")]
     pub apply_chat_template: bool,
     /// System message for conversations that have none of their own
     #[arg(long, value_name = "TEXT", env = "TUCO_SYSTEM_INSTRUCTION")]
     pub system_instruction: Option<String>,
-    /// The day that a chat template sees as today (YYYY-MM-DD); default: today, or the day an interrupted run began
-    #[arg(long, value_name = "DATE", env = "TUCO_TEMPLATE_DATE")]
+    /// What the chat template sees besides the conversation, as a JSON object: '{"enable_thinking": false}'
+    #[arg(long, value_name = "JSON", env = "TUCO_CHAT_TEMPLATE_ARGS")]
+    pub chat_template_args: Option<TemplateArgs>,
+    /// The day that chat templates that ask for it (strftime_now) see as today (YYYY-MM-DD); default: today, or the day an interrupted
+    /// run began
+    #[arg(long, value_name = "DATE", value_parser = parse_date, env = "TUCO_TEMPLATE_DATE")]
     pub template_date: Option<NaiveDate>,
     /// Longest prompt in tokens; default: the tuned model's context
     #[arg(long, value_name = "TOKENS", value_parser = parse_count, env = "TUCO_MAX_LENGTH")]
@@ -79,6 +93,31 @@ impl PromptOptions {
     pub fn date(&self, earlier: Option<NaiveDate>) -> NaiveDate {
         self.template_date.or(earlier).unwrap_or_else(|| chrono::Local::now().date_naive())
     }
+}
+
+/// Variables of a chat template.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TemplateArgs(pub Map<String, Value>);
+
+/// What the conversation itself gives a template.
+const OF_CONVERSATION: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
+
+impl FromStr for TemplateArgs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Ok(Value::Object(arguments)) = serde_json::from_str(text) else {
+            return Err("expected a JSON object, such as {\"enable_thinking\": false}".into());
+        };
+        match OF_CONVERSATION.into_iter().find(|name| arguments.contains_key(*name)) {
+            Some(name) => Err(format!("{name} cannot be given: it comes from the prompt")),
+            None => Ok(Self(arguments)),
+        }
+    }
+}
+
+fn parse_date(text: &str) -> Result<NaiveDate, String> {
+    text.parse().map_err(|_| "expected a day as YYYY-MM-DD (2025-07-01)".into())
 }
 
 /// How rows say what they are.
@@ -110,7 +149,7 @@ pub struct MachineOptions {
     /// GPU, else the CPU; reference is slow and exact, for comparison
     #[arg(long, value_name = "DEVICE", default_value_t, env = "TUCO_DEVICE")]
     pub device: Device,
-    /// On a GPU: what the context's rows are rounded to where they go into products; auto: bfloat16, float32 for small models
+    /// On a GPU: the precision of all tokens but the last in matrix products; auto: bfloat16, float32 for small models
     #[arg(
         long,
         value_enum,
@@ -247,6 +286,15 @@ impl Limit {
     }
 }
 
+impl From<Limit> for Value {
+    fn from(limit: Limit) -> Self {
+        match limit {
+            Limit::Rows(rows) => rows.into(),
+            Limit::Fraction(fraction) => fraction.into(),
+        }
+    }
+}
+
 impl FromStr for Limit {
     type Err = String;
 
@@ -311,6 +359,17 @@ fn parse_batch_size(text: &str) -> Result<BatchSize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_of_a_template_are_an_object() {
+        let parsed = "{\"enable_thinking\": false}".parse::<TemplateArgs>().unwrap();
+        assert_eq!(parsed.0["enable_thinking"], false);
+        assert!("[1]".parse::<TemplateArgs>().unwrap_err().contains("expected a JSON object"));
+        assert!(
+            "{\"messages\": []}".parse::<TemplateArgs>().unwrap_err().starts_with("messages cannot be given")
+        );
+        assert!(parse_date("yesterday").unwrap_err().contains("YYYY-MM-DD"));
+    }
 
     #[test]
     fn counts_and_limits_are_read_as_people_write_them() {

@@ -18,7 +18,8 @@ use std::{
 /// Flags of `tuco report`.
 #[derive(Debug, Clone, Args)]
 pub struct ReportOptions {
-    /// Folders that experiments left, or their summary.json, or rows of tuco score (.jsonl, .parquet): TuCo against OutputCo
+    /// Folders that experiments left, or their summary.json, or rows of tuco score (.jsonl, .parquet): TuCo by label, and
+    /// against OutputCo
     #[arg(required = true, value_name = "DIR|SUMMARY|ROWS")]
     pub inputs: Vec<PathBuf>,
     /// The page to write
@@ -26,8 +27,7 @@ pub struct ReportOptions {
     pub output: PathBuf,
 }
 
-/// What numbers that are put side by side have in common: fields of summaries, and what manifests call them.
-/// Where the weights lie.
+/// What numbers that are put side by side have in common, as fields of summaries and what manifests call them: where the weights lie.
 const PLACES: [(&str, &str); 4] = [
     ("base", "base_dir"),
     ("tuned", "tuned_dir"),

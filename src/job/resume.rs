@@ -42,8 +42,9 @@ impl Origin<'_> {
             "merge_adapter": self.pair_options.merge_adapter,
             "apply_chat_template": self.prompts.apply_chat_template,
             "system_instruction": self.prompts.system_instruction,
+            "chat_template_args": self.prompts.chat_template_args.as_ref().map(|arguments| &arguments.0),
             "max_length": self.prompts.max_length,
-            "on_overlength": format!("{:?}", self.prompts.on_overlength),
+            "on_overlength": self.prompts.on_overlength.name(),
         });
         let usual = json!({
             "command": self.caller.command,
@@ -51,7 +52,7 @@ impl Origin<'_> {
             "tuned_dir": dirs.ft,
             "base_adapter_dir": adapters.pt,
             "adapter_dir": adapters.ft,
-            "instruction_set": Cpu::new().instruction_set(),
+            INSTRUCTION_SET: Cpu::new().instruction_set(),
             "notices": self.pair.notices,
         });
         let fingerprint = united([fingerprint, self.encoder.fingerprint(), what]);
@@ -100,6 +101,39 @@ fn earlier(output: &Path) -> Result<Option<Manifest>> {
         Err(error) if error.kind == ErrorKind::Mismatch => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What manifests call the vector instructions of the machine.
+const INSTRUCTION_SET: &str = "instruction_set";
+
+/// What the user should know where outputs that are to go on were begun on a CPU of another kind, which rounds otherwise.
+///
+/// # Errors
+/// Where a manifest cannot be read.
+pub fn other_machines<'a>(
+    outputs: impl IntoIterator<Item = &'a Path>,
+    manifest: &Manifest,
+) -> Result<Option<String>> {
+    for output in outputs {
+        let before = earlier(output)?;
+        if let Some((before, now)) = before.as_ref().and_then(|before| other_instructions(before, manifest)) {
+            return Ok(Some(format!(
+                "the rows in {} were begun with {before} instructions, this machine has {now}: the rows to come may differ in their last \
+                 digits from those that it would have written",
+                output.display()
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// The vector instructions of two runs on CPUs, where they differ.
+fn other_instructions<'m>(one: &'m Manifest, other: &'m Manifest) -> Option<(&'m str, &'m str)> {
+    let [one, other] = [one, other].map(|manifest| {
+        let is_cpu = manifest.field("device").and_then(Value::as_str) == Some("cpu");
+        manifest.told(INSTRUCTION_SET).and_then(Value::as_str).filter(|_| is_cpu)
+    });
+    one.zip(other).filter(|(one, other)| one != other)
 }
 
 /// What `--device auto` finds may come and go, unlike what else a run continues with.

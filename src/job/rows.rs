@@ -3,7 +3,7 @@
 use super::{
     Caller, Computers, FailOnError, FieldOptions, InputOptions, MachineOptions, MemoryOptions, PairOptions,
     PromptOptions, open_encoder, open_pair,
-    resume::{Origin, begun, check_device, how_to_go_on, template_date},
+    resume::{Origin, begun, check_device, how_to_go_on, other_machines, template_date},
     shard::ShardChoice,
     tell, thread_pool, thread_pools,
 };
@@ -187,7 +187,7 @@ impl<'a> RowsJob<'a> {
                 };
                 let inputs = source.fingerprints()?;
                 let mut fingerprint = what.fingerprint();
-                fingerprint["limit"] = json!(options.input.limit.map(|limit| format!("{limit:?}")));
+                fingerprint["limit"] = options.input.limit.map_or(Value::Null, Value::from);
                 fingerprint["prompt_field"] = json!(options.fields.prompt_field);
                 fingerprint["inputs"] = inputs.iter().map(|(_, hash)| hash.as_str()).collect();
                 let about = json!({ "inputs": inputs.iter().map(|(path, _)| path).collect::<Vec<_>>() });
@@ -197,6 +197,8 @@ impl<'a> RowsJob<'a> {
                     Some(shard) => manifest.with(SHARDS, shard.count.into()),
                 };
                 check_device(&options.machine.device, all_begun(&options, neighbour.as_deref()), &manifest)?;
+                let machines = other_machines(all_begun(&options, neighbour.as_deref()), &manifest)?;
+                machines.iter().for_each(|notice| tell(notice));
                 // One that starts again will be followed by the others.
                 if let Some(neighbour) = neighbour.filter(|_| !options.overwrite) {
                     manifest.check_continues(&neighbour)?;
@@ -259,7 +261,7 @@ impl<'a> RowsJob<'a> {
         }
         if options.fail_on_error.is_exceeded(summary.errors, summary.rows) {
             let message = format!(
-                "{} of {} rows are errors, more than --fail-on-error allows; they say why",
+                "{} of {} rows are errors, more than --fail-on-error allows; their rows say why",
                 summary.errors, summary.rows
             );
             return Err(Error::new(ErrorKind::BadRows, message));

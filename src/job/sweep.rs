@@ -20,8 +20,9 @@ use std::path::PathBuf;
 /// Flags of `tuco sweep`.
 #[derive(Debug, Clone, Args)]
 pub struct SweepOptions {
-    /// Questions, each file, or subject of a file that tells them, a task: Model-Written Evaluations (JSONL with question, answer_matching_behavior,
-    /// answer_not_matching_behavior), MMLU (CSV, Parquet), or JSONL with prompt or messages, choices and label
+    /// Files of questions: Model-Written Evaluations (JSONL with question, answer_matching_behavior, answer_not_matching_behavior), MMLU
+    /// (CSV, Parquet), or JSONL with prompt or messages, choices and label. Each file is a task; a file with a subject column has a task
+    /// for each subject
     #[arg(required = true, value_name = "QUESTIONS")]
     pub inputs: Vec<PathBuf>,
     /// What the fine-tuning component is multiplied with; 1 is the tuned model and must be among them

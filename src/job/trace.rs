@@ -13,8 +13,13 @@ use clap::Args;
 
 /// Flags of `tuco trace`.
 #[derive(Debug, Clone, Args)]
+#[command(
+    mut_arg("limit", |arg| arg.hide(true)),
+    mut_arg("fail_on_error", |arg| arg.hide(true)),
+    mut_arg("output", |arg| arg.help("The folder for rows.jsonl, summary.json, plots and report.html"))
+)]
 pub struct TraceOptions {
-    /// What the model is told
+    /// What the model is told: text
     pub prompt: String,
     /// What it answers; its tokens are traced too
     #[arg(long, value_name = "TEXT")]

@@ -112,7 +112,8 @@ fn as_f32(value: f64) -> f64 {
 }
 
 fn family_of(config: &Map<String, Value>) -> Result<&'static Family, String> {
-    let known = || FAMILIES.iter().map(|f| f.model_type).collect::<Vec<_>>().join(", ");
+    // A text model may be a part of another's config.
+    let known = || FAMILIES.iter().map(|f| f.model_type).chain(["gemma3"]).collect::<Vec<_>>().join(", ");
     let model_type = match config.get("model_type") {
         Some(Value::String(name)) => name,
         None | Some(Value::Null) => return Err(format!("has no model_type (known: {})", known())),

@@ -106,11 +106,22 @@ impl Manifest {
         let differences: Vec<String> = fields
             .into_iter()
             .filter(|field| before.get(*field) != now.get(*field))
-            .map(|field| {
-                format!("{field} was {} and is now {}", show(before.get(field)), show(now.get(field)))
+            .map(|field| match self.input(field).zip(later.input(field)) {
+                Some((before, now)) => {
+                    format!("the input {now} is not what {before} was: other content, or read in another way")
+                }
+                None => {
+                    format!("{field} was {} and is now {}", show(before.get(field)), show(now.get(field)))
+                }
             })
             .collect();
         (!differences.is_empty()).then(|| differences.join("; "))
+    }
+
+    /// The input file of which a field of the fingerprint is the hash.
+    fn input(&self, field: &str) -> Option<&str> {
+        let place: usize = field.strip_prefix("inputs.")?.parse().ok()?;
+        self.about["inputs"][place].as_str()
     }
 
     /// Writes it beside `output`; `done` where all rows are there.

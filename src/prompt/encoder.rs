@@ -10,7 +10,7 @@ use std::{
 };
 
 use chrono::NaiveDate;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer;
 
 use super::{
@@ -27,6 +27,8 @@ pub struct EncoderOptions {
     pub apply_chat_template: bool,
     /// The first message, with role system, of conversations that have no system message of their own.
     pub system_instruction: Option<String>,
+    /// What the chat template sees besides the conversation, by name.
+    pub chat_template_args: Map<String, Value>,
     /// The day that the chat template's `strftime_now` tells.
     pub template_date: NaiveDate,
     /// Most tokens of a row; `None`: as many as the model's context.
@@ -46,12 +48,31 @@ pub enum Overlength {
     TruncateRight,
 }
 
+impl Overlength {
+    /// As the flag has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ErrorRow => "error-row",
+            Self::TruncateLeft => "truncate-left",
+            Self::TruncateRight => "truncate-right",
+        }
+    }
+}
+
 /// The token ids of a row, at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
     pub token_ids: Vec<u32>,
     /// Tokens were left out, as [`Overlength`] says.
     pub truncated: bool,
+}
+
+fn no_template(path: &Path) -> String {
+    format!(
+        "{} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); --tokenizer names a directory \
+         that has one",
+        path.display()
+    )
 }
 
 /// The tuned model's tokenizer and chat template. Threads may share one.
@@ -94,11 +115,16 @@ impl Encoder {
         let files = TokenizerFiles::read(path)?;
         let compile = |source: &String| {
             ChatTemplate::new(source, &files.special_tokens, options.template_date)
+                .map(|template| template.with_arguments(&options.chat_template_args))
                 .map_err(|error| Error::new(error.kind, format!("{}: {error}", path.display())))
         };
         let template = files.template.as_ref().map(compile);
-        if let (true, Some(Err(error))) = (options.apply_chat_template, &template) {
-            return Err(error.clone());
+        if options.apply_chat_template {
+            match &template {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error.clone()),
+                None => return Err(Error::usage(format!("--apply-chat-template: {}", no_template(path)))),
+            }
         }
         if let (Some(instruction), Some(Ok(template))) = (&options.system_instruction, &template) {
             check_system_role(template, instruction).map_err(|problem| {
@@ -195,11 +221,7 @@ impl Encoder {
                 return Err(RowError::new(RowErrorKind::TemplateError, error.message.clone()));
             }
             None => {
-                let message = format!(
-                    "messages need a chat template, and {} has none (chat_template.jinja, or chat_template in \
-                     tokenizer_config.json)",
-                    self.path.display()
-                );
+                let message = format!("messages need a chat template: {}", no_template(&self.path));
                 return Err(RowError::new(RowErrorKind::TemplateError, message));
             }
         };

@@ -232,8 +232,9 @@ impl Lines {
             }
             (content, _) => content,
         };
-        let content = content.map_err(|error| error.at(self.place(number)));
-        Line { number, id, label, meta, other, content }
+        let place = self.place(number);
+        let content = content.map_err(|error| error.at(&place));
+        Line { number, place, id, label, meta, other, content }
     }
 
     fn tell_unknown(&mut self, field: &str) {

@@ -40,6 +40,8 @@ impl Content {
 pub struct Line {
     /// 1-based, over all inputs together; blank lines count.
     pub number: u64,
+    /// `file:line`
+    pub place: String,
     /// A string or an integer as given, else `number`.
     pub id: Value,
     /// Any JSON, handed through to the output.
@@ -156,7 +158,7 @@ impl RowError {
     }
 
     /// The same error, said to be at `place`.
-    pub(super) fn at(mut self, place: impl fmt::Display) -> Self {
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
     }

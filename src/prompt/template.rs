@@ -29,7 +29,8 @@ pub type SpecialTokens = BTreeMap<String, String>;
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    special_tokens: SpecialTokens,
+    /// What it sees besides the conversation: special tokens, and what the caller gives by name.
+    variables: BTreeMap<String, minijinja::Value>,
     source_sha256: String,
     uses_date: bool,
     reads_parts: bool,
@@ -54,11 +55,17 @@ impl ChatTemplate {
         })?;
         Ok(Self {
             environment,
-            special_tokens: special_tokens.clone(),
+            variables: special_tokens.iter().map(|(name, token)| (name.clone(), token.into())).collect(),
             source_sha256: hash::sha256(source.as_bytes()),
             uses_date: source.contains("strftime_now"),
             reads_parts: LOOP_OVER_CONTENT.is_match(source),
         })
+    }
+
+    /// The same with variables more, which go before special tokens of the same names (`chat_template_kwargs` of transformers).
+    pub fn with_arguments(mut self, arguments: &Map<String, Value>) -> Self {
+        self.variables.extend(arguments.iter().map(|(name, value)| (name.clone(), jinja::value(value))));
+        self
     }
 
     /// The text for `messages`, objects with a `role`. `tools` are JSON schemas of functions.
@@ -77,7 +84,7 @@ impl ChatTemplate {
             tools => tools.map(jinja::value),
             documents => (),
             add_generation_prompt,
-            ..minijinja::Value::from_pairs(self.special_tokens.clone())
+            ..minijinja::Value::from_pairs(self.variables.clone())
         };
         let template = self.environment.get_template(NAME).expect("added when compiled");
         // The template is anyone's, and minijinja 3.1 panics on at least one (`break` inside of `with`): no reason to end the run.

@@ -177,7 +177,10 @@ fn a_dry_run_counts_and_writes_nothing() {
     pair.write("in.jsonl", "{\"token_ids\": [1, 2, 3]}\n{broken\n{\"token_ids\": [4, 5]}\n");
     let args = ["in.jsonl", "-o", "out.jsonl", "--dry-run", "--batch-size", "1", "--fail-on-error"];
     let ran = run(pair.score(&args).arg("1")).expect(0, &["1 of 3 rows are errors"]);
-    assert_eq!(ran.stdout.lines().last(), Some("| 3 | 1 | 5 | 3 | 3 |"));
+    assert!(ran.stdout.contains("| 3 | 1 | 5 | 3 | 3 |"), "{}", ran.stdout);
+    // What the models see of the first prompt.
+    assert!(ran.stdout.contains("The first prompt, id 1, 3 tokens:"), "{}", ran.stdout);
+    assert_eq!(ran.stdout.lines().last(), Some("[1, 2, 3]"));
     run(pair.score(&args).arg("0")).expect(3, &[]);
     assert!(!pair.path("out.jsonl").exists() && !pair.path("out.jsonl.manifest.json").exists());
 }

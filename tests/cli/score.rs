@@ -78,7 +78,10 @@ fn bad_rows_become_error_rows_and_the_run_goes_on() {
     assert_eq!(kinds, expected, "{}", ran.stdout);
     let rows = ran.rows();
     assert_eq!((&rows[4]["id"], &rows[4]["label"]), (&json!("type"), &json!(5)));
-    assert!(rows[1]["error"]["message"].as_str().unwrap().contains("in.jsonl:2"));
+    for bad in [1, 7, 8] {
+        let message = rows[bad]["error"]["message"].as_str().unwrap();
+        assert!(message.contains(&format!("in.jsonl:{}: ", bad + 1)), "{message}");
+    }
     run(&mut pair.score(&["in.jsonl", "--fail-on-error", "10"])).expect(0, &["10 of 12 rows"]);
     run(&mut pair.score(&["in.jsonl", "--on-overlength", "truncate-left", "--fail-on-error", "9"]))
         .expect(0, &[]);
@@ -178,7 +181,8 @@ fn a_run_does_not_go_on_with_inputs_that_are_read_in_another_way() {
     pair.write("in.txt", rows(2));
     pair.write("in.jsonl", rows(2));
     run(&mut pair.score(&["in.jsonl", "-o", "out.jsonl"])).expect(0, &[]);
-    run(&mut pair.score(&["in.txt", "-o", "out.jsonl"])).expect(42, &["inputs.0 was \"jsonl:", "\"txt:"]);
+    run(&mut pair.score(&["in.txt", "-o", "out.jsonl"]))
+        .expect(42, &["the input in.txt is not what in.jsonl was"]);
 }
 
 #[cfg(unix)]
@@ -226,7 +230,7 @@ fn the_output_of_another_run_is_refused_with_what_differs() {
     run(&mut pair.score(&["in.jsonl", "-o", "out.jsonl", "--dtype", "float16"]))
         .expect(42, &["dtype.base was"]);
     pair.write("in.jsonl", rows(5));
-    run(&mut pair.score(&args)).expect(42, &["inputs.0 was"]);
+    run(&mut pair.score(&args)).expect(42, &["the input in.jsonl is not what in.jsonl was"]);
     pair.write("in.jsonl", rows(4));
     fs::copy(
         crate::common::golden(CASE).join("base/model.safetensors"),
@@ -304,6 +308,32 @@ fn devices_agree_and_dtypes_differ() {
         assert!(moved > 1e-6 && moved < 0.1, "{moved}");
     }
     assert_eq!(tuco(&["--dtype", "float32"]), cpu);
+}
+
+/// As Python programs and lm-eval have them.
+#[test]
+fn flags_may_have_underscores() {
+    let pair = Pair::copy(CASE);
+    pair.write("in.jsonl", rows(2));
+    let args = ["in.jsonl", "--batch_size=1", "--max_length", "8", "--system_instruction=--be_brief=yes"];
+    run(&mut pair.score(&args)).expect(0, &[]);
+    run(&mut pair.score(&["in.jsonl", "--no_such_flag"])).expect(2, &["--no-such-flag"]);
+}
+
+#[test]
+fn a_run_that_another_machine_began_is_told() {
+    let pair = Pair::copy(CASE);
+    pair.write("in.jsonl", rows(4));
+    let args = ["in.jsonl", "-o", "out.jsonl"];
+    run(&mut pair.score(&args)).expect(0, &[]);
+    pair.edit_json("out.jsonl.manifest.json", |manifest| {
+        manifest["about"]["instruction_set"] = "neon".into();
+        manifest.as_object_mut().unwrap().remove("done");
+    });
+    let rows = fs::read_to_string(pair.path("out.jsonl")).unwrap();
+    pair.write("out.jsonl", format!("{}\n", rows.lines().next().unwrap()));
+    run(&mut pair.score(&args)).expect(0, &["out.jsonl were begun with neon instructions, this machine has"]);
+    assert_eq!(fs::read_to_string(pair.path("out.jsonl")).unwrap(), rows);
 }
 
 #[test]

@@ -1,9 +1,32 @@
 /* A driver that comes as far as DRIVER says and then fails, for machines without one: what tests/driver.rs loads as libcuda.so.1. Functions
-   are those that are called until then; the numbers of errors and attributes are those of cuda.h. */
+   are those that are called until then; the numbers of errors and attributes are those of cuda.h. It tells at the end what was made and
+   not given back. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { NO_MEMORY = 2, NO_DEVICE = 100, NO_BINARY = 209, UNKNOWN = 999 };
+enum { NO_MEMORY = 2, NO_DEVICE = 100, NO_CONTEXT = 201, NO_BINARY = 209, UNKNOWN = 999 };
+
+/* Contexts, streams and events that are there; how often the context was made current in the one thread that does. */
+static int made, current;
+
+__attribute__((destructor)) static void tell(void) {
+    if (made != 0 || current != 0) fprintf(stderr, "driver: %d things are left, the context is current %d times\n", made, current);
+}
+
+/* Makes something in the current context. */
+static int make(void **thing) {
+    if (current <= 0) return NO_CONTEXT;
+    *thing = thing;
+    made++;
+    return 0;
+}
+
+static int drop(void) {
+    if (current <= 0) return NO_CONTEXT;
+    made--;
+    return 0;
+}
 
 static int is(const char *scene) {
     const char *driver = getenv("DRIVER");
@@ -46,34 +69,50 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 }
 
 int cuDevicePrimaryCtxRetain(void **context, int device) {
+    if (is("no memory")) return NO_MEMORY;
     *context = context;
-    return is("no memory") ? NO_MEMORY : device;
+    made++;
+    return device;
 }
 
-int cuCtxSetCurrent(void *context) {
+int cuDevicePrimaryCtxRelease_v2(int device) {
+    made--;
+    return device;
+}
+
+int cuCtxPushCurrent_v2(void *context) {
+    current++;
     return context == NULL;
+}
+
+int cuCtxPopCurrent_v2(void **context) {
+    *context = NULL;
+    current--;
+    return 0;
 }
 
 int cuCtxGetStreamPriorityRange(int *least, int *greatest) {
     *least = *greatest = 0;
-    return 0;
+    return current > 0 ? 0 : NO_CONTEXT;
 }
 
 int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) {
-    *stream = stream;
-    return flags == 0 || priority != 0;
+    return flags == 0 || priority != 0 ? UNKNOWN : make(stream);
 }
 
-int cuStreamCreate(void **stream, unsigned flags) {
-    return cuStreamCreateWithPriority(stream, flags, 0);
+int cuStreamDestroy_v2(void *stream) {
+    return stream == NULL ? UNKNOWN : drop();
 }
 
 int cuEventCreate(void **event, unsigned flags) {
-    *event = event;
-    return flags == 0;
+    return flags == 0 ? UNKNOWN : make(event);
+}
+
+int cuEventDestroy_v2(void *event) {
+    return event == NULL ? UNKNOWN : drop();
 }
 
 int cuModuleLoadData(void **module, const void *image) {
     *module = NULL;
-    return image != NULL ? NO_BINARY : UNKNOWN;
+    return current > 0 && image != NULL ? NO_BINARY : UNKNOWN;
 }

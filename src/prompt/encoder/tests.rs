@@ -51,6 +51,7 @@ fn options() -> EncoderOptions {
     EncoderOptions {
         apply_chat_template: false,
         system_instruction: None,
+        chat_template_args: Map::new(),
         template_date: NaiveDate::from_ymd_opt(2024, 7, 26).unwrap(),
         max_length: None,
         on_overlength: Overlength::ErrorRow,
@@ -83,6 +84,36 @@ fn a_plain_prompt_gets_the_tokenizer_s_special_tokens_and_a_rendered_one_does_no
     let templated = open(&dir, EncoderOptions { apply_chat_template: true, ..options() });
     assert_eq!(ids(&templated, prompt("a b")), [0, 2, 5, 6, 4]);
     assert_eq!(ids(&templated, Content::TokenIds(vec![7])), [7]);
+}
+
+#[test]
+fn a_template_sees_arguments_of_the_caller() {
+    let template = "{{ bos_token }}{% if enable_thinking is defined and not enable_thinking %} b{% endif %}{{ ' ' ~ mode }}";
+    let config = json!({"bos_token": "<s>", "chat_template": template});
+    let files = [("tokenizer.json", tokenizer().to_string()), ("tokenizer_config.json", config.to_string())];
+    let dir = checkpoint(&files);
+    let with = |arguments: Value| {
+        let chat_template_args = arguments.as_object().unwrap().clone();
+        ids(&open(&dir, EncoderOptions { chat_template_args, ..options() }), user("a"))
+    };
+    assert_eq!(with(json!({"mode": "c"})), [0, 7]);
+    assert_eq!(with(json!({"mode": "c", "enable_thinking": false})), [0, 6, 7]);
+    assert_eq!(with(json!({"mode": "c", "bos_token": "a"})), [5, 7]);
+}
+
+#[test]
+fn a_template_that_is_asked_for_has_to_be_there() {
+    let dir = checkpoint(&[("tokenizer.json", tokenizer().to_string())]);
+    let error = Encoder::open(dir.path(), 8, 6, EncoderOptions { apply_chat_template: true, ..options() });
+    let error = error.err().unwrap();
+    assert_eq!(error.kind, ErrorKind::Usage);
+    assert!(
+        error.message.contains("--apply-chat-template") && error.message.contains("--tokenizer"),
+        "{error}"
+    );
+    // Rows of messages say it themselves.
+    let of_row = open(&dir, options()).encode(&user("a")).unwrap_err();
+    assert_eq!(of_row.kind, RowErrorKind::TemplateError);
 }
 
 #[test]
