@@ -1,6 +1,6 @@
 //! `tuco` runs a pair of language models at once, a pre-trained one and the model fine-tuned from it, and measures for
-//! every prompt the *Tuning Contribution* (TuCo): which share of the response's last hidden state fine-tuning wrote
-//! (Nuti, Franzmeyer, Henriques, ICML 2025, arXiv 2506.23423).
+//! every prompt the *Tuning Contribution* (TuCo): which share of the prompt's last hidden state, from which the response begins,
+//! fine-tuning wrote (Nuti, Franzmeyer, Henriques, ICML 2025, arXiv 2506.23423).
 //!
 //! # A session
 //!
@@ -10,7 +10,7 @@
 //! ```no_run
 //! use tuco::{Session, SessionOptions, engine::unobserved, prompt::ContentRef};
 //!
-//! let session = Session::open(&SessionOptions::new("Llama-3.1-8B", "Llama-3.1-8B-Instruct"))?;
+//! let session = Session::open(&SessionOptions::new("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct"))?;
 //! let prompts = session.encode(&[ContentRef::Prompt("Once upon a time")])?;
 //! let prompts = prompts.into_iter().collect::<Result<Vec<_>, _>>()?;
 //! for score in session.score(&[&prompts[0].token_ids], &unobserved)? {

@@ -90,6 +90,16 @@ impl Examples {
         Ok(Self { texts: subjects.into_iter().map(text).collect::<Result<_>>()? })
     }
 
+    /// Whether there are examples of other subjects only.
+    pub fn lack(&self, subject: &str) -> bool {
+        !self.texts.is_empty() && !self.texts.contains_key("") && !self.texts.contains_key(subject)
+    }
+
+    /// Whether they tell no subject, so that they go before the questions of any.
+    pub fn are_of_any(&self) -> bool {
+        self.texts.contains_key("")
+    }
+
     fn of(&self, subject: &str) -> &str {
         self.texts.get(subject).or_else(|| self.texts.get("")).map_or("", String::as_str)
     }
@@ -114,8 +124,10 @@ pub fn read(
 ) -> Result<Vec<(String, Vec<Row>)>> {
     let mut subjects: Vec<(String, Vec<Row>)> = Vec::new();
     let mut last = String::new();
-    let mut add = |id: Value, subject: Option<String>, plain: Result<Plain, RowError>| {
-        let row = Row { id, question: plain.and_then(|plain| ready(plain, encoder)) };
+    let mut add = |number: u64, id: Value, subject: Option<String>, plain: Result<Plain, RowError>| {
+        let question = plain.and_then(|plain| ready(plain, encoder));
+        let place = format_args!("{}:{number}", path.display());
+        let row = Row { id, question: question.map_err(|error| error.at(place)) };
         // One that cannot be read is of the subject of those before it.
         last = subject.unwrap_or_else(|| std::mem::take(&mut last));
         match subjects.iter_mut().find(|(name, _)| *name == last) {
@@ -127,7 +139,8 @@ pub fn read(
         let subject = subject_of(path);
         let introduction = introduction(&subject, examples);
         for (number, row) in csv_rows(path)?.into_iter().take(limit).enumerate() {
-            add(Value::from(number + 1), None, mmlu(&row, &introduction).map_err(invalid));
+            let number = number as u64 + 1;
+            add(number, number.into(), None, mmlu(&row, &introduction).map_err(invalid));
         }
     } else {
         let as_chat = encoder.applies_chat_template();
@@ -139,7 +152,7 @@ pub fn read(
             let (id, subject, plain) = json_row(number, fields, as_chat, examples);
             let earlier = *ids.entry(id.to_string()).or_insert(number);
             let once = if earlier == number { Ok(()) } else { Err(used_before(&id, path, earlier)) };
-            add(id, subject, once.and(plain));
+            add(number, id, subject, once.and(plain));
         }
     }
     let rows = || subjects.iter().flat_map(|(_, rows)| rows);
@@ -148,9 +161,8 @@ pub fn read(
     };
     match &first.question {
         Err(problem) if rows().all(|row| row.question.is_err()) => Err(Error::usage(format!(
-            "{} has no question that can be asked; row {}: {}",
+            "{} has no question that can be asked; the first: {}",
             path.display(),
-            first.id,
             problem.message
         ))),
         _ => Ok(subjects),

@@ -204,10 +204,7 @@ impl<'a> Opened<'a> {
             summary[name] = value;
         }
         summary["device"] = device.into();
-        // Shots are turns of a conversation.
-        let applies =
-            options.prompts.apply_chat_template || matches!(experiment, Experiment::ManyShot { .. });
-        summary["apply_chat_template"] = applies.into();
+        summary["apply_chat_template"] = options.prompts.apply_chat_template.into();
         summary["tuco_version"] = env!("CARGO_PKG_VERSION").into();
         summary["command"] = json!(caller.command);
         let report = experiment::report(&summary).expect("an experiment's own summary");

@@ -153,7 +153,8 @@ impl Columns {
         let found = line.field(column);
         self.first.get_or_insert_with(|| line.field_names().join(", "));
         self.is_there |= found.is_some();
-        let invalid = |message: String| Failure { kind: "invalid_row", message };
+        let invalid =
+            |message: String| Failure { kind: "invalid_row", message: format!("{}: {message}", line.place) };
         let value = found.ok_or_else(|| invalid(format!("the row has no {column} (--judge-column)")))?;
         verdict(value).ok_or_else(|| {
             invalid(format!(

@@ -45,6 +45,8 @@ pub fn many_shot(options: ManyShotOptions, caller: Caller<'_>) -> Result<()> {
     let ManyShotOptions { inputs, examples: path, shots, output_co, fields, mut common } = options;
     // The limit is one of questions.
     let limit = common.limit.take();
+    // Shots are turns of a conversation.
+    common.prompts.apply_chat_template = true;
     let mut opened = Opened::open(common, caller)?;
     let name = path.display();
     let mut examples = Vec::new();
@@ -72,7 +74,8 @@ pub fn many_shot(options: ManyShotOptions, caller: Caller<'_>) -> Result<()> {
         for count in &shots {
             let content = line.content.clone().map_err(Failure::from).and_then(|content| {
                 let conversation = many_shot::conversation(&examples[..*count], content);
-                conversation.map_err(|message| Failure { kind: "invalid_row", message })
+                let at_place = |message| format!("{}: {message}", line.place);
+                conversation.map_err(|message| Failure { kind: "invalid_row", message: at_place(message) })
             });
             let encoded = content.and_then(|content| opened.encode(&line.place, Ok(content), 0));
             let about = Rung { question: questions, shots: *count };

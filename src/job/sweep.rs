@@ -75,11 +75,17 @@ pub fn sweep(options: SweepOptions, caller: Caller<'_>) -> Result<()> {
     for (path, file) in options.inputs.iter().zip(names(&options.inputs)) {
         let limit = opened.options.limit.unwrap_or(usize::MAX);
         for (subject, rows) in questions::read(path, limit, &examples, &opened.encoder)? {
+            if !subject.is_empty() && examples.lack(&subject) {
+                tell(&format!("--examples has none of {subject}: its questions are asked without shots"));
+            }
             let name = if subject.is_empty() { file.clone() } else { subject };
             let is_taken = tasks.iter().any(|task| task.name == name);
             let name = if is_taken { format!("{name} ({})", path.display()) } else { name };
             tasks.push(Task { name, rows });
         }
+    }
+    if examples.are_of_any() && tasks.len() > 1 {
+        tell("--examples tells no subject: its shots go before the questions of every task");
     }
     let grid = Grid { alphas: options.alphas, folds: options.folds };
     sweep::check(&mut tasks, &grid)?.iter().for_each(|warning| tell(warning));

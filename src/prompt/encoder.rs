@@ -75,6 +75,14 @@ fn no_template(path: &Path) -> String {
     )
 }
 
+/// What was told of rows, each once.
+#[derive(Default)]
+struct Told {
+    double_bos: AtomicBool,
+    no_system: AtomicBool,
+    other_turn: AtomicBool,
+}
+
 /// The tuned model's tokenizer and chat template. Threads may share one.
 pub struct Encoder {
     /// Where they are from: a directory, or a GGUF file.
@@ -89,7 +97,7 @@ pub struct Encoder {
     bos_id: Option<u32>,
     /// The end of a line, and its tokens; where the tokenizer puts a space before every text.
     line_before: Option<(&'static str, Vec<u32>)>,
-    told_double_bos: AtomicBool,
+    told: Told,
     warnings: Mutex<Vec<String>>,
     vocab_size: usize,
     context_length: usize,
@@ -142,7 +150,7 @@ impl Encoder {
             template,
             bos_id,
             line_before,
-            told_double_bos: AtomicBool::new(false),
+            told: Told::default(),
             warnings: Mutex::default(),
             vocab_size,
             context_length,
@@ -316,23 +324,43 @@ impl Encoder {
         std::mem::take(&mut self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
+    fn warn_once(&self, told: &AtomicBool, warning: &str) {
+        if !told.swap(true, Ordering::Relaxed) {
+            self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(warning.to_owned());
+        }
+    }
+
     /// A plain prompt gets the tokenizer's special tokens.
     fn encode_text(&self, text: &str) -> Result<Vec<u32>, RowError> {
         let ids = self.tokenize(text, true)?;
+        if self.options.system_instruction.is_some() {
+            self.warn_once(
+                &self.told.no_system,
+                "--system-instruction: plain prompts have no system message (--apply-chat-template makes conversations of them)",
+            );
+        }
         if let (Some(bos), [first, second, ..]) = (self.bos_id, ids.as_slice())
             && bos == *first
             && bos == *second
-            && !self.told_double_bos.swap(true, Ordering::Relaxed)
         {
-            let warning = "a plain prompt begins with the text of bos_token, and the tokenizer adds another: two in a row. \
-                           If it is a rendered chat template, give `messages` instead, or `token_ids`";
-            self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(warning.to_owned());
+            self.warn_once(
+                &self.told.double_bos,
+                "a plain prompt begins with the text of bos_token, and the tokenizer adds another: two in a row. \
+                 If it is a rendered chat template, give `messages` instead, or `token_ids`",
+            );
         }
         Ok(ids)
     }
 
     /// What the template renders holds its special tokens already: the tokenizer adds none.
     fn encode_messages(&self, messages: &[Value]) -> Result<Vec<u32>, RowError> {
+        if messages.last().is_some_and(|last| last["role"] == "assistant") {
+            self.warn_once(
+                &self.told.other_turn,
+                "a conversation ends with a message of the assistant, after which the chat template begins another: TuCo is that of \
+                 what comes then, not of this message (tuco trace --response)",
+            );
+        }
         self.tokenize(&self.render(messages, true)?, false)
     }
 

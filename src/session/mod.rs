@@ -4,7 +4,7 @@
 //! ```no_run
 //! use tuco::{Session, SessionOptions, engine::unobserved, prompt::Content};
 //!
-//! let session = Session::open(&SessionOptions::new("Llama-3.1-8B", "Llama-3.1-8B-Instruct"))?;
+//! let session = Session::open(&SessionOptions::new("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct"))?;
 //! let prompt = session.encoder().encode(&Content::Prompt("What is the capital of France?".into()))?;
 //! for score in session.score(&[&prompt.token_ids], &unobserved)? {
 //!     println!("TuCo {:.4}", score?.tuco());

@@ -257,7 +257,7 @@ fn mmlu_is_the_same_in_parquet_and_csv() {
         scene.run(&[&["sweep"], args, &["--overwrite"]].concat()).expect(2, parts);
     };
     refused(&[&test, "--examples", &dev, "--shots", "3"], &["2 rows of other_things", "3"]);
-    refused(&["bad.jsonl"], &["row 1", "choices is no list of four strings"]);
+    refused(&["bad.jsonl"], &["bad.jsonl:1: ", "choices is no list of four strings"]);
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn sweeps_that_cannot_be_meant_are_refused() {
     refused(&["good.jsonl", "--alphas", "0.5,2"], &["--alphas has no 1"]);
     refused(&["good.jsonl", "--folds", "8"], &["7 questions, fewer than 8 folds"]);
     refused(&["good.jsonl", "--folds", "1"], &["expected 2 to 1000"]);
-    refused(&["columns.jsonl"], &["columns.jsonl", "row 1", "text, answer", "answer_matching_behavior"]);
+    refused(&["columns.jsonl"], &["columns.jsonl:1: ", "text, answer", "answer_matching_behavior"]);
     refused(&["alike.jsonl"], &["\"Yesterday\" begins with all tokens of \"Yes\"", "cannot tell them apart"]);
     refused(&["short.csv"], &["5 columns", "expected 6"]);
     refused(&["letter.csv"], &["\"E\"", "A, B, C or D"]);

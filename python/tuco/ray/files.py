@@ -51,7 +51,7 @@ def score(
     would have written; the folder may be removed when it is there.
 
     Args:
-        input: one file or several: JSONL, Parquet or text.
+        input: one file or several: JSONL, Parquet, CSV or text.
         output: a file of JSON lines, or OUT.parquet.
         base: see `Pair.from_pretrained`.
         tuned: the same.

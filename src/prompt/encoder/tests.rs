@@ -152,6 +152,22 @@ fn fields_that_are_null_are_not_there_for_the_template() {
 }
 
 #[test]
+fn what_is_not_as_it_seems_is_told_once() {
+    let system_instruction = Some("c".to_owned());
+    let encoder = open(
+        &complete(),
+        EncoderOptions { system_instruction, on_overlength: Overlength::TruncateLeft, ..options() },
+    );
+    let answered = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
+    for _ in 0..2 {
+        ids(&encoder, prompt("a"));
+        ids(&encoder, Content::Messages(answered.as_array().unwrap().clone()));
+    }
+    let [plain, turn] = encoder.take_warnings().try_into().unwrap();
+    assert!(plain.contains("--system-instruction") && turn.contains("ends with a message of the assistant"));
+}
+
+#[test]
 fn a_doubled_bos_is_told_once() {
     let encoder = open(&complete(), options());
     assert_eq!(ids(&encoder, prompt("<s> a")), [0, 0, 5]);
