@@ -1,10 +1,11 @@
-//! `tuco demo --all`: the experiments on the pair that ships, and what they show of what the paper found.
+//! `tuco demo`: kinds of prompts of the pair that ships; with `--all` the experiments on it, and what they show of what the paper found.
 
 use crate::{
-    metrics::wilson_of_several,
-    output::{Report, Table},
+    metrics::{auc, quantile, wilson_of_several},
+    output::{Report, Table, histogram},
 };
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// An experiment of `tuco demo --all`, as its command line without the pair: `DEMO/…` lies in the demo's folder, `OUT/…` in
 /// that of the results.
@@ -165,4 +166,55 @@ pub fn report(summary: &Value) -> Option<Report> {
         }],
         plots: Vec::new(),
     })
+}
+
+/// A kind of prompt (`meta.kind`) and its scores.
+pub struct Kind {
+    name: String,
+    tuco: Vec<f64>,
+    tokens: usize,
+}
+
+/// Kinds in the order of their first prompt.
+pub fn by_kind(names: &[String], rows: &[&[u32]], scores: &[f64]) -> Vec<Kind> {
+    let mut kinds: Vec<Kind> = Vec::new();
+    for ((name, row), score) in names.iter().zip(rows).zip(scores) {
+        let index = kinds.iter().position(|kind| kind.name == *name).unwrap_or_else(|| {
+            kinds.push(Kind { name: name.clone(), tuco: Vec::new(), tokens: 0 });
+            kinds.len() - 1
+        });
+        kinds[index].tuco.push(*score);
+        kinds[index].tokens += row.len();
+    }
+    kinds
+}
+
+/// A table and a histogram of kinds, for people.
+pub fn table(kinds: &[Kind], took: Duration) -> String {
+    let mut text =
+        "TuCo: the share of the last hidden state that fine-tuning wrote (0 to 1), on held-out prompts.\n\n\
+                    | prompts  | number | tokens | median TuCo | 5 % to 95 %      |\n\
+                    |----------|-------:|-------:|------------:|------------------|\n"
+            .to_string();
+    for kind in kinds {
+        let q = |q| quantile(&kind.tuco, q).unwrap_or(f64::NAN);
+        let (median, low, high) = (q(0.5), q(0.05), q(0.95));
+        let (name, number, tokens) = (&kind.name, kind.tuco.len(), kind.tokens);
+        text += &format!("| {name:8} | {number:6} | {tokens:6} | {median:11.4} | {low:.4} to {high:.4} |\n");
+    }
+    let of = |is: &dyn Fn(&str) -> bool| -> Vec<f64> {
+        kinds.iter().filter(|kind| is(&kind.name)).flat_map(|kind| kind.tuco.clone()).collect()
+    };
+    let (running_text, chat) = (of(&|name| name == "text"), of(&|name| name != "text"));
+    text += &format!("\n{}\n", histogram(&[("text", &running_text), ("chat", &chat)], 12, 40));
+    if let Some(auc) = auc(&running_text, &chat) {
+        text += &format!("AUC of TuCo, chat against running text: {auc:.3} (0.5: no difference, 1: apart)\n");
+    }
+    if let Some(auc) = auc(&of(&|name| name == "answered"), &of(&|name| name == "refused")) {
+        text += &format!("AUC of TuCo, refused against answered requests: {auc:.3}\n");
+    }
+    let (prompts, seconds) = (running_text.len() + chat.len(), took.as_secs_f64());
+    text + &format!(
+        "\n{prompts} prompts in {seconds:.2} s. Your own pair: tuco score --base DIR --tuned DIR prompts.jsonl -o scores.jsonl\n"
+    )
 }

@@ -4,9 +4,9 @@ use crate::{
     Error, Result,
     backend::cpu::Cpu,
     checkpoint::Pair,
-    engine::{Engine, unobserved},
-    metrics::{auc, quantile, tuco},
-    output::{histogram, print},
+    engine::{Engine, Score, unobserved},
+    experiment::demo::{by_kind, table},
+    output::print,
     prompt::{Encoder, EncoderOptions, Overlength, Source},
 };
 use chrono::NaiveDate;
@@ -37,13 +37,6 @@ fn shipped() -> PathBuf {
     if here.is_dir() { here } else { PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(here) }
 }
 
-/// A kind of prompt (`meta.kind`) and its scores.
-struct Kind {
-    name: String,
-    tuco: Vec<f64>,
-    tokens: usize,
-}
-
 /// Scores the demo's held-out prompts and prints a table and a histogram.
 pub fn demo(options: &DemoOptions) -> Result<()> {
     let start = Instant::now();
@@ -69,9 +62,8 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
     let (kinds, ids) = read(&prompts, &encoder)?;
     let rows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
     let scores = Engine::new(&Cpu::new(), &pair).score(&rows, &unobserved)?;
-    let scores: Vec<f64> =
-        scores.iter().filter_map(|score| score.running.last()).map(|last| tuco(*last)).collect();
-    print(&table(&by_kind(&kinds, &rows, &scores), start))
+    let scores: Vec<f64> = scores.iter().map(Score::tuco).collect();
+    print(&table(&by_kind(&kinds, &rows, &scores), start.elapsed()))
 }
 
 /// The kind and the token ids of every prompt.
@@ -86,47 +78,4 @@ fn read(prompts: &Path, encoder: &Encoder) -> Result<(Vec<String>, Vec<Vec<u32>>
         ids.push(encoded.token_ids);
     }
     Ok((kinds, ids))
-}
-
-/// Kinds in the order of their first prompt.
-fn by_kind(names: &[String], rows: &[&[u32]], scores: &[f64]) -> Vec<Kind> {
-    let mut kinds: Vec<Kind> = Vec::new();
-    for ((name, row), score) in names.iter().zip(rows).zip(scores) {
-        let index = kinds.iter().position(|kind| kind.name == *name).unwrap_or_else(|| {
-            kinds.push(Kind { name: name.clone(), tuco: Vec::new(), tokens: 0 });
-            kinds.len() - 1
-        });
-        kinds[index].tuco.push(*score);
-        kinds[index].tokens += row.len();
-    }
-    kinds
-}
-
-fn table(kinds: &[Kind], start: Instant) -> String {
-    let mut text =
-        "TuCo: the share of the last hidden state that fine-tuning wrote (0 to 1), on held-out prompts.\n\n\
-                    | prompts  | number | tokens | median TuCo | 5 % to 95 %      |\n\
-                    |----------|-------:|-------:|------------:|------------------|\n"
-            .to_string();
-    for kind in kinds {
-        let q = |q| quantile(&kind.tuco, q).unwrap_or(f64::NAN);
-        let (median, low, high) = (q(0.5), q(0.05), q(0.95));
-        let (name, number, tokens) = (&kind.name, kind.tuco.len(), kind.tokens);
-        text += &format!("| {name:8} | {number:6} | {tokens:6} | {median:11.4} | {low:.4} to {high:.4} |\n");
-    }
-    let of = |is: &dyn Fn(&str) -> bool| -> Vec<f64> {
-        kinds.iter().filter(|kind| is(&kind.name)).flat_map(|kind| kind.tuco.clone()).collect()
-    };
-    let (running_text, chat) = (of(&|name| name == "text"), of(&|name| name != "text"));
-    text += &format!("\n{}\n", histogram(&[("text", &running_text), ("chat", &chat)], 12, 40));
-    if let Some(auc) = auc(&running_text, &chat) {
-        text += &format!("AUC of TuCo, chat against running text: {auc:.3} (0.5: no difference, 1: apart)\n");
-    }
-    if let Some(auc) = auc(&of(&|name| name == "answered"), &of(&|name| name == "refused")) {
-        text += &format!("AUC of TuCo, refused against answered requests: {auc:.3}\n");
-    }
-    let (prompts, seconds) = (running_text.len() + chat.len(), start.elapsed().as_secs_f64());
-    text + &format!(
-        "\n{prompts} prompts in {seconds:.2} s. Your own pair: tuco score --base DIR --tuned DIR prompts.jsonl -o scores.jsonl\n"
-    )
 }
