@@ -3,7 +3,7 @@
 #[path = "common/gold.rs"]
 mod gold;
 
-use gold::{check, numbers, open};
+use gold::{OutputCo, check, numbers, open};
 use serde_json::Value;
 use std::{fs, path::Path};
 use tuco::{
@@ -23,26 +23,37 @@ const CPU_ALL_ROWS_TOLERANCE: f64 = 1e-5;
 
 #[test]
 fn cpu_agrees_with_transformers() {
-    check(&Cpu::new(), CPU_TOLERANCE);
+    check(&Cpu::new(), OutputCo::Absolutely, |_| Some(CPU_TOLERANCE));
 }
 
 #[test]
 fn reference_agrees_with_transformers() {
-    check(&Reference, REFERENCE_TOLERANCE);
+    check(&Reference, OutputCo::Absolutely, |_| Some(REFERENCE_TOLERANCE));
+}
+
+/// Context rows have the 24 bits of f32 in three bf16 numbers, and tensor cores add up in f32.
+#[cfg(feature = "sim")]
+fn simulator_tolerance(case: &str) -> f64 {
+    if gold::LIGHT.contains(&case) { 1e-3 } else { 3e-5 }
 }
 
 #[cfg(feature = "sim")]
 #[test]
 fn cuda_on_the_simulator_agrees_with_transformers() {
     use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
-    check(&Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80), 1e-3);
+    let cuda = Cuda::simulated(ContextPrecision::Float32, Kernels::Sm80);
+    check(&cuda, OutputCo::Relatively, |case| Some(simulator_tolerance(case)));
 }
 
 #[cfg(feature = "sim")]
 #[test]
 fn cuda_for_hopper_on_the_simulator_agrees_with_transformers() {
     use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
-    check(&Cuda::simulated(ContextPrecision::Float32, Kernels::Sm90a), 1e-3);
+    let cuda = Cuda::simulated(ContextPrecision::Float32, Kernels::Sm90a);
+    // Those that are others in their files alone come to the kernels as some that are here.
+    let files = ["config_", "sharded", "vocab_tail", "mixed_dtypes", "fp8_", "gguf_"];
+    let is_of_files = |case: &str| files.iter().any(|start| case.starts_with(start));
+    check(&cuda, OutputCo::Relatively, |case| (!is_of_files(case)).then(|| simulator_tolerance(case)));
 }
 
 /// With context rows in bf16, whose rounding averages out over hundreds of dimensions only, in both paths for GPUs.
@@ -52,7 +63,8 @@ fn context_rows_in_bf16_come_near_transformers() {
     use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
     for kernels in [Kernels::Sm80, Kernels::Sm90a] {
         let cuda = Cuda::simulated(ContextPrecision::Bfloat16, kernels);
-        let (error, what) = gold::worst_error(&cuda, Path::new("tests/golden/gemma2_wide_heads"));
+        let case = Path::new("tests/golden/gemma2_wide_heads");
+        let (error, what) = gold::worst_error(&cuda, case, OutputCo::Relatively);
         println!("{kernels:?} {error:8.1e}  {what}");
         assert!(error < 1e-2, "{kernels:?}: {error:e}: {what}");
     }
@@ -114,7 +126,7 @@ fn check_steering<B: Backend>(backend: &B, tolerance: f64) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/steering.json");
     let gold: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     let cases = gold["cases"].as_object().unwrap();
-    assert!(cases.len() >= 40, "only {} golden cases", cases.len());
+    assert_eq!(cases.len(), 74, "golden cases");
     let mut failed = false;
     for (name, golden) in cases {
         let (error, what) = worst_steering_error(backend, name, golden.as_array().unwrap());
@@ -136,7 +148,12 @@ fn reference_steers_and_traces_as_transformers_with_hooks() {
 }
 
 /// Checks the greedy completions of golden pairs, to the token, and the TuCo of each of their tokens.
-fn check_generation<B: Backend>(backend: &B, chosen: impl Fn(&str) -> bool, tolerance: f64) {
+fn check_generation<B: Backend>(
+    backend: &B,
+    chosen: impl Fn(&str) -> bool,
+    golden_tokens: usize,
+    tolerance: f64,
+) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/generation.json");
     let gold: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     let tokens = |value: &Value| -> Vec<u32> { numbers(value).iter().map(|id| *id as u32).collect() };
@@ -161,27 +178,30 @@ fn check_generation<B: Backend>(backend: &B, chosen: impl Fn(&str) -> bool, tole
                 assert_eq!(found[0].token_ids[..expected.len()], expected, "{name}, alpha {alpha}");
                 seen += expected.len();
                 if number == 1.0 {
-                    for (found, expected) in found[0].tuco.iter().zip(numbers(&golden["tuco"])) {
+                    let expected = numbers(&golden["tuco"]);
+                    assert!(found[0].tuco.len() >= expected.len(), "{name}: {}", found[0].tuco.len());
+                    for (found, expected) in found[0].tuco.iter().zip(expected) {
                         // Rounding (of f32 rows in both branches on `cpu`, of rotary tables elsewhere): absolute.
-                        worst = worst.max((found - expected).abs());
+                        let error = (found - expected).abs();
+                        worst = if error.is_nan() { f64::INFINITY } else { worst.max(error) };
                     }
                 }
             }
         }
     }
-    assert!(seen >= 100, "only {seen} golden tokens");
+    assert_eq!(seen, golden_tokens, "golden tokens");
     println!("{seen} tokens, TuCo off by {worst:.1e}");
     assert!(worst < tolerance, "TuCo is off by {worst:e}");
 }
 
 #[test]
 fn cpu_generates_as_transformers() {
-    check_generation(&Cpu::new(), |_| true, 1e-6);
+    check_generation(&Cpu::new(), |_| true, 7077, 1e-6);
 }
 
 #[test]
 fn reference_generates_as_transformers() {
-    check_generation(&Reference, |_| true, 3e-7);
+    check_generation(&Reference, |_| true, 7077, 3e-7);
 }
 
 #[cfg(feature = "sim")]
@@ -190,7 +210,7 @@ fn cuda_on_the_simulator_generates_as_transformers() {
     use tuco::backend::cuda::{ContextPrecision, Cuda, Kernels};
     let chosen = |name: &str| ["llama_gqa_tied_bf16", "qwen3_moe"].contains(&name);
     for kernels in [Kernels::Sm80, Kernels::Sm90a] {
-        check_generation(&Cuda::simulated(ContextPrecision::Float32, kernels), chosen, 1e-5);
+        check_generation(&Cuda::simulated(ContextPrecision::Float32, kernels), chosen, 192, 1e-5);
     }
 }
 

@@ -116,7 +116,8 @@ const PAIRS: [&str; 6] =
     ["llama_gqa_tied_bf16", "gemma2_wide_heads", "gemma3_layer_types", "qwen3_moe", "phi3_longrope", "gpt2"];
 
 fn golden_pairs_agree_with_transformers() {
-    gold::check(&newest(ContextPrecision::Float32), 1e-3);
+    let tolerance = |case: &str| Some(if gold::LIGHT.contains(&case) { 1e-3 } else { 1e-4 });
+    gold::check(&newest(ContextPrecision::Float32), gold::OutputCo::Relatively, tolerance);
 }
 
 /// As many columns as the widest layer of an 8B model has, too much work for the simulator: tensor cores cut off what a sum does not hold,

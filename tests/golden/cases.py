@@ -36,6 +36,7 @@ class Case:
     config: type = LlamaConfig
     rope: dict = field(default_factory=lambda: {"rope_type": "default", "rope_theta": 10000.0})
     tuned_rope: dict | None = None
+    tuned_shape: dict = field(default_factory=dict)  # fields that are others on the tuned side
     base_dtype: torch.dtype = BF16
     tuned_dtype: torch.dtype = BF16
     norms_in_f32: bool = False
@@ -162,12 +163,27 @@ CASES = {
     # The other families. Windows are shorter than most of the prompts.
     "mistral": Case(shape(32, 4, 2, 41, 3, 67, head_dim=12, sliding_window=9), 0.1, MistralConfig, base_form="v4"),
     "mistral_no_window": Case(shape(24, 4, 4, 33, 2, 63, sliding_window=None), 0.1, MistralConfig, tuned_form="v4"),
+    # Each block runs with its model's numbers, also where the weights are the same (layer 1).
+    "mistral_differs": Case(
+        shape(32, 4, 2, 41, 3, 67, sliding_window=9),
+        0.1,
+        MistralConfig,
+        tuned_shape=dict(sliding_window=14, rms_norm_eps=3e-2),
+        shared=("layers.1.",),
+    ),
     "gemma": Case(shape(30, 3, 1, 41, 2, 71, head_dim=16, hidden_act="gelu_pytorch_tanh"), 0.1, GemmaConfig, base_form="v4"),
     "gemma2": Case(
         shape(32, 4, 2, 37, 3, 69, head_dim=10, sliding_window=11, query_pre_attn_scalar=24, attn_logit_softcapping=15.0),
         0.1,
         Gemma2Config,
         base_form="v4",
+    ),
+    "gemma2_differs": Case(
+        shape(32, 4, 2, 37, 3, 69, head_dim=10, sliding_window=11, query_pre_attn_scalar=24, attn_logit_softcapping=15.0),
+        0.1,
+        Gemma2Config,
+        tuned_shape=dict(query_pre_attn_scalar=12, attn_logit_softcapping=5.0),
+        shared=("layers.1.",),
     ),
     # Wide heads, with prompts of more than 128 tokens: what attention on Hopper has kernels of its own for.
     "gemma2_wide_heads": Case(
@@ -249,6 +265,13 @@ CASES = {
         0.1,
         GraniteConfig,
         base_form="v4",
+    ),
+    "granite_differs": Case(
+        shape(32, 4, 2, 41, 3, 71, embedding_multiplier=6.0, residual_multiplier=0.3, attention_multiplier=0.2),
+        0.1,
+        GraniteConfig,
+        tuned_shape=dict(residual_multiplier=0.4, attention_multiplier=0.3),
+        shared=("layers.1.",),
     ),
     # Adapters. In `peft` the entries of B begin as zeros; here every part is random, of the strength `noise`.
     "lora": Case(
@@ -341,6 +364,13 @@ CASES = {
         0.1,
         Qwen3MoeConfig,
         tuned_form="v4",
+    ),
+    "qwen3_moe_differs": Case(
+        shape(24, 4, 2, 29, 3, 61, head_dim=8, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=13),
+        0.1,
+        Qwen3MoeConfig,
+        tuned_shape=dict(norm_topk_prob=True),
+        shared=("layers.1.",),
     ),
     "gpt_neox": Case(
         shape(32, 4, 4, 41, 2, 67, layer_norm_eps=1e-5, use_parallel_residual=True),
@@ -465,6 +495,7 @@ def config_of(case, side):
     rope = case.tuned_rope if side == "tuned" and case.tuned_rope else case.rope
     fields = case.shape | ({"rope_parameters": dict(rope)} if rope else {})
     if side == "tuned":
+        fields |= case.tuned_shape
         fields["vocab_size"] += case.extra_tokens
     return case.config(**fields)
 
