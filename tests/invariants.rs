@@ -455,7 +455,12 @@ mod on_the_simulator {
             let cuda = Cuda::simulated(precision, kernels);
             let found = Engine::new(&cuda, &pair).logits_of_parts(&trace.split).unwrap();
             let tolerance = if precision == ContextPrecision::Float32 { 1e-5 } else { 1e-2 };
-            for (found, expected) in [(&found.embedding, &expected.embedding), (&found.ft, &expected.ft)] {
+            let parts = [
+                (&found.embedding, &expected.embedding),
+                (&found.pt, &expected.pt),
+                (&found.ft, &expected.ft),
+            ];
+            for (found, expected) in parts {
                 let largest = expected.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
                 let error = found.iter().zip(expected).fold(0.0, |a: f64, (f, e)| a.max((f - e).abs()));
                 assert!(error < tolerance * largest, "{precision:?}: {error} of {largest}");

@@ -59,7 +59,9 @@ fn embedded_rows_are_those_of_the_table_on_the_device_and_on_the_host() {
     let host = Cuda::simulated(ContextPrecision::Bfloat16, Kernels::Sm80);
     let device = Cuda::simulated(ContextPrecision::Bfloat16, Kernels::Sm80).with_resident_weights(true);
     let device = device.profiled();
-    let ids = [7, 0, ROWS as u32 - 1, 7, 1023, 1024];
+    // More than are brought at once.
+    let many = (0..4100).map(|row| row * 7 % ROWS as u32);
+    let ids: Vec<u32> = [7, 0, ROWS as u32 - 1, 7, 1023, 1024].into_iter().chain(many).collect();
     let mut bytes = vec![0; ROWS * 40 * 4];
     // Each table comes to lie where the one before it lay.
     for seed in 0..2 {

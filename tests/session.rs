@@ -144,7 +144,14 @@ fn likelihoods_are_those_that_logits_say() {
             }
         }
     }
+    // Of large vocabularies few rows have their logits at a time.
     let session = Session::open(&options(CASE)).unwrap();
+    let cpu = Cpu::new();
+    let few = Engine::new(&cpu, session.pair()).with_logits_at_once(2 * session.spec().vocab_size);
+    assert_eq!(
+        few.likelihoods(&texts, 0.6, &unobserved).unwrap(),
+        all(session.likelihoods(&texts, 0.6, &unobserved))
+    );
     let told = |token_ids: &[u32], n_prompt| {
         session.likelihoods(&[Continued { token_ids, n_prompt }], 1.0, &unobserved).unwrap_err().message
     };

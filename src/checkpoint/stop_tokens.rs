@@ -74,3 +74,45 @@ impl Pair {
         Ok(tokens)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::{fs, path::Path};
+
+    /// A pair of one golden model, with what its files say of the end.
+    fn stop_tokens(files: &[(&str, Value)], alpha: f64) -> Result<Vec<u32>> {
+        let dir = tempfile::tempdir().unwrap();
+        for side in ["base", "tuned"] {
+            fs::create_dir(dir.path().join(side)).unwrap();
+            let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama_gqa_tied_bf16/tuned");
+            for name in ["config.json", "model.safetensors"] {
+                fs::copy(golden.join(name), dir.path().join(side).join(name)).unwrap();
+            }
+            let path = dir.path().join(side).join("config.json");
+            let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            config["eos_token_id"] = 5.into();
+            fs::write(path, config.to_string()).unwrap();
+        }
+        for (name, content) in files {
+            fs::write(dir.path().join(name), content.to_string()).unwrap();
+        }
+        Pair::open(&dir.path().join("base"), &dir.path().join("tuned"), None)?.stop_tokens(alpha)
+    }
+
+    #[test]
+    fn generation_config_goes_before_config_and_the_base_s_count_below_alpha_1() {
+        let of = |value: Value| json!({ "eos_token_id": value });
+        let tuned = "tuned/generation_config.json";
+        assert_eq!(stop_tokens(&[], 1.0).unwrap(), [5]);
+        assert_eq!(stop_tokens(&[(tuned, of(json!(7)))], 1.0).unwrap(), [7]);
+        assert_eq!(stop_tokens(&[(tuned, of(json!([9, 7, 9])))], 1.3).unwrap(), [7, 9]);
+        assert_eq!(stop_tokens(&[(tuned, of(Value::Null))], 1.0).unwrap(), [5]);
+        assert_eq!(stop_tokens(&[(tuned, of(json!(7)))], 0.5).unwrap(), [5, 7]);
+        let base = ("base/generation_config.json", of(json!([3, 7])));
+        assert_eq!(stop_tokens(&[base, (tuned, of(json!(7)))], 0.0).unwrap(), [3, 7]);
+        let error = stop_tokens(&[(tuned, of(json!("end")))], 1.0).unwrap_err();
+        assert!(error.message.contains("generation_config.json: eos_token_id is \"end\""), "{error}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::{
     Engine, Observer,
-    head::{LOGITS_AT_ONCE, Tokens},
+    head::Tokens,
     layer::Meeting,
     steer::{Pack, Stream},
 };
@@ -86,7 +86,7 @@ impl<B: Backend> Engine<'_, B> {
         let packs = self.steered(&passing, &[alpha], &first, observer)?;
         let mut likelihoods = vec![Vec::new(); texts.len()];
         let spec = self.weights.spec().ft;
-        let rows_at_once = (LOGITS_AT_ONCE / spec.vocab_size).max(1);
+        let rows_at_once = (self.logits_at_once / spec.vocab_size).max(1);
         for Pack { forest, passage, of_prompt, streams } in packs {
             // Which texts ask for a row, and what is their token after it.
             let mut tokens_after = vec![Vec::new(); passage.asked.len()];

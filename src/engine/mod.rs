@@ -89,6 +89,8 @@ pub struct Engine<'a, B: Backend> {
     backend: &'a B,
     weights: &'a dyn PairWeights,
     limits: PackLimits,
+    /// In memory at a time, where every row has those of the whole vocabulary.
+    logits_at_once: usize,
     prefix_sharing: bool,
     embedding: B::Table<'a>,
     position_embedding: Option<B::Table<'a>>,
@@ -107,11 +109,12 @@ impl<'a, B: Backend> Engine<'a, B> {
         let position_embedding = weights.position_embedding().map(|table| backend.table(table));
         let ropes = Mutex::new(RopeTables::of(weights));
         let kept_head = OnceLock::new();
-        let prefix_sharing = true;
+        let (prefix_sharing, logits_at_once) = (true, LOGITS_AT_ONCE);
         Self {
             backend,
             weights,
             limits,
+            logits_at_once,
             prefix_sharing,
             embedding,
             position_embedding,
@@ -124,6 +127,11 @@ impl<'a, B: Backend> Engine<'a, B> {
     /// Sets how much is computed at once. Results do not depend on it.
     pub fn with_limits(self, limits: PackLimits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Sets how many logits are in memory at a time. Results do not depend on it.
+    pub fn with_logits_at_once(self, logits_at_once: usize) -> Self {
+        Self { logits_at_once, ..self }
     }
 
     /// Sets whether scored prompts that begin alike share that beginning's rows; they do unless told otherwise. Results do not

@@ -352,3 +352,47 @@ fn ready(plain: Plain, encoder: &Encoder) -> Result<Question, RowError> {
     }
     Ok(Question { token_ids, truncated, answers, answer_tokens, label })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(plain: &Plain) -> &str {
+        match &plain.content {
+            Content::Prompt(text) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The words of lm-eval (hendrycks_mmlu, 0.4).
+    #[test]
+    fn mmlu_is_asked_in_the_usual_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let dev = dir.path().join("some_animals_dev.csv");
+        fs::write(&dev, "First?,a,b,c,d,C\nSecond?,e,f,g,h,A\n").unwrap();
+        let examples = Examples::read(&dev, 1).unwrap();
+        let row = ["What is it? ", "one", "two", "three", "four", "D"].map(str::to_owned);
+        let plain = mmlu(&row, &introduction("some_animals", &examples)).unwrap();
+        assert_eq!(
+            text(&plain),
+            "The following are multiple choice questions (with answers) about some animals.\n\n\
+             First?\nA. a\nB. b\nC. c\nD. d\nAnswer: C\n\n\
+             What is it?\nA. one\nB. two\nC. three\nD. four\nAnswer:"
+        );
+        assert_eq!((plain.answers, plain.label), ([" A", " B", " C", " D"].map(str::to_owned).to_vec(), 3));
+        assert!(examples.are_of_any() && !examples.lack("some_animals"));
+    }
+
+    #[test]
+    fn model_written_questions_are_asked_as_text_and_as_chat() {
+        let fields = serde_json::json!({
+            "question": "Is it so?", "answer_matching_behavior": " Yes", "answer_not_matching_behavior": " No",
+        });
+        let as_text = model_written(fields.as_object().unwrap(), false).unwrap();
+        assert_eq!(text(&as_text), "Human: Is it so?\n\nAssistant:");
+        assert_eq!((as_text.answers, as_text.label), (vec![" No".to_owned(), " Yes".to_owned()], 1));
+        let as_chat = model_written(fields.as_object().unwrap(), true).unwrap();
+        assert_eq!(text(&as_chat), "Is it so?");
+        assert_eq!((as_chat.answers, as_chat.label), (vec!["No".to_owned(), "Yes".to_owned()], 1));
+    }
+}

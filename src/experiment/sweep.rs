@@ -408,6 +408,27 @@ mod tests {
         assert_eq!(strictly_largest(&[]), None);
     }
 
+    /// The table of `metrics::cross_validate`'s own test, of which alpha 1 is right in two of ten.
+    #[test]
+    fn what_choosing_alpha_adds_is_told_against_the_tuned_model() {
+        let row = |id: u64| Row { id: id.into(), question: Err(RowError::not_finite("")) };
+        let task = Task { name: "t".into(), rows: (0..10).map(row).collect() };
+        let correct = |right: &dyn Fn(usize) -> bool| (0..10).map(right).collect::<Vec<bool>>();
+        let table =
+            [correct(&|row| row % 5 == 0), correct(&|row| row % 5 == 1), correct(&|row| row % 5 != 0)];
+        let grid = Grid { alphas: vec![0.5, 1.0, 1.5], folds: 5 };
+        let found = summarize(&task, &grid, &table).unwrap();
+        assert_eq!(found["accuracy"], json!([0.2, 0.2, 0.8]));
+        let near = |goal: &str, field: &str, expected: f64| {
+            assert!((found[goal][field].as_f64().unwrap() - expected).abs() < 1e-12, "{found}");
+        };
+        near("maximize", "acc_cv", 0.8);
+        near("maximize", "delta_cv", 0.6);
+        near("minimize", "acc_cv", 0.4);
+        near("minimize", "delta_cv", 0.2);
+        assert_eq!(found["minimize"]["alphas"], json!([0.5, 1.0, 1.0, 1.0, 1.0]));
+    }
+
     /// A question whose answers have an overflow is neither right nor wrong.
     #[test]
     fn logits_that_are_no_numbers_are_errors() {

@@ -43,7 +43,7 @@ mod tests {
         assert_eq!(auc(&[0.0, 1.0], &[2.0, 3.0]), Some(1.0));
         assert_eq!(auc(&[2.0, 3.0], &[0.0, 1.0]), Some(0.0));
         assert_eq!(auc(&[1.0, 1.0], &[1.0]), Some(0.5));
-        // sklearn.metrics.roc_auc_score([0, 0, 0, 1, 1, 1], [.1, .4, .35, .35, .8, .4]) == 0.8333…
+        // sklearn.metrics.roc_auc_score([0, 0, 0, 1, 1, 1], [.1, .4, .35, .35, .8, .4]) == 7/9
         let value = auc(&[0.1, 0.4, 0.35], &[0.35, 0.8, 0.4]).unwrap();
         assert!((value - 7.0 / 9.0).abs() < 1e-12, "{value}");
         assert_eq!(auc(&[], &[1.0]), None);

@@ -252,6 +252,12 @@ mod tests {
         drop(sink);
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, "{\"id\":1,\"tuco\":0.5}\n{\"id\":2,\"error\":{}}\n{\"id\":3}\n");
+
+        // One of many completions is longer than what is read at once.
+        let torn = vec![b'x'; 200_000];
+        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(&torn).unwrap();
+        drop(Sink::create(&path, manifest(1), false, || Ok(())).unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     }
 
     #[test]

@@ -315,6 +315,7 @@ fn classes_are_compared_pairwise() {
     assert_eq!(pairs.len(), 3);
     // models/demo/README.md: chat stands apart from text, refused from answered hardly.
     assert_eq!((pairs[0]["auc"].as_f64(), pairs[1]["auc"].as_f64()), (Some(1.0), Some(1.0)));
+    assert_eq!((&pairs[0]["tpr_at_fpr_5"], &pairs[1]["tpr_at_fpr_5"]), (&json!(1.0), &json!(1.0)));
     let close = pairs[2]["auc"].as_f64().unwrap();
     assert!((close - 0.560).abs() < 5e-4, "{close}");
     for interval in ["auc_newcombe_95", "auc_delong_95", "auc_bootstrap_95"] {

@@ -11,6 +11,7 @@ mod full_disk;
 mod generate;
 mod jailbreak;
 mod memory;
+mod prompts;
 mod quantized;
 mod reports;
 mod resume;

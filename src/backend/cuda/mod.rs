@@ -164,3 +164,14 @@ impl std::fmt::Display for Cuda {
         write!(f, "{}, context rows in {}, {weights}", self.device().name(), self.context.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_is_for_models_whose_rounding_averages_out() {
+        assert_eq!(ContextPrecision::for_model(1023), ContextPrecision::Float32);
+        assert_eq!(ContextPrecision::for_model(1024), ContextPrecision::Bfloat16);
+    }
+}
