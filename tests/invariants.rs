@@ -402,8 +402,12 @@ proptest! {
         let reference = Engine::new(&Reference, &weights).score(&slices(&ids), &unobserved).unwrap();
         for (cpu, reference) in cpu.iter().zip(&reference) {
             for (cpu, reference) in cpu.running.iter().zip(&reference.running) {
-                prop_assert!((cpu.ftc / reference.ftc - 1.0).abs() < 2e-5, "{cpu:?} {reference:?}");
-                prop_assert!((cpu.ptc / reference.ptc - 1.0).abs() < 2e-5, "{cpu:?} {reference:?}");
+                // Of few dimensions contributions may cancel, rounding does not.
+                let near = |found: f64, expected: f64, least: f64| {
+                    (found - expected).abs() < 2e-5 * expected.max(least * reference.ptc)
+                };
+                prop_assert!(near(cpu.ftc, reference.ftc, 1e-3), "{cpu:?} {reference:?}");
+                prop_assert!(near(cpu.ptc, reference.ptc, 1.0), "{cpu:?} {reference:?}");
             }
         }
     }
@@ -470,17 +474,19 @@ mod on_the_simulator {
 
     #[test]
     fn batch_order_resident_weights_and_lanes_change_no_bit_in_cuda_s_kernels() {
-        for case in [
+        let cases = [
             "llama_gqa_tied_bf16",
             "gemma2_wide_heads",
             "gemma3_layer_types",
             "phi3_longrope",
             "qwen3_moe",
             "gpt2",
-        ] {
+        ];
+        // Each in two ways; on a GPU (tests/gpu.rs) in all.
+        for (index, case) in cases.into_iter().enumerate() {
             let pair = Pair::open(&golden(case, "base"), &golden(case, "tuned"), None).unwrap();
             let ids = prompts(50, &[70, 1, 40, 2, 9]);
-            for (precision, kernels) in WAYS {
+            for (precision, kernels) in [WAYS[index % 4], WAYS[(index + 3) % 4]] {
                 // The times of its kernels are taken, so that it does one after the other.
                 let streamed = Cuda::simulated(precision, kernels).profiled();
                 let alone = ids.iter().map(|ids| Engine::new(&streamed, &pair).score(&[ids], &unobserved));

@@ -17,15 +17,24 @@ use tuco::{
 /// Any number: on a GPU each run has another.
 const SEED: u64 = 7;
 
-#[test]
-fn kernels_of_bf16_rows_agree_with_the_reference() {
-    for kernels in [Kernels::Sm80, Kernels::Sm90a] {
-        let cuda = || Cuda::simulated(ContextPrecision::Bfloat16, kernels);
-        compare(cuda, CASES, &[Weights::Bf16, Weights::Adapted], BF16_TOLERANCE, SEED);
-    }
+/// Apart from each other, so that they end at about the same time.
+macro_rules! bf16_rows {
+    ($($name:ident: $kernels:ident, $weights:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            let cuda = || Cuda::simulated(ContextPrecision::Bfloat16, Kernels::$kernels);
+            compare(cuda, CASES, &[Weights::$weights], BF16_TOLERANCE, SEED);
+        }
+    )*};
 }
 
-/// Apart from each other, so that they end at about the same time.
+bf16_rows! {
+    kernels_of_bf16_rows_agree_with_the_reference: Sm80, Bf16;
+    kernels_of_bf16_rows_agree_with_the_reference_for_adapted_weights: Sm80, Adapted;
+    kernels_of_bf16_rows_for_hopper_agree_with_the_reference: Sm90a, Bf16;
+    kernels_of_bf16_rows_for_hopper_agree_with_the_reference_for_adapted_weights: Sm90a, Adapted;
+}
+
 macro_rules! f32_rows {
     ($($name:ident: $kernels:ident, $weights:ident;)*) => {$(
         #[test]

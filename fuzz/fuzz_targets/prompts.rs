@@ -1,4 +1,4 @@
-//! Any bytes as rows: every line becomes a row with its number, or an error of the row.
+//! Any bytes as rows: every line becomes a row with its number, or an error of the row; one JSON array in the place of lines is refused.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use std::fs;
@@ -9,7 +9,7 @@ fuzz_target!(|bytes: &[u8]| {
     for name in ["rows.jsonl", "rows.txt"] {
         let path = dir.path().join(name);
         fs::write(&path, bytes).expect("written");
-        let source = Source::open(&[path]).expect("a readable file");
+        let Ok(source) = Source::open(&[path]) else { continue };
         let rows = source.count_lines().expect("counted");
         let read = source.lines().map(|line| line.expect("a readable file")).count();
         assert_eq!(read as u64, rows);

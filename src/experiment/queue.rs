@@ -123,7 +123,10 @@ fn give_and_take<D, Q: Queue<D>>(
 mod tests {
     use super::*;
     use crate::{Error, ErrorKind};
-    use std::time::Duration;
+    use std::{
+        sync::atomic::AtomicUsize,
+        time::{Duration, Instant},
+    };
 
     /// The numbers from 0 on; keeps what came of them.
     struct Numbers {
@@ -167,9 +170,17 @@ mod tests {
     fn results_are_taken_in_the_order_of_the_jobs() {
         for workers in 1..4 {
             let worked: Vec<Mutex<u64>> = (0..workers).map(|_| Mutex::new(0)).collect();
+            // None goes on before all have begun, however late their threads start.
+            let begun = AtomicUsize::new(0);
+            let start = Instant::now();
             let mut numbers = Numbers::up_to(40);
             let work = |worker: &Mutex<u64>, job: &u64, _: &AtomicBool| {
-                *worker.lock().unwrap() += 1;
+                let count = &mut *worker.lock().unwrap();
+                *count += 1;
+                begun.fetch_add(usize::from(*count == 1), Ordering::Relaxed);
+                while begun.load(Ordering::Relaxed) < workers && start.elapsed().as_secs() < 20 {
+                    thread::yield_now();
+                }
                 Ok(slowly(*job))
             };
             pass(&mut numbers, &worked, work).unwrap();

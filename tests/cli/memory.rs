@@ -143,7 +143,9 @@ fn a_prompt_that_does_not_fit_is_an_error_row() {
         format!("{{\"token_ids\": {ids:?}}}\n{{\"token_ids\": [1]}}\n"),
     )
     .unwrap();
-    let ran = run(&mut on_pair("score", &["long.jsonl", "--max-memory", "80M", "--fail-on-error", "1"]));
+    let most =
+        format!("{}M", least("score", &["in.jsonl"]).strip_suffix('M').unwrap().parse::<u64>().unwrap() + 20);
+    let ran = run(&mut on_pair("score", &["long.jsonl", "--max-memory", &most, "--fail-on-error", "1"]));
     let rows = ran.expect(0, &["the prompt has 20000 tokens, --max-memory leaves room for"]).rows();
     assert_eq!(rows[0]["error"]["type"], "out_of_memory");
     assert!(rows[1]["tuco"].is_f64());
@@ -163,7 +165,7 @@ fn what_max_memory_cannot_mean_is_told() {
         run(on_pair("score", &["in.jsonl"]).arg(format!("--max-memory={size}")))
             .expect(2, &["--max-memory", "expected a number with K, M, G or T"]);
     }
-    for size in ["98304K", "96MiB", "0.1gb"] {
+    for size in ["262144K", "256MiB", "0.25gb"] {
         run(&mut on_pair("score", &["in.jsonl", "--dry-run", "--max-memory", size]))
             .expect(0, &["in use at most"]);
     }
