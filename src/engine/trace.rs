@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     backend::{Backend, PartSums, Role, Rows},
-    metrics::{PartsL1, tuco},
+    metrics::{PartsL1, RunningL1, tuco},
     model::ModelSpec,
     twin::{Branch, Twin},
 };
@@ -48,6 +48,21 @@ pub struct Split {
     pub embedding: Vec<f64>,
     pub pt: Vec<f64>,
     pub ft: Vec<f64>,
+}
+
+impl Trace {
+    /// The norms after each layer over all tokens: those of each token together.
+    pub fn over_all_tokens(&self) -> Vec<RunningL1> {
+        let layers = self.tokens.first().map_or(0, Vec::len);
+        let after = |layer: usize| {
+            let of_tokens = self.tokens.iter().map(|layers| layers[layer].whole);
+            of_tokens.fold(RunningL1::default(), |sum, l1| RunningL1 {
+                ptc: sum.ptc + l1.ptc,
+                ftc: sum.ftc + l1.ftc,
+            })
+        };
+        (0..layers).map(after).collect()
+    }
 }
 
 impl Split {

@@ -129,7 +129,7 @@ pub fn run(
 /// higher scores.
 pub fn describe(classes: &[Class<'_>]) -> Map<String, Value> {
     let all = || classes.iter().flat_map(|class| class.scores.iter().copied());
-    let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
+    let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
     let step = ((high - low) / BINS as f64).max(f64::MIN_POSITIVE);
     let described = classes.iter().map(|Class { name, scores, errors }| {
         let mut bins = [0usize; BINS];
@@ -156,6 +156,7 @@ pub fn describe(classes: &[Class<'_>]) -> Map<String, Value> {
     });
     let fields = [
         ("classes", described.collect::<Vec<_>>().into()),
+        // Infinite, and so null, where nothing has a score.
         ("histogram_range", json!([low, high])),
         ("pairs", pairs.into()),
     ];

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     engine::{AnyEngine, Observer, Split, Trace},
-    metrics::{PartsL1, RunningL1, tuco},
+    metrics::{PartsL1, RunningL1, beta, beta_per_layer, tuco},
     output::{Axes, Folder, Report, Series, Table, color, curves, heatmap, visible},
     prompt::Encoder,
 };
@@ -64,6 +64,7 @@ pub fn run(
         let of_token = |layers: &Vec<PartsL1>| layers.iter().map(|l1| tuco(part(l1))).collect();
         trace.tokens.iter().map(of_token).collect()
     };
+    let all_tokens = trace.over_all_tokens();
     let last = |table: Vec<Vec<f64>>| table.last().cloned().unwrap_or_default();
     Ok(json!({
         "experiment": "trace",
@@ -76,6 +77,7 @@ pub fn run(
             "attention": last(shares(|l1| l1.attention)),
             "mlp": last(shares(|l1| l1.mlp)),
         },
+        "all_tokens": { "beta": beta(&all_tokens), "beta_per_layer": beta_per_layer(&all_tokens) },
         "says": says_of(&says, &name),
     }))
 }
@@ -91,6 +93,8 @@ fn rows(text: &Text, trace: &Trace, name: &dyn Fn(u32) -> String) -> Vec<Value> 
             "text": name(*token),
             "in_response": position >= text.prompt,
             "tuco": layers.last().map(|l1| tuco(l1.whole)),
+            "ptc_l1": layers.last().map(|l1| l1.whole.ptc),
+            "ftc_l1": layers.last().map(|l1| l1.whole.ftc),
             "beta_per_layer": per_layer(|l1| l1.whole),
             "attention_per_layer": per_layer(|l1| l1.attention),
             "mlp_per_layer": per_layer(|l1| l1.mlp),
@@ -170,7 +174,7 @@ pub fn report(summary: &Value) -> Option<Report> {
         }
         says.rows.push(row);
     }
-    let beta: Option<Vec<Vec<f64>>> = summary["beta_per_layer"].as_array()?.iter().map(numbers).collect();
+    let betas: Option<Vec<Vec<f64>>> = summary["beta_per_layer"].as_array()?.iter().map(numbers).collect();
     let curve = |name: &str, field: &str| -> Option<Series> {
         let values = numbers(&summary["last_token"][field])?;
         let points =
@@ -178,7 +182,7 @@ pub fn report(summary: &Value) -> Option<Report> {
         Some(Series::new(name, points))
     };
     let series = [curve("whole", "whole")?, curve("attention", "attention")?, curve("MLP", "mlp")?];
-    let heat = heatmap(&names, "layer", &beta?)
+    let heat = heatmap(&names, "layer", &betas?)
         .map(|svg| ("β after every layer (columns), by token".to_owned(), svg));
     // As many layers as there is room for.
     let layers = series[0].points.len();
@@ -188,6 +192,10 @@ pub fn report(summary: &Value) -> Option<Report> {
     let lines = curves(&axes, &series)
         .map(|svg| ("β of the last token after every layer, and of attention and MLP alone".to_owned(), svg));
     let mut notes = super::about(summary);
+    notes.push(format!(
+        "β of all tokens together, as in the paper's bound: {:.4}",
+        summary["all_tokens"]["beta"].as_f64()?
+    ));
     if summary["truncated"] == true {
         notes.push("Tokens of the prompt were left out (--on-overlength).".into());
     }

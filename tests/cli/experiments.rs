@@ -496,6 +496,10 @@ fn a_trace_shows_every_token_and_layer() {
         assert_eq!(row["attention_per_layer"].as_array().unwrap().len(), 6);
         assert_eq!(row["mlp_per_layer"].as_array().unwrap().len(), 6);
     }
+    let of = |field: &str| -> f64 { rows.iter().map(|row| row[field].as_f64().unwrap()).sum() };
+    let all = summary["all_tokens"]["beta_per_layer"][5].as_f64().unwrap();
+    assert!((all - of("ftc_l1") / (of("ptc_l1") + of("ftc_l1"))).abs() < 1e-12, "{all}");
+    assert!(summary["all_tokens"]["beta"].as_f64().unwrap() >= all);
     assert!(told.contains("fine-tuning promotes") && !told.contains('\u{1b}'), "{told}");
     let page = fs::read_to_string(scene.dir.path().join("out/report.html")).unwrap();
     assert!(page.matches("<svg").count() == 2 && page.contains("layer 6:") && !page.contains("src="));

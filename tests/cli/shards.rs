@@ -243,6 +243,37 @@ fn a_parquet_file_has_what_the_lines_have() {
     assert!(fs::read(pair.path("merged.parquet")).unwrap() == bytes);
 }
 
+/// Completions are lists of groups with lists in them.
+#[test]
+fn completions_are_the_same_in_a_parquet_file() {
+    let (pair, _) = prepared(6);
+    pair.write("bad.jsonl", "{\"id\": \"none\"}\n");
+    let args =
+        ["in.jsonl", "bad.jsonl", "--temperature", "1", "--n", "2", "--tuco", "--max-new-tokens", "3", "-o"];
+    let generate = |output: &str| {
+        let pair_of = ["--base", "base", "--tuned", "tuned", "--fail-on-error", "1"];
+        run(&mut pair.run("generate", &[&pair_of[..], &args, &[output]].concat())).expect(0, &[])
+    };
+    generate("lines.jsonl");
+    generate("out.parquet");
+    let rows = table(&pair.path("out.parquet"));
+    let lines = fs::read_to_string(pair.path("lines.jsonl")).unwrap();
+    let mut seen = 0;
+    for (line, row) in lines.lines().zip(&rows) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let completions = line["completions"].as_array().cloned().unwrap_or_default();
+        seen += completions.len();
+        for (index, completion) in completions.iter().enumerate() {
+            for (name, value) in completion.as_object().unwrap() {
+                assert_eq!(row["completions"][index][name], *value, "{name} of {index}");
+            }
+        }
+        assert_eq!(row["completions"].as_array().map_or(0, Vec::len), completions.len());
+        assert_eq!(row["error"]["type"], line["error"]["type"]);
+    }
+    assert!(seen >= 12 && rows.len() == lines.lines().count(), "{seen} completions of {} rows", rows.len());
+}
+
 /// Writes rows of an id, token ids and a label as a Parquet file, with our own writer.
 fn input_table(pair: &Pair, name: &str, lines: &str) {
     let output = pair.path(name);
