@@ -18,6 +18,7 @@ const OUTPUT_CO_TOLERANCE: f64 = 5e-7;
 const CASES: usize = 78;
 
 /// Pairs of fine-tunes so light that the rounding of context rows shows on GPUs.
+#[allow(dead_code, reason = "tests of the CPU alone have one tolerance")]
 pub const LIGHT: [&str; 4] = ["light_bf16", "light_f32", "qwen3_light", "lora_light"];
 
 /// The numbers of a JSON array, or the single one.
@@ -42,6 +43,7 @@ pub fn open(case: &Path) -> Pair {
 
 /// How an OutputCo is compared.
 #[derive(Clone, Copy, PartialEq)]
+#[allow(dead_code, reason = "each test program compares in one or two ways")]
 pub enum OutputCo {
     /// Its absolute error is bounded.
     Absolutely,
