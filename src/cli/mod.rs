@@ -83,8 +83,18 @@ fn stop_on_signals(at_once: bool) {
     set.expect("the program sets no other handler");
 }
 
-/// A flag as clap knows it: `--batch_size=8`, as Python programs have it, is `--batch-size=8`.
-fn with_dashes(word: OsString) -> OsString {
+/// A command line whose flags are as clap knows them: `--batch_size=8`, as Python programs have it, is `--batch-size=8`.
+fn with_dashes(line: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = line.into_iter().collect();
+    // What follows `--` is no flag.
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    for word in &mut words[..end] {
+        *word = flag_with_dashes(std::mem::take(word));
+    }
+    words
+}
+
+fn flag_with_dashes(word: OsString) -> OsString {
     let Some(flag) = word.to_str().filter(|word| word.starts_with("--")) else { return word };
     let (name, value) = flag.split_at(flag.find('=').unwrap_or(flag.len()));
     // What is no name of a flag is text.
@@ -95,7 +105,7 @@ fn with_dashes(word: OsString) -> OsString {
 /// The program: runs a command line, whose first word is the program's name, and tells what went wrong on standard error.
 /// Gives the exit code ([`Error::exit_code`]). To be called once in a process: signals are its own from then on.
 pub fn main(line: impl IntoIterator<Item = OsString>) -> u8 {
-    let line: Vec<OsString> = line.into_iter().map(with_dashes).collect();
+    let line = with_dashes(line);
     let matches = job::with_boolish_variables(Cli::command()).try_get_matches_from(&line);
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
@@ -123,7 +133,7 @@ impl Cli {
     /// # Errors
     /// A usage error, in one sentence.
     pub fn of_program(line: &[String]) -> Result<Self> {
-        let line = line.iter().map(|word| with_dashes(word.into()));
+        let line = with_dashes(line.iter().map(OsString::from));
         let matches = job::without_environment(Self::command()).try_get_matches_from(line);
         let parsed = matches.and_then(|matches| Self::from_arg_matches(&matches));
         parsed.map_err(|error| Error::usage(job::told_by_clap(&error)))
@@ -158,5 +168,18 @@ impl Cli {
             Command::Demo(options) if options.all => demo::all(&options, caller),
             Command::Demo(options) => job::demo(&options),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_flags_lose_their_underscores() {
+        let line = ["tuco", "--batch_size=a_b", "--max_length", "my_file", "--a b_c", "--", "--some_text"];
+        let expected =
+            ["tuco", "--batch-size=a_b", "--max-length", "my_file", "--a b_c", "--", "--some_text"];
+        assert_eq!(with_dashes(line.map(OsString::from)), expected.map(OsString::from));
     }
 }

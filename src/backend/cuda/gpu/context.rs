@@ -68,10 +68,10 @@ impl Context {
         Ok(event)
     }
 
-    /// Loads a fatbin that nvcc made.
-    pub fn load(&mut self, image: &[u8]) -> Result<()> {
+    /// Loads one of the fatbins of this program.
+    pub fn load(&mut self, image: &'static [u8]) -> Result<()> {
         let _entered = self.enter()?;
-        // SAFETY: the caller's.
+        // SAFETY: nvcc made it.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
             .map_err(|error| failed("load the kernels", error))?;
         self.modules.push(module);
