@@ -18,8 +18,10 @@ fn statistics_agree_with_scikit_learn_and_scipy() {
         let (negative, positive) = (numbers(&case["negative"]), numbers(&case["positive"]));
         let same = |found: f64, expected: &Value| (found - expected.as_f64().unwrap()).abs() < 1e-12;
         assert!(same(auc(&negative, &positive).unwrap(), &case["auc"]));
-        let intervals =
-            [("delong", delong(&negative, &positive)), ("newcombe", newcombe(&negative, &positive))];
+        let intervals = [
+            ("delong", delong(&negative, &positive)),
+            ("newcombe", auc(&negative, &positive).map(|auc| newcombe(auc, negative.len(), positive.len()))),
+        ];
         for (name, interval) in intervals {
             let (low, high) = interval.unwrap();
             let expected = &case[name];

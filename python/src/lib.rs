@@ -15,6 +15,7 @@ mod scores;
 mod scoring;
 mod trace;
 mod used;
+mod warnings;
 
 use pyo3::prelude::*;
 

@@ -11,11 +11,11 @@ use crate::{
     scoring::{parts, score_part},
     trace::Trace,
     used::Used,
+    warnings::{warn_at, warn_of_cut},
 };
 use numpy::{PyArray1, PyArrayMethods, ToPyArray};
 use pyo3::{exceptions::PyTypeError, prelude::*, types::PyList};
 use std::{
-    ffi::CString,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -93,30 +93,6 @@ impl Pair {
     fn warn(py: Python<'_>, session: &Session) -> PyResult<()> {
         warn_at(py, session, 1)
     }
-}
-
-/// Python warnings of the code so many calls above.
-fn warn_at(py: Python<'_>, session: &Session, level: i32) -> PyResult<()> {
-    for warning in session.take_warnings() {
-        let text = CString::new(warning.replace('\0', " "))?;
-        warn_of(py, &text, level)?;
-    }
-    Ok(())
-}
-
-fn warn_of(py: Python<'_>, text: &std::ffi::CStr, level: i32) -> PyResult<()> {
-    let category = py.import("tuco.errors")?.getattr("TucoWarning")?;
-    PyErr::warn(py, &category, text, level)
-}
-
-/// Tells how many prompts were cut, where results do not say of each.
-fn warn_of_cut<'a>(py: Python<'_>, rows: impl Iterator<Item = &'a Encoded>) -> PyResult<()> {
-    let cut = rows.filter(|encoded| encoded.truncated).count();
-    if cut == 0 {
-        return Ok(());
-    }
-    let text = format!("{cut} of the prompts are longer than the model takes, and were cut (on_overlength)");
-    warn_of(py, &CString::new(text)?, 1)
 }
 
 fn ids_of<'a>(encoded: impl Iterator<Item = &'a Encoded>) -> impl Iterator<Item = &'a [u32]> {

@@ -171,11 +171,13 @@ pub fn pairs(
     let mut pairs = Vec::new();
     for (first, (negative, lower)) in classes.iter().enumerate() {
         for (positive, higher) in &classes[first + 1..] {
+            let auc = auc(lower, higher);
+            let interval = auc.map(|auc| newcombe(auc, lower.len(), higher.len()));
             let mut pair = json!({
                 "negative": negative,
                 "positive": positive,
-                "auc": auc(lower, higher),
-                "auc_newcombe_95": newcombe(lower, higher).map(|(low, high)| [low, high]),
+                "auc": auc,
+                "auc_newcombe_95": interval.map(|(low, high)| [low, high]),
                 "tpr_at_fpr_5": tpr_at_fpr(lower, higher, 0.05),
             });
             more(lower, higher).into_iter().for_each(|(name, value)| pair[name] = value);

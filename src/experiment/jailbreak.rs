@@ -252,12 +252,14 @@ fn of_kinds(field: &str, kinds: &BTreeMap<String, Scores>) -> Value {
     let pairs: Vec<(&[f64], &[f64])> =
         kinds.values().map(|scores| (&scores.successful[..], &scores.refused[..])).collect();
     let described = kinds.iter().map(|(name, Scores { successful, refused })| {
+        let auc = auc(successful, refused);
+        let interval = auc.map(|auc| newcombe(auc, successful.len(), refused.len()));
         json!({
             "name": name,
             "successful": successful.len(),
             "refused": refused.len(),
-            "auc": auc(successful, refused),
-            "auc_newcombe_95": newcombe(successful, refused).map(|(low, high)| [low, high]),
+            "auc": auc,
+            "auc_newcombe_95": interval.map(|(low, high)| [low, high]),
         })
     });
     let (within, interval) = stratified(&pairs).unzip();

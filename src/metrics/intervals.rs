@@ -22,12 +22,11 @@ pub fn delong(negative: &[f64], positive: &[f64]) -> Option<(f64, f64)> {
     Some(((center - half).max(0.0), (center + half).min(1.0)))
 }
 
-/// Newcombe's 95 % interval of [`auc`] (Newcombe 2006, Statistics in Medicine 25:559, method 5): the values from which the AUC found lies no
+/// Newcombe's 95 % interval of an [`auc`] of classes of so many scores (Newcombe 2006, Statistics in Medicine 25:559, method 5): the values from which the AUC found lies no
 /// further than chance, their variance being Hanley and McNeil's for exponential scores and classes of the mean size. Unlike [`delong`]'s
-/// it has a width at an AUC of 0 and 1 and holds for classes of a few scores. `None` where a class is empty.
-pub fn newcombe(negative: &[f64], positive: &[f64]) -> Option<(f64, f64)> {
-    let found = auc(negative, positive)?;
-    let (m, n) = (negative.len() as f64, positive.len() as f64);
+/// it has a width at an AUC of 0 and 1 and holds for classes of a few scores.
+pub fn newcombe(found: f64, negatives: usize, positives: usize) -> (f64, f64) {
+    let (m, n) = (negatives as f64, positives as f64);
     let is_near = |theta: f64| {
         let two_positives = theta / (2.0 - theta) - theta * theta;
         let two_negatives = 2.0 * theta * theta / (1.0 + theta) - theta * theta;
@@ -44,7 +43,7 @@ pub fn newcombe(negative: &[f64], positive: &[f64]) -> Option<(f64, f64)> {
         }
         near
     };
-    Some((end(0.0), end(1.0)))
+    (end(0.0), end(1.0))
 }
 
 /// The AUC of two classes within strata: how often, of all pairs of a negative and a positive of one stratum, the positive has the higher
@@ -53,9 +52,8 @@ pub fn newcombe(negative: &[f64], positive: &[f64]) -> Option<(f64, f64)> {
 pub fn stratified(strata: &[(&[f64], &[f64])]) -> Option<(f64, (f64, f64))> {
     let (mut pairs, mut center, mut below, mut above) = (0.0, 0.0, 0.0, 0.0);
     for (negative, positive) in strata {
-        let Some((own, (low, high))) = auc(negative, positive).zip(newcombe(negative, positive)) else {
-            continue;
-        };
+        let Some(own) = auc(negative, positive) else { continue };
+        let (low, high) = newcombe(own, negative.len(), positive.len());
         let own_pairs = (negative.len() * positive.len()) as f64;
         pairs += own_pairs;
         center += own_pairs * own;
@@ -148,6 +146,11 @@ pub fn tpr_at_fpr(negative: &[f64], positive: &[f64], fpr: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// [`super::newcombe`] of two classes.
+    fn newcombe(negative: &[f64], positive: &[f64]) -> Option<(f64, f64)> {
+        auc(negative, positive).map(|auc| super::newcombe(auc, negative.len(), positive.len()))
+    }
 
     /// [`placements`] by comparing every two scores.
     fn compared(own: &[f64], others: &[f64], wins: impl Fn(f64, f64) -> bool) -> f64 {

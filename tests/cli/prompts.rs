@@ -1,35 +1,43 @@
 //! How prompts are read and encoded: what a run goes on with only if it is the same, and where files come from.
 
 use crate::{
-    common::{Pair, rows, run, tuco},
+    common::{Pair, Ran, rows, run, tuco},
     scene::{Scene, demo},
 };
 use serde_json::{Value, json};
-use std::fs;
+use std::{fs, path::Path};
 
 const ROWS: &str = "{\"prompt\": \"Hello\"}\n{\"prompt\": \"What is a dog?\"}\n";
 
 /// A copy of the demo's tuned model to edit.
 fn editable(scene: &Scene) -> String {
     let copy = scene.dir.path().join("tuned");
-    fs::create_dir(&copy).unwrap();
-    for entry in fs::read_dir(demo("tuned")).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-    }
+    copy_folder(&demo("tuned"), &copy);
     copy.display().to_string()
+}
+
+/// The files of a folder in a new one.
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// Scores `in.jsonl` to `out.jsonl` in the chat template of a tuned model.
+fn score_on(scene: &Scene, tuned: &str, args: &[&str]) -> Ran {
+    let mut command = tuco();
+    command.current_dir(scene.dir.path()).args(["score", "in.jsonl", "-o", "out.jsonl", "--quiet"]);
+    command.arg("--base").arg(demo("base")).args(["--tuned", tuned, "--apply-chat-template"]);
+    run(command.args(args))
 }
 
 #[test]
 fn a_run_goes_on_only_with_prompts_that_are_encoded_alike() {
     let scene = Scene::new(&[("in.jsonl", ROWS)]);
     let tuned = editable(&scene);
-    let base = demo("base").display().to_string();
-    let score = |args: &[&str]| {
-        let mut command = tuco();
-        command.current_dir(scene.dir.path()).args(["score", "in.jsonl", "-o", "out.jsonl", "--quiet"]);
-        run(command.args(["--base", &base, "--tuned", &tuned, "--apply-chat-template"]).args(args))
-    };
+    let score = |args: &[&str]| score_on(&scene, &tuned, args);
     score(&[]).expect(0, &[]);
     let before = fs::read(scene.dir.path().join("out.jsonl")).unwrap();
     for (args, field) in [
@@ -68,12 +76,7 @@ fn a_run_goes_on_with_the_day_that_it_began_on() {
     let template =
         "{{ strftime_now('%d %b %Y') }}{% for message in messages %} {{ message['content'] }}{% endfor %}";
     fs::write(scene.dir.path().join("tuned/chat_template.jinja"), template).unwrap();
-    let base = demo("base").display().to_string();
-    let score = |args: &[&str]| {
-        let mut command = tuco();
-        command.current_dir(scene.dir.path()).args(["score", "in.jsonl", "-o", "out.jsonl", "--quiet"]);
-        run(command.args(["--base", &base, "--tuned", &tuned, "--apply-chat-template"]).args(args))
-    };
+    let score = |args: &[&str]| score_on(&scene, &tuned, args);
     score(&["--template-date", "2024-07-26"]).expect(0, &[]);
     let out = scene.dir.path().join("out.jsonl");
     let whole = fs::read_to_string(&out).unwrap();
@@ -95,12 +98,7 @@ fn models_adapters_and_tokenizers_have_revisions() {
         let repository = hub.path().join(format!("models--own--{name}"));
         fs::create_dir_all(repository.join("refs")).unwrap();
         fs::write(repository.join("refs").join(format!("of-{revision}")), "abc123").unwrap();
-        let snapshot = repository.join("snapshots/abc123");
-        fs::create_dir_all(&snapshot).unwrap();
-        for entry in fs::read_dir(pair.path(name)).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), snapshot.join(entry.file_name())).unwrap();
-        }
+        copy_folder(&pair.path(name), &repository.join("snapshots/abc123"));
     }
     let score = |args: &[&str]| {
         let mut command = pair.run("score", &["in.jsonl"]);
