@@ -14,6 +14,10 @@ pub enum Branch {
     Ft,
 }
 
+impl Branch {
+    pub const BOTH: [Self; 2] = [Self::Pt, Self::Ft];
+}
+
 impl<T> Twin<T> {
     pub fn get(&self, branch: Branch) -> &T {
         match branch {

@@ -2,13 +2,12 @@
 //! row is steered, `x + ptc + alpha · ftc`, and attends in each block to what that block made of the tokens before it.
 
 use super::{
-    Engine, Layer, Loaded, Observer,
+    Engine, Layer, Loaded, Observer, alphas,
     cache::Cache,
     head::{Head, Tokens},
     layer::Meeting,
     pack::RopeTables,
-    passage::{Cached, Passage, PassageSpace},
-    steer::branches_of,
+    passage::{Beside, Cached, Passage, PassageSpace},
     tree::Forest,
 };
 use crate::{
@@ -29,15 +28,16 @@ pub struct Mix {
 }
 
 impl Mix {
-    /// The branches whose blocks are computed at all.
-    pub fn branches(self) -> &'static [Branch] {
-        if self.contributions { &[Branch::Pt, Branch::Ft] } else { branches_of(&[self.alpha]) }
+    fn needed(self) -> Twin<bool> {
+        match self.contributions {
+            true => Twin::new(true, true),
+            false => alphas::needed(std::iter::once(self.alpha)),
+        }
     }
 
-    /// The branches whose blocks are computed in a layer: alpha 1 needs none of the base, alpha 0 none of the tuned model.
-    fn needed<B: Backend>(self, layer: &Layer<'_, B>) -> Twin<bool> {
-        let needs = |without: f64| self.contributions || self.alpha != without;
-        if layer.same_block { Twin::new(false, true) } else { Twin::new(needs(1.0), needs(0.0)) }
+    /// The branches whose blocks are computed at all.
+    pub fn branches(self) -> &'static [Branch] {
+        alphas::branches(self.needed())
     }
 }
 
@@ -68,8 +68,7 @@ struct Contributions<M> {
 /// What a layer writes to besides the streams.
 struct Space<M> {
     passage: PassageSpace<M>,
-    /// The streams after the blocks, and of those and the stream before them the asked rows.
-    after: Twin<M>,
+    /// The asked rows of the streams before and after the blocks.
     asked_before: M,
     asked_after: Twin<M>,
 }
@@ -78,8 +77,7 @@ impl<M> Space<M> {
     fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec) -> Self {
         let stream = || backend.zeros(Rows::Context, Role::Stream, 0, spec.hidden_size);
         Self {
-            passage: PassageSpace::new(backend, spec),
-            after: Twin::new(stream(), stream()),
+            passage: PassageSpace::new(backend, spec, Rows::Context),
             asked_before: stream(),
             asked_after: Twin::new(stream(), stream()),
         }
@@ -119,8 +117,9 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
         let (sequences, last) = (all(forest.sequences.clone()), all(forest.last_tokens()));
         let paths = last.iter().map(|sequence| sequence.path.clone()).collect();
         let places = (start..start + forest.rows()).collect();
-        let positions = &forest.positions;
-        (self.pack(&forest.token_ids, positions, places, &sequences, forest.last_rows(), &last), paths)
+        let passage =
+            Passage::asking(self.engine.backend, forest.rows(), &sequences, forest.last_rows(), &last);
+        (self.pack(&forest.token_ids, &forest.positions, places, passage), paths)
     }
 
     /// A row for each of some sequences, whose paths end with it: a token at a position.
@@ -128,35 +127,23 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
         let positions: Vec<u32> = sequences.iter().map(|sequence| sequence.path_len() as u32 - 1).collect();
         let place = |sequence: &Sequence| sequence.path.last().map_or(0, |rows| rows.end - 1);
         let places = sequences.iter().map(place).collect();
-        self.pack(token_ids, &positions, places, sequences, (0..sequences.len()).collect(), sequences)
+        let passage = Passage::of_all(self.engine.backend, sequences.len(), sequences);
+        self.pack(token_ids, &positions, places, passage)
     }
 
-    fn pack(
-        &self,
-        token_ids: &[u32],
-        positions: &[u32],
-        places: Vec<usize>,
-        sequences: &[Sequence],
-        asked: Vec<usize>,
-        asked_sequences: &[Sequence],
-    ) -> Pack<B> {
+    fn pack(&self, token_ids: &[u32], positions: &[u32], places: Vec<usize>, passage: Passage<B>) -> Pack<B> {
         let Engine { backend, weights, .. } = self.engine;
-        let spec = weights.spec().ft;
-        let zeros = || backend.zeros(Rows::Context, Role::Stream, asked.len(), spec.hidden_size);
+        let rows = passage.rows_at_last();
+        let zeros = || backend.zeros(Rows::Context, Role::Stream, rows, weights.spec().ft.hidden_size);
         let twin = || Twin::new(zeros(), zeros());
         let contributions = || Contributions {
             sums: PartSums { attention: twin(), mlp: twin() },
-            norms: vec![RunningL1::default(); asked.len()],
+            norms: vec![RunningL1::default(); rows],
         };
         Pack {
             x: self.engine.embed(Rows::Context, token_ids, positions),
             contributions: self.mix.contributions.then(contributions),
-            passage: Passage {
-                rows: token_ids.len(),
-                layout: backend.layout(sequences),
-                asked,
-                asked_layout: backend.layout(asked_sequences),
-            },
+            passage,
             places,
         }
     }
@@ -184,7 +171,7 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
             })
         })?;
         let next = |pack: Pack<B>| {
-            let logits = self.head.logits(*backend, &pack.x, pack.passage.asked.len(), Tokens::All);
+            let logits = self.head.logits(*backend, &pack.x, pack.passage.rows_at_last(), Tokens::All);
             let norms = pack.contributions.map(|contributions| contributions.norms);
             let contributions = |row: usize| norms.as_ref().map(|norms| norms[row]);
             let next = |(row, logits)| Next { logits, contributions: contributions(row) };
@@ -199,40 +186,44 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
     fn pass_layer(&mut self, index: usize, layer: &Layer<'_, B>, pack: &mut Pack<B>) {
         let Engine { backend, .. } = self.engine;
         let Pack { x, passage, places, contributions } = pack;
-        let Space { passage: space, after, asked_before, asked_after } = &mut self.space;
+        let Space { passage: space, asked_before, asked_after } = &mut self.space;
         space.fit(*backend, passage);
-        let needed = self.mix.needed(layer);
-        for branch in [Branch::Pt, Branch::Ft].into_iter().filter(|branch| *needed.get(*branch)) {
-            let cached = Cached { kept: self.cache.of(*backend, index, branch), places };
-            space.through(*backend, layer, branch, passage, x, after.get_mut(branch), Some(cached));
+        let needed = layer.computes(self.mix.needed());
+        for branch in alphas::branches(needed) {
+            let cached = Cached { kept: self.cache.of(*backend, index, *branch), places };
+            let beside = Beside { cached: Some(cached), ..Beside::default() };
+            space.through(*backend, layer, *branch, passage, x, beside);
         }
+        let after = &mut space.after;
         if let Some(Contributions { sums, norms }) = contributions {
-            let asked_of = |from: &B::Mat, to: &mut B::Mat| {
-                backend.resize(to, passage.asked.len());
-                backend.gather(from, &passage.asked, to);
-            };
-            asked_of(x, asked_before);
-            let after = if layer.is_last {
-                layer.both(after)
-            } else {
-                asked_of(&after.ft, &mut asked_after.ft);
-                if needed.pt {
-                    asked_of(&after.pt, &mut asked_after.pt);
+            let (mut before, mut moved) = (&*x, &*after);
+            if let Some(asked) = passage.asked() {
+                let asked_of = |from: &B::Mat, to: &mut B::Mat| {
+                    backend.resize(to, asked.len());
+                    backend.gather(from, asked, to);
+                };
+                asked_of(x, asked_before);
+                before = asked_before;
+                // From the last layer they come alone.
+                if !layer.is_last {
+                    asked_of(&after.ft, &mut asked_after.ft);
+                    if needed.pt {
+                        asked_of(&after.pt, &mut asked_after.pt);
+                    }
+                    moved = asked_after;
                 }
-                layer.both(asked_after)
-            };
+            }
             // Attention and MLP are not told apart: the whole layer counts as its MLP.
-            let before = Twin::new(&*asked_before, &*asked_before);
-            let traced = backend.trace(asked_before, before, after, sums);
+            let traced = backend.trace(before, Twin::new(before, before), layer.both(moved), sums);
             *norms = traced.iter().map(|l1| l1.whole).collect();
         }
         let Twin { pt, ft } = after;
         match self.mix.alpha {
-            _ if layer.same_block => std::mem::swap(x, ft),
-            1.0 => std::mem::swap(x, ft),
-            0.0 => std::mem::swap(x, pt),
+            0.0 if needed.pt => std::mem::swap(x, pt),
             alpha => {
-                backend.blend(pt, ft, alpha);
+                if needed.pt && alpha != 1.0 {
+                    backend.blend(pt, ft, alpha);
+                }
                 std::mem::swap(x, ft);
             }
         }

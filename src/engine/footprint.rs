@@ -1,7 +1,7 @@
 //! What passes take in memory on the CPU, whose context rows are f32 and twin rows f64: upper bounds, so that batches fit what
 //! a job may use.
 
-use super::{Generation, LOGITS_AT_ONCE, PackLimits, decode::Mix, steer::branches_of};
+use super::{Generation, LOGITS_AT_ONCE, PackLimits, alphas, decode::Mix};
 use crate::{
     Result,
     backend::cpu::{elements_of_key, elements_of_panel, elements_of_tile, elements_of_twin_key},
@@ -75,10 +75,9 @@ impl Footprint {
         let twin_rows = 2 * (5 * d + 2 * q + k + f + of_experts(spec)) + 5 * d + 4 * spec.num_hidden_layers;
         // What packs inherit of earlier ones, and the same joined with their own.
         let inherited = 2 * (2 * d + 4 * k);
-        let both = [Branch::Pt, Branch::Ft];
         let keys = 2 * k * d * F32;
         Self {
-            weights: (widest_layer(weights, &both, &[Branch::Ft]) + keys)
+            weights: (widest_layer(weights, &Branch::BOTH, &[Branch::Ft]) + keys)
                 .max(looked_up(&weights.embedding(), limits.tokens)),
             prompt: F64 * twin_rows,
             // Means of both branches, and those that grow.
@@ -172,7 +171,7 @@ impl Footprint {
     ) -> Self {
         let spec = weights.spec().ft;
         let d = spec.hidden_size;
-        let branches = branches_of(alphas);
+        let branches = alphas::branches(alphas::needed(alphas.iter().copied()));
         Self {
             weights: widest_layer(weights, branches, branches)
                 .max(looked_up(&weights.embedding(), limits.tokens)),
@@ -188,14 +187,13 @@ impl Footprint {
     pub fn of_traces(weights: &dyn PairWeights, limits: PackLimits, threads: usize) -> Self {
         let spec = weights.spec().ft;
         let (d, _, _, _) = widths(spec);
-        let both = [Branch::Pt, Branch::Ft];
         let of_parts = 3 * of_logits(spec.vocab_size);
         let of_rows = Self::of_rows(spec, limits, threads, 4 * d);
         // Norms of both traces, as they are made and as they are given, a shared token's for each prompt.
         let norms = spec.num_hidden_layers * size_of::<PartsL1>();
         let wider = F64 / F32;
         Self {
-            weights: widest_layer(weights, &both, &both)
+            weights: widest_layer(weights, &Branch::BOTH, &Branch::BOTH)
                 .max(looked_up(&weights.embedding(), limits.tokens))
                 .max(widened_head(weights) + of_parts),
             row: F64 * 5 * d + OF_A_ROW + norms,

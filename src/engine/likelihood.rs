@@ -89,7 +89,7 @@ impl<B: Backend> Engine<'_, B> {
         let rows_at_once = (self.logits_at_once / spec.vocab_size).max(1);
         for Pack { forest, passage, of_prompt, streams } in packs {
             // Which texts ask for a row, and what is their token after it.
-            let mut tokens_after = vec![Vec::new(); passage.asked.len()];
+            let mut tokens_after = vec![Vec::new(); passage.rows_at_last()];
             for ((prompt, _), rows) in forest.ends.iter().zip(&of_prompt) {
                 let Continued { token_ids, n_prompt } = texts[asked[*prompt]];
                 rows.iter()
@@ -97,7 +97,7 @@ impl<B: Backend> Engine<'_, B> {
                     .for_each(|(row, token)| tokens_after[*row].push((asked[*prompt], *token)));
             }
             for Stream { x, .. } in streams {
-                let all: Vec<usize> = (0..passage.asked.len()).collect();
+                let all: Vec<usize> = (0..passage.rows_at_last()).collect();
                 let mut some = backend.zeros(Rows::Context, Role::Stream, 0, spec.hidden_size);
                 for rows in all.chunks(rows_at_once) {
                     backend.resize(&mut some, rows.len());

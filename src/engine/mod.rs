@@ -9,7 +9,9 @@
 //! branches, by the same code in the same order, so that equal weights give exactly equal results). Nobody attends to
 //! the last token, so a scored prompt has one twin row and its other tokens are context.
 
+mod alphas;
 mod any;
+mod block;
 mod cache;
 mod decode;
 mod experts;
@@ -29,6 +31,7 @@ mod trace;
 mod tree;
 mod workspace;
 
+pub use alphas::check_alphas;
 pub use any::AnyEngine;
 pub use footprint::{Batched, Footprint};
 pub use generate::{Completion, Finish, Generation, Listener, Prompt, Step, unheard};
@@ -38,7 +41,6 @@ pub use pack::PackLimits;
 pub use plan::RowCount;
 pub use sampling::Sampling;
 pub use score::Score;
-pub use steer::check_alphas;
 pub use trace::{Split, Trace};
 
 use crate::{

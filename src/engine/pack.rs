@@ -1,9 +1,6 @@
 //! A batch: prompts without padding, their tokens split into the context rows of several packs and the twin rows of all.
 
-use super::{
-    layer::PackView,
-    plan::{Draft, Lineage, Plan},
-};
+use super::plan::{Draft, Lineage, Plan};
 use crate::{
     backend::{Backend, Ropes, Rows},
     model::{ModelSpec, PairWeights, Rope},
@@ -109,12 +106,6 @@ pub struct Pack<B: Backend> {
     pub twin_rows: Range<usize>,
     /// Tokens of the prompts that end here, those that are shared counted for each.
     pub tokens: usize,
-}
-
-impl<B: Backend> Pack<B> {
-    pub fn view(&self) -> PackView<'_, B> {
-        PackView { layout: &self.layout, context: &self.context, twin_rows: &self.twin_rows }
-    }
 }
 
 /// Embeds tokens at positions, in rows of a kind.

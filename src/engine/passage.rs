@@ -1,31 +1,61 @@
-//! Rows that pass a branch's blocks as context rows, those of steering and of decoding: from the last layer only those come
-//! that are asked for.
+//! Rows that pass a branch's blocks as context rows, those of steering, of decoding and of traces.
 
 use super::{
-    Layer,
+    block::Onward,
     cache::KeysValues,
-    layer::{Onward, PackView},
+    layer::Layer,
     workspace::{ContextSpace, RowSpace},
 };
 use crate::{
-    backend::{Backend, Rows},
+    backend::{Backend, Role, Rows, Sequence},
     model::ModelSpec,
-    twin::Branch,
+    twin::{Branch, Twin},
 };
 
 /// Which rows pass.
 pub struct Passage<B: Backend> {
     pub rows: usize,
-    pub layout: B::Layout,
-    /// Those of them that come from the last layer, where they are a matrix of their own.
-    pub asked: Vec<usize>,
-    pub asked_layout: B::Layout,
+    layout: B::Layout,
+    /// Those of them that come from the last layer, where these are not all.
+    asked: Option<Asked<B>>,
+}
+
+struct Asked<B: Backend> {
+    rows: Vec<usize>,
+    layout: B::Layout,
 }
 
 impl<B: Backend> Passage<B> {
+    /// Of rows that all come from the last layer.
+    pub fn of_all(backend: &B, rows: usize, sequences: &[Sequence]) -> Self {
+        Self { rows, layout: backend.layout(sequences), asked: None }
+    }
+
+    /// Of rows of which `asked` come from the last layer, as a matrix of their own with sequences of its own.
+    pub fn asking(
+        backend: &B,
+        rows: usize,
+        sequences: &[Sequence],
+        asked: Vec<usize>,
+        asked_sequences: &[Sequence],
+    ) -> Self {
+        let asked = Asked { rows: asked, layout: backend.layout(asked_sequences) };
+        Self { asked: Some(asked), ..Self::of_all(backend, rows, sequences) }
+    }
+
+    /// The rows that come from the last layer, where these are not all.
+    pub fn asked(&self) -> Option<&[usize]> {
+        self.asked.as_ref().map(|asked| asked.rows.as_slice())
+    }
+
+    /// How many rows come from the last layer.
+    pub fn rows_at_last(&self) -> usize {
+        self.asked().map_or(self.rows, <[usize]>::len)
+    }
+
     /// How many rows come from a layer.
     pub fn rows_after(&self, layer: &Layer<'_, B>) -> usize {
-        if layer.is_last { self.asked.len() } else { self.rows }
+        if layer.is_last { self.rows_at_last() } else { self.rows }
     }
 }
 
@@ -35,29 +65,45 @@ pub struct Cached<'a, M> {
     pub places: &'a [usize],
 }
 
-/// What a block writes to besides the stream.
+/// What a block reads and writes besides the stream.
+pub struct Beside<'a, M> {
+    pub cached: Option<Cached<'a, M>>,
+    /// Gets the stream between attention and MLP.
+    pub after_attention: Option<&'a mut M>,
+}
+
+impl<M> Default for Beside<'_, M> {
+    fn default() -> Self {
+        Self { cached: None, after_attention: None }
+    }
+}
+
+/// What blocks write to.
 pub struct PassageSpace<M> {
     context: ContextSpace<M>,
     asked: RowSpace<M>,
+    /// The streams after the blocks.
+    pub after: Twin<M>,
 }
 
 impl<M> PassageSpace<M> {
-    pub fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec) -> Self {
+    pub fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, kind: Rows) -> Self {
+        let stream = || backend.zeros(kind, Role::Stream, 0, spec.hidden_size);
         Self {
-            context: ContextSpace::new(backend, spec, Rows::Context),
-            asked: RowSpace::new(backend, spec, Rows::Context),
+            context: ContextSpace::new(backend, spec, kind),
+            asked: RowSpace::new(backend, spec, Branch::Ft, kind, 0),
+            after: Twin::new(stream(), stream()),
         }
     }
 
     /// Makes room for a passage.
     pub fn fit<B: Backend<Mat = M>>(&mut self, backend: &B, passage: &Passage<B>) {
         self.context.fit(backend, passage.rows);
-        self.asked.fit(backend, passage.asked.len());
+        self.asked.fit(backend, passage.asked().map_or(0, <[usize]>::len));
     }
 
     /// Passes the stream `x[rows, D]` through a branch's block, and leaves it in `after`. The layouts' paths name rows of the
     /// passage, or with a cache rows of that.
-    #[allow(clippy::too_many_arguments, reason = "what a block reads and writes")]
     pub fn through<B: Backend<Mat = M>>(
         &mut self,
         backend: &B,
@@ -65,13 +111,12 @@ impl<M> PassageSpace<M> {
         branch: Branch,
         passage: &Passage<B>,
         x: &M,
-        after: &mut M,
-        cached: Option<Cached<'_, M>>,
+        Beside { cached, after_attention }: Beside<'_, M>,
     ) {
-        let block = layer.blocks.get(branch);
-        let Passage { layout, asked, asked_layout, .. } = passage;
-        let view = PackView { layout, context: x, twin_rows: &(0..0) };
-        block.prepare_context(backend, view, &mut self.context, layer.onward(Onward::Some));
+        let (block, after) = (layer.blocks.get(branch), self.after.get_mut(branch));
+        let asked = passage.asked.as_ref().filter(|_| layer.is_last);
+        let onward = if asked.is_some() { Onward::Some } else { Onward::All };
+        block.prepare_context(backend, x, &passage.layout, &mut self.context, onward);
         let ContextSpace { rows, keys, values, .. } = &mut self.context;
         let (keys, values) = match cached {
             None => (&*keys, &*values),
@@ -82,14 +127,14 @@ impl<M> PassageSpace<M> {
             }
         };
         backend.resize(after, passage.rows_after(layer));
-        if layer.is_last {
-            backend.gather(x, asked, after);
-            backend.gather(&rows.normed, asked, &mut self.asked.normed);
-            block.fill_queries(backend, asked_layout, &mut self.asked);
-            block.move_rows(backend, after, asked_layout, keys, values, &mut self.asked, None);
+        if let Some(asked) = asked {
+            backend.gather(x, &asked.rows, after);
+            backend.gather(&rows.normed, &asked.rows, &mut self.asked.normed);
+            block.fill_queries(backend, &asked.layout, &mut self.asked);
+            block.move_rows(backend, after, &asked.layout, keys, values, &mut self.asked, after_attention);
         } else {
             backend.copy(x, after);
-            block.move_rows(backend, after, layout, keys, values, rows, None);
+            block.move_rows(backend, after, &passage.layout, keys, values, rows, after_attention);
         }
     }
 }

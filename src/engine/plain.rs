@@ -1,6 +1,6 @@
 //! One model's own forward pass from the tuned model's embedding, for OutputCo and as a baseline of speed.
 
-use super::{Batch, Engine, Layer, Observer, Workspace, layer::Onward};
+use super::{Batch, Engine, Layer, Observer, Workspace, block::Onward};
 use crate::{Result, backend::Backend, twin::Branch};
 use std::ops::ControlFlow;
 
@@ -31,24 +31,24 @@ fn plain_layer<B: Backend>(
     workspace: &mut Workspace<B::Mat>,
     observer: Observer<'_>,
 ) -> ControlFlow<()> {
-    let twin_rows = batch.twin_rows();
     let Batch { layout, packs, twin, .. } = batch;
     let block = layer.blocks.get(branch);
     block.start_twin(backend, twin, layout, &mut workspace.twin.ft);
     for pack in packs {
         workspace.fit(backend, pack);
-        let Workspace { context: space, twin, heritage } = &mut *workspace;
-        block.prepare_context(backend, pack.view(), space, layer.onward(Onward::None));
+        let Workspace { context: space, twin, heritage, .. } = &mut *workspace;
+        block.prepare_context(backend, &pack.context, &pack.layout, space, layer.onward(Onward::None));
         heritage.pass_on(backend, branch, space, &pack.lineage);
-        block.attend(backend, pack.view(), space, None, &mut twin.ft);
+        block.attend(backend, pack, space, None, &mut twin.ft);
         if !layer.is_last {
             block.move_pack(backend, pack, workspace);
         }
         observer(pack.tokens as f64)?;
     }
     let space = &mut workspace.twin.ft;
-    block.finish_twin(backend, twin, twin_rows, space);
-    backend.add(twin, &space.output, &mut space.stream);
-    std::mem::swap(twin, &mut space.stream);
+    block.finish_twin(backend, twin, space);
+    let stream = &mut space.rows.normalized;
+    backend.add(twin, &space.output, stream);
+    std::mem::swap(twin, stream);
     ControlFlow::Continue(())
 }

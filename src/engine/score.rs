@@ -107,11 +107,11 @@ fn score_twin<B: Backend>(
     workspace: &mut Workspace<B::Mat>,
     sums: &mut B::Sums,
 ) {
-    let (rows, twin, space) = (batch.twin_rows(), &mut batch.twin, &mut workspace.twin);
+    let (twin, space) = (&mut batch.twin, &mut workspace.twin);
     if !layer.same_block {
-        layer.blocks.pt.finish_twin(backend, twin, rows, &mut space.pt);
+        layer.blocks.pt.finish_twin(backend, twin, &mut space.pt);
     }
-    layer.blocks.ft.finish_twin(backend, twin, rows, &mut space.ft);
+    layer.blocks.ft.finish_twin(backend, twin, &mut space.ft);
     let f_pt = (!layer.same_block).then_some(&space.pt.output);
     backend.contribution(f_pt, &space.ft.output, twin, sums);
 }

@@ -8,15 +8,16 @@
 
 use super::{
     Engine, Layer, Observer,
+    alphas::{branches, check_alphas, needed},
     head::Tokens,
     layer::Meeting,
-    passage::{Passage, PassageSpace},
+    passage::{Beside, Passage, PassageSpace},
     tree::{Chosen, Forest, plant},
 };
 use crate::{
-    Error, Result,
+    Result,
     backend::{Backend, Role, Rows},
-    twin::Branch,
+    twin::Twin,
 };
 
 /// A residual stream and the alphas that it is the stream of.
@@ -35,21 +36,13 @@ pub struct Pack<B: Backend> {
     pub streams: Vec<Stream<B::Mat>>,
 }
 
-/// What a layer writes to besides the streams.
-struct Space<M> {
-    passage: PassageSpace<M>,
-    /// The stream after the pre-trained block.
-    pt: M,
-    hidden_size: usize,
-}
-
 impl<B: Backend> Engine<'_, B> {
-    /// Logits of the token after each prompt under each of `alphas`: by alpha, then by prompt, then by token.
+    /// Logits of the token after each prompt under each of `alphas`: by alpha, then by prompt, then by token. The observer hears the
+    /// prompts' tokens once, whatever the number of alphas.
     ///
     /// # Errors
     /// A usage error for an alpha that is negative or not finite, and for none; a checkpoint error where there is no head;
-    /// [`ErrorKind::Interrupted`](crate::ErrorKind) when the observer stops the work. The observer hears the prompts' tokens once,
-    /// whatever the number of alphas.
+    /// [`ErrorKind::Interrupted`](crate::ErrorKind) when the observer stops the work.
     pub fn steer(
         &self,
         prompts: &[&[u32]],
@@ -63,7 +56,7 @@ impl<B: Backend> Engine<'_, B> {
         let mut logits = vec![vec![Vec::new(); prompts.len()]; alphas.len()];
         for Pack { forest, passage, of_prompt, streams } in packs {
             for Stream { x, alphas } in streams {
-                let rows = head.logits(backend, &x, passage.asked.len(), tokens);
+                let rows = head.logits(backend, &x, passage.rows_at_last(), tokens);
                 for ((prompt, _), of_prompt) in forest.ends.iter().zip(&of_prompt) {
                     for alpha in &alphas {
                         logits[*alpha][*prompt] =
@@ -89,32 +82,24 @@ impl<B: Backend> Engine<'_, B> {
     ) -> Result<Vec<Pack<B>>> {
         check_alphas(alphas)?;
         let backend = self.backend;
-        let spec = self.weights.spec();
+        let spec = self.weights.spec().ft;
         let forests = plant(prompts, self.limits.tokens, &mut self.ropes());
         let mut packs: Vec<Pack<B>> = {
             let embedded = |forest: Forest| {
                 let x = self.embed(Rows::Context, &forest.token_ids, &forest.positions);
                 let streams = vec![Stream { x, alphas: (0..alphas.len()).collect() }];
                 let Chosen { rows: asked, sequences, of_prompt } = forest.rows_from(first);
-                let passage = Passage {
-                    rows: forest.rows(),
-                    layout: backend.layout(&forest.sequences),
-                    asked,
-                    asked_layout: backend.layout(&sequences),
-                };
+                let passage = Passage::asking(backend, forest.rows(), &forest.sequences, asked, &sequences);
                 Pack { forest, passage, of_prompt, streams }
             };
             forests.into_iter().map(embedded).collect()
         };
-        let mut space = Space {
-            passage: PassageSpace::new(backend, spec.ft),
-            pt: backend.zeros(Rows::Context, Role::Stream, 0, spec.ft.hidden_size),
-            hidden_size: spec.ft.hidden_size,
-        };
-        let layers = spec.ft.num_hidden_layers as f64;
-        self.each_layer(Meeting::Packs, branches_of(alphas), |_, layer| {
+        let mut space = PassageSpace::new(backend, spec, Rows::Context);
+        let layers = spec.num_hidden_layers as f64;
+        let branches = branches(needed(alphas.iter().copied()));
+        self.each_layer(Meeting::Packs, branches, |_, layer| {
             packs.iter_mut().try_for_each(|pack| {
-                steer_layer(backend, layer, alphas, pack, &mut space);
+                steer_layer(backend, layer, spec.hidden_size, alphas, pack, &mut space);
                 observer(pack.forest.tokens as f64 / layers)
             })
         })?;
@@ -122,67 +107,36 @@ impl<B: Backend> Engine<'_, B> {
     }
 }
 
-/// What alphas may be: any numbers from 0 on, at least one.
-///
-/// # Errors
-/// A usage error for others.
-pub fn check_alphas(alphas: &[f64]) -> Result<()> {
-    if alphas.is_empty() {
-        return Err(Error::usage("there is no alpha, expected one or more numbers from 0 on"));
-    }
-    match alphas.iter().find(|alpha| !alpha.is_finite() || **alpha < 0.0) {
-        None => Ok(()),
-        Some(alpha) => Err(Error::usage(format!("alpha is {alpha}, expected a number from 0 on"))),
-    }
-}
-
-/// The branches whose blocks these alphas need: alpha 1 needs none of the base, alpha 0 none of the tuned model.
-pub fn branches_of(alphas: &[f64]) -> &'static [Branch] {
-    let need = |without: f64| alphas.iter().any(|alpha| *alpha != without);
-    match (need(1.0), need(0.0)) {
-        (true, false) => &[Branch::Pt],
-        (false, true) => &[Branch::Ft],
-        _ => &[Branch::Pt, Branch::Ft],
-    }
-}
-
 /// Passes a pack's streams through a layer; from the last one they come with the chosen rows only.
 fn steer_layer<B: Backend>(
     backend: &B,
     layer: &Layer<'_, B>,
+    hidden_size: usize,
     alphas: &[f64],
     pack: &mut Pack<B>,
-    space: &mut Space<B::Mat>,
+    space: &mut PassageSpace<B::Mat>,
 ) {
     let Pack { passage, streams, .. } = pack;
-    space.passage.fit(backend, passage);
-    let hidden_size = space.hidden_size;
-    let empty = || backend.zeros(Rows::Context, Role::Stream, 0, hidden_size);
+    space.fit(backend, passage);
     let mut moved = Vec::with_capacity(streams.len());
-    for Stream { x, alphas: places } in streams.drain(..) {
-        let needs = |without: f64| places.iter().any(|place| alphas[*place] != without);
-        let Space { passage: passage_space, pt, .. } = &mut *space;
-        let mut through =
-            |branch, after: &mut _| passage_space.through(backend, layer, branch, passage, &x, after, None);
-        let needs_pt = !layer.same_block && needs(1.0);
-        if needs_pt {
-            through(Branch::Pt, pt);
+    for Stream { mut x, alphas: places } in streams.drain(..) {
+        let needed = layer.computes(needed(places.iter().map(|place| alphas[*place])));
+        for branch in branches(needed) {
+            space.through(backend, layer, *branch, passage, &x, Beside::default());
         }
-        let mut ft = empty();
-        if layer.same_block || needs(0.0) {
-            through(Branch::Ft, &mut ft);
-        }
-        if !needs_pt {
-            moved.push(Stream { x: ft, alphas: places });
+        let Twin { pt, ft } = &mut space.after;
+        if !needed.pt {
+            std::mem::swap(&mut x, ft);
+            moved.push(Stream { x, alphas: places });
             continue;
         }
         for place in places {
-            let mut x = empty();
+            let mut x = backend.zeros(Rows::Context, Role::Stream, 0, hidden_size);
             backend.resize(&mut x, passage.rows_after(layer));
             match alphas[place] {
                 0.0 => backend.copy(pt, &mut x),
                 alpha => {
-                    backend.copy(&ft, &mut x);
+                    backend.copy(ft, &mut x);
                     if alpha != 1.0 {
                         backend.blend(pt, &mut x, alpha);
                     }

@@ -6,15 +6,15 @@
 
 use super::{
     Engine, Layer, Observer,
-    layer::{Block, Meeting, Onward, PackView},
+    alphas::branches,
+    layer::Meeting,
+    passage::{Beside, Passage, PassageSpace},
     tree::{Forest, plant},
-    workspace::ContextSpace,
 };
 use crate::{
     Error, ErrorKind, Result,
     backend::{Backend, PartSums, Role, Rows},
     metrics::{PartsL1, RunningL1, tuco},
-    model::ModelSpec,
     twin::{Branch, Twin},
 };
 
@@ -120,9 +120,13 @@ impl<B: Backend> Engine<'_, B> {
         let forests = plant(prompts, self.limits.tokens, &mut self.ropes());
         let mut packs: Vec<Pack<B>> =
             forests.into_iter().map(|forest| Pack::embed(self, kind, forest)).collect();
-        let mut space = Space::new(backend, spec, kind);
+        let stream = || backend.zeros(kind, Role::Stream, 0, spec.hidden_size);
+        let mut space = Space {
+            passage: PassageSpace::new(backend, spec, kind),
+            after_attention: Twin::new(stream(), stream()),
+        };
         let layers = spec.num_hidden_layers as f64;
-        self.each_layer(Meeting::Packs, &[Branch::Pt, Branch::Ft], |_, layer| {
+        self.each_layer(Meeting::Packs, &Branch::BOTH, |_, layer| {
             packs.iter_mut().try_for_each(|pack| {
                 trace_layer(backend, layer, pack, &mut space);
                 observer(pack.forest.tokens as f64 / layers)
@@ -142,7 +146,7 @@ struct Pack<B: Backend> {
     forest: Forest,
     kind: Rows,
     hidden_size: usize,
-    layout: B::Layout,
+    passage: Passage<B>,
     /// The stream, `[rows, D]`, and what was added to it, of the same kind.
     x: B::Mat,
     sums: PartSums<B::Mat>,
@@ -154,28 +158,8 @@ struct Pack<B: Backend> {
 
 /// What a layer writes to besides the streams.
 struct Space<M> {
-    context: ContextSpace<M>,
+    passage: PassageSpace<M>,
     after_attention: Twin<M>,
-    after: Twin<M>,
-}
-
-impl<M> Space<M> {
-    fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, kind: Rows) -> Self {
-        let mat = || backend.zeros(kind, Role::Stream, 0, spec.hidden_size);
-        Self {
-            context: ContextSpace::new(backend, spec, kind),
-            after_attention: Twin::new(mat(), mat()),
-            after: Twin::new(mat(), mat()),
-        }
-    }
-
-    fn fit<B: Backend<Mat = M>>(&mut self, backend: &B, rows: usize) {
-        self.context.fit(backend, rows);
-        let Self { after_attention, after, .. } = self;
-        for mat in [after_attention, after].into_iter().flat_map(|twin| [&mut twin.pt, &mut twin.ft]) {
-            backend.resize(mat, rows);
-        }
-    }
 }
 
 impl<B: Backend> Pack<B> {
@@ -186,7 +170,7 @@ impl<B: Backend> Pack<B> {
         let sums = || Twin::new(zeros(), zeros());
         let sums = PartSums { attention: sums(), mlp: sums() };
         let mut pack = Self {
-            layout: backend.layout(&forest.sequences),
+            passage: Passage::of_all(backend, forest.rows(), &forest.sequences),
             embedding: Vec::new(),
             norms: Vec::with_capacity(spec.num_hidden_layers),
             hidden_size: spec.hidden_size,
@@ -231,20 +215,15 @@ impl<B: Backend> Pack<B> {
 
 /// Passes a pack through both blocks and adds up what they did.
 fn trace_layer<B: Backend>(backend: &B, layer: &Layer<'_, B>, pack: &mut Pack<B>, space: &mut Space<B::Mat>) {
-    space.fit(backend, pack.forest.rows());
-    let Pack { layout, x, sums, norms, .. } = pack;
-    let Space { context, after_attention, after } = space;
-    let mut through = |block: &Block<'_, B>, after_attention: &mut B::Mat, after: &mut B::Mat| {
-        let view = PackView { layout, context: x, twin_rows: &(0..0) };
-        block.prepare_context(backend, view, context, Onward::All);
-        backend.copy(x, after);
-        let ContextSpace { rows, keys, values, .. } = &mut *context;
-        block.move_rows(backend, after, layout, keys, values, rows, Some(after_attention));
-    };
-    through(&layer.blocks.ft, &mut after_attention.ft, &mut after.ft);
-    if !layer.same_block {
-        through(&layer.blocks.pt, &mut after_attention.pt, &mut after.pt);
+    let Pack { passage, x, sums, norms, .. } = pack;
+    let Space { passage: space, after_attention } = space;
+    space.fit(backend, passage);
+    for branch in branches(layer.computes(Twin::new(true, true))) {
+        let after_attention = after_attention.get_mut(*branch);
+        backend.resize(after_attention, passage.rows);
+        let beside = Beside { after_attention: Some(after_attention), ..Beside::default() };
+        space.through(backend, layer, *branch, passage, x, beside);
     }
-    norms.push(backend.trace(x, layer.both(after_attention), layer.both(after), sums));
-    std::mem::swap(x, &mut after.ft);
+    norms.push(backend.trace(x, layer.both(after_attention), layer.both(&space.after), sums));
+    std::mem::swap(x, &mut space.after.ft);
 }

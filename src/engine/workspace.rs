@@ -12,43 +12,35 @@ pub struct ContextSpace<M> {
     pub rows: RowSpace<M>,
     /// Keys before their norm; without columns where keys have none.
     pub raw_keys: M,
-    /// Rotated keys and what the pre-trained model's differ by from the tuned model's, `[C, K·Dh]`.
+    /// Rotated keys, `[C, K·Dh]`.
     pub keys: M,
-    pub key_difference: M,
     /// `[C, K·Dh]`
     pub values: M,
 }
 
-/// What context rows need besides keys and values.
+/// What rows of any kind need besides keys and values; `R` is how many there are.
 pub struct RowSpace<M> {
-    /// Normalized hidden states before attention, without the norm's weight, `[C, D]`.
+    /// Of context rows the normalized hidden states before attention, without the norm's weight; then, and of twin rows, room for what
+    /// is not yet added to the stream. `[R, D]`.
     pub normalized: M,
-    /// Output of the attention norm, and afterwards of the MLP norm, `[C, D]`.
+    /// Output of the attention norm, and afterwards of the MLP norm, `[R, D]`.
     pub normed: M,
-    /// Queries, then outputs of the heads, `[C, H·Dh]`.
+    /// Queries of context rows, then outputs of the heads, `[R, H·Dh]`.
     pub heads: M,
-    /// Inside of the MLP, `[C, F]`.
+    /// Inside of the MLP, `[R, F]`.
     pub hidden: M,
     pub experts: Option<ExpertSpace<M>>,
-    /// How many rows there are.
+    /// `R`.
     pub count: usize,
 }
 
 /// Matrices of the twin rows in one branch.
 pub struct TwinSpace<M> {
-    /// Output of the attention norm, and afterwards of the MLP norm, `[R, D]`.
-    pub normed: M,
+    pub rows: RowSpace<M>,
     pub queries: M,
     pub keys: M,
     /// Mean hidden states of the heads, for the rows of one pack, `[rows, H·D]`.
     pub means: M,
-    /// Outputs of the heads, `[R, H·Dh]`.
-    pub heads: M,
-    /// The stream after attention, `[R, D]`.
-    pub stream: M,
-    /// Inside of the MLP, `[R, F]`.
-    pub hidden: M,
-    pub experts: Option<ExpertSpace<M>>,
     /// The block's output, `[R, D]`.
     pub output: M,
 }
@@ -66,6 +58,8 @@ pub struct ExpertSpace<M> {
 /// Everything a layer writes to besides the residual streams.
 pub struct Workspace<M> {
     pub context: ContextSpace<M>,
+    /// What a pack's rotated keys in the pre-trained model differ by from those in the tuned model, `[C, K·Dh]`.
+    pub key_difference: M,
     pub twin: Twin<TwinSpace<M>>,
     pub heritage: Heritage<M>,
 }
@@ -134,15 +128,21 @@ impl<M> ExpertSpace<M> {
 }
 
 impl<M> RowSpace<M> {
-    pub fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, kind: Rows) -> Self {
-        let context = |cols: usize| backend.zeros(kind, Role::Operand, 0, cols);
+    pub fn new<B: Backend<Mat = M>>(
+        backend: &B,
+        spec: &ModelSpec,
+        branch: Branch,
+        kind: Rows,
+        count: usize,
+    ) -> Self {
+        let rows = |cols: usize| backend.zeros_of_branch(branch, kind, Role::Operand, count, cols);
         Self {
-            normalized: context(spec.hidden_size),
-            normed: context(spec.hidden_size),
-            heads: context(spec.query_width()),
-            hidden: context(spec.intermediate_size),
-            experts: ExpertSpace::new(backend, spec, Branch::Ft, kind),
-            count: 0,
+            normalized: rows(spec.hidden_size),
+            normed: rows(spec.hidden_size),
+            heads: rows(spec.query_width()),
+            hidden: rows(spec.intermediate_size),
+            experts: ExpertSpace::new(backend, spec, branch, kind),
+            count,
         }
     }
 
@@ -161,19 +161,18 @@ impl<M> ContextSpace<M> {
         let context = |cols: usize| backend.zeros(kind, Role::Operand, 0, cols);
         let k = spec.key_width();
         Self {
-            rows: RowSpace::new(backend, spec, kind),
+            rows: RowSpace::new(backend, spec, Branch::Ft, kind, 0),
             raw_keys: context(if LayerTensor::KeyNorm.shape(spec, 0).is_some() { k } else { 0 }),
             keys: context(k),
-            key_difference: backend.zeros_of_branch(Branch::Pt, kind, Role::Operand, 0, k),
             values: context(k),
         }
     }
 
     /// Makes room for so many rows.
     pub fn fit<B: Backend<Mat = M>>(&mut self, backend: &B, rows: usize) {
-        let Self { rows: row_space, raw_keys, keys, key_difference, values } = self;
+        let Self { rows: row_space, raw_keys, keys, values } = self;
         row_space.fit(backend, rows);
-        for mat in [raw_keys, keys, key_difference, values] {
+        for mat in [raw_keys, keys, values] {
             backend.resize(mat, rows);
         }
     }
@@ -182,31 +181,27 @@ impl<M> ContextSpace<M> {
 impl<M> Workspace<M> {
     /// Room for `twin_rows` twin rows and no context rows yet.
     pub fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec, twin_rows: usize) -> Self {
-        let (d, q) = (spec.hidden_size, spec.query_width());
+        let (d, k) = (spec.hidden_size, spec.key_width());
         let inherited = |cols: usize| Inherited::new(backend, Branch::Ft, cols);
         let twin_space = |branch| {
-            let rows = |rows, cols| backend.zeros_of_branch(branch, Rows::Twin, Role::Operand, rows, cols);
-            let twin = |cols| rows(twin_rows, cols);
+            let twin = |rows, cols| backend.zeros_of_branch(branch, Rows::Twin, Role::Operand, rows, cols);
             TwinSpace {
-                normed: twin(d),
-                queries: twin(q),
-                keys: twin(spec.key_width()),
-                means: rows(0, spec.num_attention_heads * d),
-                heads: twin(q),
-                stream: twin(d),
-                hidden: twin(spec.intermediate_size),
-                experts: ExpertSpace::new(backend, spec, branch, Rows::Twin),
-                output: twin(d),
+                rows: RowSpace::new(backend, spec, branch, Rows::Twin, twin_rows),
+                queries: twin(twin_rows, spec.query_width()),
+                keys: twin(twin_rows, k),
+                means: twin(0, spec.num_attention_heads * d),
+                output: twin(twin_rows, d),
             }
         };
         Self {
             context: ContextSpace::new(backend, spec, Rows::Context),
+            key_difference: backend.zeros_of_branch(Branch::Pt, Rows::Context, Role::Operand, 0, k),
             twin: Twin::new(twin_space(Branch::Pt), twin_space(Branch::Ft)),
             heritage: Heritage {
-                keys: Twin::new(inherited(spec.key_width()), inherited(spec.key_width())),
+                keys: Twin::new(inherited(k), inherited(k)),
                 normalized: Twin::new(inherited(d), inherited(d)),
-                key_difference: Inherited::new(backend, Branch::Pt, spec.key_width()),
-                values: inherited(spec.key_width()),
+                key_difference: Inherited::new(backend, Branch::Pt, k),
+                values: inherited(k),
             },
         }
     }

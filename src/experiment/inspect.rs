@@ -122,7 +122,7 @@ fn outside_layers(pair: &Pair) -> String {
 
 fn change(pair: &Pair, layer: usize, tensor: LayerTensor) -> Change {
     let identical = usize::from(pair.is_shared(layer, tensor));
-    let weights = [Branch::Pt, Branch::Ft].map(|branch| pair.layer_tensor(branch, layer, tensor));
+    let weights = Branch::BOTH.map(|branch| pair.layer_tensor(branch, layer, tensor));
     let [Some(pt), Some(ft)] = weights else { return Change::default() };
     Change { tensors: 1, identical, ..Change::of(&pt, &ft) }
 }

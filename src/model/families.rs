@@ -52,6 +52,7 @@ const LIKE_LLAMA: Family = Family {
     whole_qk_norm: false,
 };
 
+/// Of the biases a model has those that its config tells, or none.
 const LLAMA_TENSORS: &[(LayerTensor, &str)] = &[
     (AttentionNorm, "input_layernorm.weight"),
     (Query, "self_attn.q_proj.weight"),
@@ -74,53 +75,22 @@ const LLAMA_TENSORS: &[(LayerTensor, &str)] = &[
 /// Llama 1 to 3.3, and what was made from them: Vicuna, SmolLM, TinyLlama, Yi … (`transformers` modeling_llama.py).
 static LLAMA: Family = Family {
     model_type: "llama",
-    layer_tensors: LLAMA_TENSORS,
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false,
         "mlp_bias": false}"#,
     ..LIKE_LLAMA
 };
 
-const MISTRAL_TENSORS: &[(LayerTensor, &str)] = &[
-    (AttentionNorm, "input_layernorm.weight"),
-    (Query, "self_attn.q_proj.weight"),
-    (Key, "self_attn.k_proj.weight"),
-    (Value, "self_attn.v_proj.weight"),
-    (AttentionOutput, "self_attn.o_proj.weight"),
-    (MlpNorm, "post_attention_layernorm.weight"),
-    (Gate, "mlp.gate_proj.weight"),
-    (Up, "mlp.up_proj.weight"),
-    (Down, "mlp.down_proj.weight"),
-];
-
 /// Mistral 7B, its fine-tunes and successors (modeling_mistral.py).
 static MISTRAL: Family = Family {
     model_type: "mistral",
-    layer_tensors: MISTRAL_TENSORS,
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "hidden_act": "silu", "num_key_value_heads": 8,
         "sliding_window": 4096}"#,
     ..LIKE_LLAMA
 };
 
-const GEMMA_TENSORS: &[(LayerTensor, &str)] = &[
-    (AttentionNorm, "input_layernorm.weight"),
-    (Query, "self_attn.q_proj.weight"),
-    (Key, "self_attn.k_proj.weight"),
-    (Value, "self_attn.v_proj.weight"),
-    (QueryBias, "self_attn.q_proj.bias"),
-    (KeyBias, "self_attn.k_proj.bias"),
-    (ValueBias, "self_attn.v_proj.bias"),
-    (AttentionOutput, "self_attn.o_proj.weight"),
-    (AttentionOutputBias, "self_attn.o_proj.bias"),
-    (MlpNorm, "post_attention_layernorm.weight"),
-    (Gate, "mlp.gate_proj.weight"),
-    (Up, "mlp.up_proj.weight"),
-    (Down, "mlp.down_proj.weight"),
-];
-
 /// Gemma 1 (modeling_gemma.py).
 static GEMMA: Family = Family {
     model_type: "gemma",
-    layer_tensors: GEMMA_TENSORS,
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 8192, "hidden_act": "gelu_pytorch_tanh",
         "num_key_value_heads": 16, "head_dim": 256, "attention_bias": false, "use_bidirectional_attention": null}"#,
     norms_add_one: true,
@@ -198,25 +168,9 @@ static GEMMA3_TEXT: Family = Family {
     ..LIKE_LLAMA
 };
 
-const QWEN2_TENSORS: &[(LayerTensor, &str)] = &[
-    (AttentionNorm, "input_layernorm.weight"),
-    (Query, "self_attn.q_proj.weight"),
-    (Key, "self_attn.k_proj.weight"),
-    (Value, "self_attn.v_proj.weight"),
-    (QueryBias, "self_attn.q_proj.bias"),
-    (KeyBias, "self_attn.k_proj.bias"),
-    (ValueBias, "self_attn.v_proj.bias"),
-    (AttentionOutput, "self_attn.o_proj.weight"),
-    (MlpNorm, "post_attention_layernorm.weight"),
-    (Gate, "mlp.gate_proj.weight"),
-    (Up, "mlp.up_proj.weight"),
-    (Down, "mlp.down_proj.weight"),
-];
-
 /// Qwen 1.5 to 2.5 (modeling_qwen2.py).
 static QWEN2: Family = Family {
     model_type: "qwen2",
-    layer_tensors: QWEN2_TENSORS,
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 32,
         "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28, "layer_types": null}"#,
     always_qkv_bias: true,
@@ -304,7 +258,6 @@ static OLMO2: Family = Family {
 /// Granite 3, dense (modeling_granite.py).
 static GRANITE: Family = Family {
     model_type: "granite",
-    layer_tensors: LLAMA_TENSORS,
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false,
         "mlp_bias": false, "embedding_multiplier": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
         "logits_scaling": 1.0}"#,
@@ -314,7 +267,6 @@ static GRANITE: Family = Family {
 /// SmolLM3 (modeling_smollm3.py): every fourth layer does not rotate.
 static SMOLLM3: Family = Family {
     model_type: "smollm3",
-    layer_tensors: LLAMA_TENSORS,
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 4,
         "rope_theta": 2e6, "attention_bias": false, "mlp_bias": false, "no_rope_layers": null,
         "no_rope_layer_interval": 4, "use_sliding_window": false, "sliding_window": null, "layer_types": null}"#,

@@ -124,7 +124,7 @@ pub struct Rotation {
 impl LayoutRows {
     pub fn new(device: &Arc<dyn Device>, ropes: &RopeCache, sequences: &[Sequence]) -> Result<Self> {
         let (mut tables, mut contents) = (HashMap::new(), Contents::default());
-        for branch in [Branch::Pt, Branch::Ft] {
+        for branch in Branch::BOTH {
             let count = sequences.first().map_or(0, |sequence| sequence.ropes.get(branch).len());
             for index in 0..count {
                 let of = |sequence: &Sequence| ropes.get(device, &sequence.ropes.get(branch)[index]);

@@ -327,7 +327,7 @@ pub fn resident_bytes(weights: &dyn PairWeights, context: Element) -> usize {
     let tensors = spec.ft.all_layer_tensors();
     let both = tensors.flat_map(|(layer, tensor)| {
         let branches: &[Branch] =
-            if weights.is_shared(layer, tensor) { &[Branch::Ft] } else { &[Branch::Pt, Branch::Ft] };
+            if weights.is_shared(layer, tensor) { &[Branch::Ft] } else { &Branch::BOTH };
         branches.iter().map(move |branch| (*branch, layer, tensor))
     });
     let layers: usize = both.map(|(branch, layer, tensor)| bytes_of(branch, layer, tensor)).sum();
