@@ -1,6 +1,8 @@
-//! What is said where there is no NVIDIA driver, or one that does not come far: `tests/driver/libcuda.c` instead of it.
+//! What is said where there is no NVIDIA driver, or one that does not come far, and how the host goes about one that does:
+//! `tests/driver/libcuda.c` instead of it.
 #![cfg(target_os = "linux")]
 
+use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -10,25 +12,46 @@ use std::{
 fn driver(dir: &Path) -> PathBuf {
     let library = dir.join("libcuda.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/driver/libcuda.c");
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status();
+    let options = ["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread", "-o"];
+    let built = Command::new("cc").args(options).args([&library, &source]).status();
     assert!(built.unwrap().success());
     library
 }
 
-/// Scores a prompt of the demo pair with what is in `libraries` as the driver.
-fn scored(libraries: &Path, scene: &str, device: &str, visible: Option<&str>) -> Output {
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo")
+}
+
+/// The program with the demo pair, and with what is in `libraries` as the driver.
+fn tuco(libraries: &Path, scene: &str, subcommand: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tuco"));
-    command.arg("score").arg("--base").arg(demo.join("base")).arg("--tuned").arg(demo.join("tuned"));
+    command.args([subcommand, "--base"]).arg(demo().join("base")).arg("--tuned").arg(demo().join("tuned"));
+    command.env("LD_LIBRARY_PATH", libraries).env("DRIVER", scene).env_remove("CUDA_VISIBLE_DEVICES");
+    command
+}
+
+/// Scores a prompt.
+fn scored(libraries: &Path, scene: &str, device: &str, visible: Option<&str>) -> Output {
+    let mut command = tuco(libraries, scene, "score");
     let prompts = libraries.join("prompts.txt");
     std::fs::write(&prompts, "for it as was\n").unwrap();
     command.arg(prompts).args(["--threads", "1", "--device", device]);
-    command.env("LD_LIBRARY_PATH", libraries).env("DRIVER", scene).env_remove("CUDA_VISIBLE_DEVICES");
     visible.iter().for_each(|devices| {
         command.env("CUDA_VISIBLE_DEVICES", devices);
     });
     command.output().unwrap()
 }
+
+/// The rows of the demo's prompts and what was said, with so many bytes of the device's memory.
+fn scored_in(libraries: &Path, scene: &str, memory: usize, options: &[&str]) -> (Vec<Value>, Output) {
+    let mut command = tuco(libraries, scene, "score");
+    command.arg(demo().join("prompts.jsonl")).args(["--device", "cuda"]).args(options);
+    let output = command.env("MEMORY", memory.to_string()).output().unwrap();
+    let rows = String::from_utf8_lossy(&output.stdout);
+    (rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect(), output)
+}
+
+const COMPUTING: [&str; 2] = ["computes", "computes on Hopper"];
 
 /// Whether there is a real one, which `LD_LIBRARY_PATH` alone does not hide.
 fn has_driver() -> bool {
@@ -88,4 +111,64 @@ fn a_machine_without_a_driver_says_so() {
     let stderr = String::from_utf8_lossy(&asked.stderr);
     assert_eq!(asked.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("there is no NVIDIA driver (libcuda.so.1) on this machine"), "{stderr}");
+}
+
+/// The driver says what it was asked for against its rules, and what it was not given back. Its kernels do nothing, so scores are 0.
+#[test]
+fn the_host_keeps_the_driver_s_rules() {
+    let dir = tempfile::tempdir().unwrap();
+    driver(dir.path());
+    let (prompts, questions) = (demo().join("prompts.jsonl"), dir.path().join("questions.jsonl"));
+    let question = r#"{"prompt": "Is it so?", "choices": ["yes", "no"], "label": "no"}"#;
+    std::fs::write(&questions, [question; 6].join("\n")).unwrap();
+    let runs: [(&str, &Path, &[&str]); 6] = [
+        ("score", &prompts, &["--layers", "--output-co"]),
+        ("score", &prompts, &["--resident", "off", "--batch-size", "7"]),
+        ("generate", &prompts, &["--limit", "3", "--max-new-tokens", "40", "--tuco", "--alpha", "0.5"]),
+        ("jailbreak", &prompts, &["--limit", "4", "--n", "3", "--max-new-tokens", "5"]),
+        ("sweep", &questions, &["--alphas", "0,1,1.2", "--folds", "2", "--resident", "off"]),
+        ("trace", Path::new("for it as was"), &[]),
+    ];
+    for scene in COMPUTING {
+        for (subcommand, input, options) in &runs {
+            let mut command = tuco(dir.path(), scene, subcommand);
+            let to = dir.path().join("results");
+            command.arg(input).args(["--device", "cuda", "--overwrite", "-o"]).arg(&to).args(*options);
+            let output = command.output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{scene}, {subcommand}: {stderr}");
+            assert!(
+                stderr.contains("tuco: device: cuda:0 (GPU of a test)"),
+                "{scene}, {subcommand}: {stderr}"
+            );
+            assert!(!stderr.contains("driver: "), "{scene}, {subcommand}: {stderr}");
+            let _ = std::fs::remove_file(&to).or_else(|_| std::fs::remove_dir_all(&to));
+        }
+    }
+}
+
+#[test]
+fn what_memory_does_not_hold_at_once_is_scored_in_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    driver(dir.path());
+    for scene in COMPUTING {
+        let (all, _) = scored_in(dir.path(), scene, 1 << 30, &[]);
+        assert!(all.len() > 100 && all.iter().all(|row| row["tuco"] == 0.0), "{scene}: {} rows", all.len());
+        let (rows, output) = scored_in(dir.path(), scene, 5 << 20, &[]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !stderr.contains("driver: "), "{scene}: {stderr}");
+        assert!(stderr.contains("weights brought layer by layer"), "{scene}: {stderr}");
+        let warnings = stderr.matches("going on with as few tokens at once as it holds").count();
+        assert_eq!((rows, warnings), (all, 1), "{scene}: {stderr}");
+
+        // A layer alone is too much: a run may find more memory next time.
+        let (rows, output) = scored_in(dir.path(), scene, 1 << 20, &[]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), rows.len()), (Some(1), 0), "{scene}: {stderr}");
+        assert!(
+            stderr.contains("does not fit alone: cuda:0 (GPU of a test): the GPU cannot allocate"),
+            "{scene}: {stderr}"
+        );
+        assert!(!stderr.contains("driver: "), "{scene}: {stderr}");
+    }
 }

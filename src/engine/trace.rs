@@ -101,11 +101,12 @@ impl<B: Backend> Engine<'_, B> {
     /// scaling and capping.
     ///
     /// # Errors
-    /// Where the checkpoint has no head that can be read; [`ErrorKind::NotFinite`] where the logits overflow.
+    /// Where the checkpoint has no head that can be read; [`ErrorKind::NotFinite`] where the logits overflow; see also [`Backend::check`].
     pub fn logits_of_parts(&self, split: &Split) -> Result<Split> {
         let head = self.head(Meeting::Packs)?;
         let parts = [&split.embedding, &split.pt, &split.ft].map(Vec::as_slice);
         let [embedding, pt, ft] = head.logits_of_parts(self.backend, &split.hidden(), parts);
+        self.backend.check()?;
         if [&embedding, &pt, &ft].into_iter().flatten().any(|logit| !logit.is_finite()) {
             let message =
                 "the logits of the hidden state's parts overflowed: the weights are finite but too large";

@@ -228,7 +228,8 @@ impl Buffer {
         if self.is_common { self.device.upload_common(to, bytes) } else { self.device.upload(to, bytes) }
     }
 
-    fn holding<T: Args>(self, values: &[T]) -> Result<Self> {
+    /// The buffer with `values` from its beginning on.
+    pub fn holding<T: Args>(self, values: &[T]) -> Result<Self> {
         if !values.is_empty() {
             self.fill(0, as_bytes(values))?;
         }

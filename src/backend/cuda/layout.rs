@@ -66,6 +66,13 @@ impl Contents {
         self.0.extend(as_bytes(values));
         Place(place)
     }
+
+    /// In memory of one of few sizes: the layouts of tokens that are generated grow one by one, and find what earlier ones left.
+    fn bring(self, device: &Arc<dyn Device>) -> Result<Buffer> {
+        let step = self.0.len().next_power_of_two() / 16;
+        let buffer = Buffer::common(device, self.0.len().next_multiple_of(step.max(1)))?;
+        buffer.holding(&self.0)
+    }
 }
 
 impl Tiles {
@@ -176,7 +183,7 @@ impl LayoutRows {
             most_tokens,
             all_tokens,
             score_tokens,
-            buffer: Buffer::common_of(device, &contents.0)?,
+            buffer: contents.bring(device)?,
         })
     }
 

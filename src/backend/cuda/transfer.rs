@@ -8,6 +8,7 @@ use super::{
 };
 use crate::Result;
 use rayon::prelude::*;
+use std::collections::VecDeque;
 
 /// Bytes that one thread writes at a time.
 const PART_BYTES: usize = 1 << 20;
@@ -62,9 +63,8 @@ pub trait Streams {
 
 /// Common memory, and what is on its way to it.
 pub struct Transfer<S: Streams> {
-    /// Made when they are first needed.
-    stages: Option<[Stage<S::Event>; 2]>,
-    next: usize,
+    /// Two, made when they are first needed; the one that was written last comes last.
+    stages: VecDeque<Stage<S::Event>>,
     /// Events that nobody waits for.
     spare: Vec<S::Event>,
     /// Memory that nobody will read any more.
@@ -89,7 +89,7 @@ unsafe impl<E: Send> Send for Stage<E> {}
 
 impl<S: Streams> Default for Transfer<S> {
     fn default() -> Self {
-        Self { stages: None, next: 0, spare: Vec::new(), unused: Pool::default() }
+        Self { stages: VecDeque::new(), spare: Vec::new(), unused: Pool::default() }
     }
 }
 
@@ -104,9 +104,7 @@ impl<S: Streams> Transfer<S> {
 
     /// Takes memory back that kernels may still read.
     pub fn leave(&mut self, streams: &S, address: Address, bytes: usize) -> Result<()> {
-        while self.spare.len() < Lane::ALL.len() {
-            self.spare.push(streams.new_event()?);
-        }
+        self.spare_events(streams, Lane::ALL.len())?;
         let done = [(); Lane::ALL.len()].map(|()| self.spare.pop().expect("there are as many"));
         for (event, lane) in done.iter().zip(Lane::ALL) {
             streams.record(*event, Stream::Lane(lane))?;
@@ -131,13 +129,15 @@ impl<S: Streams> Transfer<S> {
         bytes: usize,
         fill: &Fill,
     ) -> Result<()> {
-        let stages = match self.stages {
-            Some(stages) => stages,
-            None => *self.stages.insert([Stage::new(streams)?, Stage::new(streams)?]),
-        };
+        while self.stages.len() < 2 {
+            self.spare_events(streams, 1)?;
+            let bytes = streams.pin(S::STAGE_BYTES)?;
+            let copied = self.spare.pop().expect("there is one");
+            self.stages.push_back(Stage { bytes, copied });
+        }
         for start in (0..bytes).step_by(S::STAGE_BYTES) {
-            let Stage { bytes: staged, copied } = stages[self.next];
-            self.next = (self.next + 1) % stages.len();
+            self.stages.rotate_left(1);
+            let Stage { bytes: staged, copied } = self.stages[1];
             streams.finish(copied)?;
             // SAFETY: pinned memory of as many bytes, which no copy reads any more.
             let staged = unsafe { std::slice::from_raw_parts_mut(staged, S::STAGE_BYTES.min(bytes - start)) };
@@ -149,6 +149,14 @@ impl<S: Streams> Transfer<S> {
             if stream == Stream::Copies {
                 Lane::ALL.into_iter().try_for_each(|lane| streams.wait(Stream::Lane(lane), copied))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Makes so many events that nobody waits for, if there are fewer.
+    fn spare_events(&mut self, streams: &S, count: usize) -> Result<()> {
+        while self.spare.len() < count {
+            self.spare.push(streams.new_event()?);
         }
         Ok(())
     }
@@ -167,18 +175,12 @@ impl<S: Streams> Transfer<S> {
     pub fn close(&mut self, streams: &S) -> Result<()> {
         self.release_unused(streams)?;
         self.spare.drain(..).try_for_each(|event| streams.drop_event(event))?;
-        for Stage { bytes, copied } in self.stages.take().into_iter().flatten() {
+        for Stage { bytes, copied } in self.stages.drain(..) {
             streams.finish(copied)?;
             streams.drop_event(copied)?;
-            // SAFETY: pinned by `Stage::new`; its last copy is done.
+            // SAFETY: pinned by `write`; its last copy is done.
             unsafe { streams.unpin(bytes, S::STAGE_BYTES) }?;
         }
         Ok(())
-    }
-}
-
-impl<E> Stage<E> {
-    fn new<S: Streams<Event = E>>(streams: &S) -> Result<Self> {
-        Ok(Self { bytes: streams.pin(S::STAGE_BYTES)?, copied: streams.new_event()? })
     }
 }

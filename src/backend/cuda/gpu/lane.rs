@@ -159,7 +159,6 @@ impl Device for GpuLane {
 
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
         let _entered = self.gpu.enter()?;
-        let Function(function) = self.gpu.function(kernel)?;
         let [x, y, z] = launch.grid;
         let mut params = [args.as_ptr().cast_mut().cast::<c_void>()];
         let attribute = |id, value| sys::CUlaunchAttribute { id, pad: Default::default(), value };
@@ -190,11 +189,15 @@ impl Device for GpuLane {
             numAttrs: attribute.is_some().into(),
             attrs: attribute.as_mut().map_or(null_mut(), std::ptr::from_mut),
         };
-        // SAFETY: the kernel takes one struct, of which `args` are the bytes; addresses in it are of live buffers, whose
-        // memory is only used again by work behind this in the stream.
-        unsafe { sys::cuLaunchKernelEx(&raw const config, function, params.as_mut_ptr(), null_mut()) }
-            .result()
-            .map_err(|error| failed(&format!("run kernel {kernel}"), error))
+        // The driver may take memory for a kernel when it is first run.
+        self.gpu.making_room(|| {
+            let Function(function) = self.gpu.function(kernel)?;
+            // SAFETY: the kernel takes one struct, of which `args` are the bytes; addresses in it are of live buffers, whose
+            // memory is only used again by work behind this in the stream.
+            unsafe { sys::cuLaunchKernelEx(&raw const config, function, params.as_mut_ptr(), null_mut()) }
+                .result()
+                .map_err(|error| failed(&format!("run kernel {kernel}"), error))
+        })
     }
 
     fn record(&self, point: usize) -> Result<()> {

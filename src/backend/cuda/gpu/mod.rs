@@ -252,9 +252,19 @@ impl Gpu {
         let _entered = self.enter()?;
         // SAFETY: no preconditions.
         let alloc = || unsafe { result::malloc_sync(bytes) };
-        alloc().or_else(|_| {
-            self.release_unused()?;
-            alloc().map_err(|error| failed(&format!("allocate {} MiB", bytes >> 20), error))
+        self.making_room(|| {
+            alloc().map_err(|error| failed(&format!("allocate {} MiB", bytes.div_ceil(1 << 20)), error))
+        })
+    }
+
+    /// Does what may find too little memory: then once more, when all that is unused was given back.
+    fn making_room<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        work().or_else(|error| match error.kind {
+            ErrorKind::OutOfMemory => {
+                self.release_unused()?;
+                work()
+            }
+            _ => Err(error),
         })
     }
 
