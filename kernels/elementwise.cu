@@ -2,8 +2,8 @@
 //
 // copy: out = a, each bf16 or f32 · accumulate: out f32 += a, bf16 or f32 · add: out = a + b, f32 · scale: out = factor · out, bf16 or f32
 // · gather: out[i] = a[rows[i]], bf16 to bf16, bf16 to f32, f32 to f32 · scatter: out[rows[i]] = a[i], both bf16 or both f32 · scatter_add:
-// out[rows[i]] += factors[i] · a[i], f32 · blend: out = (1 − factor) a + factor out, both bf16 or both f32. `rows` (i32) names no row twice
-// that is written.
+// out[rows[i]] += factors[i] · a[i], f32 · blend: out = (1 − factor) a + factor out, f32. `rows` (i32) names no row twice that is
+// written.
 // Grid: (rows), 256 threads: one block a row, of scatter and scatter_add a row of `a`.
 // Reference: the operations of these names in backend/reference. tests/kernels.rs also holds gather and copy_bf16_f32, as `embed` uses
 // them, to the bits of the table. Figures of gather: docs/kernel-notes.md, *Embeddings*.
@@ -97,10 +97,9 @@ __device__ void scatter(const RowsArgs& args) {
     for_columns(args, [&](int col) { store4(out + col, load4(a + col)); });
 }
 
-template <class T>
 __device__ void blend(const RowsArgs& args) {
-    const T* a = row_of<T>(args.a, args.a_pitch, blockIdx.x);
-    T* out = row_of<T>(args.out, args.out_pitch, blockIdx.x);
+    const float* a = row_of<float>(args.a, args.a_pitch, blockIdx.x);
+    float* out = row_of<float>(args.out, args.out_pitch, blockIdx.x);
     const float rest = 1.0f - args.factor;
     for_columns(args, [&](int col) { store4(out + col, plus(times(rest, load4(a + col)), times(args.factor, load4(out + col)))); });
 }
@@ -142,7 +141,6 @@ KERNEL(gather_bf16_f32, RowsArgs, THREADS, 1, gather<bf16, float>)
 KERNEL(gather_f32_f32, RowsArgs, THREADS, 1, gather<float, float>)
 KERNEL(scatter_bf16_bf16, RowsArgs, THREADS, 1, scatter<bf16>)
 KERNEL(scatter_f32_f32, RowsArgs, THREADS, 1, scatter<float>)
-KERNEL(blend_bf16, RowsArgs, THREADS, 1, blend<bf16>)
-KERNEL(blend_f32, RowsArgs, THREADS, 1, blend<float>)
+KERNEL(blend_f32, RowsArgs, THREADS, 1, blend)
 KERNEL(scatter_add_f32, RowsArgs, THREADS, 1, scatter_add)
 KERNEL(split_f32, SplitArgs, THREADS, 1, split)

@@ -211,10 +211,8 @@ __device__ __forceinline__ void compute_now(float value) {
                      : SUMS_##REGISTERS(0)                                                                              \
                      : "l"(a), "l"(b), "r"(int(add)));                                                                  \
     }
-PRODUCT_OF_TILES(8, 4, "%4", "%5", "%6")
 PRODUCT_OF_TILES(16, 8, "%8", "%9", "%10")
 PRODUCT_OF_TILES(24, 12, "%12", "%13", "%14")
-PRODUCT_OF_TILES(32, 16, "%16", "%17", "%18")
 PRODUCT_OF_TILES(64, 32, "%32", "%33", "%34")
 PRODUCT_OF_TILES(96, 48, "%48", "%49", "%50")
 PRODUCT_OF_TILES(128, 64, "%64", "%65", "%66")

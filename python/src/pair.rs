@@ -4,7 +4,7 @@ use crate::{
     completion::{self, Completion},
     continuations::{check_vocabulary, continuation_of, fits, of_continuation},
     errors::{Raise, row_exception, usage},
-    inputs::{Prompts, check_count, items_of},
+    inputs::{Prompts, Row, check_count, items_of},
     outcomes::{Errors, first_error, joined, row_exception_with},
     running::{Bar, run},
     scores::{Asked, Outcome, Scores},
@@ -57,8 +57,16 @@ impl Pair {
         prompts: &Bound<'_, PyAny>,
         following: &(dyn Fn(usize) -> usize + Sync),
     ) -> PyResult<Rows> {
-        let prompts = Prompts::read(prompts)?;
-        let rows = prompts.rows();
+        Self::rows_encoded(py, session, &Prompts::read(prompts)?.rows(), following)
+    }
+
+    /// As [`Pair::encoded`], of prompts that have been read.
+    fn rows_encoded(
+        py: Python<'_>,
+        session: &Used,
+        rows: &[Row<'_>],
+        following: &(dyn Fn(usize) -> usize + Sync),
+    ) -> PyResult<Rows> {
         let good: Vec<(usize, ContentRef<'_>)> =
             rows.iter().enumerate().filter_map(|(index, row)| Some((index, *row.as_ref().ok()?))).collect();
         let mut encoded = Vec::with_capacity(good.len());
@@ -547,15 +555,18 @@ impl Pair {
     #[pyo3(signature = (prompt, response=None))]
     fn trace(&self, py: Python<'_>, prompt: &Bound<'_, PyAny>, response: Option<&str>) -> PyResult<Trace> {
         let session = self.session(py)?;
-        let response = response.map(|response| session.encoder().continuation(response)).transpose();
+        let prompts = Prompts::read(prompt)?;
+        let rows = prompts.rows();
+        let [row] = rows.as_slice() else {
+            return Err(PyTypeError::new_err(format!("trace takes one prompt, found {}", rows.len())));
+        };
+        let content = row.as_ref().map_err(|error| row_exception(py, 0, error))?;
+        let response = response.map(|response| session.encoder().reply(*content, response)).transpose();
         let response = response.map_err(|error| usage(py, &format!("response: {}", error.message)))?;
         let response = response.unwrap_or_default();
-        let mut encoded = Self::all_encoded(py, &session, prompt, response.len())?;
-        if encoded.len() != 1 {
-            let count = encoded.len();
-            return Err(PyTypeError::new_err(format!("trace takes one prompt, found {count}")));
-        }
-        let Encoded { token_ids: mut ids, truncated } = encoded.remove(0);
+        let encoded = Self::rows_encoded(py, &session, &rows, &|_| response.len())?.remove(0);
+        let Encoded { token_ids: mut ids, truncated } =
+            encoded.map_err(|error| row_exception(py, 0, &error))?;
         let n_prompt = ids.len();
         ids.extend(response);
         let most = session.encoder().context_length();

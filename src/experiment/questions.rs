@@ -316,7 +316,7 @@ fn ready(plain: Plain, encoder: &Encoder) -> Result<Question, RowError> {
         // An answer begins the assistant's message.
         answers.iter_mut().for_each(|answer| *answer = answer.trim_start().to_owned());
     }
-    let of_answers = answers.iter().map(|answer| encoder.continuation(answer));
+    let of_answers = answers.iter().map(|answer| encoder.reply(content.as_ref(), answer));
     let of_answers = of_answers.collect::<Result<Vec<Vec<u32>>, RowError>>()?;
     // What all begin with, as "(A)" and "(B)" do, is said before the next token is asked for.
     let begins_alike = |place: usize| {

@@ -41,10 +41,10 @@ pub fn trace(options: TraceOptions, caller: Caller<'_>) -> Result<()> {
     let opened = Opened::open(options.common, caller)?;
     opened.pair.checkpoints.ft.head()?;
     let encoder = &opened.encoder;
-    let response = options.response.as_ref().map(|response| encoder.continuation(response));
+    let prompt = ContentRef::Prompt(&options.prompt);
+    let response = options.response.as_ref().map(|response| encoder.reply(prompt, response));
     let response = response.transpose()?.unwrap_or_default();
-    let Encoded { mut token_ids, truncated } =
-        encoder.encode_before(ContentRef::Prompt(&options.prompt), response.len())?;
+    let Encoded { mut token_ids, truncated } = encoder.encode_before(prompt, response.len())?;
     let prompt = token_ids.len();
     token_ids.extend(response);
     if token_ids.len() > encoder.context_length() {

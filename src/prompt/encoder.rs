@@ -171,15 +171,13 @@ impl Encoder {
     /// # Errors
     /// What is wrong with this row.
     pub fn encode_before(&self, content: ContentRef<'_>, following: usize) -> Result<Encoded, RowError> {
-        let ids = match content {
-            ContentRef::Prompt("") => return Err(empty("the prompt is an empty string")),
-            ContentRef::Messages([]) => return Err(empty("the conversation has no messages")),
-            ContentRef::TokenIds(ids) => Cow::Borrowed(ids),
-            ContentRef::Messages(messages) => Cow::Owned(self.encode_messages(messages)?),
-            ContentRef::Prompt(text) if self.options.apply_chat_template => {
-                Cow::Owned(self.encode_messages(&[json!({"role": "user", "content": text})])?)
-            }
-            ContentRef::Prompt(text) => Cow::Owned(self.encode_text(text)?),
+        let ids = match (content, self.conversation(content)) {
+            (ContentRef::Prompt(""), _) => return Err(empty("the prompt is an empty string")),
+            (ContentRef::Messages([]), _) => return Err(empty("the conversation has no messages")),
+            (_, Some(messages)) => Cow::Owned(self.encode_messages(&messages)?),
+            (ContentRef::TokenIds(ids), None) => Cow::Borrowed(ids),
+            (ContentRef::Prompt(text), None) => Cow::Owned(self.encode_text(text)?),
+            (ContentRef::Messages(_), None) => unreachable!("messages are a conversation"),
         };
         if ids.is_empty() {
             return Err(empty("the prompt has no tokens"));
@@ -200,6 +198,38 @@ impl Encoder {
         };
         let ids = self.line_before.as_ref().map(after).transpose()?.flatten();
         self.some_tokens(text, ids.map_or_else(|| self.tokenize(text, false), Ok)?)
+    }
+
+    /// The tokens, at least one, with which a reply to a row begins. After text it goes on as it stands; in a conversation it is the
+    /// assistant's message, before which templates may put a space (Llama 2, Mistral, Vicuna).
+    ///
+    /// # Errors
+    /// As [`Encoder::continuation`].
+    pub fn reply(&self, content: ContentRef<'_>, text: &str) -> Result<Vec<u32>, RowError> {
+        let space = self.conversation(content).and_then(|messages| self.space_before(text, &messages));
+        self.continuation(&format!("{}{text}", space.unwrap_or_default()))
+    }
+
+    /// The white space that the template puts between its generation prompt and the assistant's message.
+    fn space_before(&self, text: &str, messages: &[Value]) -> Option<String> {
+        let before = self.render(messages, true).ok()?;
+        let reply = json!({"role": "assistant", "content": text});
+        let messages: Vec<Value> = messages.iter().cloned().chain([reply]).collect();
+        let whole = self.render(&messages, false).ok()?;
+        let rest = whole.strip_prefix(&before)?;
+        let space = &rest[..rest.find(text)?];
+        space.trim().is_empty().then(|| space.to_owned())
+    }
+
+    /// The messages of a row that goes through the chat template.
+    fn conversation<'c>(&self, content: ContentRef<'c>) -> Option<Cow<'c, [Value]>> {
+        match content {
+            ContentRef::Messages(messages) => Some(Cow::Borrowed(messages)),
+            ContentRef::Prompt(text) if self.options.apply_chat_template => {
+                Some(Cow::Owned(vec![json!({"role": "user", "content": text})]))
+            }
+            ContentRef::Prompt(_) | ContentRef::TokenIds(_) => None,
+        }
     }
 
     /// The tokens of a text without special tokens, at least one.

@@ -156,11 +156,11 @@ impl<B: Backend> Bench<'_, B> {
         let factors: Vec<f64> = (0..picked.len()).map(|i| 0.5 + i as f64).collect();
         self.backend.scatter_add(&scattered, &picked, &factors, &mut sum);
         self.keep("scatter_add", &sum);
-        let mut blended = self.mat(kind, Role::Operand, rows, d);
-        self.backend.blend(&a, &mut blended, 0.3);
-        self.keep("blend", &blended);
-        self.backend.scatter(&gathered, &picked, &mut blended);
-        self.keep("scatter", &blended);
+        self.backend.blend(&x, &mut sum, 0.3);
+        self.keep("blend", &sum);
+        let mut partly = self.mat(kind, Role::Operand, rows, d);
+        self.backend.scatter(&gathered, &picked, &mut partly);
+        self.keep("scatter", &partly);
     }
 
     fn heads(&mut self, lengths: &[usize], shape: &AttentionShape, d: usize) {

@@ -4,7 +4,7 @@
 use super::{
     args::RowsArgs,
     device::{Buffer, Device, as_bytes},
-    launch::{ROW_THREADS, per_row, rows_args},
+    launch::{per_row, rows_args},
     mat::{CudaMat, Element, pitch},
     weight::{CudaWeight, bf16_rows},
 };
@@ -53,7 +53,7 @@ fn look_up(device: &Arc<dyn Device>, token_ids: &[u32], table: &CudaWeight<'_>, 
     };
     let kernel = format!("gather_{}_f32", element.name());
     let bytes = token_ids.len() * (pitch(out.cols) * element.size() + out.row_bytes());
-    per_row(device.as_ref(), &kernel, token_ids.len(), ROW_THREADS, bytes, &args)
+    per_row(device.as_ref(), &kernel, token_ids.len(), bytes, &args)
 }
 
 /// Of a table on the host, whose rows are widened there.
@@ -71,7 +71,7 @@ fn bring(device: &Arc<dyn Device>, token_ids: &[u32], table: &Tensor<'_>, out: &
 /// Of a table in bf16 on the host, whose rows are widened on the device.
 fn bring_bf16(device: &Arc<dyn Device>, token_ids: &[u32], table: &[u8], out: &CudaMat) -> Result<()> {
     let row_bytes = out.cols * 2;
-    let mut some = CudaMat::new(out.kind, out.lane, Element::Bf16, out.cols);
+    let mut some = CudaMat::new(out.lane, Element::Bf16, out.cols);
     for (index, token_ids) in token_ids.chunks(TOGETHER).enumerate() {
         some.resize(device, token_ids.len())?;
         device.write(some.address(), some.bytes(), &|from, part| {
@@ -81,7 +81,7 @@ fn bring_bf16(device: &Arc<dyn Device>, token_ids: &[u32], table: &[u8], out: &C
             });
         })?;
         let args = RowsArgs { out: out.row_address(index * TOGETHER), ..rows_args(&some, out) };
-        per_row(device.as_ref(), "copy_bf16_f32", some.rows, ROW_THREADS, some.bytes() * 3, &args)?;
+        per_row(device.as_ref(), "copy_bf16_f32", some.rows, some.bytes() * 3, &args)?;
     }
     Ok(())
 }

@@ -17,7 +17,6 @@ pub fn per_row<A: Args>(
     device: &dyn Device,
     kernel: &str,
     rows: usize,
-    threads: u32,
     bytes: usize,
     args: &A,
 ) -> Result<()> {
@@ -25,7 +24,7 @@ pub fn per_row<A: Args>(
         return Ok(());
     }
     let floor = Floor::of_bytes(bytes);
-    let launch = Launch { grid: [rows as u32, 1, 1], threads, shared_bytes: SUM_BYTES, floor };
+    let launch = Launch { grid: [rows as u32, 1, 1], threads: ROW_THREADS, shared_bytes: SUM_BYTES, floor };
     device.launch(kernel, launch, args.as_bytes())
 }
 
@@ -37,7 +36,7 @@ pub fn per_warp<A: Args>(
     bytes: usize,
     args: &A,
 ) -> Result<()> {
-    per_row(device, kernel, parts.div_ceil(ROW_THREADS as usize / 32), ROW_THREADS, bytes, args)
+    per_row(device, kernel, parts.div_ceil(ROW_THREADS as usize / 32), bytes, args)
 }
 
 /// `a` and `out` of a kernel of `elementwise.cu`.

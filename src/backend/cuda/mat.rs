@@ -5,7 +5,7 @@ use super::{
     device::{Boxed, Buffer, Device, Lane},
     lanes::Uses,
 };
-use crate::{Result, backend::Rows};
+use crate::Result;
 use std::sync::Arc;
 
 /// What an element is.
@@ -40,7 +40,6 @@ pub fn pitch(cols: usize) -> usize {
 /// A row-major matrix in device memory. Shrinking keeps the memory.
 #[derive(Debug)]
 pub struct CudaMat {
-    pub kind: Rows,
     /// Where it is written.
     pub lane: Lane,
     pub element: Element,
@@ -84,9 +83,9 @@ impl Space {
 }
 
 impl CudaMat {
-    pub fn new(kind: Rows, lane: Lane, element: Element, cols: usize) -> Self {
+    pub fn new(lane: Lane, element: Element, cols: usize) -> Self {
         let (space, spare) = Default::default();
-        Self { kind, lane, element, rows: 0, cols, space, spare }
+        Self { lane, element, rows: 0, cols, space, spare }
     }
 
     /// Sets the number of rows; elements are undefined afterwards. Who writes it next waits for who still reads it.

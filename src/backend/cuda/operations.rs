@@ -9,7 +9,7 @@ use super::{
     attention,
     device::{Buffer, Device, Lane, Sharing},
     embed::{CudaTable, embed},
-    launch::{ROW_THREADS, per_row, per_warp, rows_args},
+    launch::{per_row, per_warp, rows_args},
     layout::{CudaLayout, LayoutRows},
     mat::{CudaMat, Element, pitch},
     product::{self, Epilogue, Operand, head_values, product},
@@ -46,9 +46,7 @@ const NORMS_TOGETHER: usize = 64;
 impl Cuda {
     /// One of the kernels of `elementwise.cu`, which takes `bytes` from memory or there.
     fn rowwise(&self, kernel: &str, reads: &[&CudaMat], out: &CudaMat, bytes: usize, args: RowsArgs) {
-        self.run(&[out], reads, |device| {
-            per_row(device.as_ref(), kernel, out.rows, ROW_THREADS, bytes, &args)
-        });
+        self.run(&[out], reads, |device| per_row(device.as_ref(), kernel, out.rows, bytes, &args));
     }
 
     /// One of those that take rows by their numbers.
@@ -58,7 +56,7 @@ impl Cuda {
             let args = RowsArgs { rows: numbers.address(), ..rows_args(a, out) };
             let kernel = format!("{kernel}_{}_{}", a.element.name(), out.element.name());
             let bytes = rows.len() * (a.row_bytes() + out.row_bytes());
-            per_row(device.as_ref(), &kernel, rows.len(), ROW_THREADS, bytes, &args)
+            per_row(device.as_ref(), &kernel, rows.len(), bytes, &args)
         });
     }
 
@@ -147,7 +145,7 @@ impl Backend for Cuda {
             (Branch::Pt, Rows::Twin) => Lane::Pt,
             (Branch::Ft, Rows::Twin) => Lane::Ft,
         };
-        let mut mat = CudaMat::new(kind, lane, element, cols);
+        let mut mat = CudaMat::new(lane, element, cols);
         self.resize(&mut mat, rows);
         self.run(&[&mat], &[], |device| device.clear(mat.address(), mat.bytes()));
         mat
@@ -222,7 +220,7 @@ impl Backend for Cuda {
             };
             let kernel = format!("norm_{}_{}", x.element.name(), normed.element.name());
             let bytes = x.bytes() + normalized.as_ref().map_or(0, |mat| mat.bytes()) + normed.bytes();
-            per_row(device.as_ref(), &kernel, x.rows, ROW_THREADS, bytes, &args)
+            per_row(device.as_ref(), &kernel, x.rows, bytes, &args)
         });
     }
 
@@ -305,7 +303,7 @@ impl Backend for Cuda {
 
     fn blend(&self, pt: &CudaMat, ft: &mut CudaMat, alpha: f64) {
         let args = RowsArgs { factor: alpha as f32, ..rows_args(pt, ft) };
-        self.rowwise(&format!("blend_{}", ft.element.name()), &[pt], ft, 3 * ft.bytes(), args);
+        self.rowwise("blend_f32", &[pt], ft, 3 * ft.bytes(), args);
     }
 
     fn scatter_add(&self, a: &CudaMat, rows: &[usize], factors: &[f64], x: &mut CudaMat) {
@@ -314,7 +312,7 @@ impl Backend for Cuda {
             let rows = Buffer::of(device, &rows.iter().map(|row| *row as i32).collect::<Vec<_>>())?;
             let factors = Buffer::of(device, &factors.iter().map(|f| *f as f32).collect::<Vec<_>>())?;
             let args = RowsArgs { rows: rows.address(), factors: factors.address(), ..rows_args(a, x) };
-            per_row(device.as_ref(), "scatter_add_f32", count, ROW_THREADS, 3 * a.bytes(), &args)
+            per_row(device.as_ref(), "scatter_add_f32", count, 3 * a.bytes(), &args)
         });
     }
 
@@ -479,7 +477,7 @@ impl Backend for Cuda {
             };
             // The stream twice, the sums in f64 twice each, one or two outputs.
             let bytes = x.bytes() * (2 + 2 * 2 * 2 + if f_pt.is_some() { 2 } else { 1 });
-            per_row(device.as_ref(), "contribution", x.rows, ROW_THREADS, bytes, &args)?;
+            per_row(device.as_ref(), "contribution", x.rows, bytes, &args)?;
             sums.layers += 1;
             Ok(())
         });
@@ -518,7 +516,7 @@ impl Backend for Cuda {
             };
             // Five streams once, four sums twice.
             let bytes = x.bytes() * (5 + 4 * 2);
-            per_row(device.as_ref(), "trace", x.rows, ROW_THREADS, bytes, &args)?;
+            per_row(device.as_ref(), "trace", x.rows, bytes, &args)?;
             Ok(norms)
         });
         let norms = norms.map_or(Vec::new(), |norms| self.read_norms(&norms, x.rows));
@@ -550,7 +548,7 @@ fn key_weight_difference(
     };
     let bytes = key.pt.weight.planes(device)?.bytes() + key.ft.weight.planes(device)?.bytes();
     let bytes = bytes + weight.bytes();
-    per_row(device.as_ref(), "key_weight_difference", rows, ROW_THREADS, bytes, &args)?;
+    per_row(device.as_ref(), "key_weight_difference", rows, bytes, &args)?;
     Ok(KeyDifference { weight, bias })
 }
 

@@ -384,10 +384,9 @@ fn fingerprints_are_of_what_was_read() {
     assert_ne!(with("bos_token", json!("b")), fingerprint);
 }
 
-#[test]
-fn what_goes_on_has_no_space_that_is_not_there() {
-    // As Llama 2's: a space before every text, and none before what is decoded.
-    let tokenizer = json!({
+/// As Llama 2's: a space before every text, and none before what is decoded.
+fn sentence_piece() -> Value {
+    json!({
         "version": "1.0",
         "normalizer": {"type": "Sequence", "normalizers": [
             {"type": "Prepend", "prepend": "▁"},
@@ -402,8 +401,12 @@ fn what_goes_on_has_no_space_that_is_not_there() {
             "vocab": {"<unk>": 0, "▁": 1, "A": 2, "a": 3, ":": 4, "▁A": 5, "▁a": 6, "<0x0A>": 7},
             "merges": [["▁", "A"], ["▁", "a"]],
         },
-    });
-    let encoder = open(&checkpoint(&[("tokenizer.json", tokenizer.to_string())]), options());
+    })
+}
+
+#[test]
+fn what_goes_on_has_no_space_that_is_not_there() {
+    let encoder = open(&checkpoint(&[("tokenizer.json", sentence_piece().to_string())]), options());
     assert_eq!(encoder.continuation(" A"), Ok(vec![5]));
     assert_eq!(encoder.continuation("A"), Ok(vec![2]));
     assert_eq!(encoder.continuation("\nA"), Ok(vec![7, 2]));
@@ -411,4 +414,24 @@ fn what_goes_on_has_no_space_that_is_not_there() {
     assert_eq!(ids(&encoder, prompt("A: A")), [5, 4, 5]);
     let texts: Vec<Option<String>> = [5, 2, 1].into_iter().map(|token| encoder.text_of(token)).collect();
     assert_eq!(texts, [" A", "A", " "].map(|text| Some(text.to_owned())));
+}
+
+#[test]
+fn a_reply_begins_as_the_template_writes_it() {
+    let messages = "{% for m in messages %}{% if m.role == 'user' %}A:{{ m.content }}{% else %}SPACE{{ m.content | trim }}:{% endif %}\
+                    {% endfor %}{% if add_generation_prompt %}GENERATION{% endif %}";
+    let opened = |space: &str, generation: &str, apply_chat_template| {
+        let template = messages.replace("SPACE", space).replace("GENERATION", generation);
+        let config = json!({"chat_template": template}).to_string();
+        let files = [("tokenizer.json", sentence_piece().to_string()), ("tokenizer_config.json", config)];
+        open(&checkpoint(&files), EncoderOptions { apply_chat_template, ..options() })
+    };
+    let reply = |encoder: &Encoder, content: Content| encoder.reply(content.as_ref(), "A").unwrap();
+    // As Llama 2, Mistral and Vicuna put it, and as Llama 3 does.
+    assert_eq!(reply(&opened(" ", "", true), prompt("a")), [5]);
+    assert_eq!(reply(&opened("", "", true), prompt("a")), [2]);
+    assert_eq!(reply(&opened(" ", "", false), user("a")), [5]);
+    // Text has no template, and of one that writes replies in another place than it asks for them nothing is known.
+    assert_eq!(reply(&opened(" ", "", false), prompt("a")), [2]);
+    assert_eq!(reply(&opened(" ", "::", true), prompt("a")), [2]);
 }

@@ -125,7 +125,7 @@ impl<'a> Product<'a> {
         let Self { a, heads, .. } = *self;
         // Heads behind each other begin at whole 16 bytes.
         let cols = if heads == 1 { update.rank } else { heads * pitch(update.rank) };
-        let mut inner = CudaMat::new(a.kind, self.out.lane, a.element, cols);
+        let mut inner = CudaMat::new(self.out.lane, a.element, cols);
         inner.resize(device, a.rows)?;
         let weights = &[Operand::of(&update.a)];
         let (epilogue, out) = (Epilogue::Store, &inner);

@@ -112,7 +112,7 @@ impl Product<'_> {
     ) -> Result<CudaMat> {
         /// Columns of a block.
         const COLS: usize = ROW_THREADS as usize * 4;
-        let mut planes = CudaMat::new(mat.kind, self.out.lane, Element::Bf16, cols);
+        let mut planes = CudaMat::new(self.out.lane, Element::Bf16, cols);
         planes.resize(device, 3 * rows.len() * self.heads)?;
         let args = SplitArgs {
             a: mat.row_address(rows.start),
