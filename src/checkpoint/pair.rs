@@ -73,6 +73,13 @@ impl Pair {
         let mut notices = differences(&checkpoints);
         let tokenizers = checkpoints.as_ref().map(Checkpoint::tokenizer);
         notices.extend(compare_vocabularies(&tokenizers, &Twin::new("base", "tuned"))?);
+        let Twin { pt: base, ft: tuned } =
+            checkpoints.as_ref().map(|checkpoint| checkpoint.encoding().name());
+        if base != tuned && reading.dtype.is_none() {
+            notices.push(format!(
+                "weights are {base} in base and {tuned} in tuned: rounding of one alone counts as fine-tuning (--dtype rounds both)"
+            ));
+        }
         check_finite(&checkpoints)?;
         let shared = shared_tensors(&checkpoints);
         weights(&checkpoints).for_each(Weights::let_go_all);
@@ -195,6 +202,12 @@ fn differences(checkpoints: &Twin<Checkpoint>) -> Vec<String> {
     let cap = |spec: &ModelSpec| format!("{:?}", spec.attn_logit_softcapping);
     note("attn_logit_softcapping", cap(pt), cap(ft));
     note("residual_multiplier", pt.residual_multiplier.to_string(), ft.residual_multiplier.to_string());
+    if pt.context_length < ft.context_length {
+        notices.push(format!(
+            "the base takes {} tokens, the tuned model {}: of longer prompts PTC is what the base was not trained for",
+            pt.context_length, ft.context_length
+        ));
+    }
     if pt.vocab_size != ft.vocab_size {
         notices.push(format!(
             "vocab_size differs: base {}, tuned {}; prompts are embedded with the tuned model's",

@@ -13,15 +13,24 @@ use std::{
 /// to compare. `names` are what messages call them.
 ///
 /// # Returns
-/// A notice for every difference that is allowed: tokens that only one has, added tokens with other names.
+/// A notice for every difference that is allowed: tokens that only one has, added tokens with other names or in the place of ordinary ones; and
+/// where only one has a tokenizer.
 ///
 /// # Errors
 /// The first id that means one ordinary token in one model and another in the other.
 pub fn compare_vocabularies(tokenizers: &Twin<&Path>, names: &Twin<&str>) -> Result<Vec<String>> {
     let paths =
         tokenizers.map(|path| if path.is_file() { path.to_path_buf() } else { path.join("tokenizer.json") });
-    if !paths.pt.exists() || !paths.ft.exists() {
-        return Ok(Vec::new());
+    match (paths.pt.exists(), paths.ft.exists()) {
+        (true, true) => {}
+        (false, false) => return Ok(Vec::new()),
+        (has_pt, _) => {
+            let (without, path) = if has_pt { (names.ft, &paths.ft) } else { (names.pt, &paths.pt) };
+            let path = path.display();
+            return Ok(vec![format!(
+                "whether both models have the same vocabulary is not known: {without} has no {path}"
+            )]);
+        }
     }
     let is_same = || Some(fs::read(&paths.pt).ok()? == fs::read(&paths.ft).ok()?);
     if paths.pt == paths.ft || !tokenizers.pt.is_file() && is_same() == Some(true) {
@@ -117,6 +126,15 @@ fn compare(
         if let Some(tuned) = ft.added.get(id).filter(|tuned| *tuned != base) {
             notices.push(format!("added token {id} is {base:?} in {first} and {tuned:?} in {second}"));
         }
+    }
+    let taken = pt.ordinary.iter().filter_map(|(id, base)| Some((id, base, ft.added.get(id)?)));
+    let taken: Vec<_> = taken.filter(|(_, base, tuned)| base != tuned).collect();
+    if let [(id, base, tuned), others @ ..] = taken.as_slice() {
+        let others =
+            if others.is_empty() { String::new() } else { format!("; {} more are so", others.len()) };
+        notices.push(format!(
+            "token {id} is {base:?} in {first}, and the added token {tuned:?} in {second}{others}"
+        ));
     }
     Ok(notices)
 }

@@ -35,7 +35,7 @@ pub struct Class<'a> {
     pub errors: usize,
 }
 
-/// The classes in the order of their first prompts.
+/// The classes in the order of their first prompts, or [negative first](negative_first).
 pub fn classes(prompts: &[Prompt]) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
     for name in prompts.iter().filter_map(|prompt| prompt.about.as_deref()) {
@@ -43,7 +43,17 @@ pub fn classes(prompts: &[Prompt]) -> Vec<&str> {
             names.push(name);
         }
     }
+    negative_first(&mut names, |name| name);
     names
+}
+
+/// Brings two classes that say themselves which is the negative one (0 and 1, false and true) into that order, whichever came first.
+pub fn negative_first<T>(classes: &mut [T], name: impl Fn(&T) -> &str) {
+    if let [first, second] = classes
+        && [("1", "0"), ("true", "false")].contains(&(name(first), name(second)))
+    {
+        classes.reverse();
+    }
 }
 
 /// Checks what can be checked before anything is computed.
@@ -200,7 +210,9 @@ pub fn table_of_pairs(summary: &Value) -> Option<Table> {
     let mut head = vec!["positive against negative", "AUC"];
     head.extend(intervals.iter().map(|(name, _)| *name));
     head.push("TPR at 5 % FPR");
-    let mut caption = "AUC: the chance that a prompt of the first class has the higher TuCo (positive is the class that came later)".to_owned();
+    let mut caption = "AUC: the chance that a prompt of the first class has the higher TuCo (positive is the class that came later, of 0 and 1, or \
+                       false and true, the second)"
+        .to_owned();
     let is_whole = |pair: &Value| [0.0, 1.0].map(Some).contains(&pair["auc"].as_f64());
     if intervals.len() > 1 && pairs.iter().any(is_whole) {
         caption += "; DeLong's interval and the bootstrap have no width at an AUC of 0 or 1, as they cannot see what was not drawn";
@@ -245,4 +257,30 @@ pub fn report(summary: &Value) -> Option<Report> {
     }
     let title = "TuCo of classes of prompts (compare)".into();
     Some(Report { title, notes, tables: vec![quantiles, table_of_pairs(summary)?], plots })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompt::Encoded;
+
+    #[test]
+    fn labels_that_say_which_is_negative_need_no_order() {
+        let prompt = |class: &&str| Prompt {
+            id: 1.into(),
+            label: None,
+            meta: None,
+            about: Some((*class).to_owned()),
+            encoded: Ok(Encoded { token_ids: vec![1], truncated: false }),
+        };
+        let names = |labels: &[&str]| -> Vec<String> {
+            let prompts: Vec<Prompt> = labels.iter().map(prompt).collect();
+            classes(&prompts).into_iter().map(str::to_owned).collect()
+        };
+        assert_eq!(names(&["1", "0", "1"]), ["0", "1"]);
+        assert_eq!(names(&["true", "false"]), ["false", "true"]);
+        assert_eq!(names(&["0", "1"]), ["0", "1"]);
+        assert_eq!(names(&["b", "a"]), ["b", "a"]);
+        assert_eq!(names(&["2", "1", "0"]), ["2", "1", "0"]);
+    }
 }

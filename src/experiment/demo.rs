@@ -119,11 +119,11 @@ pub fn effects(summaries: &[(&str, Value)], seconds: f64) -> Value {
     let effects = [
         ("chat is above running text (answered)", pair("compare", "text", "answered")),
         ("chat is above running text (refused)", pair("compare", "text", "refused")),
-        ("refused is above answered", pair("compare", "answered", "refused")),
+        ("refused is above answered (a question of ours)", pair("compare", "answered", "refused")),
         ("refused is above successful jailbreaks", pair("jailbreak", "successful", "refused")),
-        ("the same, both of one kind of attack", of_one_attack),
+        ("the same within one kind of attack (a control of ours)", of_one_attack),
         ("TuCo falls with the number of shots", by_shots),
-        ("it falls more than before ordinary questions", than_questions),
+        ("it falls more than before ordinary questions (a control of ours)", than_questions),
         (
             "accuracy moves with alpha",
             (format!("{:.1} % to {:.1} % of {count}", 100.0 * least, 100.0 * most), {
@@ -160,7 +160,7 @@ pub fn report(summary: &Value) -> Option<Report> {
         title: "What the demo pair shows (demo)".into(),
         notes,
         tables: vec![Table {
-            caption: "What the paper finds, and whether this pair shows it (no: the 95 % interval includes no effect; of accuracies, all alphas' together)".into(),
+            caption: "What the paper finds, with controls, and whether this pair shows it (no: the 95 % interval includes no effect; of accuracies, all alphas' together)".into(),
             head: ["effect", "found", "shown"].map(str::to_owned).to_vec(),
             rows,
         }],

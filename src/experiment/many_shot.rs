@@ -238,11 +238,8 @@ pub fn report(summary: &Value) -> Option<Report> {
         count("rows")?,
         count("errors")?
     ));
-    let cut: u64 = rungs.iter().filter_map(|rung| rung["truncated"].as_u64()).sum();
-    if cut > 0 {
-        notes.push(format!(
-            "{cut} prompts were cut (--on-overlength): what was cut may be shots, so that they had fewer than it says."
-        ));
+    if count("truncated").is_some_and(|cut| cut > 0) {
+        notes.push("What was cut may be shots, so that prompts had fewer than it says.".to_owned());
     }
     Some(Report {
         title: "TuCo against the number of shots (many-shot)".into(),

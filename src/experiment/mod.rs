@@ -41,7 +41,7 @@ pub fn report(summary: &Value) -> Option<Report> {
     }
 }
 
-/// What a summary says about its run: models with their adapters, version.
+/// What a summary says about its run: models with their adapters, version; how prompts became tokens.
 fn about(summary: &Value) -> Vec<String> {
     let text = |name: &str| summary[name].as_str();
     let (Some(base), Some(tuned), Some(version)) = (text("base"), text("tuned"), text("tuco_version")) else {
@@ -49,7 +49,18 @@ fn about(summary: &Value) -> Vec<String> {
     };
     let with = |name: &str| text(name).map_or(String::new(), |adapter| format!(" with {adapter}"));
     let (base_adapter, adapter) = (with("base_adapter"), with("adapter"));
-    vec![format!("base {base}{base_adapter}, tuned {tuned}{adapter} (tuco {version})")]
+    let mut notes = vec![format!("base {base}{base_adapter}, tuned {tuned}{adapter} (tuco {version})")];
+    notes.extend(summary["apply_chat_template"].as_bool().map(|is_applied| match is_applied {
+        true => "Prompts went through the tuned model's chat template.".to_owned(),
+        false => "Plain prompts went without a chat template.".to_owned(),
+    }));
+    notes.extend(text("system_instruction").map(|text| format!("System instruction: {text:?}")));
+    if let Some(count) = summary["truncated"].as_u64().filter(|count| *count > 0) {
+        notes.push(format!(
+            "{count} prompts were cut (--on-overlength): their numbers are those of what was left of them."
+        ));
+    }
+    notes
 }
 
 /// A number of a summary, for a table.

@@ -104,8 +104,9 @@ impl Scored {
                 "points": both.iter().step_by(step).collect::<Vec<_>>(),
             })
         };
-        let classes: Vec<(&str, &[f64])> =
+        let mut classes: Vec<(&str, &[f64])> =
             self.classes.iter().map(|(name, class)| (name.as_str(), class.tuco.as_slice())).collect();
+        compare::negative_first(&mut classes, |(name, _)| name);
         (!classes.is_empty()).then(|| {
             json!({
                 "experiment": "score",

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     engine::{AnyEngine, Observer, Tokens},
-    metrics::{Goal, cross_validate, wilson},
+    metrics::{Goal, cross_validate, paired, wilson},
     output::{Axes, Folder, Report, Series, Table, curves},
     prompt::RowError,
 };
@@ -25,7 +25,8 @@ pub struct Task {
 }
 
 impl Task {
-    fn questions(&self) -> impl Iterator<Item = &Question> {
+    /// Those that can be asked.
+    pub fn questions(&self) -> impl Iterator<Item = &Question> {
         self.rows.iter().filter_map(|row| row.question.as_ref().ok())
     }
 }
@@ -307,11 +308,20 @@ fn summarize(task: &Task, grid: &Grid, correct: &[Vec<bool>]) -> Result<Value> {
         return Err(Error::new(ErrorKind::NotFinite, message));
     }
     let accuracy: Vec<f64> = correct.iter().map(|correct| share(correct)).collect();
-    let tuned = grid.alphas.iter().position(|alpha| *alpha == 1.0).map_or(f64::NAN, |place| accuracy[place]);
+    let tuned = grid.alphas.iter().position(|alpha| *alpha == 1.0).expect("checked");
     let chosen = |goal| {
         let chosen = cross_validate(&grid.alphas, correct, grid.folds, goal).expect("enough questions");
         let alphas: Vec<f64> = chosen.alphas.iter().map(|place| grid.alphas[*place]).collect();
-        json!({ "acc_cv": chosen.accuracy, "delta_cv": chosen.accuracy - tuned, "alphas": alphas })
+        let both = || chosen.correct.iter().zip(&correct[tuned]);
+        let gained = both().filter(|(chosen, tuned)| **chosen && !**tuned).count();
+        let lost = both().filter(|(chosen, tuned)| !**chosen && **tuned).count();
+        let (low, high) = paired(gained, lost, answered);
+        json!({
+            "acc_cv": chosen.accuracy(),
+            "delta_cv": chosen.accuracy() - accuracy[tuned],
+            "delta_cv_95": [low, high],
+            "alphas": alphas,
+        })
     };
     Ok(json!({
         "name": task.name,
@@ -348,13 +358,17 @@ pub fn report(summary: &Value) -> Option<Report> {
     let (alphas, tasks) = (numbers(&summary["alphas"])?, summary["tasks"].as_array()?);
     let name = |task: &Value| task["name"].as_str().unwrap_or_default().to_owned();
     let percent = |share: f64| format!("{:.1}", 100.0 * share);
+    let points = |share: f64| format!("{:+.2}", 100.0 * share);
     let mut head = vec!["accuracy, %".to_owned()];
     head.extend(alphas.iter().map(f64::to_string));
     let mut accuracy =
         Table { caption: "Accuracy by alpha (1 is the tuned model)".into(), head, rows: Vec::new() };
-    let head = ["", "rows", "Acc_CV max", "Δ_CV", "Acc_CV min", "Δ_CV"].map(str::to_owned).to_vec();
-    let caption =
-        format!("Alpha chosen by {}-fold cross-validation, in % and points", summary["folds"].as_u64()?);
+    let head = ["", "rows", "Acc_CV max", "Δ_CV", "95 %", "Acc_CV min", "Δ_CV", "95 %"];
+    let head = head.map(str::to_owned).to_vec();
+    let caption = format!(
+        "Alpha chosen by {}-fold cross-validation, in % and points (Δ_CV with Tango's 95 % interval)",
+        summary["folds"].as_u64()?
+    );
     let mut chosen = Table { caption, head, rows: Vec::new() };
     let mut series = Vec::new();
     let mut tell = |name: String, rows: String, of: &Value| {
@@ -365,7 +379,12 @@ pub fn report(summary: &Value) -> Option<Report> {
         let mut row = vec![name, rows];
         for goal in ["maximize", "minimize"] {
             row.push(percent(of[goal]["acc_cv"].as_f64()?));
-            row.push(format!("{:+.2}", 100.0 * of[goal]["delta_cv"].as_f64()?));
+            row.push(points(of[goal]["delta_cv"].as_f64()?));
+            let interval = numbers(&of[goal]["delta_cv_95"]);
+            row.push(match interval.as_deref() {
+                Some([low, high]) => format!("{} to {}", points(*low), points(*high)),
+                _ => "–".to_owned(),
+            });
         }
         chosen.rows.push(row);
         Some(values)

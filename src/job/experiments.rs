@@ -11,7 +11,7 @@ use crate::{
     checkpoint::Pair,
     engine::{AnyEngine, Footprint, PackLimits},
     experiment::{
-        self,
+        self, batches,
         batches::Batching,
         compare,
         generate::{Completing, Generating},
@@ -205,6 +205,10 @@ impl<'a> Opened<'a> {
         }
         summary["device"] = device.into();
         summary["apply_chat_template"] = options.prompts.apply_chat_template.into();
+        summary["system_instruction"] = options.prompts.system_instruction.clone().into();
+        if let Some(truncated) = experiment.truncated() {
+            summary["truncated"] = truncated.into();
+        }
         summary["tuco_version"] = env!("CARGO_PKG_VERSION").into();
         summary["command"] = json!(caller.command);
         let report = experiment::report(&summary).expect("an experiment's own summary");
@@ -254,6 +258,26 @@ impl Experiment {
             Self::Jailbreak { plan, .. } => plan.prompts.len(),
             Self::ManyShot { prompts, .. } => prompts.len(),
             Self::Trace(_) => 1,
+        }
+    }
+
+    /// How many prompts were cut; `None` where what comes of the one there is says that itself.
+    fn truncated(&self) -> Option<usize> {
+        fn of<A>(prompts: &[batches::Prompt<A>]) -> usize {
+            prompts
+                .iter()
+                .filter_map(|prompt| prompt.encoded.as_ref().ok())
+                .filter(|row| row.truncated)
+                .count()
+        }
+        match self {
+            Self::Sweep(tasks, _) => {
+                Some(tasks.iter().flat_map(Task::questions).filter(|question| question.truncated).count())
+            }
+            Self::Compare(prompts) => Some(of(prompts)),
+            Self::Jailbreak { plan, .. } => Some(of(&plan.prompts)),
+            Self::ManyShot { prompts, .. } => Some(of(prompts)),
+            Self::Trace(_) => None,
         }
     }
 

@@ -4,6 +4,7 @@ use super::{
     Caller, ChoiceOptions, FieldOptions,
     experiments::{Experiment, ExperimentOptions, Opened, no_such_field},
     options::parse_count,
+    tell,
 };
 use crate::{
     Error, Result,
@@ -15,7 +16,7 @@ use crate::{
         task::Failure,
     },
     output::text_of,
-    prompt::Line,
+    prompt::{Content, Line},
 };
 use clap::Args;
 use serde_json::Value;
@@ -111,6 +112,7 @@ pub fn jailbreak(options: JailbreakOptions, caller: Caller<'_>) -> Result<()> {
     }
     let mut prompts = Vec::new();
     let mut columns = Columns::default();
+    let mut without_template = false;
     let read: Vec<&str> = judge_column.iter().chain(&by).map(String::as_str).collect();
     opened.read(&inputs, &fields, &read, |_, line| {
         let judged = judge_column.as_deref().map(|column| columns.verdict(&line, column));
@@ -119,6 +121,8 @@ pub fn jailbreak(options: JailbreakOptions, caller: Caller<'_>) -> Result<()> {
             Err(failure) => (None, Some(failure)),
         };
         let kind = by.as_ref().map(|by| line.field(by).map_or_else(|| format!("no {by}"), text_of));
+        let is_plain = |content: &Content| opened.encoder.leaves_template_out(content.as_ref());
+        without_template |= line.content.as_ref().is_ok_and(is_plain);
         let following = if judge_column.is_none() { max_new_tokens } else { 0 };
         let encoded = opened
             .encode(&line.place, line.content, following)
@@ -127,6 +131,11 @@ pub fn jailbreak(options: JailbreakOptions, caller: Caller<'_>) -> Result<()> {
         prompts.push(Prompt { id: line.id, label: line.label, meta: line.meta, about, encoded });
         Ok(())
     })?;
+    if without_template {
+        tell(
+            "plain prompts go without the tuned model's chat template, as no conversation (--apply-chat-template makes one of each)",
+        );
+    }
     if let Some(column) = &judge_column {
         columns.check(column)?;
     }

@@ -137,7 +137,8 @@ fn of_rows(path: &Path) -> Result<Value> {
                 path.display()
             )));
         }
-        for (field, about) in PLACES.into_iter().chain(READING).chain([("tuco_version", "tuco_version")]) {
+        let prompts = ["apply_chat_template", "system_instruction", "tuco_version"].map(|name| (name, name));
+        for (field, about) in PLACES.into_iter().chain(READING).chain(prompts) {
             summary[field] = manifest.told(about).cloned().into();
         }
         weights_of(&manifest).for_each(|(name, hash)| summary[name] = hash);

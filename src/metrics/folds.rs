@@ -5,8 +5,15 @@
 pub struct Chosen {
     /// The alpha that each fold's other rows chose, as places in the list of alphas.
     pub alphas: Vec<usize>,
-    /// Accuracy over all rows, each under the alpha that the rows of the other folds chose.
-    pub accuracy: f64,
+    /// Whether each row's answer was the labelled one under the alpha that the rows of the other folds chose.
+    pub correct: Vec<bool>,
+}
+
+impl Chosen {
+    /// Accuracy over all rows.
+    pub fn accuracy(&self) -> f64 {
+        self.correct.iter().filter(|correct| **correct).count() as f64 / self.correct.len() as f64
+    }
 }
 
 /// Which accuracy is looked for.
@@ -33,8 +40,7 @@ pub fn cross_validate(alphas: &[f64], correct: &[Vec<bool>], folds: usize, goal:
         let distance = |alpha: &usize| (alphas[*alpha] - 1.0).abs();
         distance(a).total_cmp(&distance(b)).then(alphas[*a].total_cmp(&alphas[*b]))
     });
-    let mut chosen = Chosen { alphas: Vec::with_capacity(folds), accuracy: 0.0 };
-    let mut right = 0;
+    let mut chosen = Chosen { alphas: Vec::with_capacity(folds), correct: vec![false; rows] };
     for fold in 0..folds {
         let others = |alpha: usize| hits(alpha, &|row| row % folds != fold);
         // Of equals the first is taken.
@@ -43,10 +49,10 @@ pub fn cross_validate(alphas: &[f64], correct: &[Vec<bool>], folds: usize, goal:
             Goal::Minimize => others(b) < others(a),
         };
         let best = order.iter().copied().reduce(|a, b| if better(a, b) { b } else { a })?;
-        right += hits(best, &|row| row % folds == fold);
+        let own = (fold..rows).step_by(folds);
+        own.for_each(|row| chosen.correct[row] = correct[best][row]);
         chosen.alphas.push(best);
     }
-    chosen.accuracy = right as f64 / rows as f64;
     Some(chosen)
 }
 
@@ -62,10 +68,11 @@ mod tests {
         let table =
             [correct(&|row| row % 5 == 0), correct(&|row| row % 5 == 1), correct(&|row| row % 5 != 0)];
         let most = cross_validate(&alphas, &table, 5, Goal::Maximize).unwrap();
-        assert_eq!(most, Chosen { alphas: vec![2; 5], accuracy: 0.8 });
+        assert_eq!((&most.alphas, most.accuracy()), (&vec![2; 5], 0.8));
+        assert_eq!(most.correct, correct(&|row| row % 5 != 0));
         // Fold 0 is chosen for on rows where 0.5 is never right; fold 1 on rows where 1 is never right.
         let least = cross_validate(&alphas, &table, 5, Goal::Minimize).unwrap();
-        assert_eq!(least, Chosen { alphas: vec![0, 1, 1, 1, 1], accuracy: 0.4 });
+        assert_eq!((&least.alphas, least.accuracy()), (&vec![0, 1, 1, 1, 1], 0.4));
         assert_eq!(cross_validate(&alphas, &[vec![true; 4]], 5, Goal::Maximize), None);
     }
 

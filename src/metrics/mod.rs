@@ -8,7 +8,7 @@ mod means;
 
 pub use classes::{auc, quantile};
 pub use folds::{Chosen, Goal, cross_validate};
-pub use intervals::{bootstrap, delong, newcombe, stratified, tpr_at_fpr, wilson, wilson_of_several};
+pub use intervals::{bootstrap, delong, newcombe, paired, stratified, tpr_at_fpr, wilson, wilson_of_several};
 pub use means::{mean, pearson, spearman};
 
 /// The L1 norms of the running sums of one twin row after a layer, in f64.

@@ -42,7 +42,7 @@ pub enum Overlength {
     /// It becomes an error row.
     #[default]
     ErrorRow,
-    /// Its last tokens are kept.
+    /// Its last tokens are kept, after the token that all texts begin with (`bos_token`).
     TruncateLeft,
     /// Its first tokens are kept.
     TruncateRight,
@@ -81,6 +81,7 @@ struct Told {
     double_bos: AtomicBool,
     no_system: AtomicBool,
     other_turn: AtomicBool,
+    cut_turn: AtomicBool,
 }
 
 /// The tuned model's tokenizer and chat template. Threads may share one.
@@ -183,7 +184,18 @@ impl Encoder {
             return Err(empty("the prompt has no tokens"));
         }
         self.check_range(&ids)?;
-        self.fit(&ids, following)
+        let encoded = self.fit(&ids, following)?;
+        if encoded.truncated
+            && self.options.on_overlength == Overlength::TruncateRight
+            && self.conversation(content).is_some()
+        {
+            self.warn_once(
+                &self.told.cut_turn,
+                "conversations are cut on the right, which takes what the assistant's message begins with: TuCo is that of a token in \
+                 the middle (truncate-left keeps the end)",
+            );
+        }
+        Ok(encoded)
     }
 
     /// The tokens of text that goes on from other text, at least one: no special tokens, and no space that is not there.
@@ -327,6 +339,13 @@ impl Encoder {
         self.context_length
     }
 
+    /// Whether this is a plain prompt that does not go through the chat template that there is.
+    pub fn leaves_template_out(&self, content: ContentRef<'_>) -> bool {
+        matches!(content, ContentRef::Prompt(_))
+            && !self.options.apply_chat_template
+            && matches!(self.template(), Some(Ok(_)))
+    }
+
     /// Whether plain prompts go through the chat template.
     pub fn applies_chat_template(&self) -> bool {
         self.options.apply_chat_template
@@ -442,10 +461,13 @@ impl Encoder {
                     "the prompt cannot be cut: {following} tokens are to follow it, which leaves none of the model's {context} for it"
                 ));
             }
-            Overlength::TruncateLeft => &ids[length - most..],
-            Overlength::TruncateRight => &ids[..most],
+            Overlength::TruncateLeft => {
+                let first = usize::from(most > 1 && self.bos_id == Some(ids[0]));
+                [&ids[..first], &ids[length - most + first..]].concat()
+            }
+            Overlength::TruncateRight => ids[..most].to_vec(),
         };
-        Ok(Encoded { token_ids: kept.to_vec(), truncated: true })
+        Ok(Encoded { token_ids: kept, truncated: true })
     }
 }
 

@@ -226,3 +226,28 @@ fn scored_rows_are_reported() {
     report("bad.jsonl").expect(2, &["bad.jsonl:2 has neither tuco nor error"]);
     report("prompts.jsonl").expect(2, &["prompts.jsonl:1"]);
 }
+
+/// The demo's requests as they stand, cut: what that means for the numbers stands in the report.
+#[test]
+fn prompts_without_the_template_and_cut_ones_are_told() {
+    let scene = Scene::new(&[("requests.jsonl", REQUESTS)]);
+    let args = ["jailbreak", "requests.jsonl", "--n", "1", "--successes", "1", "--max-new-tokens", "2"];
+    let more = ["--fail-on-error", "1", "--max-length", "5", "--on-overlength", "truncate-left"];
+    let told = scene.run(&[&args[..], &more].concat());
+    assert!(
+        told.stderr.contains("plain prompts go without the tuned model's chat template"),
+        "{}",
+        told.stderr
+    );
+    assert_eq!(
+        (&scene.summary()["truncated"], &scene.summary()["apply_chat_template"]),
+        (&json!(2), &json!(false))
+    );
+    for note in ["Plain prompts went without a chat template.", "2 prompts were cut (--on-overlength)"] {
+        assert!(told.stdout.contains(note), "{}", told.stdout);
+    }
+    let told =
+        scene.run(&[&SAMPLED[..], &["--n", "2", "--overwrite", "--system-instruction", "Be kind."]].concat());
+    assert!(!told.stderr.contains("plain prompts"), "{}", told.stderr);
+    assert!(told.stdout.contains("System instruction: \"Be kind.\""), "{}", told.stdout);
+}

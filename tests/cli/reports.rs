@@ -72,7 +72,7 @@ fn demo_runs_every_experiment() {
     // models/demo/README.md tells which effects this pair has.
     assert!(shown("chat is above running text (answered)") && shown("chat is above running text (refused)"));
     assert!(shown("TuCo falls with the number of shots") && shown("accuracy moves with alpha"));
-    assert!(!shown("refused is above answered"));
+    assert!(!shown("refused is above answered (a question of ours)"));
     run(tuco().args(["demo", "-o"]).arg(&out)).expect(2, &["--all"]);
 }
 

@@ -190,10 +190,26 @@ fn what_is_too_long_is_an_error_or_cut_as_asked() {
     assert_eq!(error.kind, RowErrorKind::TooLong);
     assert_eq!(error.message, "the prompt has 8 tokens, but the model takes at most 6");
     let cut = |token_ids: &[u32]| Ok(Encoded { token_ids: token_ids.to_vec(), truncated: true });
-    assert_eq!(encode(Overlength::TruncateLeft), cut(&[6, 7, 5, 6, 7, 5][..]));
+    // What all texts begin with stays.
+    assert_eq!(encode(Overlength::TruncateLeft), cut(&[0, 7, 5, 6, 7, 5][..]));
     assert_eq!(encode(Overlength::TruncateRight), cut(&[0, 5, 6, 7, 5, 6]));
     let fits = open(&dir, options()).encode(&prompt("a b c a b")).unwrap();
     assert_eq!((fits.token_ids.len(), fits.truncated), (6, false));
+}
+
+#[test]
+fn a_conversation_that_loses_its_end_is_told_once() {
+    let dir = complete();
+    let warnings = |on_overlength, content: &Content| {
+        let encoder = open(&dir, EncoderOptions { on_overlength, ..options() });
+        assert!(encoder.encode(content).unwrap().truncated && encoder.encode(content).unwrap().truncated);
+        encoder.take_warnings()
+    };
+    let conversation = user("a b c a b c a");
+    let told = warnings(Overlength::TruncateRight, &conversation);
+    assert!(told.len() == 1 && told[0].contains("cut on the right"), "{told:?}");
+    assert!(warnings(Overlength::TruncateLeft, &conversation).is_empty());
+    assert!(warnings(Overlength::TruncateRight, &prompt("a b c a b c a")).is_empty());
 }
 
 #[test]
