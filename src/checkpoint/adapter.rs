@@ -123,10 +123,20 @@ impl Adapter {
         self.unread_head.as_deref()
     }
 
+    /// The shape of the tensor that stands in the place of the model's `name`, or where the model has none.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.weights.shape(self.replaced.get(name)?)
+    }
+
+    /// The tensor that stands where the model has none of this name.
+    pub fn own(&self, name: &str) -> Option<Tensor<'_>> {
+        self.weights.get(self.replaced.get(name)?)
+    }
+
     /// What the adapter makes of the model's tensor `name`.
     pub fn apply<'a>(&'a self, name: &str, stored: Tensor<'a>) -> Tensor<'a> {
         let checked = |name: &str| self.weights.get(name).expect("checked when it was opened");
-        let whole = self.replaced.get(name).map_or(stored, |own| checked(own));
+        let whole = self.own(name).unwrap_or(stored);
         let Some(update) = self.updates.get(name) else { return whole };
         let part = |factor: &'a Factor| match factor {
             Factor::Named(name, rows) => checked(name).stored.row_range(rows.clone()),
@@ -143,8 +153,12 @@ impl Adapter {
         Tensor { update: Some(update), ..whole }
     }
 
+    pub fn weights_file(&self) -> PathBuf {
+        self.dir.join(WEIGHTS)
+    }
+
     fn broken(&self, problem: String) -> Error {
-        Error::checkpoint(format!("{} {problem}", self.dir.join(WEIGHTS).display()))
+        Error::checkpoint(format!("{} {problem}", self.weights_file().display()))
     }
 
     /// Finds out what each tensor of the file is for.
@@ -189,16 +203,8 @@ impl Adapter {
                 if !names.contains(&format!("{module}.{first}")) {
                     return Err(self.broken(format!("has tensor {name}, which belongs to no {first}")));
                 }
-            } else if is_part(&target) {
-                let (own, others) = (self.weights.shape(name), model.shape(&target));
-                if own != others {
-                    return Err(self.broken(format!(
-                        "replaces {target} by one of shape {}, the model's has {}",
-                        shown(own),
-                        shown(others)
-                    )));
-                }
-                self.computable(name)?;
+            } else if is_part(&target) || target == spec.family.head {
+                self.check_replaces(name, &target, spec, model)?;
                 self.replaced.insert(target, name.clone());
             } else if spec.is_after_layers(&target) {
                 self.unread_head = Some(name.clone());
@@ -207,6 +213,23 @@ impl Adapter {
             }
         }
         Ok(())
+    }
+
+    /// A saved module is as large as the model's. Embedding and unembedding may have more rows, of tokens that were added; `peft` then
+    /// saves the unembedding of models too whose unembedding is their embedding.
+    fn check_replaces(&self, name: &str, target: &str, spec: &ModelSpec, model: &Weights) -> Result<()> {
+        let table = [spec.vocab_size, spec.hidden_size];
+        let is_table = [spec.family.embedding, spec.family.head].contains(&target);
+        let expected = model.shape(target).unwrap_or(&table);
+        let found = self.weights.shape(name);
+        let has_more = matches!((found, expected), (Some([rows, cols]), [least, width]) if rows > least && cols == width);
+        if found != Some(expected) && !(is_table && has_more) {
+            return Err(self.broken(format!(
+                "replaces {target} by one of shape {}, the model's has {expected:?}",
+                shown(found)
+            )));
+        }
+        self.computable(name).map(|_| ())
     }
 
     /// Of a linear layer: `W + scale · B A`.

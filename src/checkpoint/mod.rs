@@ -80,7 +80,11 @@ impl Checkpoint {
     /// The same model with an adapter on it, see [`Adapter::open`].
     pub fn with_adapter(&self, dir: &Path, merge: bool) -> Result<Self> {
         let adapter = Adapter::open(dir, &self.spec, &self.weights, merge)?;
-        Ok(Self { adapter: Some(Arc::new(adapter)), unembedding: OnceLock::new(), ..self.clone() })
+        let mut spec = self.spec.clone();
+        if let Some([rows, _]) = adapter.shape(spec.family.embedding) {
+            spec.vocab_size = *rows;
+        }
+        Ok(Self { adapter: Some(Arc::new(adapter)), unembedding: OnceLock::new(), spec, ..self.clone() })
     }
 
     /// What says how text becomes tokens, a directory or a GGUF file: the adapter's, if it brings a tokenizer.
@@ -104,10 +108,26 @@ impl Checkpoint {
         files
     }
 
-    /// A tensor by its name in the file, as the adapter changes it.
+    /// A tensor by its name in the file, as the adapter changes it, or as only the adapter has it.
     fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        let stored = self.weights.get(name)?;
-        Some(self.adapter.as_ref().map_or(stored, |adapter| adapter.apply(name, stored)))
+        let (stored, Some(adapter)) = (self.weights.get(name), &self.adapter) else {
+            return self.weights.get(name);
+        };
+        stored.map_or_else(|| adapter.own(name), |stored| Some(adapter.apply(name, stored)))
+    }
+
+    /// Its shape.
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        let own = self.adapter.as_ref().and_then(|adapter| adapter.shape(name));
+        own.or_else(|| self.weights.shape(name))
+    }
+
+    /// The file that it is in.
+    fn file_of(&self, name: &str) -> PathBuf {
+        match self.adapter.as_ref().filter(|adapter| adapter.shape(name).is_some()) {
+            Some(adapter) => adapter.weights_file(),
+            None => self.weights.file_of(name).to_path_buf(),
+        }
     }
 
     /// A tensor of a layer; `None` where the model has no such tensor.
@@ -192,7 +212,9 @@ impl Checkpoint {
     fn find_unembedding(&self) -> Result<&'static str> {
         let ModelSpec { family, hidden_size, vocab_size, tie_word_embeddings, .. } = &self.spec;
         let [embedding, head] = [family.embedding, family.head].map(|name| self.weights.get(name));
+        let brings_head = self.adapter.as_ref().is_some_and(|adapter| adapter.shape(family.head).is_some());
         let is_tied = *tie_word_embeddings
+            && !brings_head
             && match (embedding, head) {
                 (Some(embedding), Some(head)) => {
                     embedding.stored.is_same(&head.stored, |bytes| self.weights.let_go(bytes))
@@ -209,7 +231,7 @@ impl Checkpoint {
             None => Ok(tensor),
             Some(_) => Err(Error::checkpoint(format!(
                 "{}: tensor {name} has a NaN or infinite element",
-                self.weights.file_of(name).display()
+                self.file_of(name).display()
             ))),
         }
     }
@@ -227,15 +249,23 @@ impl Checkpoint {
     }
 
     fn checked(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
-        let found = self.weights.shape(name).ok_or_else(|| {
+        let found = self.shape(name).ok_or_else(|| {
             Error::checkpoint(format!(
                 "{}: tensor {name} is missing (expected shape {shape:?})",
                 self.path.display()
             ))
         })?;
-        let file = self.weights.file_of(name).display();
+        let file = self.file_of(name);
+        let file = file.display();
         if found != shape {
-            let demanding = if self.path.is_dir() { "config.json demands" } else { "its metadata demand" };
+            let demanding = match &self.adapter {
+                // It has more tokens than config.json says.
+                Some(adapter) if adapter.shape(self.spec.family.embedding).is_some() => {
+                    "the adapter's embedding demands"
+                }
+                _ if self.path.is_dir() => "config.json demands",
+                _ => "its metadata demand",
+            };
             let message = format!("{file}: tensor {name} has shape {found:?}, {demanding} {shape:?}");
             return Err(Error::checkpoint(message));
         }

@@ -207,3 +207,20 @@ fn weights_that_do_not_fit() {
         pair.write(WEIGHTS, bytes);
     });
 }
+
+/// The golden case has more tokens than its base; of other modules there is no more to save.
+#[test]
+fn saved_modules_are_as_large_as_the_model_s() {
+    let pair = Pair::copy("lora_extra_tokens");
+    pair.write("in.jsonl", "{\"token_ids\": [1, 69]}\n");
+    let score = ["--base", "base", "--adapter", "adapter", "in.jsonl"];
+    run(&mut pair.run("score", &score)).expect(0, &["vocab_size differs: base 67, tuned 70"]);
+    pair.write("in.jsonl", "{\"token_ids\": [1, 70]}\n");
+    run(&mut pair.run("score", &score)).expect(3, &["has 70 (0 to 69)"]);
+    pair.edit_header(WEIGHTS, |header| {
+        let entry = header.remove("base_model.model.lm_head.weight").unwrap();
+        header.insert("base_model.model.model.norm.weight".into(), entry);
+    });
+    run(&mut pair.run("score", &score))
+        .expect(42, &[WEIGHTS, "replaces model.norm.weight by one of shape [70, 32], the model's has [32]"]);
+}

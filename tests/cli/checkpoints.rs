@@ -195,6 +195,9 @@ fn vocabularies_that_differ() {
     pair.write("tuned/tokenizer.json", tokenizer(&["a", "b", "c"], &["<y>", "<tail>"]));
     run(&mut pair.score(&["in.jsonl"]))
         .expect(0, &["differ in size", "added token 3 is \"<x>\" in base and \"<y>\" in tuned"]);
+    pair.write("tuned/tokenizer.json", tokenizer(&["a", "b"], &["<x>", "<y>"]));
+    run(&mut pair.score(&["in.jsonl"]))
+        .expect(0, &["token 2 is \"c\" in base, and the added token \"<x>\" in tuned"]);
     pair.write("tuned/tokenizer.json", tokenizer(&["a", "c", "b"], &["<x>"]));
     run(&mut pair.score(&["in.jsonl"])).expect(42, &["different vocabularies", "id 1 is \"b\"", "\"c\""]);
     // Another tokenizer, which is told of unless nothing is to be told.
@@ -209,6 +212,27 @@ fn vocabularies_that_differ() {
     let compare = ["--base", "base", "--tuned", "tuned", "in.jsonl", "--tokenizer", "other", "-o", "compare"];
     let ran = run(pair.run("compare", &compare).arg("--quiet")).expect(0, &[]);
     assert!(!ran.stderr.contains("differ in size"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_makes_the_two_models_less_comparable_is_told() {
+    let pair = Pair::copy(CASE);
+    pair.write("in.jsonl", rows(2));
+    pair.write("base/tokenizer.json", "{}");
+    pair.edit_json("base/config.json", |config| config["max_position_embeddings"] = json!(16));
+    run(&mut pair.score(&["in.jsonl"])).expect(
+        0,
+        &[
+            "whether both models have the same vocabulary is not known: tuned has no",
+            "the base takes 16 tokens, the tuned model",
+        ],
+    );
+    let pair = Pair::copy("sharded");
+    pair.write("in.jsonl", rows(2));
+    let told = "weights are float32 in base and bfloat16 in tuned";
+    run(&mut pair.score(&["in.jsonl"])).expect(0, &[told]);
+    let rounded = run(&mut pair.score(&["in.jsonl", "--dtype", "bfloat16"])).expect(0, &[]);
+    assert!(!rounded.stderr.contains("weights are"), "{}", rounded.stderr);
 }
 
 #[test]

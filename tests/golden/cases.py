@@ -323,6 +323,10 @@ CASES = {
     "lora_embedding": Case(
         shape(36, 6, 3, 47, 2, 71, tie_word_embeddings=True), 0.1, adapter=dict(r=3, lora_alpha=6, target_modules=["embed_tokens", "q_proj"])
     ),
+    # Tokens were added: the adapter saves embedding and unembedding.
+    "lora_extra_tokens": Case(
+        shape(32, 4, 2, 41, 2, 67, tie_word_embeddings=True), 0.1, extra_tokens=3, adapter=dict(r=3, lora_alpha=6, target_modules=["q_proj", "up_proj"])
+    ),
     "lora_gpt2": Case(
         dict(n_embd=32, n_head=4, n_layer=2, n_inner=41, n_positions=70, vocab_size=67, bos_token_id=1, eos_token_id=2),
         0.1,

@@ -174,6 +174,9 @@ def with_images(text):
 
 def make_adapter(folder, which, case, config, generator):
     model = read(folder / "base", case, torch.float32)
+    if case.extra_tokens:
+        embedding = model.resize_token_embeddings(case.shape["vocab_size"] + case.extra_tokens, mean_resizing=False)
+        embedding.weight.data += case.noise * torch.randn(embedding.weight.shape, generator=generator)
     model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **config))
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -184,7 +187,7 @@ def make_adapter(folder, which, case, config, generator):
         elif parameter.requires_grad:  # biases, saved modules, DoRA's magnitudes
             parameter.data = parameter.data + case.noise * spread(name, parameter, case) * noise
     shutil.rmtree(folder / which, ignore_errors=True)
-    model.save_pretrained(folder / which)
+    model.save_pretrained(folder / which, save_embedding_layers=True if case.extra_tokens else "auto")
     (folder / which / "README.md").unlink()
     path = folder / which / "adapter_config.json"
     written = json.loads(path.read_text()) | {"base_model_name_or_path": "./base"}

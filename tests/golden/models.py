@@ -35,6 +35,8 @@ def load(folder, case, adapter=None):
     """A model in float64, with an adapter merged in float64; of one with images the text part."""
     model = read(folder, case, torch.float64)
     if adapter:
+        if case.extra_tokens:
+            model.resize_token_embeddings(case.shape["vocab_size"] + case.extra_tokens, mean_resizing=False)
         model = peft.PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
         model = model.to(torch.float64).merge_and_unload()
     if case.with_images:
