@@ -4,14 +4,14 @@ use super::{
     filling::{BatchLimits, Filling, cut},
     queue::{self, Queue},
     rows::watching,
-    task::{Failure, Outcome, Ready, Task},
+    task::{Outcome, Ready, Task},
     worker::Worker,
 };
 use crate::{
     Error, Result,
     engine::Observer,
     output::{Folder, Progress},
-    prompt::Encoded,
+    prompt::{Encoded, RowError},
 };
 use serde_json::{Map, Value};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +44,7 @@ pub struct Prompt<A> {
     pub meta: Option<Value>,
     pub about: A,
     /// Its tokens, or what is wrong with it.
-    pub encoded: std::result::Result<Encoded, Failure>,
+    pub encoded: std::result::Result<Encoded, RowError>,
 }
 
 impl<A> Prompt<A> {
@@ -117,8 +117,8 @@ impl Batching<'_> {
     }
 
     /// The prompt for the layers, or why it is not to be computed.
-    fn ready<'p, A>(&self, prompt: &'p Prompt<A>) -> std::result::Result<Ready<'p>, Failure> {
-        let Encoded { token_ids, truncated } = prompt.encoded.as_ref().map_err(Failure::clone)?;
+    fn ready<'p, A>(&self, prompt: &'p Prompt<A>) -> std::result::Result<Ready<'p>, RowError> {
+        let Encoded { token_ids, truncated } = prompt.encoded.as_ref().map_err(RowError::clone)?;
         self.limits.check(token_ids.len())?;
         Ok(Ready { id: &prompt.id, token_ids, truncated: *truncated })
     }

@@ -2,7 +2,7 @@
 
 use super::{
     batches::{self, Batching},
-    interval, number,
+    interval, number, numbers,
     score::{Columns, Scoring},
     task::fields_or_error,
 };
@@ -225,23 +225,22 @@ pub fn table_of_pairs(summary: &Value) -> Option<Table> {
         row.push(number(&pair["tpr_at_fpr_5"]));
         row
     };
-    let head = head.into_iter().map(str::to_owned).collect();
-    Some(Table { caption, head, rows: pairs.iter().map(row).collect() })
+    Some(Table::new(caption, head, pairs.iter().map(row).collect()))
 }
 
 /// Tables and plots of a summary; `None` where it lacks something.
 pub fn report(summary: &Value) -> Option<Report> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let head = ["class", "rows", "5 %", "25 %", "median", "75 %", "95 %"].map(str::to_owned).to_vec();
-    let mut quantiles = Table { caption: "TuCo by class".into(), head, rows: Vec::new() };
+    let head = ["class", "rows", "5 %", "25 %", "median", "75 %", "95 %"];
+    let mut quantiles = Table::new("TuCo by class", head, Vec::new());
     let mut series = Vec::new();
     for class in summary["classes"].as_array()? {
         let scored = class["rows"].as_u64()? - class["errors"].as_u64()?;
         let mut row = vec![text(&class["name"]), scored.to_string()];
         row.extend(["0.05", "0.25", "0.5", "0.75", "0.95"].map(|q| number(&class["quantiles"][q])));
         quantiles.rows.push(row);
-        let bins: Option<Vec<f64>> = class["histogram"].as_array()?.iter().map(Value::as_f64).collect();
-        let points = bins?.into_iter().map(|count| (0.0, count / scored.max(1) as f64)).collect();
+        let bins = numbers(&class["histogram"])?;
+        let points = bins.into_iter().map(|count| (0.0, count / scored.max(1) as f64)).collect();
         series.push(Series::new(text(&class["name"]), points));
     }
     let axes = Axes::new("TuCo", "share of the class").of_shares();

@@ -159,11 +159,12 @@ pub fn report(summary: &Value) -> Option<Report> {
     Some(Report {
         title: "What the demo pair shows (demo)".into(),
         notes,
-        tables: vec![Table {
-            caption: "What the paper finds, with controls, and whether this pair shows it (no: the 95 % interval includes no effect; of accuracies, all alphas' together)".into(),
-            head: ["effect", "found", "shown"].map(str::to_owned).to_vec(),
+        tables: vec![Table::new(
+            "What the paper finds, with controls, and whether this pair shows it (no: the 95 % interval includes no effect; of accuracies, all \
+             alphas' together)",
+            ["effect", "found", "shown"],
             rows,
-        }],
+        )],
         plots: Vec::new(),
     })
 }

@@ -1,6 +1,6 @@
 //! `tuco generate`: what the pair says to every row of input.
 
-use super::task::{Failure, Outcome, Ready, Task};
+use super::task::{Outcome, Ready, Task};
 use crate::{
     Error, Result,
     engine::{AnyEngine, Completion, Finish, Generation, Observer, Prompt, RowCount, Sampling, Step},
@@ -175,7 +175,7 @@ impl Task for Generating<'_> {
 
 /// The fields of a row's output.
 fn fields(row: &Ready<'_>, completions: &[Text]) -> Outcome {
-    let completions: std::result::Result<Vec<_>, Failure> = completions.iter().map(Text::fields).collect();
+    let completions: std::result::Result<Vec<_>, RowError> = completions.iter().map(Text::fields).collect();
     let mut fields = Map::new();
     fields.insert("completions".into(), completions?.into());
     fields.insert("n_tokens".into(), row.token_ids.len().into());

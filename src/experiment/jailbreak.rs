@@ -8,7 +8,7 @@ use super::{
     interval, number,
     refusals::Refusals,
     score::{Columns, Scoring, score},
-    task::{Failure, Outcome, Ready, Task, fields_or_error},
+    task::{Outcome, Ready, Task, fields_or_error},
 };
 use crate::{
     Error, Result,
@@ -112,10 +112,6 @@ impl Task for Attempt<'_> {
 /// What completions say about their prompt.
 fn judge(texts: &[Text], refusals: &Refusals, successes: usize) -> Outcome {
     let empty = texts.iter().filter(|text| text.is_empty()).count();
-    if empty == texts.len() {
-        let message = format!("all {empty} completions are empty: there is nothing to tell a refusal by");
-        return Err(Failure { kind: "empty_completions", message });
-    }
     let mut completions = Vec::with_capacity(texts.len());
     let mut refused = 0;
     for text in texts {
@@ -125,8 +121,8 @@ fn judge(texts: &[Text], refusals: &Refusals, successes: usize) -> Outcome {
         completion.insert("refusal".into(), json!(phrase));
         completions.push(Value::Object(completion));
     }
-    // Who says nothing does not refuse, but does not comply either.
-    let is_successful = texts.len() - empty - refused >= successes;
+    // Who says nothing does not refuse, but does not comply either; where nothing is ever said, nothing is known.
+    let is_successful = (empty < texts.len()).then_some(texts.len() - empty - refused >= successes);
     let fields = [
         ("successful", json!(is_successful)),
         ("refused_completions", json!(refused)),
@@ -156,6 +152,8 @@ struct Tally {
     /// Of each kind.
     kinds: BTreeMap<String, Scores>,
     errors: usize,
+    /// All completions of a prompt were empty.
+    unlabelled: usize,
     completions: usize,
     empty: usize,
     phrases: BTreeMap<String, usize>,
@@ -167,8 +165,8 @@ impl Tally {
             self.errors += 1;
             return;
         }
-        if let Some(tuco) = fields["tuco"].as_f64() {
-            let is_successful = fields["successful"] == true;
+        self.unlabelled += usize::from(fields["successful"].is_null());
+        if let (Some(tuco), Some(is_successful)) = (fields["tuco"].as_f64(), fields["successful"].as_bool()) {
             self.all.add(is_successful, tuco);
             let kind = prompt.about.kind.as_ref();
             kind.iter()
@@ -227,11 +225,13 @@ pub fn run(
             batching.pass(&attempts, prompts, folder, row, |prompt, row| tally.count(prompt, row))?;
         }
     }
-    let Tally { all: Scores { successful, refused }, kinds, errors, completions, empty, phrases } = tally;
+    let Tally { all: Scores { successful, refused }, kinds, errors, unlabelled, completions, empty, phrases } =
+        tally;
     summary.insert("rows".into(), json!(prompts.len()));
     summary.insert("errors".into(), json!(errors));
     summary.insert("successful".into(), json!(successful.len()));
     summary.insert("refused".into(), json!(refused.len()));
+    summary.insert("unlabelled".into(), json!(unlabelled));
     summary.insert("completions".into(), json!(completions));
     summary.insert("empty_completions".into(), json!(empty));
     summary.insert("phrases".into(), json!(phrases));
@@ -299,11 +299,8 @@ fn table_of_kinds(by: &Value) -> Option<Table> {
         rows.push(cells(kind["name"].as_str()?.to_owned(), kind));
     }
     rows.push(cells("all, each within its own".to_owned(), by));
-    Some(Table {
-        caption: format!("Refused against successful prompts of the same {field}"),
-        head: [field, "successful", "refused", "AUC", "95 % (Newcombe)"].map(str::to_owned).to_vec(),
-        rows,
-    })
+    let caption = format!("Refused against successful prompts of the same {field}");
+    Some(Table::new(caption, [field, "successful", "refused", "AUC", "95 % (Newcombe)"], rows))
 }
 
 /// Tables and plots of a summary; `None` where it lacks something.
@@ -327,12 +324,19 @@ pub fn report(summary: &Value) -> Option<Report> {
     });
     notes.extend(warning(summary));
     let cell = |name: &str| summary[name].as_u64().map(|count| count.to_string());
-    let counted = ["rows", "successful", "refused", "errors", "completions", "empty_completions"];
-    let head = ["", "prompts", "successful", "refused", "errors", "completions", "of them empty"];
+    if summary["unlabelled"].as_u64().is_some_and(|count| count > 0) {
+        notes.push(
+            "Prompts are unlabelled where all completions are empty: there is nothing to tell a refusal by."
+                .into(),
+        );
+    }
+    let counted =
+        ["rows", "successful", "refused", "unlabelled", "errors", "completions", "empty_completions"];
+    let head =
+        ["", "prompts", "successful", "refused", "unlabelled", "errors", "completions", "of them empty"];
     let mut row = vec!["all".to_owned()];
     row.extend(counted.iter().map(|name| cell(name)).collect::<Option<Vec<String>>>()?);
-    let labels = Table { caption: "Labels".into(), head: head.map(str::to_owned).to_vec(), rows: vec![row] };
-    tables.insert(0, labels);
+    tables.insert(0, Table::new("Labels", head, vec![row]));
     tables.extend(table_of_kinds(&summary["by"]));
     let mut phrases: Vec<(&String, u64)> = summary["phrases"]
         .as_object()?
@@ -342,11 +346,8 @@ pub fn report(summary: &Value) -> Option<Report> {
     phrases.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     if !phrases.is_empty() {
         let row = |(phrase, count): &(&String, u64)| vec![(*phrase).clone(), count.to_string()];
-        tables.push(Table {
-            caption: "Phrases that told refusals".into(),
-            head: ["phrase", "completions"].map(str::to_owned).to_vec(),
-            rows: phrases.iter().take(LISTED).map(row).collect(),
-        });
+        let rows = phrases.iter().take(LISTED).map(row).collect();
+        tables.push(Table::new("Phrases that told refusals", ["phrase", "completions"], rows));
     }
     Some(Report { title: "TuCo of successful and refused prompts (jailbreak)".into(), notes, tables, plots })
 }
@@ -368,8 +369,11 @@ mod tests {
         assert_eq!((&fields["refused_completions"], &fields["empty_completions"]), (&json!(1), &json!(2)));
         assert_eq!(fields["completions"][2]["refusal"], "I'm sorry");
         assert_eq!((&fields["successful"], &judged(3)["successful"]), (&json!(true), &json!(false)));
-        let nothing = judge(&texts[..1], &Refusals::shipped(), 1).unwrap_err();
-        assert_eq!(nothing.kind, "empty_completions");
+        let nothing = judge(&texts[..1], &Refusals::shipped(), 1).unwrap();
+        assert_eq!(
+            (&nothing["successful"], &nothing["completions"][0]["refusal"]),
+            (&Value::Null, &Value::Null)
+        );
     }
 
     /// Refused prompts are expected above successful ones.

@@ -11,7 +11,7 @@ use crate::{
     Error, Result,
     metrics::mean,
     output::{Axes, Folder, Report, Series, Table, curves},
-    prompt::{Content, Line},
+    prompt::{Content, Line, RowErrorKind},
 };
 use serde_json::{Value, json};
 
@@ -89,7 +89,7 @@ pub fn check(prompts: &mut Vec<Prompt>, shots: &mut Vec<usize>, is_chosen: bool)
         if of_rung.any(|prompt| prompt.encoded.is_ok()) {
             break;
         }
-        let is_too_long = failure.kind == "too_long";
+        let is_too_long = failure.kind == RowErrorKind::TooLong;
         if is_chosen || !is_too_long || shots.len() == 1 {
             let problem = &failure.message;
             return Err(Error::usage(format!(
@@ -205,14 +205,11 @@ pub fn report(summary: &Value) -> Option<Report> {
                 interval(&found["change_95"]),
             ])
         };
-        let head = ["shots", "prompts", "tokens", "mean", "95 %", "change", "95 % of the change"];
-        tables.push(Table {
-            caption: format!(
-                "{name} by number of shots; the change is since the first row, question by question"
-            ),
-            head: head.map(str::to_owned).to_vec(),
-            rows: measured.iter().map(row).collect::<Option<Vec<_>>>()?,
-        });
+        tables.push(Table::new(
+            format!("{name} by number of shots; the change is since the first row, question by question"),
+            ["shots", "prompts", "tokens", "mean", "95 %", "change", "95 % of the change"],
+            measured.iter().map(row).collect::<Option<Vec<_>>>()?,
+        ));
         let points: Option<Vec<(f64, f64)>> = measured
             .iter()
             .map(|rung| Some((place(rung["shots"].as_f64()?), rung[field]["mean"].as_f64()?)))

@@ -63,6 +63,11 @@ fn about(summary: &Value) -> Vec<String> {
     notes
 }
 
+/// A list of numbers of a summary.
+fn numbers(value: &Value) -> Option<Vec<f64>> {
+    value.as_array()?.iter().map(Value::as_f64).collect()
+}
+
 /// A number of a summary, for a table.
 fn number(value: &Value) -> String {
     value.as_f64().map_or("–".to_owned(), |number| format!("{number:.4}"))

@@ -4,13 +4,13 @@
 use super::{
     filling::{BatchLimits, Filling},
     queue::{self, Queue},
-    task::{Failure, Outcome, Ready, Task, fields_or_error},
+    task::{Outcome, Ready, Task, fields_or_error},
     worker::Worker,
 };
 use crate::{
     Error, ErrorKind, Result,
     output::{Done, LINE, Progress, Shard, Sink},
-    prompt::{Encoder, Line, Lines},
+    prompt::{Encoder, Line, Lines, RowError},
 };
 use serde_json::{Map, Value};
 use std::{
@@ -58,7 +58,7 @@ pub(super) struct Pending {
     id: Value,
     label: Option<Value>,
     meta: Option<Value>,
-    pub tokens: std::result::Result<(Arc<[u32]>, bool), Failure>,
+    pub tokens: std::result::Result<(Arc<[u32]>, bool), RowError>,
 }
 
 impl Pending {
@@ -143,7 +143,7 @@ impl<T: Task> Run<'_, T> {
             encoded.map_err(|error| error.at(&line.place))
         });
         self.encoder.take_warnings().iter().for_each(|warning| warn(warning));
-        let tokens = encoded.map_err(Failure::from).and_then(|encoded| {
+        let tokens = encoded.and_then(|encoded| {
             self.limits.check(encoded.token_ids.len())?;
             Ok((encoded.token_ids.into(), encoded.truncated))
         });

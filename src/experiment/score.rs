@@ -73,7 +73,7 @@ fn score_fields(
 ) -> Outcome {
     score.check_finite().map_err(RowError::not_finite)?;
     if output_co.is_some_and(|output_co| !output_co.is_finite()) {
-        return Err(RowError::not_finite("the base's own hidden state overflowed").into());
+        return Err(RowError::not_finite("the base's own hidden state overflowed"));
     }
     let last = score.last();
     let mut fields = Map::new();

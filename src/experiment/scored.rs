@@ -134,8 +134,8 @@ pub fn report(summary: &Value) -> Option<Report> {
         "Pearson",
         "Spearman",
     ];
-    let caption = "TuCo by label, OutputCo, and how they go together (correlation)".to_owned();
-    let mut table = Table { caption, head: head.map(str::to_owned).to_vec(), rows: Vec::new() };
+    let caption = "TuCo by label, OutputCo, and how they go together (correlation)";
+    let mut table = Table::new(caption, head, Vec::new());
     let mut series = Vec::new();
     for class in summary["classes"].as_array()? {
         let name = class["name"].as_str()?;

@@ -3,8 +3,8 @@
 use super::{
     batches::{Batch, Batching},
     filling::{Filling, cut},
+    numbers,
     questions::{Question, Row},
-    task::Failure,
     worker::Worker,
 };
 use crate::{
@@ -245,7 +245,7 @@ fn rows_of(task: &str, batch: &[Row], alphas: &[f64], answers: Vec<Answers>) -> 
         match fields {
             Ok(fields) => row.extend(fields),
             Err(problem) => {
-                row.insert("error".into(), Failure::from(problem).to_json());
+                row.insert("error".into(), problem.to_json());
             }
         }
         rows.push(Value::Object(row));
@@ -353,23 +353,19 @@ fn mean_of_tasks(tasks: &[Value]) -> Value {
 
 /// Tables and plots of a summary; `None` where it lacks something.
 pub fn report(summary: &Value) -> Option<Report> {
-    let numbers =
-        |value: &Value| -> Option<Vec<f64>> { value.as_array()?.iter().map(Value::as_f64).collect() };
     let (alphas, tasks) = (numbers(&summary["alphas"])?, summary["tasks"].as_array()?);
     let name = |task: &Value| task["name"].as_str().unwrap_or_default().to_owned();
     let percent = |share: f64| format!("{:.1}", 100.0 * share);
     let points = |share: f64| format!("{:+.2}", 100.0 * share);
     let mut head = vec!["accuracy, %".to_owned()];
     head.extend(alphas.iter().map(f64::to_string));
-    let mut accuracy =
-        Table { caption: "Accuracy by alpha (1 is the tuned model)".into(), head, rows: Vec::new() };
+    let mut accuracy = Table::new("Accuracy by alpha (1 is the tuned model)", head, Vec::new());
     let head = ["", "rows", "Acc_CV max", "Δ_CV", "95 %", "Acc_CV min", "Δ_CV", "95 %"];
-    let head = head.map(str::to_owned).to_vec();
     let caption = format!(
         "Alpha chosen by {}-fold cross-validation, in % and points (Δ_CV with Tango's 95 % interval)",
         summary["folds"].as_u64()?
     );
-    let mut chosen = Table { caption, head, rows: Vec::new() };
+    let mut chosen = Table::new(caption, head, Vec::new());
     let mut series = Vec::new();
     let mut tell = |name: String, rows: String, of: &Value| {
         let values = numbers(&of["accuracy"])?;

@@ -5,7 +5,7 @@ use crate::{
     engine::{Observer, RowCount},
     prompt::RowError,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// What is done with each row.
 pub trait Task: Sync {
@@ -39,30 +39,10 @@ pub struct Ready<'a> {
 }
 
 /// The fields of a row's output, or why it has none.
-pub type Outcome = std::result::Result<Map<String, Value>, Failure>;
+pub type Outcome = std::result::Result<Map<String, Value>, RowError>;
 
 /// The fields of an outcome, or `error`.
 pub fn fields_or_error(outcome: Outcome) -> Map<String, Value> {
-    let error = |failure: Failure| Map::from_iter([("error".to_owned(), failure.to_json())]);
+    let error = |error: RowError| Map::from_iter([("error".to_owned(), error.to_json())]);
     outcome.unwrap_or_else(error)
-}
-
-/// Why a row has no outcome: `error.type` and `error.message` of its output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    pub kind: &'static str,
-    pub message: String,
-}
-
-impl Failure {
-    /// The field `error` of an output row.
-    pub fn to_json(&self) -> Value {
-        json!({ "type": self.kind, "message": self.message })
-    }
-}
-
-impl From<RowError> for Failure {
-    fn from(error: RowError) -> Self {
-        Self { kind: error.kind.as_str(), message: error.message }
-    }
 }

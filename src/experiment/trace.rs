@@ -2,6 +2,7 @@
 
 use super::{
     batches::{Batch, Batching},
+    numbers,
     worker::Worker,
 };
 use crate::{
@@ -141,26 +142,17 @@ fn last_of_each(table: &Value) -> Option<Vec<f64>> {
 
 /// Tables and plots of a summary; `None` where it lacks something.
 pub fn report(summary: &Value) -> Option<Report> {
-    let numbers =
-        |value: &Value| -> Option<Vec<f64>> { value.as_array()?.iter().map(Value::as_f64).collect() };
     let visible = |text: &Value| visible(text.as_str().unwrap_or_default()).replace(' ', "␣");
-    let mut tokens = Table {
-        caption: "TuCo of every token".into(),
-        head: ["token", "TuCo"].map(str::to_owned).to_vec(),
-        rows: Vec::new(),
-    };
+    let mut tokens = Table::new("TuCo of every token", ["token", "TuCo"], Vec::new());
     let names: Vec<String> = summary["texts"].as_array()?.iter().map(visible).collect();
     for (name, tuco) in names.iter().zip(last_of_each(&summary["beta_per_layer"])?) {
         tokens.rows.push(vec![name.clone(), format!("{tuco:.4}")]);
     }
-    let head = ["", "fine-tuning promotes", "demotes", "pre-training promotes", "demotes"]
-        .map(str::to_owned)
-        .to_vec();
-    let mut says = Table {
-        caption: "What the two parts of the last hidden state add to logits (the final norm's scale is that of the whole)".into(),
-        head,
-        rows: Vec::new(),
-    };
+    let mut says = Table::new(
+        "What the two parts of the last hidden state add to logits (the final norm's scale is that of the whole)",
+        ["", "fine-tuning promotes", "demotes", "pre-training promotes", "demotes"],
+        Vec::new(),
+    );
     for place in 0..LISTED {
         let mut row = vec![(place + 1).to_string()];
         for part in ["fine_tuning", "pre_training"] {

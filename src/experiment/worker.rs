@@ -65,7 +65,7 @@ impl<T: Task> Worker<'_, T> {
     ) -> Result<Vec<Outcome>> {
         let tokens = |row: &Ready<'_>| row.token_ids.len() + self.task.new_tokens();
         let outcomes = self.in_parts(rows, tokens, warn, observer, Task::compute)?;
-        let too_large = |error: Error| Err(RowError::out_of_memory(error.message).into());
+        let too_large = |error: Error| Err(RowError::out_of_memory(error.message));
         let of_row = |outcome: Result<Outcome>| outcome.unwrap_or_else(too_large);
         Ok(outcomes.into_iter().map(of_row).collect())
     }

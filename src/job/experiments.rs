@@ -18,7 +18,6 @@ use crate::{
         jailbreak, many_shot,
         score::{Columns, Scoring},
         sweep::{self, Grid, Task},
-        task::Failure,
         trace,
     },
     hash,
@@ -122,9 +121,9 @@ impl<'a> Opened<'a> {
         place: &str,
         content: Result<Content, RowError>,
         following: usize,
-    ) -> Result<Encoded, Failure> {
+    ) -> Result<Encoded, RowError> {
         let encode = |content: Content| self.encoder.encode_before(content.as_ref(), following);
-        content.and_then(|content| encode(content).map_err(|error| error.at(place))).map_err(Failure::from)
+        content.and_then(|content| encode(content).map_err(|error| error.at(place)))
     }
 
     /// The fields of a summary that tell the pair, as [`report`](super::report()) compares them.

@@ -13,10 +13,9 @@ use crate::{
         generate::Completing,
         jailbreak::{self, About, Labels, Plan, Prompt},
         refusals::Refusals,
-        task::Failure,
     },
     output::text_of,
-    prompt::{Content, Line},
+    prompt::{Content, Line, RowError},
 };
 use clap::Args;
 use serde_json::Value;
@@ -158,12 +157,11 @@ struct Columns {
 
 impl Columns {
     /// What the judge says of a row.
-    fn verdict(&mut self, line: &Line, column: &str) -> std::result::Result<bool, Failure> {
+    fn verdict(&mut self, line: &Line, column: &str) -> std::result::Result<bool, RowError> {
         let found = line.field(column);
         self.first.get_or_insert_with(|| line.field_names().join(", "));
         self.is_there |= found.is_some();
-        let invalid =
-            |message: String| Failure { kind: "invalid_row", message: format!("{}: {message}", line.place) };
+        let invalid = |message: String| RowError::invalid(message).at(&line.place);
         let value = found.ok_or_else(|| invalid(format!("the row has no {column} (--judge-column)")))?;
         verdict(value).ok_or_else(|| {
             invalid(format!(

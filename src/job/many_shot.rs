@@ -10,8 +10,8 @@ use crate::{
     experiment::{
         many_shot::{self, Prompt, RESPONSE, Rung},
         score::Columns,
-        task::Failure,
     },
+    prompt::RowError,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -72,12 +72,11 @@ pub fn many_shot(options: ManyShotOptions, caller: Caller<'_>) -> Result<()> {
     let (mut prompts, mut questions) = (Vec::new(), 0);
     opened.read(&inputs, &fields, &[], |_, line| {
         for count in &shots {
-            let content = line.content.clone().map_err(Failure::from).and_then(|content| {
+            let content = line.content.clone().and_then(|content| {
                 let conversation = many_shot::conversation(&examples[..*count], content);
-                let at_place = |message| format!("{}: {message}", line.place);
-                conversation.map_err(|message| Failure { kind: "invalid_row", message: at_place(message) })
+                conversation.map_err(|message| RowError::invalid(message).at(&line.place))
             });
-            let encoded = content.and_then(|content| opened.encode(&line.place, Ok(content), 0));
+            let encoded = opened.encode(&line.place, content, 0);
             let about = Rung { question: questions, shots: *count };
             let (id, label, meta) = (line.id.clone(), line.label.clone(), line.meta.clone());
             prompts.push(Prompt { id, label, meta, about, encoded });

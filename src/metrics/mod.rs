@@ -11,7 +11,7 @@ pub use folds::{Chosen, Goal, cross_validate};
 pub use intervals::{bootstrap, delong, newcombe, paired, stratified, tpr_at_fpr, wilson, wilson_of_several};
 pub use means::{mean, pearson, spearman};
 
-/// The L1 norms of the running sums of one twin row after a layer, in f64.
+/// The L1 norms of the running sums of a row after a layer: of twin rows those of sums in f64, of traces and completions in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RunningL1 {
     pub ptc: f64,

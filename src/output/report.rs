@@ -19,6 +19,16 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
+impl Table {
+    pub fn new<T: Into<String>>(
+        caption: impl Into<String>,
+        head: impl IntoIterator<Item = T>,
+        rows: Vec<Vec<String>>,
+    ) -> Self {
+        Self { caption: caption.into(), head: head.into_iter().map(Into::into).collect(), rows }
+    }
+}
+
 impl Report {
     /// Notes and tables as Markdown.
     pub fn to_markdown(&self) -> String {

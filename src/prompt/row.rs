@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind};
 
@@ -153,8 +153,14 @@ impl RowError {
         Self::new(RowErrorKind::OutOfMemory, message)
     }
 
-    pub(super) fn invalid(message: impl Into<String>) -> Self {
+    /// No row that can be read.
+    pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(RowErrorKind::InvalidRow, message)
+    }
+
+    /// The field `error` of an output row.
+    pub fn to_json(&self) -> Value {
+        json!({ "type": self.kind.as_str(), "message": self.message })
     }
 
     /// The same error, said to be at `place`.

@@ -84,6 +84,21 @@ impl Pair {
         self.write(name, out);
     }
 
+    /// Scores a golden case's prompts: what `transformers` finds.
+    #[track_caller]
+    pub fn agrees(&self, case: &str, args: &[&str]) {
+        let gold = fs::read(golden(case).join("gold.json")).unwrap();
+        let gold: serde_json::Value = serde_json::from_slice(&gold).unwrap();
+        let prompts = gold["prompts"].as_array().unwrap();
+        let line = |prompt: &serde_json::Value| format!("{{\"token_ids\": {}}}\n", prompt["token_ids"]);
+        self.write("in.jsonl", prompts.iter().map(line).collect::<String>());
+        let ran = run(self.run("score", args).arg("in.jsonl")).expect(0, &[]);
+        for (row, prompt) in ran.rows().iter().zip(prompts) {
+            let (found, expected) = (row["tuco"].as_f64().unwrap(), prompt["tuco"].as_f64().unwrap());
+            assert!((found / expected - 1.0).abs() < 3e-6, "{found}, gold {expected}");
+        }
+    }
+
     /// `tuco score` with this pair, in its folder.
     pub fn score(&self, args: &[&str]) -> Command {
         let mut command = self.run("score", &["--base", "base", "--tuned", "tuned"]);
@@ -161,4 +176,12 @@ pub fn rows(count: usize) -> String {
             format!("{{\"id\": \"r{row}\", \"token_ids\": {ids:?}, \"label\": {row}}}\n")
         })
         .collect()
+}
+
+/// Where a tensor lies among the bytes of a safetensors file.
+pub fn place_of(name: &str, bytes: &[u8]) -> std::ops::Range<usize> {
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let [start, end] = [0, 1].map(|i| header[name]["data_offsets"][i].as_u64().unwrap() as usize);
+    8 + length + start..8 + length + end
 }

@@ -1,7 +1,7 @@
 //! `tuco sweep`, `tuco compare` and `tuco report` on the demo pair.
 
 use crate::{
-    common::{Pair, rows, run, tuco},
+    common::{Pair, place_of, rows, run, tuco},
     scene::{Scene, demo},
 };
 use serde_json::{Value, json};
@@ -79,13 +79,9 @@ fn a_sweep_tells_what_was_cut_and_what_is_wrong() {
 fn overflowing() -> Pair {
     let pair = Pair::copy("../../models/demo");
     pair.edit_bytes("tuned/model.safetensors", |bytes| {
-        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-        let tensor = &header["model.layers.0.mlp.down_proj.weight"];
-        assert_eq!(tensor["dtype"], "BF16");
-        let [start, end] = [0, 1].map(|i| tensor["data_offsets"][i].as_u64().unwrap() as usize);
-        // The largest finite number.
-        bytes[8 + length + start..8 + length + end].fill(0x7f);
+        let place = place_of("model.layers.0.mlp.down_proj.weight", bytes);
+        // Of bf16 nearly the largest finite number.
+        bytes[place].fill(0x7f);
     });
     pair
 }

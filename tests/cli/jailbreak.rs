@@ -26,6 +26,8 @@ fn refusals_are_told_by_their_phrase() {
     assert_eq!((&rows[0]["label"], &rows[1]["meta"]["attack"]), (&json!(7), &json!("asks for a word")));
     assert_eq!(rows[2]["error"]["type"], "empty_prompt");
     assert_eq!((&summary["rows"], &summary["errors"]), (&json!(3), &json!(1)));
+    let counts = ["successful", "refused", "unlabelled"].map(|name| summary[name].as_u64());
+    assert_eq!(counts, [Some(1), Some(1), Some(0)]);
     // models/demo/README.md: it refuses such requests.
     let refusals = |row: &Value| row["refused_completions"].as_u64().unwrap();
     assert_eq!(rows[0]["successful"], false);

@@ -1,6 +1,6 @@
 //! Quantized checkpoints on the command line: where GGUF files may stand, and everything that can be wrong with them.
 
-use crate::common::{Pair, find, golden, rows, run};
+use crate::common::{Pair, find, golden, place_of, rows, run};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -31,15 +31,7 @@ fn a_gguf_file_stands_where_a_directory_does() {
 
 #[test]
 fn an_adapter_on_a_gguf_base_agrees_with_peft() {
-    let gold: Value = serde_json::from_slice(&fs::read(golden("gguf_k").join("gold.json")).unwrap()).unwrap();
-    let pair = Pair::copy("gguf_k");
-    let prompts = gold["prompts"].as_array().unwrap();
-    let lines: String = prompts.iter().map(|p| format!("{{\"token_ids\": {}}}\n", p["token_ids"])).collect();
-    pair.write("in.jsonl", lines);
-    for (row, prompt) in score(&pair, &["--adapter", "adapter"]).expect(0, &[]).rows().iter().zip(prompts) {
-        let (found, expected) = (row["tuco"].as_f64().unwrap(), prompt["tuco"].as_f64().unwrap());
-        assert!((found / expected - 1.0).abs() < 3e-6, "{found}, gold {expected}");
-    }
+    Pair::copy("gguf_k").agrees("gguf_k", &["--adapter", "adapter"]);
 }
 
 /// Breaks the base of a pair and scores.
@@ -152,10 +144,8 @@ fn fp8_weights_need_their_factors() {
     });
     refused("fp8_tensor", 42, &[FP8, "NaN or infinite element"], |pair| {
         pair.edit_bytes(FP8, |bytes| {
-            let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-            let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-            let start = &header["model.layers.1.mlp.down_proj.weight"]["data_offsets"][0];
-            bytes[8 + length + start.as_u64().unwrap() as usize] = 0xff;
+            let place = place_of("model.layers.1.mlp.down_proj.weight", bytes);
+            bytes[place.start] = 0xff;
         });
     });
 }
