@@ -47,7 +47,7 @@ pub fn paired(gained: usize, lost: usize, count: usize) -> (f64, f64) {
         let a = 2.0 * count;
         let b = (a - gained + lost) * difference - gained - lost;
         let c = -lost * difference * (1.0 - difference);
-        let of_lost = ((b * b - 4.0 * a * c).sqrt() - b) / (2.0 * a);
+        let of_lost = ((b * b - 4.0 * a * c).max(0.0).sqrt() - b) / (2.0 * a);
         let variance = count * (2.0 * of_lost + difference * (1.0 - difference));
         (gained - lost - count * difference).powi(2) <= Z * Z * variance
     };

@@ -172,13 +172,13 @@ impl Encoder {
     /// # Errors
     /// What is wrong with this row.
     pub fn encode_before(&self, content: ContentRef<'_>, following: usize) -> Result<Encoded, RowError> {
-        let ids = match (content, self.conversation(content)) {
-            (ContentRef::Prompt(""), _) => return Err(empty("the prompt is an empty string")),
-            (ContentRef::Messages([]), _) => return Err(empty("the conversation has no messages")),
-            (_, Some(messages)) => Cow::Owned(self.encode_messages(&messages)?),
-            (ContentRef::TokenIds(ids), None) => Cow::Borrowed(ids),
-            (ContentRef::Prompt(text), None) => Cow::Owned(self.encode_text(text)?),
-            (ContentRef::Messages(_), None) => unreachable!("messages are a conversation"),
+        let conversation = self.conversation(content);
+        let ids = match content {
+            ContentRef::Prompt("") => return Err(empty("the prompt is an empty string")),
+            ContentRef::Messages([]) => return Err(empty("the conversation has no messages")),
+            ContentRef::TokenIds(ids) => Cow::Borrowed(ids),
+            ContentRef::Prompt(text) if conversation.is_none() => Cow::Owned(self.encode_text(text)?),
+            _ => Cow::Owned(self.encode_messages(conversation.as_deref().unwrap_or_default())?),
         };
         if ids.is_empty() {
             return Err(empty("the prompt has no tokens"));
@@ -187,7 +187,7 @@ impl Encoder {
         let encoded = self.fit(&ids, following)?;
         if encoded.truncated
             && self.options.on_overlength == Overlength::TruncateRight
-            && self.conversation(content).is_some()
+            && conversation.is_some()
         {
             self.warn_once(
                 &self.told.cut_turn,
