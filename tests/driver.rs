@@ -43,9 +43,9 @@ fn scored(libraries: &Path, scene: &str, device: &str, visible: Option<&str>) ->
 }
 
 /// The rows of the demo's prompts and what was said, with so many bytes of the device's memory.
-fn scored_in(libraries: &Path, scene: &str, memory: usize, options: &[&str]) -> (Vec<Value>, Output) {
+fn scored_in(libraries: &Path, scene: &str, memory: usize) -> (Vec<Value>, Output) {
     let mut command = tuco(libraries, scene, "score");
-    command.arg(demo().join("prompts.jsonl")).args(["--device", "cuda"]).args(options);
+    command.arg(demo().join("prompts.jsonl")).args(["--device", "cuda"]);
     let output = command.env("MEMORY", memory.to_string()).output().unwrap();
     let rows = String::from_utf8_lossy(&output.stdout);
     (rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect(), output)
@@ -152,9 +152,9 @@ fn what_memory_does_not_hold_at_once_is_scored_in_parts() {
     let dir = tempfile::tempdir().unwrap();
     driver(dir.path());
     for scene in COMPUTING {
-        let (all, _) = scored_in(dir.path(), scene, 1 << 30, &[]);
+        let (all, _) = scored_in(dir.path(), scene, 1 << 30);
         assert!(all.len() > 100 && all.iter().all(|row| row["tuco"] == 0.0), "{scene}: {} rows", all.len());
-        let (rows, output) = scored_in(dir.path(), scene, 5 << 20, &[]);
+        let (rows, output) = scored_in(dir.path(), scene, 5 << 20);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && !stderr.contains("driver: "), "{scene}: {stderr}");
         assert!(stderr.contains("weights brought layer by layer"), "{scene}: {stderr}");
@@ -162,7 +162,7 @@ fn what_memory_does_not_hold_at_once_is_scored_in_parts() {
         assert_eq!((rows, warnings), (all, 1), "{scene}: {stderr}");
 
         // A layer alone is too much: a run may find more memory next time.
-        let (rows, output) = scored_in(dir.path(), scene, 1 << 20, &[]);
+        let (rows, output) = scored_in(dir.path(), scene, 1 << 20);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.code(), rows.len()), (Some(1), 0), "{scene}: {stderr}");
         assert!(

@@ -128,6 +128,11 @@ impl Adapter {
         self.weights.shape(self.replaced.get(name)?)
     }
 
+    /// Whether a tensor of the adapter stands in the place of the model's.
+    pub fn replaces(&self, name: &str) -> bool {
+        self.replaced.contains_key(name)
+    }
+
     /// The tensor that stands where the model has none of this name.
     pub fn own(&self, name: &str) -> Option<Tensor<'_>> {
         self.weights.get(self.replaced.get(name)?)

@@ -110,9 +110,8 @@ impl Checkpoint {
 
     /// A tensor by its name in the file, as the adapter changes it, or as only the adapter has it.
     fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        let (stored, Some(adapter)) = (self.weights.get(name), &self.adapter) else {
-            return self.weights.get(name);
-        };
+        let stored = self.weights.get(name);
+        let Some(adapter) = &self.adapter else { return stored };
         stored.map_or_else(|| adapter.own(name), |stored| Some(adapter.apply(name, stored)))
     }
 
@@ -124,7 +123,7 @@ impl Checkpoint {
 
     /// The file that it is in.
     fn file_of(&self, name: &str) -> PathBuf {
-        match self.adapter.as_ref().filter(|adapter| adapter.shape(name).is_some()) {
+        match self.adapter.as_ref().filter(|adapter| adapter.replaces(name)) {
             Some(adapter) => adapter.weights_file(),
             None => self.weights.file_of(name).to_path_buf(),
         }
@@ -212,7 +211,7 @@ impl Checkpoint {
     fn find_unembedding(&self) -> Result<&'static str> {
         let ModelSpec { family, hidden_size, vocab_size, tie_word_embeddings, .. } = &self.spec;
         let [embedding, head] = [family.embedding, family.head].map(|name| self.weights.get(name));
-        let brings_head = self.adapter.as_ref().is_some_and(|adapter| adapter.shape(family.head).is_some());
+        let brings_head = self.adapter.as_ref().is_some_and(|adapter| adapter.replaces(family.head));
         let is_tied = *tie_word_embeddings
             && !brings_head
             && match (embedding, head) {
@@ -260,7 +259,7 @@ impl Checkpoint {
         if found != shape {
             let demanding = match &self.adapter {
                 // It has more tokens than config.json says.
-                Some(adapter) if adapter.shape(self.spec.family.embedding).is_some() => {
+                Some(adapter) if adapter.replaces(self.spec.family.embedding) => {
                     "the adapter's embedding demands"
                 }
                 _ if self.path.is_dir() => "config.json demands",

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     engine::{AnyEngine, Observer, Tokens},
-    metrics::{Goal, cross_validate, paired, wilson},
+    metrics::{Goal, accuracy, cross_validate, paired, wilson},
     output::{Axes, Folder, Report, Series, Table, curves},
     prompt::RowError,
 };
@@ -291,10 +291,6 @@ fn strictly_largest(values: &[f64]) -> Option<usize> {
     (0..values.len()).all(|other| other == best || values[other] < values[best]).then_some(best)
 }
 
-fn share(correct: &[bool]) -> f64 {
-    correct.iter().filter(|correct| **correct).count() as f64 / correct.len() as f64
-}
-
 /// # Errors
 /// [`ErrorKind::NotFinite`] where fewer questions than folds have logits that are numbers.
 fn summarize(task: &Task, grid: &Grid, correct: &[Vec<bool>]) -> Result<Value> {
@@ -307,7 +303,7 @@ fn summarize(task: &Task, grid: &Grid, correct: &[Vec<bool>]) -> Result<Value> {
         );
         return Err(Error::new(ErrorKind::NotFinite, message));
     }
-    let accuracy: Vec<f64> = correct.iter().map(|correct| share(correct)).collect();
+    let accuracies: Vec<f64> = correct.iter().map(|correct| accuracy(correct)).collect();
     let tuned = grid.alphas.iter().position(|alpha| *alpha == 1.0).expect("checked");
     let chosen = |goal| {
         let chosen = cross_validate(&grid.alphas, correct, grid.folds, goal).expect("enough questions");
@@ -317,8 +313,8 @@ fn summarize(task: &Task, grid: &Grid, correct: &[Vec<bool>]) -> Result<Value> {
         let lost = both().filter(|(chosen, tuned)| !**chosen && **tuned).count();
         let (low, high) = paired(gained, lost, answered);
         json!({
-            "acc_cv": chosen.accuracy(),
-            "delta_cv": chosen.accuracy() - accuracy[tuned],
+            "acc_cv": accuracy(&chosen.correct),
+            "delta_cv": accuracy(&chosen.correct) - accuracies[tuned],
             "delta_cv_95": [low, high],
             "alphas": alphas,
         })
@@ -327,7 +323,7 @@ fn summarize(task: &Task, grid: &Grid, correct: &[Vec<bool>]) -> Result<Value> {
         "name": task.name,
         "rows": task.rows.len(),
         "errors": task.rows.len() - answered,
-        "accuracy": accuracy,
+        "accuracy": accuracies,
         "maximize": chosen(Goal::Maximize),
         "minimize": chosen(Goal::Minimize),
     }))

@@ -9,11 +9,9 @@ pub struct Chosen {
     pub correct: Vec<bool>,
 }
 
-impl Chosen {
-    /// Accuracy over all rows.
-    pub fn accuracy(&self) -> f64 {
-        self.correct.iter().filter(|correct| **correct).count() as f64 / self.correct.len() as f64
-    }
+/// The share of rows whose answer was the labelled one.
+pub fn accuracy(correct: &[bool]) -> f64 {
+    correct.iter().filter(|correct| **correct).count() as f64 / correct.len() as f64
 }
 
 /// Which accuracy is looked for.
@@ -68,11 +66,11 @@ mod tests {
         let table =
             [correct(&|row| row % 5 == 0), correct(&|row| row % 5 == 1), correct(&|row| row % 5 != 0)];
         let most = cross_validate(&alphas, &table, 5, Goal::Maximize).unwrap();
-        assert_eq!((&most.alphas, most.accuracy()), (&vec![2; 5], 0.8));
+        assert_eq!((&most.alphas, accuracy(&most.correct)), (&vec![2; 5], 0.8));
         assert_eq!(most.correct, correct(&|row| row % 5 != 0));
         // Fold 0 is chosen for on rows where 0.5 is never right; fold 1 on rows where 1 is never right.
         let least = cross_validate(&alphas, &table, 5, Goal::Minimize).unwrap();
-        assert_eq!((&least.alphas, least.accuracy()), (&vec![0, 1, 1, 1, 1], 0.4));
+        assert_eq!((&least.alphas, accuracy(&least.correct)), (&vec![0, 1, 1, 1, 1], 0.4));
         assert_eq!(cross_validate(&alphas, &[vec![true; 4]], 5, Goal::Maximize), None);
     }
 

@@ -7,7 +7,7 @@ mod intervals;
 mod means;
 
 pub use classes::{auc, quantile};
-pub use folds::{Chosen, Goal, cross_validate};
+pub use folds::{Chosen, Goal, accuracy, cross_validate};
 pub use intervals::{bootstrap, delong, newcombe, paired, stratified, tpr_at_fpr, wilson, wilson_of_several};
 pub use means::{mean, pearson, spearman};
 

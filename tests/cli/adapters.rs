@@ -1,17 +1,11 @@
 //! Adapters on the command line: what they are put on, and everything that can be wrong with them.
 
-use crate::common::{Pair, golden, rows, run};
+use crate::common::{Pair, agrees, golden, rows, run};
 use serde_json::{Value, json};
 use std::fs;
 
 const CONFIG: &str = "adapter/adapter_config.json";
 const WEIGHTS: &str = "adapter/adapter_model.safetensors";
-
-/// Scores the prompts of a golden case and compares TuCo with its gold.
-#[track_caller]
-fn agrees(case: &str, args: &[&str]) {
-    Pair::copy(case).agrees(case, args);
-}
 
 #[test]
 fn an_adapter_is_put_on_the_base_or_on_the_tuned_model() {

@@ -84,21 +84,6 @@ impl Pair {
         self.write(name, out);
     }
 
-    /// Scores a golden case's prompts: what `transformers` finds.
-    #[track_caller]
-    pub fn agrees(&self, case: &str, args: &[&str]) {
-        let gold = fs::read(golden(case).join("gold.json")).unwrap();
-        let gold: serde_json::Value = serde_json::from_slice(&gold).unwrap();
-        let prompts = gold["prompts"].as_array().unwrap();
-        let line = |prompt: &serde_json::Value| format!("{{\"token_ids\": {}}}\n", prompt["token_ids"]);
-        self.write("in.jsonl", prompts.iter().map(line).collect::<String>());
-        let ran = run(self.run("score", args).arg("in.jsonl")).expect(0, &[]);
-        for (row, prompt) in ran.rows().iter().zip(prompts) {
-            let (found, expected) = (row["tuco"].as_f64().unwrap(), prompt["tuco"].as_f64().unwrap());
-            assert!((found / expected - 1.0).abs() < 3e-6, "{found}, gold {expected}");
-        }
-    }
-
     /// `tuco score` with this pair, in its folder.
     pub fn score(&self, args: &[&str]) -> Command {
         let mut command = self.run("score", &["--base", "base", "--tuned", "tuned"]);
@@ -178,10 +163,27 @@ pub fn rows(count: usize) -> String {
         .collect()
 }
 
-/// Where a tensor lies among the bytes of a safetensors file.
-pub fn place_of(name: &str, bytes: &[u8]) -> std::ops::Range<usize> {
+/// Where a tensor of this type lies among the bytes of a safetensors file.
+pub fn place_of(name: &str, dtype: &str, bytes: &[u8]) -> std::ops::Range<usize> {
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    assert_eq!(header[name]["dtype"], dtype, "{name}");
     let [start, end] = [0, 1].map(|i| header[name]["data_offsets"][i].as_u64().unwrap() as usize);
     8 + length + start..8 + length + end
+}
+
+/// Scores the prompts of a golden case and compares TuCo with its gold.
+#[track_caller]
+pub fn agrees(case: &str, args: &[&str]) {
+    let pair = Pair::copy(case);
+    let gold: serde_json::Value =
+        serde_json::from_slice(&fs::read(golden(case).join("gold.json")).unwrap()).unwrap();
+    let prompts = gold["prompts"].as_array().unwrap();
+    let lines: String = prompts.iter().map(|p| format!("{{\"token_ids\": {}}}\n", p["token_ids"])).collect();
+    pair.write("in.jsonl", lines);
+    let ran = run(pair.run("score", args).arg("in.jsonl")).expect(0, &[]);
+    for (row, prompt) in ran.rows().iter().zip(prompts) {
+        let (found, expected) = (row["tuco"].as_f64().unwrap(), prompt["tuco"].as_f64().unwrap());
+        assert!((found / expected - 1.0).abs() < 3e-6, "{found}, gold {expected}");
+    }
 }

@@ -79,8 +79,8 @@ fn a_sweep_tells_what_was_cut_and_what_is_wrong() {
 fn overflowing() -> Pair {
     let pair = Pair::copy("../../models/demo");
     pair.edit_bytes("tuned/model.safetensors", |bytes| {
-        let place = place_of("model.layers.0.mlp.down_proj.weight", bytes);
-        // Of bf16 nearly the largest finite number.
+        let place = place_of("model.layers.0.mlp.down_proj.weight", "BF16", bytes);
+        // The largest finite number.
         bytes[place].fill(0x7f);
     });
     pair
