@@ -118,7 +118,8 @@ __device__ __forceinline__ void with_finish(const Args& args, Body&& body) {
     switch (args.activation) {
         case SILU: return with_bias(Constant<SILU>());
         case GELU: return with_bias(Constant<GELU>());
-        default: return with_bias(Constant<GELU_TANH>());
+        case GELU_TANH: return with_bias(Constant<GELU_TANH>());
+        default: return with_bias(Constant<RELU2>());
     }
 }
 

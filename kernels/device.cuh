@@ -25,7 +25,7 @@ struct bf16 {
 };
 
 // The activation between an MLP's products; numbers as on the host.
-enum Activation : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2 };
+enum Activation : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU2 = 3 };
 
 __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(bf16 value) { return __uint_as_float(uint32_t(value.bits) << 16); }
@@ -141,6 +141,8 @@ struct Constant {
 // `QUICK`: within 1e-6 of x, for results that are rounded to bf16.
 template <int ACTIVATION, bool QUICK>
 __device__ __forceinline__ float activate(float x) {
+    // A NaN stays one.
+    if (ACTIVATION == RELU2) return x < 0.0f ? 0.0f : x * x;
     if (ACTIVATION == GELU) return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
     // (1 + tanh(u)) / 2 is the sigmoid of 2 u.
     const float u = ACTIVATION == SILU ? x : 1.59576912160573072f * (x + 0.044715f * x * x * x);

@@ -126,7 +126,7 @@ fn check_steering<B: Backend>(backend: &B, tolerance: f64) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/steering.json");
     let gold: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     let cases = gold["cases"].as_object().unwrap();
-    assert_eq!(cases.len(), 79, "golden cases");
+    assert_eq!(cases.len(), gold::CASES, "golden cases");
     let mut failed = false;
     for (name, golden) in cases {
         let (error, what) = worst_steering_error(backend, name, golden.as_array().unwrap());
@@ -196,12 +196,12 @@ fn check_generation<B: Backend>(
 
 #[test]
 fn cpu_generates_as_transformers() {
-    check_generation(&Cpu::new(), |_| true, 7557, 1e-6);
+    check_generation(&Cpu::new(), |_| true, 8997, 1e-6);
 }
 
 #[test]
 fn reference_generates_as_transformers() {
-    check_generation(&Reference, |_| true, 7557, 3e-7);
+    check_generation(&Reference, |_| true, 8997, 3e-7);
 }
 
 #[cfg(feature = "sim")]

@@ -22,7 +22,7 @@ use crate::{
     Error, Result,
     gguf::find,
     model::{Family, Fusion, Head, LayerTensor, ModelSpec, parse_config, text_config},
-    tensor::{Dtype, Encoding, Stored, Tensor, View},
+    tensor::{Dtype, Encoding, Interleaved, Stored, Tensor, View},
 };
 use quantization::Quantization;
 use serde_json::Value;
@@ -146,9 +146,14 @@ impl Checkpoint {
         let elements = Stored { cols: if transposed { all } else { inner }, ..stored.stored };
         let whole = Tensor { rows: all, cols: inner, stored: elements, ..stored };
         let view = match (lengths.len(), family.fusion, transposed) {
-            (1, _, false) => return Some(stored),
+            (1, _, false) => {
+                return Some(match self.interleaved(tensor) {
+                    None => stored,
+                    interleaved => Tensor { view: Some(View { interleaved, ..View::WHOLE }), ..whole },
+                });
+            }
             (1, _, true) | (_, Fusion::OneByOne, true) => {
-                View { first: before, group: all, stride: all, skipped: 0, transposed }
+                View { first: before, group: all, stride: all, transposed, ..View::WHOLE }
             }
             (_, Fusion::OneByOne, false) => return Some(whole.row_range(before..before + length)),
             (_, Fusion::HeadByHead, _) => {
@@ -157,12 +162,20 @@ impl Checkpoint {
                     first: before / heads,
                     group: length / heads,
                     stride: all / heads,
-                    skipped: 0,
                     transposed,
+                    ..View::WHOLE
                 }
             }
         };
         Some(Tensor { rows: length, view: Some(view), ..whole })
+    }
+
+    /// How the rows of queries and keys are stored where that is not how they are computed.
+    fn interleaved(&self, tensor: LayerTensor) -> Option<Interleaved> {
+        use LayerTensor::*;
+        let is_rotated = matches!(tensor, Query | Key | QueryBias | KeyBias);
+        (self.spec.family.interleaved_rotation && is_rotated)
+            .then(|| Interleaved { head_dim: self.spec.head_dim, rotary_dim: self.spec.ropes[0].rotary_dim })
     }
 
     /// What the file has outside the layers, by name: embeddings, final norm, unembedding.
@@ -343,6 +356,9 @@ fn open_directory(dir: &Path, dtype: Option<Dtype>) -> Result<(ModelSpec, Weight
     weights.add_prefix_of(spec.family.embedding);
     if let Some(quantization) = quantization {
         weights.find_scales(&quantization)?;
+    }
+    if spec.family.weightless_norms {
+        weights.add_norms(&spec);
     }
     Ok((spec, weights))
 }

@@ -13,7 +13,8 @@ pub struct Quantization {
 const SCALES: [&str; 2] = ["_scale_inv", "_scale"];
 
 /// What else stands beside a weight: factors of activations and of the key-value cache, which only rounded activations need.
-const OF_ACTIVATIONS: [&str; 5] = [".input_scale", ".output_scale", ".q_scale", ".k_scale", ".v_scale"];
+const OF_ACTIVATIONS: [&str; 6] =
+    [".input_scale", ".activation_scale", ".output_scale", ".q_scale", ".k_scale", ".v_scale"];
 
 impl Quantization {
     /// Reads the `quantization_config` (or older `compression_config`) of a `config.json`; `None` where weights are not

@@ -3,6 +3,7 @@
 use super::{pages::MappedFiles, quantization::Quantization, read_json};
 use crate::{
     Error, Result,
+    model::{LayerTensor, ModelSpec},
     tensor::{Dtype, Encoding, Scales, Stored, Tensor},
 };
 use memmap2::Mmap;
@@ -193,6 +194,20 @@ impl Weights {
         if !self.tensors.contains_key(embedding) && self.tensors.contains_key(rest) {
             let tensors = std::mem::take(&mut self.tensors).into_iter();
             self.tensors = tensors.map(|(name, entry)| (format!("{prefix}.{name}"), entry)).collect();
+        }
+    }
+
+    /// Norms that the files have no weights for multiply with ones.
+    pub fn add_norms(&mut self, spec: &ModelSpec) {
+        let of_layer = |layer| {
+            let norms = [LayerTensor::AttentionNorm, LayerTensor::MlpNorm];
+            norms.into_iter().filter_map(move |norm| spec.family.layer_tensor_name(layer, norm))
+        };
+        let names = (0..spec.num_hidden_layers).flat_map(of_layer);
+        for name in names.chain([spec.family.final_norm.to_owned()]) {
+            let mut ones = Entry::mapped(0, "F32".into(), None, vec![spec.hidden_size], 0..0);
+            ones.set_vector(std::iter::repeat_n(1.0, spec.hidden_size));
+            self.tensors.insert(name, ones);
         }
     }
 

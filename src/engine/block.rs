@@ -80,7 +80,11 @@ impl<'w, B: Backend> Block<'w, B> {
             key_norm: norm(KeyNorm),
             attention_output: linear(AttentionOutput, AttentionOutputBias),
             attention_post_norm: norm(AttentionPostNorm),
-            mlp_norm: norm_of(MlpNorm, Some(MlpNormBias)),
+            mlp_norm: if spec.has_one_norm() {
+                norm_of(AttentionNorm, Some(AttentionNormBias))
+            } else {
+                norm_of(MlpNorm, Some(MlpNormBias))
+            },
             mlp: match spec.experts.as_ref().filter(|_| layer.has_experts) {
                 None => Mlp::One(Expert {
                     gate: Gate.shape(spec, index).map(|_| linear(Gate, GateBias)),

@@ -1,7 +1,7 @@
 //! `config.json` → [`ModelSpec`].
 
 use super::{
-    Activation, ExpertsSpec, FAMILIES, Family, LayerSpec, ModelSpec, WindowRule, fields::Fields,
+    Activation, ExpertsSpec, FAMILIES, Family, LayerSpec, LayerTensor, ModelSpec, WindowRule, fields::Fields,
     rope_config::ropes_of,
 };
 use serde_json::{Map, Value};
@@ -50,10 +50,14 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
     if config.known("use_bidirectional_attention").is_some_and(|value| value != false) {
         return Err("use_bidirectional_attention is set: an encoder, which has no next token to score".into());
     }
+    if let Some(clip) = config.known("clip_qkv") {
+        return Err(format!("clip_qkv is {clip}; only null can be computed"));
+    }
     let as_trained = [
         ("scale_attn_weights", true),
         ("scale_attn_by_inverse_layer_idx", false),
         ("add_cross_attention", false),
+        ("qk_layernorm", false),
     ];
     for (field, expected) in as_trained {
         if let Some(value) = config.known(field).filter(|value| **value != expected) {
@@ -61,7 +65,7 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
         }
     }
     let max_position_embeddings = config.size("max_position_embeddings")?;
-    let ropes = ropes_of(&config, head_dim, max_position_embeddings)?;
+    let ropes = ropes_of(&config, family, head_dim, max_position_embeddings)?;
     let attention_bias = config.known_flag("attention_bias")?.unwrap_or(false);
     let attention_scale =
         match (config.known_number("attention_multiplier")?, config.known_number("query_pre_attn_scalar")?) {
@@ -87,7 +91,8 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
         norm_eps: as_f32(config.number("rms_norm_eps")?),
         hidden_act: activation_of(&config, family)?,
         qkv_bias: attention_bias || family.always_qkv_bias,
-        attention_output_bias: attention_bias,
+        attention_output_bias: config.known_flag("attention_out_bias")?.unwrap_or(attention_bias)
+            && family.suffix(LayerTensor::AttentionOutputBias).is_some(),
         mlp_bias: config.known_flag("mlp_bias")?.unwrap_or(false),
         attention_scale,
         attn_logit_softcapping: config.known_number("attn_logit_softcapping")?.filter(|cap| *cap > 0.0),
@@ -113,7 +118,8 @@ fn as_f32(value: f64) -> f64 {
 
 fn family_of(config: &Map<String, Value>) -> Result<&'static Family, String> {
     // A text model may be a part of another's config.
-    let known = || FAMILIES.iter().map(|f| f.model_type).chain(["gemma3"]).collect::<Vec<_>>().join(", ");
+    let known =
+        || FAMILIES.iter().map(|f| f.model_type).chain(["gemma3", "mistral3"]).collect::<Vec<_>>().join(", ");
     let model_type = match config.get("model_type") {
         Some(Value::String(name)) => name,
         None | Some(Value::Null) => return Err(format!("has no model_type (known: {})", known())),
@@ -132,7 +138,10 @@ fn activation_of(config: &Fields, family: &Family) -> Result<Activation, String>
             "gelu" if family.gelu_is_tanh => Ok(Activation::GeluTanh),
             "gelu" => Ok(Activation::Gelu),
             "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
-            other => Err(format!("{field} \"{other}\" is not known (known: silu, gelu, gelu_pytorch_tanh)")),
+            "relu2" => Ok(Activation::Relu2),
+            other => {
+                Err(format!("{field} \"{other}\" is not known (known: silu, gelu, gelu_pytorch_tanh, relu2)"))
+            }
         },
         Some(other) => Err(format!("{field} is {other}, expected a string")),
     }
@@ -161,9 +170,7 @@ fn layers_of(
             let rule = |layer: usize| -> Result<bool, String> {
                 Ok(match family.window_rule {
                     WindowRule::All => true,
-                    WindowRule::AllButEvery(field, default) => {
-                        !(layer + 1).is_multiple_of(config.size_or(field, default)?)
-                    }
+                    WindowRule::AllButEvery(field) => !(layer + 1).is_multiple_of(config.size(field)?),
                     // 0 is no size, but a place to begin.
                     WindowRule::From(field) if config.get(field).is_some_and(|first| *first == 0) => true,
                     WindowRule::From(field) => layer >= config.size_or(field, num_hidden_layers)?,
@@ -307,6 +314,17 @@ mod tests {
         assert!(parse_config(&tiny(config)).unwrap_err().contains("no_rope_layers: expected a list of 2"));
         let mixtral = json!({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": false});
         assert!(parse_config(&tiny(mixtral)).unwrap().experts.unwrap().normalize);
+    }
+
+    #[test]
+    fn what_a_family_cannot_compute_is_refused_by_name() {
+        let problem = |config: Value| parse_config(&tiny(config)).unwrap_err();
+        assert_eq!(
+            problem(json!({"model_type": "olmo", "clip_qkv": 8.0})),
+            "clip_qkv is 8.0; only null can be computed"
+        );
+        let stablelm = json!({"model_type": "stablelm", "qk_layernorm": true});
+        assert_eq!(problem(stablelm), "qk_layernorm is true; only false can be computed");
     }
 
     #[test]

@@ -35,12 +35,15 @@ pub enum LayerTensor {
     MlpPostNorm,
 }
 
+/// What names of some of a layer's tensors end with.
+pub type LayerTensors = &'static [(LayerTensor, &'static str)];
+
 /// Which layers see only a window, where `sliding_window` is set and `layer_types` does not say.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum WindowRule {
     All,
-    /// All but every n-th, n being a field of the config or this number.
-    AllButEvery(&'static str, usize),
+    /// All but every n-th, n being a field of the config.
+    AllButEvery(&'static str),
     /// Those from the one that a field names.
     From(&'static str),
     /// Those that do not rotate.
@@ -65,9 +68,9 @@ pub struct Family {
     pub embedding: &'static str,
     /// What stands before a layer's number in tensor names.
     pub layer_prefix: &'static str,
-    /// What stands after it. Tensors of the same name are fused: their rows follow each other in this order. A layer has
-    /// no norm that is not listed. Of experts the first is listed, with `{expert}` for its number.
-    pub layer_tensors: &'static [(LayerTensor, &'static str)],
+    /// What stands after it, in groups. Tensors of the same name are fused: their rows follow each other in this order. A
+    /// layer has no norm that is not listed. Of experts the first is listed, with `{expert}` for its number.
+    pub layer_tensors: &'static [LayerTensors],
     /// Names of the norm after the layers and of its bias.
     pub final_norm: &'static str,
     pub final_norm_bias: Option<&'static str>,
@@ -93,8 +96,16 @@ pub struct Family {
     pub centered_norms: bool,
     /// Queries and keys are rotated.
     pub rotates: bool,
+    /// What is rotated together are neighbours, not dimensions half of the rotated ones apart.
+    pub interleaved_rotation: bool,
+    /// The field with the base of the angles that layers with a window have for themselves; `None`: all layers rotate alike.
+    pub sliding_rope_theta: Option<&'static str>,
     /// Norms multiply with `1 + weight`, not `weight`.
     pub norms_add_one: bool,
+    /// Norms have no weights: files have none, and ones are taken.
+    pub weightless_norms: bool,
+    /// Where attention and MLP stand side by side, the MLP takes what the norm before attention gives.
+    pub one_norm_in_parallel: bool,
     /// `gelu` is what official configs call the tanh approximation that their models were trained with.
     pub gelu_is_tanh: bool,
     /// Embeddings are multiplied with `sqrt(hidden_size)`.
@@ -106,9 +117,14 @@ pub struct Family {
 }
 
 impl Family {
+    /// All of [`Family::layer_tensors`], in order.
+    pub fn listed_tensors(&self) -> impl Iterator<Item = &'static (LayerTensor, &'static str)> {
+        self.layer_tensors.iter().copied().flatten()
+    }
+
     /// What the name of a tensor ends with, with `{expert}` for an expert's number.
     pub fn suffix(&self, tensor: LayerTensor) -> Option<&'static str> {
-        self.layer_tensors.iter().find(|(kind, _)| *kind == tensor.listed()).map(|(_, suffix)| *suffix)
+        self.listed_tensors().find(|(kind, _)| *kind == tensor.listed()).map(|(_, suffix)| *suffix)
     }
 
     /// The full name of a tensor of layer `layer`.
@@ -124,7 +140,7 @@ impl Family {
     /// The layer and the tensor (of fused ones the first) that a full name means.
     pub fn layer_tensor_of(&self, name: &str) -> Option<(usize, LayerTensor)> {
         let (layer, suffix) = name.strip_prefix(self.layer_prefix)?.split_once('.')?;
-        let tensor = self.layer_tensors.iter().find_map(|(kind, own)| match own.split_once(EXPERT) {
+        let tensor = self.listed_tensors().find_map(|(kind, own)| match own.split_once(EXPERT) {
             None => (*own == suffix).then_some(*kind),
             Some((before, after)) => {
                 let expert = suffix.strip_prefix(before)?.strip_suffix(after)?;
@@ -147,7 +163,7 @@ impl Family {
     /// The tensors that are stored under the same name as `tensor`, itself among them, in the order of their rows.
     pub fn fused_with(&self, tensor: LayerTensor) -> impl Iterator<Item = LayerTensor> {
         let suffix = self.suffix(tensor);
-        let fused = self.layer_tensors.iter().filter(move |(_, other)| Some(*other) == suffix);
+        let fused = self.listed_tensors().filter(move |(_, other)| Some(*other) == suffix);
         fused.map(move |(kind, _)| tensor.expert().map_or(*kind, |expert| kind.of_expert(expert)))
     }
 
@@ -218,6 +234,7 @@ impl LayerTensor {
             Some(rows(experts.intermediate_size, spec.hidden_size))
         };
         match self {
+            MlpNorm | MlpNormBias if spec.has_one_norm() => None,
             AttentionNorm | AttentionNormBias | AttentionPostNorm | MlpNorm | MlpNormBias | MlpPostNorm => {
                 Some((1, d))
             }

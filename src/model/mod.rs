@@ -75,6 +75,8 @@ pub enum Activation {
     Gelu,
     /// The tanh approximation (`gelu_pytorch_tanh`, `gelu_new`).
     GeluTanh,
+    /// `max(x, 0)²`
+    Relu2,
 }
 
 impl Activation {
@@ -84,6 +86,7 @@ impl Activation {
             Activation::Silu => "silu",
             Activation::Gelu => "gelu",
             Activation::GeluTanh => "gelu_pytorch_tanh",
+            Activation::Relu2 => "relu2",
         }
     }
 }
@@ -189,6 +192,11 @@ impl ModelSpec {
         if self.family.whole_qk_norm { self.key_width() } else { self.head_dim }
     }
 
+    /// Whether attention and MLP get what one norm gives.
+    pub fn has_one_norm(&self) -> bool {
+        self.parallel_residual && self.family.one_norm_in_parallel
+    }
+
     /// Whether a tensor of this name is the embedding or one of a layer.
     pub fn is_scored(&self, name: &str) -> bool {
         name == self.family.embedding
@@ -206,7 +214,7 @@ impl ModelSpec {
     /// All tensors of a layer, in the order of the family's table.
     pub fn layer_tensors(&self, layer: usize) -> impl Iterator<Item = LayerTensor> {
         let experts = self.experts.as_ref().map_or(0, |experts| experts.count);
-        let listed = self.family.layer_tensors.iter().map(|(tensor, _)| *tensor);
+        let listed = self.family.listed_tensors().map(|(tensor, _)| *tensor);
         let all = listed.flat_map(move |tensor| {
             let count = if tensor.expert().is_some() { experts } else { 1 };
             (0..count).map(move |expert| tensor.of_expert(expert as u16))

@@ -1,7 +1,7 @@
 //! The rotary embeddings of a `config.json`, in the form of `transformers` 4 (`rope_theta`, `rope_scaling`) and 5
 //! (`rope_parameters`).
 
-use super::{Rope, RopeScaling, fields::Fields};
+use super::{Family, Rope, RopeScaling, fields::Fields};
 use serde_json::{Map, Value};
 
 /// Rotary embeddings of a model: that of layers with full attention and, where it differs, that of sliding ones.
@@ -13,7 +13,12 @@ pub struct Ropes {
 }
 
 /// Reads all of them.
-pub fn ropes_of(config: &Fields, head_dim: usize, max_position_embeddings: usize) -> Result<Ropes, String> {
+pub fn ropes_of(
+    config: &Fields,
+    family: &Family,
+    head_dim: usize,
+    max_position_embeddings: usize,
+) -> Result<Ropes, String> {
     let empty = Map::new();
     let object_in = |name: &str| match config.get(name) {
         None => Ok(None),
@@ -23,11 +28,11 @@ pub fn ropes_of(config: &Fields, head_dim: usize, max_position_embeddings: usize
     let by_layer_type = |object: &Map<String, Value>| {
         object.values().any(Value::is_object).then_some(["full_attention", "sliding_attention"])
     };
-    let has_local = config.known("rope_local_base_freq").is_some();
+    let sliding_theta = family.sliding_rope_theta;
     let scaling = object_in("rope_scaling")?.filter(|scaling| !scaling.is_empty());
     // Where both are there, transformers 5 takes the older name's; of two rotary embeddings it tells only a part.
     let (within, object) = match (scaling, object_in("rope_parameters")?) {
-        (_, Some(object)) if has_local || scaling.is_none() => ("rope_parameters.", object),
+        (_, Some(object)) if sliding_theta.is_some() || scaling.is_none() => ("rope_parameters.", object),
         (Some(object), _) => ("rope_scaling.", object),
         (None, _) => ("", &empty),
     };
@@ -37,7 +42,7 @@ pub fn ropes_of(config: &Fields, head_dim: usize, max_position_embeddings: usize
     };
     let fields = |object| Fields { object, defaults: &empty, names: &[], within };
     let (full, sliding) = match by_layer_type(object) {
-        Some(_) if !has_local => {
+        Some(_) if sliding_theta.is_none() => {
             return Err(format!(
                 "{within}full_attention: this family has one rotary embedding for all layers"
             ));
@@ -46,16 +51,17 @@ pub fn ropes_of(config: &Fields, head_dim: usize, max_position_embeddings: usize
         None => (fields(object), None),
     };
     let (full, context_length) = rope_of(config, &full, "rope_theta", head_dim, max_position_embeddings)?;
-    let sliding = if has_local {
-        let sliding = sliding.unwrap_or(fields(&empty));
-        Some(rope_of(config, &sliding, "rope_local_base_freq", head_dim, max_position_embeddings)?.0)
-    } else {
-        None
+    let sliding = match sliding_theta {
+        Some(theta) => {
+            let sliding = sliding.unwrap_or(fields(&empty));
+            Some(rope_of(config, &sliding, theta, head_dim, max_position_embeddings)?.0)
+        }
+        None => None,
     };
     // Where layers have two rotary embeddings, only that of full attention is stretched: models are trained so (Gemma 3), and
     // max_position_embeddings is the length that they were trained to in the end.
     let context_length = match full.scaling {
-        RopeScaling::Linear { .. } if has_local => max_position_embeddings,
+        RopeScaling::Linear { .. } if sliding_theta.is_some() => max_position_embeddings,
         _ => context_length,
     };
     Ok(Ropes { full, sliding, context_length })
@@ -135,8 +141,12 @@ fn rope_of(
             original_max_position_embeddings * factor
         }
     };
-    let rope = Rope { rope_theta, scaling, rotary_dim };
-    Ok((rope, max_position_embeddings.max(stretched as usize)))
+    let context_length = match rope.optional_number("llama_4_scaling_beta")? {
+        // From there on queries grow with their position (Ministral 3), which is not computed.
+        Some(beta) if beta != 0.0 => original,
+        _ => max_position_embeddings.max(stretched as usize),
+    };
+    Ok((Rope { rope_theta, scaling, rotary_dim }, context_length))
 }
 
 fn yarn(rope: &Fields, original: f64, longest: f64) -> Result<RopeScaling, String> {
@@ -220,6 +230,15 @@ mod tests {
         };
         assert!(matches!(rope("longrope").scaling, RopeScaling::LongRope { .. }));
         assert_eq!([rope("su"), rope("yarn")], [(); 2].map(|()| rope("longrope")));
+    }
+
+    #[test]
+    fn prompts_end_where_queries_would_grow() {
+        let ministral = json!({
+            "model_type": "ministral3", "hidden_size": 3072, "intermediate_size": 9216, "num_hidden_layers": 26,
+            "num_attention_heads": 32, "vocab_size": 131072,
+        });
+        assert_eq!(parse_config(&ministral).unwrap().context_length, 16384);
     }
 
     #[test]

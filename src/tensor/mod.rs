@@ -53,14 +53,33 @@ pub struct View {
     pub skipped: usize,
     /// What is a row here is a column of what is stored.
     pub transposed: bool,
+    /// Rows of heads that are stored in another order.
+    pub interleaved: Option<Interleaved>,
+}
+
+/// Of every `head_dim` rows the first `rotary_dim` are stored so that those of their first half and of their second take
+/// turns, as they are rotated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Interleaved {
+    pub head_dim: usize,
+    pub rotary_dim: usize,
+}
+
+impl Interleaved {
+    fn stored_row(&self, row: usize) -> usize {
+        let (in_head, half) = (row % self.head_dim, self.rotary_dim / 2);
+        if in_head < self.rotary_dim { row - in_head + in_head % half * 2 + in_head / half } else { row }
+    }
 }
 
 impl View {
     /// All, row by row.
-    pub const WHOLE: Self = Self { first: 0, group: usize::MAX, stride: 0, skipped: 0, transposed: false };
+    pub const WHOLE: Self =
+        Self { first: 0, group: usize::MAX, stride: 0, skipped: 0, transposed: false, interleaved: None };
 
     fn stored_row(&self, row: usize) -> usize {
         let row = row + self.skipped;
+        let row = self.interleaved.map_or(row, |interleaved| interleaved.stored_row(row));
         self.first + row / self.group * self.stride + row % self.group
     }
 }
@@ -275,6 +294,18 @@ mod tests {
             };
             assert_eq!(rounded, [expected(1.001), expected(-3.3)]);
         }
+    }
+
+    #[test]
+    fn interleaved_rows_are_read_in_halves() {
+        let bytes: Vec<u8> = (0..20).flat_map(|row| (row as f32).to_le_bytes()).collect();
+        // Two heads of ten rows, of which six are rotated.
+        let interleaved = Some(Interleaved { head_dim: 10, rotary_dim: 6 });
+        let view = Some(View { interleaved, ..View::WHOLE });
+        let tensor = Tensor { view, ..Tensor::stored(Dtype::F32, 20, 1, &bytes) };
+        let head = [0.0, 2.0, 4.0, 1.0, 3.0, 5.0, 6.0, 7.0, 8.0, 9.0];
+        assert_eq!(tensor.to_f32(), [head, head.map(|row| row + 10.0)].concat());
+        assert_eq!(tensor.row_range(3..12).to_f32(), tensor.to_f32()[3..12]);
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl<B: Backend> Bench<'_, B> {
         let mut x = self.mat(kind, Role::Stream, rows, f);
         self.backend.linear_add(&a, &w, &mut x);
         self.keep("linear_add", &x);
-        for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+        for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu2] {
             self.backend.gated(&a, &gate, &up, activation, &mut out);
             self.keep("gated", &out);
             self.backend.activated(&a, &w, activation, &mut out);

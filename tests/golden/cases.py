@@ -6,21 +6,33 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import (
+    ArceeConfig,
+    Ernie4_5Config,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    Glm4Config,
+    GlmConfig,
     GPT2Config,
     GPTNeoXConfig,
     GraniteConfig,
     LlamaConfig,
+    Ministral3Config,
     MistralConfig,
     MixtralConfig,
+    NemotronConfig,
     Olmo2Config,
+    Olmo3Config,
+    OlmoConfig,
+    OlmoeConfig,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    SeedOssConfig,
     SmolLM3Config,
+    StableLmConfig,
+    Starcoder2Config,
 )
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -51,7 +63,7 @@ class Case:
     tuned_too: bool = False
     base_quantized: dict | str | None = None  # types of GGUF tensors, or a kind of FP8: see quantized.py
     tuned_quantized: dict | str | None = None
-    with_images: bool = False  # saved as the text part of a Gemma 3 for text and images
+    with_images: bool = False  # saved as the text part of a model for text and images
     matrix_std: float = 0.2
     lengths: tuple = (1, 2, 7, 19, 40, 65)
 
@@ -273,6 +285,69 @@ CASES = {
         tuned_shape=dict(residual_multiplier=0.4, attention_multiplier=0.3),
         shared=("layers.1.",),
     ),
+    "olmo": Case(shape(32, 4, 2, 41, 2, 71), 0.1, OlmoConfig, base_form="v4"),
+    # Only the fourth layer has no window, and stretched angles.
+    "olmo3": Case(
+        shape(32, 4, 2, 41, 5, 67, sliding_window=9),
+        0.1,
+        Olmo3Config,
+        rope={
+            "full_attention": {
+                "rope_type": "yarn", "rope_theta": 500000.0, "factor": 4.0, "original_max_position_embeddings": 32, "attention_factor": 1.2,
+            },
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500000.0},
+        },
+        base_form="v4",
+    ),
+    "olmoe": Case(shape(24, 4, 2, 21, 2, 61, num_experts=6, num_experts_per_tok=3), 0.1, OlmoeConfig, base_form="v4"),
+    # All prompts are shorter than the original length: from there on queries would grow.
+    "ministral3": Case(
+        shape(32, 4, 2, 41, 2, 67, head_dim=12),
+        0.1,
+        Ministral3Config,
+        rope={
+            "rope_type": "yarn", "rope_theta": 200.0, "factor": 2.0, "original_max_position_embeddings": 66, "mscale": 1.0,
+            "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+        },
+    ),
+    "mistral3_with_images": Case(shape(24, 4, 2, 33, 2, 63, sliding_window=None), 0.1, MistralConfig, with_images=True),
+    "seed_oss": Case(shape(30, 5, 1, 41, 2, 71, head_dim=12, attention_out_bias=True), 0.1, SeedOssConfig, base_form="v4"),
+    "arcee": Case(shape(32, 4, 2, 41, 2, 67), 0.1, ArceeConfig, base_form="v4"),
+    "nemotron": Case(
+        shape(32, 4, 2, 41, 2, 67, norm_eps=1e-4, attention_bias=True, mlp_bias=True),
+        0.1,
+        NemotronConfig,
+        rope={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        base_form="v4",
+    ),
+    "starcoder2": Case(shape(32, 4, 1, 41, 2, 67, norm_epsilon=1e-4, sliding_window=11), 0.1, Starcoder2Config, base_form="v4"),
+    "stablelm": Case(
+        shape(32, 4, 2, 41, 2, 67, layer_norm_eps=1e-4, use_qkv_bias=True),
+        0.1,
+        StableLmConfig,
+        rope={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+        base_form="v4",
+    ),
+    "stablelm_parallel": Case(
+        shape(32, 4, 2, 41, 2, 67, use_parallel_residual=True),
+        0.1,
+        StableLmConfig,
+        rope={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    ),
+    "ernie4_5": Case(shape(30, 5, 1, 41, 2, 71, head_dim=12, use_bias=True), 0.1, Ernie4_5Config, base_form="v4"),
+    "glm": Case(
+        shape(32, 4, 2, 41, 2, 67, head_dim=12, pad_token_id=0, eos_token_id=[2]),
+        0.1,
+        GlmConfig,
+        rope={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        base_form="v4",
+    ),
+    "glm4": Case(
+        shape(32, 4, 2, 41, 2, 67, head_dim=12, pad_token_id=0, eos_token_id=[2], attention_bias=False),
+        0.1,
+        Glm4Config,
+        rope={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    ),
     # Adapters. In `peft` the entries of B begin as zeros; here every part is random, of the strength `noise`.
     "lora": Case(
         shape(48, 6, 2, 53, 2, 83),
@@ -308,6 +383,14 @@ CASES = {
         0.1,
         Phi3Config,
         adapter=dict(r=3, lora_alpha=3, target_modules=["qkv_proj", "gate_up_proj"]),
+    ),
+    # The rows of queries and keys are stored in another order, those of the adapter too.
+    "lora_interleaved": Case(
+        shape(32, 4, 2, 41, 2, 67, head_dim=12, pad_token_id=0, eos_token_id=[2]),
+        0.1,
+        GlmConfig,
+        rope={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        adapter=dict(r=2, lora_alpha=4, target_modules=["q_proj", "k_proj", "o_proj"], use_dora=True, bias="lora_only"),
     ),
     "lora_both_sides": Case(
         shape(32, 4, 2, 41, 2, 67),

@@ -9,7 +9,15 @@ import quantized
 import torch
 from cases import HERE, config_of
 from models import read
-from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration, SiglipVisionConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    Gemma3Config,
+    Mistral3Config,
+    PixtralVisionConfig,
+    SiglipVisionConfig,
+)
 
 
 def spread(name, parameter, case):
@@ -31,8 +39,9 @@ def make_base(case, generator):
     model = AutoModelForCausalLM.from_config(config_of(case, "base"))
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        # Gemma's norms multiply with 1 + weight.
-        center = 1.0 if is_norm(name) and "gemma" not in model.config.model_type else 0.0
+        # Some norms multiply with 1 + weight.
+        adds_one = any(family in model.config.model_type for family in ("gemma", "nemotron"))
+        center = 1.0 if is_norm(name) and not adds_one else 0.0
         parameter.data = spread(name, parameter, case) * noise + center
     return to_storage(model, case.base_dtype, case)
 
@@ -79,7 +88,8 @@ def as_transformers_4(config, form):
     fields = config.to_dict()
     rope = fields.pop("rope_parameters")
     if "full_attention" in rope:
-        fields["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        if "gemma3" in config.model_type:
+            fields["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
         rope = rope["full_attention"]
     fields["rope_theta"] = rope.pop("rope_theta")
     fields["torch_dtype"] = fields.pop("dtype")
@@ -152,8 +162,10 @@ def make_checkpoints(name, case):
         quantize(folder / "base", case.base_quantized)
     if not case.adapter or case.tuned_too:
         tuned = make_tuned(case, base, generator)
-        save(tuned, folder / "tuned", case.tuned_form, case.tuned_shard)
-        check_config(folder / "tuned", config_of(case, "tuned"))
+        saved = with_images(tuned) if case.with_images else tuned
+        save(saved, folder / "tuned", case.tuned_form, case.tuned_shard)
+        if not case.with_images:
+            check_config(folder / "tuned", config_of(case, "tuned"))
         quantize(folder / "tuned", case.tuned_quantized)
     for which, config in (("adapter", case.adapter), ("base_adapter", case.base_adapter)):
         if config:
@@ -161,14 +173,19 @@ def make_checkpoints(name, case):
 
 
 def with_images(text):
-    """A Gemma 3 for text and images whose text part is `text`."""
-    vision = SiglipVisionConfig(
-        hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1, image_size=4, patch_size=4
-    )
+    """A model for text and images whose text part is `text`."""
+    vision = dict(hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1, image_size=4, patch_size=4)
     torch.manual_seed(0)
-    config = Gemma3Config(text_config=text.config, vision_config=vision, mm_tokens_per_image=1, image_token_index=60)
-    model = Gemma3ForConditionalGeneration(config).to(text.dtype)
+    if text.config.model_type == "mistral":
+        # It is tied where nothing else is said.
+        more = dict(vision_config=PixtralVisionConfig(**vision), tie_word_embeddings=text.config.tie_word_embeddings)
+        config = Mistral3Config(text_config=text.config, image_token_index=60, **more)
+    else:
+        vision = SiglipVisionConfig(**vision)
+        config = Gemma3Config(text_config=text.config, vision_config=vision, mm_tokens_per_image=1, image_token_index=60)
+    model = AutoModelForImageTextToText.from_config(config).to(text.dtype)
     model.model.language_model.load_state_dict(text.model.state_dict())
+    model.lm_head.load_state_dict(text.lm_head.state_dict())
     return model
 
 

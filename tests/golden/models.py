@@ -12,8 +12,8 @@ from cases import HERE, config_of
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    Gemma3ForCausalLM,
     MixtralConfig,
+    OlmoeConfig,
     Qwen3MoeConfig,
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, repeat_kv
@@ -23,7 +23,7 @@ def read(folder, case, dtype):
     """A model, of a quantized checkpoint the dequantized one."""
     auto = AutoModelForImageTextToText if case.with_images else AutoModelForCausalLM
     # The fast kernels for experts know no float64.
-    experts = {"experts_implementation": "eager"} if case.config in (MixtralConfig, Qwen3MoeConfig) else {}
+    experts = {"experts_implementation": "eager"} if case.config in (MixtralConfig, OlmoeConfig, Qwen3MoeConfig) else {}
     with tempfile.TemporaryDirectory() as plain:
         if quantized.is_quantized(folder):
             quantized.plain(folder, config_of(case, folder.name), plain)
@@ -40,7 +40,7 @@ def load(folder, case, adapter=None):
         model = peft.PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
         model = model.to(torch.float64).merge_and_unload()
     if case.with_images:
-        text = Gemma3ForCausalLM(model.config.text_config)
+        text = AutoModelForCausalLM.from_config(model.config.text_config)
         text.model, text.lm_head = model.model.language_model, model.lm_head
         model = text
     return model.eval()
@@ -112,6 +112,21 @@ def attention_in_input_dtype(module, query, key, value, attention_mask, scaling=
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+def layer_norm_in_input_dtype(self, hidden_states):
+    return torch.nn.functional.layer_norm(hidden_states, self.normalized_shape, eps=1e-5)
+
+
+def rotate_neighbours_in_input_dtype(q, k, cos, sin):
+    """Ernie's `apply_rotary_pos_emb`."""
+    half = cos.shape[-1] // 2
+    cos, sin = (table[..., :half].repeat_interleave(2, dim=-1).unsqueeze(1) for table in (cos, sin))
+
+    def rotated(x):
+        return x * cos + torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2) * sin
+
+    return rotated(q), rotated(k)
+
+
 def angles_in_float64(self, x, position_ids):
     """The rotary table from the float32 frequencies transformers gives, but angle, cosine and sine in float64."""
     LlamaRotaryEmbedding.stock_forward(self, x, position_ids)  # lets the dynamic kind set its frequencies
@@ -127,6 +142,10 @@ def everything_float64_but_angles(model):
     for router in {type(module) for module in model.modules() if type(module).__name__.endswith("TopKRouter")}:
         stack.enter_context(mock.patch.object(router, "forward", router_in_input_dtype))
     modeling = sys.modules[type(model).__module__]
+    if hasattr(modeling, "OlmoLayerNorm"):
+        stack.enter_context(mock.patch.object(modeling.OlmoLayerNorm, "forward", layer_norm_in_input_dtype))
+    if hasattr(modeling, "Ernie4_5Model"):
+        stack.enter_context(mock.patch.object(modeling, "apply_rotary_pos_emb", rotate_neighbours_in_input_dtype))
     stack.enter_context(mock.patch.object(modeling, "eager_attention_forward", attention_in_input_dtype))
     return stack
 

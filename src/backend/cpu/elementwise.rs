@@ -67,6 +67,16 @@ pub fn activate<T: Element>(arch: Arch, activation: Activation, values: &mut [T]
                 }
             },
         ),
+        Activation::Relu2 => vectorize(
+            arch,
+            #[inline(always)]
+            || {
+                // A NaN stays one.
+                for v in values.iter_mut() {
+                    *v = if *v < T::default() { T::default() } else { *v * *v };
+                }
+            },
+        ),
         Activation::Gelu => {
             for v in values {
                 let x = v.wide();

@@ -409,5 +409,13 @@ fn activate(activation: Activation, x: f64) -> f64 {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
             0.5 * x * (1.0 + inner.tanh())
         }
+        // Not `max`, which drops a NaN.
+        Activation::Relu2 => {
+            if x < 0.0 {
+                0.0
+            } else {
+                x * x
+            }
+        }
     }
 }

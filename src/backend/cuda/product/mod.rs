@@ -47,6 +47,7 @@ impl Epilogue {
             Epilogue::Gated(Activation::Silu) | Epilogue::Activated(Activation::Silu) => 0,
             Epilogue::Gated(Activation::Gelu) | Epilogue::Activated(Activation::Gelu) => 1,
             Epilogue::Gated(Activation::GeluTanh) | Epilogue::Activated(Activation::GeluTanh) => 2,
+            Epilogue::Gated(Activation::Relu2) | Epilogue::Activated(Activation::Relu2) => 3,
             Epilogue::Store | Epilogue::Add => 0,
         }
     }

@@ -1,0 +1,59 @@
+//! Qwen.
+
+use super::{
+    LIKE_LLAMA,
+    tables::{
+        ATTENTION_OUTPUT, ATTENTION_OUTPUT_BIAS, EXPERTS, GATED_MLP, INPUT_NORM, POST_ATTENTION_NORM,
+        QUERY_KEY_NORMS, QUERY_KEY_VALUE,
+    },
+};
+use crate::model::family::{Family, WindowRule};
+
+/// Qwen 1.5 to 2.5 (modeling_qwen2.py).
+pub static QWEN2: Family = Family {
+    model_type: "qwen2",
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 32,
+        "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28, "layer_types": null}"#,
+    always_qkv_bias: true,
+    window_rule: WindowRule::From("max_window_layers"),
+    ..LIKE_LLAMA
+};
+
+/// Qwen 3, dense (modeling_qwen3.py).
+pub static QWEN3: Family = Family {
+    model_type: "qwen3",
+    layer_tensors: &[
+        INPUT_NORM,
+        QUERY_KEY_VALUE,
+        QUERY_KEY_NORMS,
+        ATTENTION_OUTPUT,
+        ATTENTION_OUTPUT_BIAS,
+        POST_ATTENTION_NORM,
+        GATED_MLP,
+    ],
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 32,
+        "head_dim": 128, "attention_bias": false, "use_sliding_window": false, "sliding_window": 4096,
+        "max_window_layers": 28, "layer_types": null}"#,
+    window_rule: WindowRule::From("max_window_layers"),
+    ..LIKE_LLAMA
+};
+
+/// Qwen 3 with experts (modeling_qwen3_moe.py); some layers may have one MLP.
+pub static QWEN3_MOE: Family = Family {
+    model_type: "qwen3_moe",
+    layer_tensors: &[
+        INPUT_NORM,
+        QUERY_KEY_VALUE,
+        QUERY_KEY_NORMS,
+        ATTENTION_OUTPUT,
+        ATTENTION_OUTPUT_BIAS,
+        POST_ATTENTION_NORM,
+        GATED_MLP,
+        EXPERTS,
+    ],
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 4,
+        "attention_bias": false, "use_sliding_window": false, "sliding_window": 4096, "num_experts": null,
+        "num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": false,
+        "decoder_sparse_step": 1, "mlp_only_layers": null}"#,
+    ..LIKE_LLAMA
+};
