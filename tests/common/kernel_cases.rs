@@ -124,8 +124,11 @@ impl<B: Backend> Bench<'_, B> {
         self.backend.linear_add(&a, &w, &mut x);
         self.keep("linear_add", &x);
         for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu2] {
-            self.backend.gated(&a, &gate, &up, activation, &mut out);
-            self.keep("gated", &out);
+            // A square, which doubles what was rounded, is no family's gate.
+            if activation != Activation::Relu2 {
+                self.backend.gated(&a, &gate, &up, activation, &mut out);
+                self.keep("gated", &out);
+            }
             self.backend.activated(&a, &w, activation, &mut out);
             self.keep("activated", &out);
         }
