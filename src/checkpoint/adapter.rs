@@ -19,7 +19,7 @@ use std::{
 };
 
 const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
 /// What `peft` puts before the names of the model's modules.
 const PREFIX: &str = "base_model.model.";
@@ -85,16 +85,9 @@ impl Adapter {
         let config = read_json(&config_path)?;
         let config = Config::new(&config)
             .map_err(|problem| Error::checkpoint(format!("{} {problem}", config_path.display())))?;
-        let path = dir.join(WEIGHTS);
-        if !path.exists() {
-            let hint = if dir.join("adapter_model.bin").exists() {
-                "; it has only adapter_model.bin, which can run code when it is read: load it with peft and \
-                 save_pretrained it again"
-            } else {
-                ""
-            };
-            return Err(Error::usage(format!("{} has no {WEIGHTS}{hint}", dir.display())));
-        }
+        let Some(path) = WEIGHTS.map(|name| dir.join(name)).into_iter().find(|path| path.exists()) else {
+            return Err(Error::usage(format!("{} has neither {}", dir.display(), WEIGHTS.join(" nor "))));
+        };
         let mut adapter = Self {
             dir: dir.to_path_buf(),
             weights: Weights::map(&[path])?,
@@ -159,7 +152,7 @@ impl Adapter {
     }
 
     pub fn weights_file(&self) -> PathBuf {
-        self.dir.join(WEIGHTS)
+        self.weights.files().next().expect("it was mapped").to_path_buf()
     }
 
     fn broken(&self, problem: String) -> Error {

@@ -7,6 +7,7 @@ mod gguf;
 mod hub;
 mod pages;
 mod pair;
+mod pytorch;
 mod quantization;
 mod stop_tokens;
 mod vocabulary;

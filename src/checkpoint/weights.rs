@@ -1,13 +1,13 @@
-//! Tensors of mapped and validated files: safetensors, one or many, or one GGUF file.
+//! Tensors of mapped and validated files: safetensors or what `torch.save` wrote, one or many, or one GGUF file.
 
-use super::{pages::MappedFiles, quantization::Quantization, read_json};
+use super::{pages::MappedFiles, pytorch, quantization::Quantization, read_json};
 use crate::{
     Error, Result,
     model::{LayerTensor, ModelSpec},
     tensor::{Dtype, Encoding, Scales, Stored, Tensor},
 };
 use memmap2::Mmap;
-use safetensors::SafeTensors;
+use safetensors::{SafeTensorError, SafeTensors, tensor::TensorView};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -15,8 +15,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// Where the tensors of a directory are, the first that is there: one file, or the shards that an index names.
+const FILES: [(&str, &str); 2] = [
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+];
 
 /// All tensors of a checkpoint, by name.
 pub struct Weights {
@@ -51,6 +54,19 @@ pub struct Entry {
     scales: Option<(String, (usize, usize))>,
 }
 
+/// A tensor that a file's header names.
+#[derive(Debug, PartialEq)]
+pub struct Found {
+    pub name: String,
+    /// As the file has it.
+    pub type_name: String,
+    /// `None`: of a type that cannot be computed with.
+    pub encoding: Option<Encoding>,
+    pub shape: Vec<usize>,
+    /// Of the file's bytes.
+    pub range: Range<usize>,
+}
+
 /// Where the elements of a tensor are.
 pub enum Bytes {
     Mapped(Range<usize>),
@@ -77,32 +93,23 @@ impl Entry {
 }
 
 impl Weights {
-    /// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    /// Maps the files of a directory, safetensors before those of PyTorch.
     /// With `dtype`, elements are read as if they had been stored in it.
     pub fn open(dir: &Path, dtype: Option<Dtype>) -> Result<Self> {
         Ok(Self { rounded_to: dtype, ..Self::find(dir)? })
     }
 
     fn find(dir: &Path) -> Result<Self> {
-        let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
-        if single.exists() {
-            return Self::map(&[single]);
+        for (single, index) in FILES.map(|(single, index)| (dir.join(single), dir.join(index))) {
+            if single.exists() {
+                return Self::map(&[single]);
+            }
+            if index.exists() {
+                return Self::open_shards(dir, &index);
+            }
         }
-        if index.exists() {
-            return Self::open_shards(dir, &index);
-        }
-        let bin =
-            ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|name| dir.join(name).exists());
-        Err(Error::usage(if bin {
-            format!(
-                "{0} has only pytorch_model.bin, which can run code when it is read; convert it: python -c \"from \
-                 transformers import AutoModelForCausalLM as M; M.from_pretrained('{0}').save_pretrained('{0}', \
-                 safe_serialization=True)\"",
-                dir.display()
-            )
-        } else {
-            format!("{} has neither {SINGLE} nor {INDEX}", dir.display())
-        }))
+        let names = FILES.map(|(single, index)| [single, index]).concat().join(", ");
+        Err(Error::usage(format!("{} has none of {names}", dir.display())))
     }
 
     fn open_shards(dir: &Path, index: &Path) -> Result<Self> {
@@ -143,7 +150,7 @@ impl Weights {
         Self { files, tensors, scales: BTreeMap::new(), rounded_to, is_text_part: false }
     }
 
-    /// Maps and validates safetensors files.
+    /// Maps and validates files of safetensors or of PyTorch.
     pub fn map(paths: &[PathBuf]) -> Result<Self> {
         let mut weights = Self::of_files(Vec::new(), BTreeMap::new(), None);
         for path in paths {
@@ -160,20 +167,15 @@ impl Weights {
     fn add(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
         let broken = |problem: String| Error::checkpoint(format!("{} {problem}", path.display()));
         let file = self.files.len();
-        let tensors = SafeTensors::deserialize(bytes)
-            .map_err(|error| broken(format!("is not a valid safetensors file: {error}{}", hint(bytes))))?;
-        for (name, view) in tensors.iter() {
-            let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
-            let encoding = match view.dtype() {
-                safetensors::Dtype::F32 => Some(Dtype::F32.into()),
-                safetensors::Dtype::F16 => Some(Dtype::F16.into()),
-                safetensors::Dtype::BF16 => Some(Dtype::Bf16.into()),
-                safetensors::Dtype::F8_E4M3 => Some(Encoding::Fp8),
-                _ => None,
-            };
-            let (type_name, range) = (format!("{:?}", view.dtype()), start..start + view.data().len());
-            let entry = Entry::mapped(file, type_name, encoding, view.shape().to_vec(), range);
-            if let Some(other) = self.tensors.insert(name.to_string(), entry) {
+        let found = if is_pytorch(path) {
+            pytorch::tensors(bytes)
+        } else {
+            safetensors(bytes).map_err(|error| format!("is not a valid safetensors file: {error}"))
+        };
+        let found = found.map_err(|problem| format!("{problem}{}", hint(path, bytes)));
+        for Found { name, type_name, encoding, shape, range } in found.map_err(broken)? {
+            let entry = Entry::mapped(file, type_name, encoding, shape, range);
+            if let Some(other) = self.tensors.insert(name.clone(), entry) {
                 let first = self.files.path(other.file).display().to_string();
                 return Err(broken(format!("has tensor {name}, which {first} has already")));
             }
@@ -352,11 +354,35 @@ fn text_name(name: &str) -> Option<String> {
     name.starts_with("lm_head.").then(|| name.to_owned())
 }
 
-/// What a file that is no safetensors file may be.
-fn hint(bytes: &[u8]) -> &'static str {
+/// Whether a file was written by `torch.save`, by its name.
+fn is_pytorch(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "bin")
+}
+
+/// The tensors of a safetensors file.
+fn safetensors(bytes: &[u8]) -> std::result::Result<Vec<Found>, SafeTensorError> {
+    let tensors = SafeTensors::deserialize(bytes)?;
+    let found = |(name, view): (&str, TensorView<'_>)| {
+        let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
+        let encoding = match view.dtype() {
+            safetensors::Dtype::F32 => Some(Dtype::F32.into()),
+            safetensors::Dtype::F16 => Some(Dtype::F16.into()),
+            safetensors::Dtype::BF16 => Some(Dtype::Bf16.into()),
+            safetensors::Dtype::F8_E4M3 => Some(Encoding::Fp8),
+            _ => None,
+        };
+        let (type_name, shape) = (format!("{:?}", view.dtype()), view.shape().to_vec());
+        Found { name: name.to_owned(), type_name, encoding, shape, range: start..start + view.data().len() }
+    };
+    Ok(tensors.iter().map(found).collect())
+}
+
+/// What a file that is not what its name says may be.
+fn hint(path: &Path, bytes: &[u8]) -> &'static str {
     match bytes {
         [] => " (the file is empty)",
-        [b'P', b'K', ..] => " (it looks like a PyTorch or zip file)",
+        [b'P', b'K', ..] if !is_pytorch(path) => " (it looks like a PyTorch or zip file)",
+        [0x80, 1..=5, ..] => " (it looks like a pickle: those of PyTorch before 1.6 are not read)",
         [b'G', b'G', b'U', b'F', ..] => " (it is a GGUF file)",
         _ if bytes.starts_with(b"version https://git-lfs") => {
             " (it is a Git LFS pointer: run `git lfs pull` in the model's directory)"

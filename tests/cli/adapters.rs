@@ -107,8 +107,10 @@ fn directories_that_are_no_adapters() {
     refused(2, &["no PEFT adapter", "adapter_config.json"], |pair| {
         fs::remove_file(pair.path(CONFIG)).unwrap()
     });
-    refused(2, &["no adapter_model.safetensors"], |pair| fs::remove_file(pair.path(WEIGHTS)).unwrap());
-    refused(2, &["adapter_model.bin", "save_pretrained"], |pair| {
+    refused(2, &["neither adapter_model.safetensors nor adapter_model.bin"], |pair| {
+        fs::remove_file(pair.path(WEIGHTS)).unwrap()
+    });
+    refused(42, &["adapter_model.bin", "not a valid zip file"], |pair| {
         fs::rename(pair.path(WEIGHTS), pair.path("adapter/adapter_model.bin")).unwrap();
     });
     let pair = Pair::copy("lora");

@@ -31,8 +31,8 @@ fn missing_directories_and_files() {
     base("org/model").expect(2, &["org/model", "hf download org/model"]);
     base("in.jsonl").expect(2, &["--base in.jsonl", "is a file", "a GGUF file"]);
     refused(2, &["tuned/config.json"], |pair| fs::remove_file(pair.path("tuned/config.json")).unwrap());
-    refused(2, &["neither model.safetensors nor"], |pair| fs::remove_file(pair.path(WEIGHTS)).unwrap());
-    refused(2, &["pytorch_model.bin", "save_pretrained"], |pair| {
+    refused(2, &["none of model.safetensors"], |pair| fs::remove_file(pair.path(WEIGHTS)).unwrap());
+    refused(42, &["pytorch_model.bin", "not a valid zip file"], |pair| {
         fs::rename(pair.path(WEIGHTS), pair.path("tuned/pytorch_model.bin")).unwrap();
     });
 }

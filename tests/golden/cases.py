@@ -63,6 +63,7 @@ class Case:
     tuned_too: bool = False
     base_quantized: dict | str | None = None  # types of GGUF tensors, or a kind of FP8: see quantized.py
     tuned_quantized: dict | str | None = None
+    pickled: bool = False  # as `torch.save` writes them, the tuned side in two files
     with_images: bool = False  # saved as the text part of a model for text and images
     matrix_std: float = 0.2
     lengths: tuple = (1, 2, 7, 19, 40, 65)
@@ -480,6 +481,11 @@ CASES = {
         rope=None,
     ),
     "smollm3": Case(shape(24, 4, 2, 33, 5, 61, pad_token_id=0), 0.1, SmolLM3Config, base_form="v4"),
+    # The head is the embedding's storage.
+    "pytorch": Case(shape(32, 4, 2, 41, 2, 67, tie_word_embeddings=True), 0.1, base_dtype=F16, pickled=True),
+    "lora_pytorch": Case(
+        shape(32, 4, 2, 41, 2, 67), 0.1, adapter=dict(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"]), pickled=True
+    ),
     # Quantized checkpoints. FP8: blocks that do not divide the matrices, fused tensors, experts.
     "fp8_blocks": Case(shape(36, 4, 2, 45, 2, 67, head_dim=10), 0.1, Qwen3Config, base_quantized="block", tuned_quantized="block"),
     "fp8_tensor": Case(

@@ -1,5 +1,6 @@
 """Makes the checkpoints of a golden pair, as `transformers` and `peft` save them; everything is seeded by the case's name."""
 
+import collections
 import json
 import shutil
 import zlib
@@ -9,6 +10,7 @@ import quantized
 import torch
 from cases import HERE, config_of
 from models import read
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -77,6 +79,27 @@ def save(model, folder, form, shard):
     if form != "v5":
         config = as_transformers_4(model.config, form)
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def pickle(folder, files=1):
+    """Puts what a folder's only file has into files of `torch.save`, as older releases of models have it."""
+    (path,) = folder.glob("*.safetensors")
+    tensors = load_file(path)
+    path.unlink()
+    if "lm_head.weight" not in tensors and "model.embed_tokens.weight" in tensors:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    stem = "adapter_model" if path.stem == "adapter_model" else "pytorch_model"
+    if files == 1:
+        state = collections.OrderedDict(tensors)
+        state._metadata = collections.OrderedDict({"": {"version": 1}})  # as every state dict has it
+        torch.save(state, folder / f"{stem}.bin")
+        return
+    names = [f"{stem}-{number + 1:05}-of-{files:05}.bin" for number in range(files)]
+    weight_map = {name: names[index % files] for index, name in enumerate(tensors)}
+    for file in names:
+        torch.save({name: tensors[name] for name in tensors if weight_map[name] == file}, folder / file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / f"{stem}.bin.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def as_transformers_4(config, form):
@@ -160,6 +183,8 @@ def make_checkpoints(name, case):
         save(base, folder / "base", case.base_form, case.base_shard)
         check_config(folder / "base", config_of(case, "base"))
         quantize(folder / "base", case.base_quantized)
+        if case.pickled:
+            pickle(folder / "base")
     if not case.adapter or case.tuned_too:
         tuned = make_tuned(case, base, generator)
         saved = with_images(tuned) if case.with_images else tuned
@@ -167,6 +192,8 @@ def make_checkpoints(name, case):
         if not case.with_images:
             check_config(folder / "tuned", config_of(case, "tuned"))
         quantize(folder / "tuned", case.tuned_quantized)
+        if case.pickled:
+            pickle(folder / "tuned", files=2)
     for which, config in (("adapter", case.adapter), ("base_adapter", case.base_adapter)):
         if config:
             make_adapter(folder, which, case, config, generator)
@@ -206,6 +233,8 @@ def make_adapter(folder, which, case, config, generator):
     shutil.rmtree(folder / which, ignore_errors=True)
     model.save_pretrained(folder / which, save_embedding_layers=True if case.extra_tokens else "auto")
     (folder / which / "README.md").unlink()
+    if case.pickled:
+        pickle(folder / which)
     path = folder / which / "adapter_config.json"
     written = json.loads(path.read_text()) | {"base_model_name_or_path": "./base"}
     for field in ("target_modules", "target_parameters"):
