@@ -66,6 +66,7 @@ fn options() -> EncoderOptions {
     EncoderOptions {
         apply_chat_template: false,
         system_instruction: None,
+        chat_template: None,
         chat_template_args: Map::new(),
         template_date: NaiveDate::MIN,
         max_length: None,

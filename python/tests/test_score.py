@@ -72,6 +72,9 @@ def test_a_chat_template_sees_arguments(demo, tmp_path):
     assert ids(chat_template_args={"thinking": True})[: len(ids())] == ids() != ids(chat_template_args={"thinking": True})
     with pytest.raises(tuco.UsageError, match="messages cannot be given"):
         ids(chat_template_args={"messages": []})
+    other = tmp_path / "other.jinja"
+    other.write_text("{{ messages[0]['content'] }} I think")
+    assert ids(chat_template=other) == ids(chat_template_args={"thinking": True})
 
 
 def test_little_memory_gives_the_same_bits(demo):

@@ -46,6 +46,7 @@ class Pair(_native.Pair):
         tokenizer_revision: str | None = None,
         apply_chat_template: bool = False,
         system_instruction: str | None = None,
+        chat_template: Path | None = None,
         chat_template_args: Mapping[str, object] | None = None,
         template_date: datetime.date | str | None = None,
         max_length: int | None = None,
@@ -77,6 +78,7 @@ class Pair(_native.Pair):
             tokenizer_revision: the same of `tokenizer`.
             apply_chat_template: put text through the chat template as one user message.
             system_instruction: the system message of conversations that have none.
+            chat_template: Jinja file of the chat template; default: the tokenizer's own.
             chat_template_args: what the chat template sees besides the conversation, such as `{"enable_thinking": False}`.
             template_date: the day that a chat template sees as today.
             max_length: the most tokens of a prompt; default: the tuned model's context.

@@ -348,7 +348,7 @@ fn open_directory(dir: &Path, dtype: Option<Dtype>) -> Result<(ModelSpec, Weight
     let config = read_json(&config_path)?;
     let broken = |problem: String| Error::checkpoint(format!("{} {problem}", config_path.display()));
     let text = text_config(&config);
-    let spec = parse_config(text.unwrap_or(&config)).map_err(broken)?;
+    let spec = parse_config(text.as_ref().unwrap_or(&config)).map_err(broken)?;
     let quantization = Quantization::of(&config).map_err(broken)?;
     let mut weights = Weights::open(dir, dtype)?;
     if text.is_some() {
@@ -359,7 +359,7 @@ fn open_directory(dir: &Path, dtype: Option<Dtype>) -> Result<(ModelSpec, Weight
         weights.find_scales(&quantization)?;
     }
     if spec.family.weightless_norms {
-        weights.add_norms(&spec);
+        weights.add_norms(&spec)?;
     }
     Ok((spec, weights))
 }

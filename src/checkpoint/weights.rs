@@ -176,8 +176,12 @@ impl Weights {
         for Found { name, type_name, encoding, shape, range } in found.map_err(broken)? {
             let entry = Entry::mapped(file, type_name, encoding, shape, range);
             if let Some(other) = self.tensors.insert(name.clone(), entry) {
-                let first = self.files.path(other.file).display().to_string();
-                return Err(broken(format!("has tensor {name}, which {first} has already")));
+                return Err(broken(if other.file == file {
+                    format!("has tensor {name} twice")
+                } else {
+                    let first = self.files.path(other.file).display();
+                    format!("has tensor {name}, which {first} has already")
+                }));
             }
         }
         Ok(())
@@ -199,8 +203,11 @@ impl Weights {
         }
     }
 
-    /// Norms that the files have no weights for multiply with ones.
-    pub fn add_norms(&mut self, spec: &ModelSpec) {
+    /// Norms of a family whose norms have no weights multiply with ones.
+    ///
+    /// # Errors
+    /// Names a norm that has weights.
+    pub fn add_norms(&mut self, spec: &ModelSpec) -> Result<()> {
         let of_layer = |layer| {
             let norms = [LayerTensor::AttentionNorm, LayerTensor::MlpNorm];
             norms.into_iter().filter_map(move |norm| spec.family.layer_tensor_name(layer, norm))
@@ -209,8 +216,14 @@ impl Weights {
         for name in names.chain([spec.family.final_norm.to_owned()]) {
             let mut ones = Entry::mapped(0, "F32".into(), None, vec![spec.hidden_size], 0..0);
             ones.set_vector(std::iter::repeat_n(1.0, spec.hidden_size));
-            self.tensors.insert(name, ones);
+            if let Some(found) = self.tensors.insert(name.clone(), ones) {
+                let (file, family) = (self.files.path(found.file).display(), spec.family.model_type);
+                return Err(Error::checkpoint(format!(
+                    "{file} has tensor {name}, but norms of {family} have no weights"
+                )));
+            }
         }
+        Ok(())
     }
 
     /// The name here of what another file calls `name`, if it is part of what is here.

@@ -52,6 +52,7 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
     let encoder_options = EncoderOptions {
         apply_chat_template: false,
         system_instruction: None,
+        chat_template: None,
         chat_template_args: Map::new(),
         template_date: NaiveDate::default(),
         max_length: None,

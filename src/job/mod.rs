@@ -156,6 +156,7 @@ pub fn open_encoder(
     let encoder_options = EncoderOptions {
         apply_chat_template: options.apply_chat_template,
         system_instruction: options.system_instruction.clone(),
+        chat_template: options.chat_template.clone(),
         chat_template_args: options.chat_template_args.clone().map_or_else(Map::new, |arguments| arguments.0),
         template_date,
         max_length: options.max_length,

@@ -73,6 +73,9 @@ pub struct PromptOptions {
     /// System message for conversations that have none of their own
     #[arg(long, value_name = "TEXT", env = "TUCO_SYSTEM_INSTRUCTION")]
     pub system_instruction: Option<String>,
+    /// Jinja file of the chat template; default: the tokenizer's own
+    #[arg(long, value_name = "FILE", env = "TUCO_CHAT_TEMPLATE")]
+    pub chat_template: Option<PathBuf>,
     /// What the chat template sees besides the conversation, as a JSON object: '{"enable_thinking": false}'
     #[arg(long, value_name = "JSON", env = "TUCO_CHAT_TEMPLATE_ARGS")]
     pub chat_template_args: Option<TemplateArgs>,

@@ -6,9 +6,15 @@ use super::{
 };
 use serde_json::{Map, Value};
 
-/// The text model's part of the `config.json` of a model of text and images.
-pub fn text_config(config: &Value) -> Option<&Value> {
-    config.get("text_config").filter(|text| text.is_object())
+/// The text model's part of the `config.json` of a model of text and images. Whether its unembedding is the embedding the whole says, if it
+/// says so.
+pub fn text_config(config: &Value) -> Option<Value> {
+    const TIED: &str = "tie_word_embeddings";
+    let mut text = config.get("text_config")?.as_object()?.clone();
+    if let Some(tied) = config.get(TIED).filter(|tied| !tied.is_null()) {
+        text.insert(TIED.into(), tied.clone());
+    }
+    Some(text.into())
 }
 
 /// Most layers, and most dimensions of a head: memory is taken for each before tensors are looked at, and a broken config must
@@ -87,7 +93,8 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
         num_key_value_heads,
         head_dim,
         vocab_size: config.size("vocab_size")?,
-        context_length: ropes.context_length,
+        context_length: ropes.growing_queries.unwrap_or(ropes.context_length),
+        growing_queries: ropes.growing_queries,
         norm_eps: as_f32(config.number("rms_norm_eps")?),
         hidden_act: activation_of(&config, family)?,
         qkv_bias: attention_bias || family.always_qkv_bias,
@@ -314,6 +321,21 @@ mod tests {
         assert!(parse_config(&tiny(config)).unwrap_err().contains("no_rope_layers: expected a list of 2"));
         let mixtral = json!({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": false});
         assert!(parse_config(&tiny(mixtral)).unwrap().experts.unwrap().normalize);
+    }
+
+    #[test]
+    fn the_whole_says_whether_its_text_model_is_tied() {
+        let tied = |config: Value| text_config(&config).unwrap()["tie_word_embeddings"].clone();
+        assert_eq!(
+            tied(json!({"tie_word_embeddings": true, "text_config": {"tie_word_embeddings": false}})),
+            true
+        );
+        assert_eq!(
+            tied(json!({"tie_word_embeddings": null, "text_config": {"tie_word_embeddings": false}})),
+            false
+        );
+        assert_eq!(tied(json!({"text_config": {}})), Value::Null);
+        assert_eq!(text_config(&json!({"text_config": null})), None);
     }
 
     #[test]

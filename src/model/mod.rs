@@ -104,6 +104,8 @@ pub struct ModelSpec {
     pub vocab_size: usize,
     /// Longest prompt the model is made for, in tokens (with the RoPE scaling that stretches it).
     pub context_length: usize,
+    /// From this position on queries grow with it (`llama_4_scaling_beta`), which is not computed: prompts end before.
+    pub growing_queries: Option<usize>,
     /// Of all norms (`rms_norm_eps`, `layer_norm_eps`).
     pub norm_eps: f64,
     pub hidden_act: Activation,
@@ -234,7 +236,7 @@ impl ModelSpec {
     }
 
     /// The fields whose difference makes two models no pair, by name.
-    pub fn shape_fields(&self) -> [(&'static str, String); 13] {
+    pub fn shape_fields(&self) -> [(&'static str, String); 14] {
         [
             ("model_type", self.family.model_type.to_string()),
             ("hidden_size", self.hidden_size.to_string()),
@@ -248,6 +250,10 @@ impl ModelSpec {
             ("attention_output_bias", self.attention_output_bias.to_string()),
             ("mlp_bias", self.mlp_bias.to_string()),
             ("parallel_residual", self.parallel_residual.to_string()),
+            (
+                "growing_queries (llama_4_scaling_beta)",
+                self.growing_queries.map_or("none".into(), |position| position.to_string()),
+            ),
             ("experts", self.experts.as_ref().map_or("none".into(), ExpertsSpec::to_string)),
         ]
     }

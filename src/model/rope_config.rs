@@ -10,6 +10,8 @@ pub struct Ropes {
     pub sliding: Option<Rope>,
     /// The prompt length they serve.
     pub context_length: usize,
+    /// See [`ModelSpec::growing_queries`](super::ModelSpec::growing_queries).
+    pub growing_queries: Option<usize>,
 }
 
 /// Reads all of them.
@@ -50,6 +52,10 @@ pub fn ropes_of(
         Some([full, sliding]) => (fields(part(full)?), Some(fields(part(sliding)?))),
         None => (fields(object), None),
     };
+    let growing_queries = match full.optional_number("llama_4_scaling_beta")?.filter(|beta| *beta != 0.0) {
+        Some(_) => Some(original_of(config, &full, max_position_embeddings)?),
+        None => None,
+    };
     let (full, context_length) = rope_of(config, &full, "rope_theta", head_dim, max_position_embeddings)?;
     let sliding = match sliding_theta {
         Some(theta) => {
@@ -64,7 +70,7 @@ pub fn ropes_of(
         RopeScaling::Linear { .. } if sliding_theta.is_some() => max_position_embeddings,
         _ => context_length,
     };
-    Ok(Ropes { full, sliding, context_length })
+    Ok(Ropes { full, sliding, context_length, growing_queries })
 }
 
 /// One rotary embedding, whose base is `theta_field` of the config where it has none of its own, and the prompt length it
@@ -104,11 +110,7 @@ fn rope_of(
         Some(other) => return Err(format!("{within}rope_type is {other}, expected a string")),
     };
     let longest = max_position_embeddings as f64;
-    // Of one rotary embedding for all layers the config's own field goes before that of the object.
-    let original = match config.get("original_max_position_embeddings") {
-        Some(_) => config.size("original_max_position_embeddings")?,
-        None => rope.size_or("original_max_position_embeddings", max_position_embeddings)?,
-    };
+    let original = original_of(config, rope, max_position_embeddings)?;
     // Early configs of Phi-3 call it by other names; YaRN has no such lists.
     let rope_type = match rope_type {
         "su" => "longrope",
@@ -141,12 +143,17 @@ fn rope_of(
             original_max_position_embeddings * factor
         }
     };
-    let context_length = match rope.optional_number("llama_4_scaling_beta")? {
-        // From there on queries grow with their position (Ministral 3), which is not computed.
-        Some(beta) if beta != 0.0 => original,
-        _ => max_position_embeddings.max(stretched as usize),
-    };
-    Ok((Rope { rope_theta, scaling, rotary_dim }, context_length))
+    let rope = Rope { rope_theta, scaling, rotary_dim };
+    Ok((rope, max_position_embeddings.max(stretched as usize)))
+}
+
+/// The prompt length before stretching.
+fn original_of(config: &Fields, rope: &Fields, max_position_embeddings: usize) -> Result<usize, String> {
+    // Of one rotary embedding for all layers the config's own field goes before that of the object.
+    match config.get("original_max_position_embeddings") {
+        Some(_) => config.size("original_max_position_embeddings"),
+        None => rope.size_or("original_max_position_embeddings", max_position_embeddings),
+    }
 }
 
 fn yarn(rope: &Fields, original: f64, longest: f64) -> Result<RopeScaling, String> {
@@ -238,7 +245,8 @@ mod tests {
             "model_type": "ministral3", "hidden_size": 3072, "intermediate_size": 9216, "num_hidden_layers": 26,
             "num_attention_heads": 32, "vocab_size": 131072,
         });
-        assert_eq!(parse_config(&ministral).unwrap().context_length, 16384);
+        let spec = parse_config(&ministral).unwrap();
+        assert_eq!((spec.context_length, spec.growing_queries), (16384, Some(16384)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    fs,
     path::{Path, PathBuf},
     sync::{
         Mutex,
@@ -27,6 +28,8 @@ pub struct EncoderOptions {
     pub apply_chat_template: bool,
     /// The first message, with role system, of conversations that have no system message of their own.
     pub system_instruction: Option<String>,
+    /// A file with the chat template; `None`: the checkpoint's own.
+    pub chat_template: Option<PathBuf>,
     /// What the chat template sees besides the conversation, by name.
     pub chat_template_args: Map<String, Value>,
     /// The day that the chat template's `strftime_now` tells.
@@ -69,8 +72,8 @@ pub struct Encoded {
 
 fn no_template(path: &Path) -> String {
     format!(
-        "{} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); --tokenizer names a directory \
-         that has one",
+        "{} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); --chat-template names a file \
+         that is one, --tokenizer a directory that has one",
         path.display()
     )
 }
@@ -113,22 +116,29 @@ impl Encoder {
     ///
     /// # Errors
     /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) where a file is there but broken, [`ErrorKind::Usage`](crate::ErrorKind::Usage)
-    /// where it cannot be read; the file is named. Usage errors too are system instructions for a template without a system role. A
-    /// chat template that cannot be compiled is an error only under [`EncoderOptions::apply_chat_template`].
+    /// where it cannot be read; the file is named. Usage errors too are system instructions for a template without a system role. The
+    /// checkpoint's chat template is an error where it cannot be compiled only under [`EncoderOptions::apply_chat_template`].
     pub fn open(
         path: &Path,
         vocab_size: usize,
         context_length: usize,
         options: EncoderOptions,
     ) -> Result<Self> {
-        let files = TokenizerFiles::read(path)?;
+        let mut files = TokenizerFiles::read(path)?;
+        let given = options.chat_template.as_deref();
+        if let Some(given) = given {
+            let source = fs::read_to_string(given)
+                .map_err(|error| Error::usage(format!("--chat-template {}: {error}", given.display())))?;
+            files.template = Some(source);
+        }
+        let from = given.unwrap_or(path).display();
         let compile = |source: &String| {
             ChatTemplate::new(source, &files.special_tokens, options.template_date)
                 .map(|template| template.with_arguments(&options.chat_template_args))
-                .map_err(|error| Error::new(error.kind, format!("{}: {error}", path.display())))
+                .map_err(|error| Error::new(error.kind, format!("{from}: {error}")))
         };
         let template = files.template.as_ref().map(compile);
-        if options.apply_chat_template {
+        if options.apply_chat_template || given.is_some() {
             match &template {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error.clone()),
@@ -136,9 +146,8 @@ impl Encoder {
             }
         }
         if let (Some(instruction), Some(Ok(template))) = (&options.system_instruction, &template) {
-            check_system_role(template, instruction).map_err(|problem| {
-                Error::usage(format!("--system-instruction: {}: {problem}", path.display()))
-            })?;
+            check_system_role(template, instruction)
+                .map_err(|problem| Error::usage(format!("--system-instruction: {from}: {problem}")))?;
         }
         let bos = files.special_tokens.get("bos_token");
         let bos_id = bos.and_then(|bos| files.tokenizer.as_ref().ok()?.token_to_id(bos));

@@ -56,6 +56,9 @@ fn a_run_goes_on_only_with_prompts_that_are_encoded_alike() {
     }
     let template = scene.dir.path().join("tuned/chat_template.jinja");
     let own = fs::read_to_string(&template).unwrap();
+    fs::write(scene.dir.path().join("other.jinja"), "{{ messages[0].content }}").unwrap();
+    score(&["--chat-template", "other.jinja"]).expect(42, &["chat_template_sha256 was"]);
+    score(&["--chat-template", "tuned/chat_template.jinja"]).expect(0, &[]);
     fs::write(&template, format!("{own} ")).unwrap();
     score(&[]).expect(42, &["chat_template_sha256 was"]);
     fs::write(&template, own).unwrap();

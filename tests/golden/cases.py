@@ -391,6 +391,12 @@ CASES = {
         0.1,
         GlmConfig,
         rope={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        adapter=dict(r=2, lora_alpha=4, target_modules=["q_proj", "k_proj", "o_proj"]),
+    ),
+    "lora_interleaved_dora": Case(
+        shape(30, 5, 1, 41, 2, 71, head_dim=12, use_bias=True),
+        0.1,
+        Ernie4_5Config,
         adapter=dict(r=2, lora_alpha=4, target_modules=["q_proj", "k_proj", "o_proj"], use_dora=True, bias="lora_only"),
     ),
     "lora_both_sides": Case(

@@ -320,7 +320,8 @@ pub fn resident_bytes(weights: &dyn PairWeights, context: Element) -> usize {
         let Some(tensor) = weights.layer_tensor(branch, layer, tensor) else { return 0 };
         let matrix = without_addend(&tensor);
         let is_new = Place::of(&matrix).is_none_or(|place| places.insert(place));
-        let planes = if matrix.as_stored(Dtype::Bf16).is_some() { 1 } else { 3 };
+        let is_bf16 = matrix.update.is_none() && matrix.rounded_to == Dtype::Bf16;
+        let planes = if is_bf16 { 1 } else { 3 };
         let elements = if is_new { planes * tensor.rows * pitch(tensor.cols) } else { 0 };
         2 * (elements + 3 * tensor.addend_rank().unwrap_or(0) * (tensor.rows + tensor.cols))
     };

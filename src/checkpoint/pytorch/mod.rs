@@ -10,11 +10,12 @@ use std::{
     collections::HashMap,
     io::{Cursor, Read},
     ops::Range,
+    rc::Rc,
 };
-use zip::{CompressionMethod, ZipArchive};
+use zip::{CompressionMethod, ZipArchive, read::ZipReadOptions, result::ZipError};
 
 /// The longest pickle that is read: names and shapes of a million tensors.
-const LONGEST_PICKLE: u64 = 256 << 20;
+const LONGEST_PICKLE: u64 = 64 << 20;
 
 /// All tensors of a file.
 ///
@@ -28,10 +29,12 @@ pub fn tensors(bytes: &[u8]) -> Result<Vec<Found>, String> {
 
 struct Archive<'b> {
     zip: ZipArchive<Cursor<&'b [u8]>>,
+    /// Bytes of the file.
+    length: usize,
     /// What all names in it begin with.
     prefix: String,
     /// The places of storages, by key.
-    places: HashMap<String, Range<usize>>,
+    places: HashMap<Rc<str>, Range<usize>>,
 }
 
 impl<'b> Archive<'b> {
@@ -43,23 +46,29 @@ impl<'b> Archive<'b> {
             .filter_map(Result::ok)
             .find_map(|name| name.strip_suffix("data.pkl").map(str::to_owned))
             .ok_or("is a zip file, but no checkpoint of PyTorch: it has no data.pkl")?;
-        let mut archive = Self { zip, prefix, places: HashMap::new() };
-        match archive.read("byteorder", 16) {
-            Ok(order) if order != b"little" => Err("has elements whose first byte is the highest".into()),
+        let mut archive = Self { zip, length: bytes.len(), prefix, places: HashMap::new() };
+        match archive.read("byteorder", 16)? {
+            Some(order) if order != b"little" => Err("has elements whose first byte is the highest".into()),
             _ => Ok(archive),
         }
     }
 
     fn pickle(&mut self) -> Result<Vec<u8>, String> {
-        self.read("data.pkl", LONGEST_PICKLE)
+        self.read("data.pkl", LONGEST_PICKLE)?.ok_or_else(|| "has no data.pkl".into())
     }
 
-    fn read(&mut self, name: &str, longest: u64) -> Result<Vec<u8>, String> {
+    /// A file's first bytes, at most so many, if it is there. Its checksum is not looked at: PyTorch can leave those out.
+    fn read(&mut self, name: &str, most: u64) -> Result<Option<Vec<u8>>, String> {
         let unreadable = |error: &dyn std::fmt::Display| format!("has a {name} that cannot be read: {error}");
-        let file = self.zip.by_name(&format!("{}{name}", self.prefix)).map_err(|error| unreadable(&error))?;
+        let options = ZipReadOptions::new().ignore_crc32(true);
+        let file = match self.zip.by_name_with_options(&format!("{}{name}", self.prefix), options) {
+            Ok(file) => file,
+            Err(ZipError::FileNotFound) => return Ok(None),
+            Err(error) => return Err(unreadable(&error)),
+        };
         let mut content = Vec::new();
-        file.take(longest).read_to_end(&mut content).map_err(|error| unreadable(&error))?;
-        Ok(content)
+        file.take(most).read_to_end(&mut content).map_err(|error| unreadable(&error))?;
+        Ok(Some(content))
     }
 
     /// Where a storage's elements are, of `size` bytes each.
@@ -67,12 +76,14 @@ impl<'b> Archive<'b> {
         let name = format!("{}data/{}", self.prefix, storage.key);
         if !self.places.contains_key(&storage.key) {
             let file = self.zip.by_name(&name).map_err(|_| format!("has no {name}"))?;
-            let start = file.data_start().ok_or_else(|| format!("has no place for {name}"))?;
             if file.compression() != CompressionMethod::Stored {
                 return Err(format!("has a compressed {name}, expected it as it is"));
             }
-            let (start, length) = (start as usize, file.size() as usize);
-            self.places.insert(storage.key.clone(), start..start + length);
+            let end = file.data_start().and_then(|start| Some((start, start.checked_add(file.size())?)));
+            let place = end.filter(|(_, end)| *end <= self.length as u64);
+            let (start, end) =
+                place.ok_or_else(|| format!("has a {name} that goes beyond the file's end"))?;
+            self.places.insert(storage.key.clone(), start as usize..end as usize);
         }
         let place = self.places[&storage.key].clone();
         if Some(place.len()) != storage.length.checked_mul(size) {
@@ -105,7 +116,7 @@ impl<'b> Archive<'b> {
         match range.filter(|range| range.end <= place.end) {
             Some(range) => Ok(Found {
                 name: name.to_owned(),
-                type_name: storage.class.clone(),
+                type_name: storage.class.to_string(),
                 encoding: encoding.map(Encoding::from),
                 shape: shape.clone(),
                 range,
@@ -171,6 +182,19 @@ mod tests {
         for end in (0..bytes.len()).step_by(97) {
             assert!(tensors(&bytes[..end]).is_err(), "{end} bytes");
         }
+    }
+
+    #[test]
+    fn a_size_that_lies_is_an_error() {
+        let mut bytes = golden();
+        // Sizes of the first storage in the archive's directory, whose name ends its entry.
+        let directory = bytes.windows(4).position(|window| window == b"PK\x01\x02").unwrap();
+        let name = |at: usize| bytes[at..].starts_with(b"pytorch_model/data/0");
+        let at = (directory..bytes.len()).find(|at| name(*at)).unwrap() - 46;
+        for field in [20, 24] {
+            bytes[at + field..at + field + 4].copy_from_slice(&0x7fff_ffffu32.to_le_bytes());
+        }
+        assert!(tensors(&bytes).unwrap_err().contains("beyond the file's end"));
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! The pickle of a state dict, as `torch.save` writes it: which tensors there are and where their elements lie. Nothing in it is
-//! run: what is no part of a state dict is read over, and what cannot be is an error.
+//! run: plain values are read over, and tensors that are more than a part of a storage are an error.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 /// The elements that tensors share: `torch.FloatStorage` and the like.
 #[derive(Debug, PartialEq)]
 pub struct Storage {
     /// `FloatStorage`, `HalfStorage`, …
-    pub class: String,
+    pub class: Rc<str>,
     /// The name of its elements in the archive.
-    pub key: String,
+    pub key: Rc<str>,
     /// How many elements it has.
     pub length: usize,
 }
@@ -36,14 +36,22 @@ enum Value {
     Tuple(Rc<[Value]>),
     Storage(Rc<Storage>),
     Tensor(Rc<StateTensor>),
-    Dict(Rc<StateDict>),
+    Dict(Rc<RefCell<StateDict>>),
+    /// What an unknown call gives: its name.
+    Built(Rc<str>),
     Other,
 }
 
+/// Dimensions of a tensor at most, and bytes of the name of a class or function.
+const MOST_DIMENSIONS: usize = 8;
+const LONGEST_NAME: usize = 256;
+
 impl Value {
     fn sizes(&self) -> Option<Vec<usize>> {
-        let Value::Tuple(items) = self else { return None };
-        items.iter().map(Value::size).collect()
+        match self {
+            Value::Tuple(items) if items.len() <= MOST_DIMENSIONS => items.iter().map(Value::size).collect(),
+            _ => None,
+        }
     }
 
     fn size(&self) -> Option<usize> {
@@ -71,9 +79,7 @@ impl Value {
 pub fn state_dict(bytes: &[u8]) -> Result<StateDict, String> {
     let mut machine = Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
     match machine.run()? {
-        Value::Dict(tensors) if !tensors.is_empty() => {
-            Ok(Rc::try_unwrap(tensors).unwrap_or_else(|shared| (*shared).clone()))
-        }
+        Value::Dict(tensors) if !tensors.borrow().is_empty() => Ok(tensors.take()),
         _ => Err("holds no state dict of tensors".into()),
     }
 }
@@ -129,7 +135,7 @@ impl Machine<'_> {
                 }
                 b'c' => {
                     let (module, name) = (self.line()?, self.line()?);
-                    self.stack.push(Value::Global(format!("{module} {name}").into()));
+                    self.stack.push(global(&module, &name));
                 }
                 // STACK_GLOBAL
                 0x93 => {
@@ -137,7 +143,7 @@ impl Machine<'_> {
                     let (Value::Text(module), Value::Text(name)) = (module, name) else {
                         return Err(self.odd(at, opcode));
                     };
-                    self.stack.push(Value::Global(format!("{module} {name}").into()));
+                    self.stack.push(global(&module, &name));
                 }
                 b')' => self.stack.push(Value::tuple(Vec::new())),
                 0x85..=0x87 => {
@@ -251,10 +257,15 @@ impl Machine<'_> {
     fn set_items(&mut self, items: Vec<Value>) -> Result<(), String> {
         let top = self.stack.last_mut().ok_or("has a data.pkl that takes what is not there")?;
         let Value::Dict(dict) = top else { return Ok(()) };
-        let dict = Rc::make_mut(dict);
         for pair in items.chunks_exact(2) {
-            if let [Value::Text(name), Value::Tensor(tensor)] = pair {
-                dict.push((name.clone(), tensor.clone()));
+            match pair {
+                [Value::Text(name), Value::Tensor(tensor)] => {
+                    dict.borrow_mut().push((name.clone(), tensor.clone()));
+                }
+                [Value::Text(name), Value::Built(by)] => {
+                    return Err(format!("has {name}, which is built by {by}: only plain tensors are read"));
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -280,8 +291,8 @@ fn storage_of(id: &Value) -> Option<Storage> {
         [Value::Text(kind), Value::Global(class), Value::Text(key), Value::Text(_), length]
             if **kind == *"storage" =>
         {
-            let class = class.split(' ').next_back()?.to_owned();
-            Some(Storage { class, key: key.to_string(), length: length.size()? })
+            let class = class.split(' ').next_back()?.into();
+            Some(Storage { class, key: key.clone(), length: length.size()? })
         }
         _ => None,
     }
@@ -293,10 +304,20 @@ fn called(callable: &Value, arguments: &Value) -> Value {
     let found = match &**name {
         "collections OrderedDict" => Some(Value::Dict(Rc::default())),
         "torch._utils _rebuild_tensor_v2" => tensor_of(arguments),
-        "torch._utils _rebuild_parameter" => arguments.first().cloned(),
+        "torch._utils _rebuild_parameter" | "torch._utils _rebuild_parameter_with_state" => {
+            arguments.first().cloned()
+        }
         _ => None,
     };
-    found.unwrap_or(Value::Other)
+    found.unwrap_or_else(|| Value::Built(name.clone()))
+}
+
+/// A class or function, by its module and name.
+fn global(module: &str, name: &str) -> Value {
+    if module.len() + name.len() > LONGEST_NAME {
+        return Value::Other;
+    }
+    Value::Global(format!("{module} {name}").into())
 }
 
 /// Of storage, offset, shape and strides.
@@ -304,4 +325,32 @@ fn tensor_of(arguments: &[Value]) -> Option<Value> {
     let [Value::Storage(storage), offset, shape, strides, ..] = arguments else { return None };
     let (offset, shape, strides) = (offset.size()?, shape.sizes()?, strides.sizes()?);
     Some(Value::Tensor(Rc::new(StateTensor { storage: storage.clone(), offset, shape, strides })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A dict with the same tensor, and what is `done` with it, under two names.
+    fn dict_of(done: &[u8]) -> Result<StateDict, String> {
+        let storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06tQ";
+        let (function, numbers) =
+            (b"ctorch._utils\n_rebuild_tensor_v2\n(", b"K\0(K\x02K\x03t(K\x03K\x01tNNtR");
+        let tensor = [&function[..], storage, numbers, done].concat();
+        state_dict(&[b"\x80\x02}(X\x01\0\0\0a", &tensor[..], b"X\x01\0\0\0b", &tensor, b"u."].concat())
+    }
+
+    #[test]
+    fn tensors_are_read_and_what_builds_on_them_is_refused() {
+        let storage = Rc::new(Storage { class: "FloatStorage".into(), key: "0".into(), length: 6 });
+        let tensor = Rc::new(StateTensor { storage, offset: 0, shape: vec![2, 3], strides: vec![3, 1] });
+        let expected: StateDict = vec![("a".into(), tensor.clone()), ("b".into(), tensor)];
+        assert_eq!(dict_of(b"").unwrap(), expected);
+        // A parameter, as `torch._utils._rebuild_parameter(tensor, …)`: the tensor is there already, so the call takes it from the memo.
+        let call = |name: &str| [b"q\x000c", name.as_bytes(), b"\nh\0\x85R"].concat();
+        assert_eq!(dict_of(&call("torch._utils\n_rebuild_parameter")).unwrap(), expected);
+        assert_eq!(dict_of(&call("torch._utils\n_rebuild_parameter_with_state")).unwrap(), expected);
+        let problem = dict_of(&call("os\nsystem")).unwrap_err();
+        assert_eq!(problem, "has a, which is built by os system: only plain tensors are read");
+    }
 }

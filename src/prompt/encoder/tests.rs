@@ -51,6 +51,7 @@ fn options() -> EncoderOptions {
     EncoderOptions {
         apply_chat_template: false,
         system_instruction: None,
+        chat_template: None,
         chat_template_args: Map::new(),
         template_date: NaiveDate::from_ymd_opt(2024, 7, 26).unwrap(),
         max_length: None,
@@ -114,6 +115,24 @@ fn a_template_that_is_asked_for_has_to_be_there() {
     // Rows of messages say it themselves.
     let of_row = open(&dir, options()).encode(&user("a")).unwrap_err();
     assert_eq!(of_row.kind, RowErrorKind::TemplateError);
+}
+
+#[test]
+fn a_template_of_its_own_file_goes_before_the_tokenizers() {
+    let dir = complete();
+    let given = dir.path().join("given.jinja");
+    fs::write(&given, "{{ bos_token }}{% for message in messages %} {{ message.content }}{% endfor %}")
+        .unwrap();
+    let with =
+        |chat_template: &Path| EncoderOptions { chat_template: Some(chat_template.into()), ..options() };
+    assert_eq!(ids(&open(&dir, with(&given)), user("a b")), [0, 5, 6]);
+    let problem = |path: &Path| Encoder::open(dir.path(), 8, 6, with(path)).err().unwrap();
+    let nowhere = problem(&dir.path().join("nowhere"));
+    assert_eq!(nowhere.kind, ErrorKind::Usage);
+    assert!(nowhere.message.contains("--chat-template") && nowhere.message.contains("nowhere"), "{nowhere}");
+    fs::write(&given, "{% for %}").unwrap();
+    let broken = problem(&given);
+    assert!(broken.message.contains("given.jinja"), "{broken}");
 }
 
 #[test]
