@@ -6,7 +6,7 @@ use tuco::model::parse_config;
 fuzz_target!(|text: &str| {
     let Ok(config) = serde_json::from_str(text) else { return };
     if let Ok(spec) = parse_config(&config) {
-        for (tensor, _) in spec.family.layer_tensors {
+        for (tensor, _) in spec.family.listed_tensors() {
             let _ = tensor.shape(&spec, 0);
         }
         if spec.head_dim <= 1024 {
