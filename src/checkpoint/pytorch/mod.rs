@@ -40,7 +40,10 @@ struct Archive<'b> {
 impl<'b> Archive<'b> {
     fn open(bytes: &'b [u8]) -> Result<Self, String> {
         let zip = ZipArchive::new(Cursor::new(bytes));
-        let zip = zip.map_err(|error| format!("is not a valid zip file: {error}"))?;
+        let zip = zip.map_err(|error| match bytes {
+            [b'P', b'K', ..] => format!("is a zip file that is broken or not whole: {error}"),
+            _ => format!("is not a valid zip file: {error}"),
+        })?;
         let prefix = zip
             .file_names()
             .filter_map(Result::ok)
