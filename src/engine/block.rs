@@ -1,7 +1,7 @@
 //! A layer of one model, written once for all modes: its weights, and what twin rows and context rows do in it.
 
 use super::{
-    experts::{Expert, Experts},
+    experts::{Expert, Experts, Shared},
     pack::Pack,
     workspace::{ContextSpace, RowSpace, TwinSpace, Workspace},
 };
@@ -100,6 +100,14 @@ impl<'w, B: Backend> Block<'w, B> {
                             down: plain(ExpertDown(expert)),
                         })
                         .collect(),
+                    shared: experts.shared_intermediate_size.map(|_| Shared {
+                        expert: Expert {
+                            gate: Some(plain(SharedGate)),
+                            up: plain(SharedUp),
+                            down: plain(SharedDown),
+                        },
+                        share: plain(SharedShare),
+                    }),
                     spec: experts.clone(),
                 }),
             },
@@ -145,6 +153,10 @@ impl<'w, B: Backend> Block<'w, B> {
             Mlp::Experts(experts) => {
                 of_linear(&experts.router);
                 experts.experts.iter().for_each(of_expert);
+                if let Some(shared) = &experts.shared {
+                    of_expert(&shared.expert);
+                    of_linear(&shared.share);
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! MLPs, and mixtures of experts in the place of one: each row goes through the few that its router likes best.
 
-use super::workspace::ExpertSpace;
+use super::workspace::{ExpertSpace, SharedSpace};
 use crate::{
     backend::{Backend, Linear},
     model::{Activation, ExpertsSpec},
@@ -10,7 +10,15 @@ use crate::{
 pub struct Experts<'w, B: Backend> {
     pub router: Linear<B::Weight<'w>>,
     pub experts: Vec<Expert<'w, B>>,
+    pub shared: Option<Shared<'w, B>>,
     pub spec: ExpertsSpec,
+}
+
+/// An expert that every row goes through.
+pub struct Shared<'w, B: Backend> {
+    pub expert: Expert<'w, B>,
+    /// Whose sigmoid is how much of its output a row gets.
+    pub share: Linear<B::Weight<'w>>,
 }
 
 /// An MLP; without a gate a plain one.
@@ -38,7 +46,7 @@ struct Route {
 }
 
 impl<B: Backend> Experts<'_, B> {
-    /// `x += Σ share · expert(normed)` for all `rows` rows, over the experts of each, in their order.
+    /// `x += Σ share · expert(normed)` for all `rows` rows, over the experts of each, in their order, the shared one last.
     pub fn add(
         &self,
         backend: &B,
@@ -48,7 +56,7 @@ impl<B: Backend> Experts<'_, B> {
         space: &mut ExpertSpace<B::Mat>,
         x: &mut B::Mat,
     ) {
-        let ExpertSpace { logits, chosen, hidden, output } = space;
+        let ExpertSpace { logits, chosen, hidden, output, shared } = space;
         backend.resize(logits, rows);
         backend.linear(normed, &self.router, logits);
         let routes = routes(&backend.read(logits), &self.spec);
@@ -63,6 +71,17 @@ impl<B: Backend> Experts<'_, B> {
             expert.fill_hidden(backend, chosen, activation, hidden);
             backend.linear(hidden, &expert.down, output);
             backend.scatter_add(output, &route.rows, &route.shares, x);
+        }
+        if let (Some(Shared { expert, share }), Some(space)) = (&self.shared, shared) {
+            let SharedSpace { shares, hidden } = space;
+            for mat in [&mut *shares, &mut *hidden, &mut *output] {
+                backend.resize(mat, rows);
+            }
+            expert.fill_hidden(backend, normed, activation, hidden);
+            backend.linear(hidden, &expert.down, output);
+            backend.linear(normed, share, shares);
+            let shares: Vec<f64> = backend.read(shares).iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect();
+            backend.scatter_add(output, &(0..rows).collect::<Vec<_>>(), &shares, x);
         }
     }
 }
@@ -92,7 +111,13 @@ mod tests {
 
     #[test]
     fn rows_go_to_their_best_experts() {
-        let spec = |normalize| ExpertsSpec { count: 3, per_token: 2, normalize, intermediate_size: 1 };
+        let spec = |normalize| ExpertsSpec {
+            count: 3,
+            per_token: 2,
+            normalize,
+            intermediate_size: 1,
+            shared_intermediate_size: None,
+        };
         let logits = [0.0, 2.0f64.ln(), 3.0f64.ln(), 5.0f64.ln(), 5.0f64.ln(), 5.0f64.ln()];
         let shares = |normalize| {
             let found = routes(&logits, &spec(normalize)).into_iter().map(|route| (route.rows, route.shares));

@@ -295,7 +295,8 @@ fn widths(spec: &ModelSpec) -> (usize, usize, usize, usize) {
 /// Elements for each row that goes through experts.
 fn of_experts(spec: &ModelSpec) -> usize {
     let of = |experts: &crate::model::ExpertsSpec| {
-        2 * spec.hidden_size + 2 * experts.count + experts.intermediate_size
+        let shared = experts.shared_intermediate_size.map_or(0, |size| size + 2);
+        2 * spec.hidden_size + 2 * experts.count + experts.intermediate_size + shared
     };
     spec.experts.as_ref().map_or(0, of)
 }

@@ -53,6 +53,15 @@ pub struct ExpertSpace<M> {
     pub chosen: M,
     pub hidden: M,
     pub output: M,
+    pub shared: Option<SharedSpace<M>>,
+}
+
+/// Matrices of all rows for the expert that each goes through.
+pub struct SharedSpace<M> {
+    /// What tells how much of it they get, `[rows, 1]`.
+    pub shares: M,
+    /// Its inside.
+    pub hidden: M,
 }
 
 /// Everything a layer writes to besides the residual streams.
@@ -122,6 +131,9 @@ impl<M> ExpertSpace<M> {
             logits: rows(Role::Stream, experts.count),
             chosen: rows(Role::Operand, spec.hidden_size),
             hidden: rows(Role::Operand, experts.intermediate_size),
+            shared: experts
+                .shared_intermediate_size
+                .map(|size| SharedSpace { shares: rows(Role::Stream, 1), hidden: rows(Role::Operand, size) }),
             output: rows(Role::Stream, spec.hidden_size),
         })
     }

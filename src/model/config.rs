@@ -229,6 +229,10 @@ fn experts_of(config: &Fields) -> Result<Option<ExpertsSpec>, String> {
         per_token,
         normalize: config.known_flag("norm_topk_prob")?.unwrap_or(true),
         intermediate_size: config.size(width)?,
+        shared_intermediate_size: match config.known("shared_expert_intermediate_size") {
+            Some(_) => Some(config.size("shared_expert_intermediate_size")?),
+            None => None,
+        },
     }))
 }
 

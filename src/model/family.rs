@@ -32,6 +32,12 @@ pub enum LayerTensor {
     ExpertGate(u16),
     ExpertUp(u16),
     ExpertDown(u16),
+    /// Of the expert that every token goes through besides.
+    SharedGate,
+    SharedUp,
+    SharedDown,
+    /// Whose sigmoid is how much of that expert a token gets.
+    SharedShare,
     MlpPostNorm,
 }
 
@@ -187,7 +193,21 @@ impl LayerTensor {
     /// Norm weights and biases have one dimension.
     pub fn is_vector(self) -> bool {
         use LayerTensor::*;
-        let is_matrix = matches!(self, Query | Key | Value | AttentionOutput | Gate | Up | Down | Router);
+        let is_matrix = matches!(
+            self,
+            Query
+                | Key
+                | Value
+                | AttentionOutput
+                | Gate
+                | Up
+                | Down
+                | Router
+                | SharedGate
+                | SharedUp
+                | SharedDown
+                | SharedShare
+        );
         !is_matrix && self.expert().is_none()
     }
 
@@ -247,6 +267,9 @@ impl LayerTensor {
             KeyBias | ValueBias => spec.qkv_bias.then_some((1, k)),
             AttentionOutputBias => spec.attention_output_bias.then_some((1, d)),
             Router => experts.map(|experts| (experts.count, d)),
+            SharedGate | SharedUp => Some((experts?.shared_intermediate_size?, d)),
+            SharedDown => Some((d, experts?.shared_intermediate_size?)),
+            SharedShare => experts?.shared_intermediate_size.map(|_| (1, d)),
             ExpertGate(index) | ExpertUp(index) => expert(index, |inner, hidden| (inner, hidden)),
             ExpertDown(index) => expert(index, |inner, hidden| (hidden, inner)),
             Gate | Up | Down | GateBias | UpBias | DownBias if experts.is_some() => None,

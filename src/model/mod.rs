@@ -148,6 +148,8 @@ pub struct ExpertsSpec {
     /// Their probabilities are divided by their sum.
     pub normalize: bool,
     pub intermediate_size: usize,
+    /// That of an expert that every token goes through besides, where there is one.
+    pub shared_intermediate_size: Option<usize>,
 }
 
 /// In what layers of one model differ.
@@ -163,8 +165,9 @@ pub struct LayerSpec {
 
 impl std::fmt::Display for ExpertsSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { count, per_token, intermediate_size, .. } = self;
-        write!(f, "{per_token} of {count}, intermediate_size {intermediate_size}")
+        let Self { count, per_token, intermediate_size, shared_intermediate_size: shared, .. } = self;
+        write!(f, "{per_token} of {count}, intermediate_size {intermediate_size}")?;
+        shared.map_or(Ok(()), |size| write!(f, ", and one of {size} for all"))
     }
 }
 

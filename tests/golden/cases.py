@@ -27,6 +27,7 @@ from transformers import (
     OlmoeConfig,
     Phi3Config,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
     Qwen3MoeConfig,
     SeedOssConfig,
@@ -458,6 +459,16 @@ CASES = {
         0.1,
         Qwen3MoeConfig,
         tuned_form="v4",
+    ),
+    # One expert takes every token; the second layer has one MLP.
+    "qwen2_moe": Case(
+        shape(
+            24, 4, 2, 29, 3, 61, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=13, shared_expert_intermediate_size=17,
+            mlp_only_layers=[1],
+        ),
+        0.1,
+        Qwen2MoeConfig,
+        base_form="v4",
     ),
     "qwen3_moe_differs": Case(
         shape(24, 4, 2, 29, 3, 61, head_dim=8, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=13),

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForImageTextToText,
     MixtralConfig,
     OlmoeConfig,
+    Qwen2MoeConfig,
     Qwen3MoeConfig,
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, repeat_kv
@@ -23,7 +24,7 @@ def read(folder, case, dtype):
     """A model, of a quantized checkpoint the dequantized one."""
     auto = AutoModelForImageTextToText if case.with_images else AutoModelForCausalLM
     # The fast kernels for experts know no float64.
-    experts = {"experts_implementation": "eager"} if case.config in (MixtralConfig, OlmoeConfig, Qwen3MoeConfig) else {}
+    experts = {"experts_implementation": "eager"} if case.config in (MixtralConfig, OlmoeConfig, Qwen2MoeConfig, Qwen3MoeConfig) else {}
     with tempfile.TemporaryDirectory() as plain:
         if quantized.is_quantized(folder):
             quantized.plain(folder, config_of(case, folder.name), plain)

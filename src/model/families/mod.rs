@@ -22,6 +22,7 @@ pub static FAMILIES: &[&Family] = &[
     &gemma::GEMMA2,
     &gemma::GEMMA3_TEXT,
     &qwen::QWEN2,
+    &qwen::QWEN2_MOE,
     &qwen::QWEN3,
     &qwen::QWEN3_MOE,
     &olmo::OLMO,

@@ -7,7 +7,7 @@ use super::{
         QUERY_KEY_NORMS, QUERY_KEY_VALUE,
     },
 };
-use crate::model::family::{Family, WindowRule};
+use crate::model::family::{Family, LayerTensor::*, WindowRule};
 
 /// Qwen 1.5 to 2.5 (modeling_qwen2.py).
 pub static QWEN2: Family = Family {
@@ -16,6 +16,32 @@ pub static QWEN2: Family = Family {
         "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28, "layer_types": null}"#,
     always_qkv_bias: true,
     window_rule: WindowRule::From("max_window_layers"),
+    ..LIKE_LLAMA
+};
+
+/// Qwen 1.5 and 2 with experts (modeling_qwen2_moe.py), of which one takes every token.
+pub static QWEN2_MOE: Family = Family {
+    model_type: "qwen2_moe",
+    layer_tensors: &[
+        INPUT_NORM,
+        QUERY_KEY_VALUE,
+        ATTENTION_OUTPUT,
+        POST_ATTENTION_NORM,
+        GATED_MLP,
+        EXPERTS,
+        &[
+            (SharedGate, "mlp.shared_expert.gate_proj.weight"),
+            (SharedUp, "mlp.shared_expert.up_proj.weight"),
+            (SharedDown, "mlp.shared_expert.down_proj.weight"),
+            (SharedShare, "mlp.shared_expert_gate.weight"),
+        ],
+    ],
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 16,
+        "qkv_bias": true, "use_sliding_window": false, "sliding_window": 4096, "sliding_window_pattern": 2, "layer_types": null,
+        "num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632,
+        "norm_topk_prob": false, "decoder_sparse_step": 1, "mlp_only_layers": null}"#,
+    config_names: &[("attention_bias", "qkv_bias")],
+    window_rule: WindowRule::AllButEvery("sliding_window_pattern"),
     ..LIKE_LLAMA
 };
 
