@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     gguf::{Gguf, TensorInfo},
     model::{Family, LayerTensor, ModelSpec, parse_config},
-    tensor::{Dtype, Stored},
+    tensor::{Dtype, Interleaved, Stored},
 };
 use LayerTensor::*;
 use serde_json::{Map, Value, json};
@@ -315,15 +315,15 @@ fn add(
         return Ok(());
     }
     let paired = match tensor {
-        Query | Key | QueryBias | KeyBias if architecture.paired => Some(spec.head_dim),
+        Query | Key | QueryBias | KeyBias if architecture.paired => Some(Interleaved::whole(spec.head_dim)),
         _ => None,
     };
     let adds_one = family.norms_add_one && tensor.is_vector();
     let mut taken = whole();
     if tensor.is_vector() && (paired.is_some() || adds_one) {
         let mut values = numbers(gguf, info)?;
-        if let Some(head_dim) = paired.filter(|head_dim| values.len().is_multiple_of(*head_dim)) {
-            values = in_halves(&values, head_dim);
+        if let Some(paired) = paired.filter(|paired| values.len().is_multiple_of(paired.head_dim)) {
+            values = (0..values.len()).map(|row| values[paired.stored_row(row)]).collect();
         }
         if adds_one {
             values.iter_mut().for_each(|value| *value -= 1.0);
@@ -334,15 +334,6 @@ fn add(
     }
     tensors.insert(name_of(tensor), taken);
     Ok(())
-}
-
-/// Undoes the pairs of [`Stored::paired`] in a vector.
-fn in_halves(values: &[f32], head_dim: usize) -> Vec<f32> {
-    let head = |head: &[f32]| {
-        let half = |first: usize| head.iter().skip(first).step_by(2).copied().collect::<Vec<_>>();
-        [half(0), half(1)].concat()
-    };
-    values.chunks(head_dim).flat_map(head).collect()
 }
 
 fn layer_tensor_of(name: &str) -> Option<(usize, LayerTensor)> {

@@ -4,7 +4,7 @@ use super::{pages::MappedFiles, pytorch, quantization::Quantization, read_json};
 use crate::{
     Error, Result,
     model::{LayerTensor, ModelSpec},
-    tensor::{Dtype, Encoding, Scales, Stored, Tensor},
+    tensor::{Dtype, Encoding, Interleaved, Scales, Stored, Tensor},
 };
 use memmap2::Mmap;
 use safetensors::{SafeTensorError, SafeTensors, tensor::TensorView};
@@ -49,7 +49,7 @@ pub struct Entry {
     pub shape: Vec<usize>,
     pub bytes: Bytes,
     /// See [`Stored::paired`].
-    pub paired: Option<usize>,
+    pub paired: Option<Interleaved>,
     /// The factors of FP8 elements: which entry, and rows and columns of a block.
     scales: Option<(String, (usize, usize))>,
 }

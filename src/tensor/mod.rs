@@ -5,7 +5,7 @@ mod blocks;
 mod stored;
 
 pub use blocks::BlockFormat;
-pub use stored::{Dtype, Encoding, Scales, Stored};
+pub use stored::{Dtype, Encoding, Interleaved, Scales, Stored};
 
 use std::ops::Range;
 use stored::round;
@@ -55,21 +55,6 @@ pub struct View {
     pub transposed: bool,
     /// Rows of heads that are stored in another order.
     pub interleaved: Option<Interleaved>,
-}
-
-/// Of every `head_dim` rows the first `rotary_dim` are stored so that those of their first half and of their second take
-/// turns, as they are rotated together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Interleaved {
-    pub head_dim: usize,
-    pub rotary_dim: usize,
-}
-
-impl Interleaved {
-    fn stored_row(&self, row: usize) -> usize {
-        let (in_head, half) = (row % self.head_dim, self.rotary_dim / 2);
-        if in_head < self.rotary_dim { row - in_head + in_head % half * 2 + in_head / half } else { row }
-    }
 }
 
 impl View {
@@ -389,7 +374,7 @@ mod tests {
         let encodings = BLOCK_FORMATS.map(|format| (Encoding::Block(format), None));
         for (encoding, scales) in encodings.into_iter().chain([(Encoding::Fp8, Some(fp8))]) {
             let bytes = noise(encoding.bytes(rows * cols).unwrap());
-            for paired in [None, Some(6)] {
+            for paired in [None, Some(Interleaved::whole(6))] {
                 let stored = Stored { scales, paired, ..Stored::new(encoding, cols, &bytes) };
                 let tensor = Tensor { stored, ..Tensor::stored(encoding, rows, cols, &bytes) };
                 let same = |some: &[f32], others: &[f32]| {

@@ -120,9 +120,30 @@ pub struct Stored<'a> {
     pub bytes: &'a [u8],
     /// Factors of the elements (FP8).
     pub scales: Option<Scales<'a>>,
-    /// llama.cpp's order of queries and keys: of every head, whose number of rows this is, row `i` of the first half is
-    /// followed by row `i` of the second, since they are rotated together.
-    pub paired: Option<usize>,
+    /// llama.cpp's order of the rows of queries and keys, which the file alone has: an adapter's rows are in that of the model.
+    pub paired: Option<Interleaved>,
+}
+
+/// Of every `head_dim` rows the first `rotary_dim` are stored so that those of their first half and of their second take
+/// turns, as they are rotated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Interleaved {
+    pub head_dim: usize,
+    pub rotary_dim: usize,
+}
+
+impl Interleaved {
+    /// Heads that are rotated whole.
+    pub fn whole(head_dim: usize) -> Self {
+        Self { head_dim, rotary_dim: head_dim }
+    }
+
+    /// Where a row is stored.
+    #[inline(always)]
+    pub fn stored_row(&self, row: usize) -> usize {
+        let (in_head, half) = (row % self.head_dim, self.rotary_dim / 2);
+        if in_head < self.rotary_dim { row - in_head + in_head % half * 2 + in_head / half } else { row }
+    }
 }
 
 /// Bytes that are looked at, or compared, before they may leave memory.
@@ -168,10 +189,7 @@ impl<'a> Stored<'a> {
     /// The elements `cols` of row `row`, exactly: quantized ones are f32 by their definition.
     #[inline(always)]
     pub fn widen_run(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
-        let in_file = self.paired.map_or(row, |rows| {
-            let (head, row) = (row / rows * rows, row % rows);
-            head + 2 * (row % (rows / 2)) + row / (rows / 2)
-        });
+        let in_file = self.paired.map_or(row, |paired| paired.stored_row(row));
         match self.encoding {
             Encoding::Float(dtype) => {
                 let (start, size) = (in_file * self.cols, dtype.size());

@@ -46,6 +46,9 @@ enum Value {
 const MOST_DIMENSIONS: usize = 8;
 const LONGEST_NAME: usize = 256;
 
+const NOT_THERE: &str = "has a data.pkl that takes what is not there";
+const ENDS_EARLY: &str = "has a data.pkl that ends early";
+
 impl Value {
     fn sizes(&self) -> Option<Vec<usize>> {
         match self {
@@ -209,7 +212,7 @@ impl Machine<'_> {
 
     fn slice(&mut self, length: usize) -> Result<&[u8], String> {
         let rest = &self.bytes[self.at..];
-        let taken = rest.get(..length).ok_or("has a data.pkl that ends early")?;
+        let taken = rest.get(..length).ok_or(ENDS_EARLY)?;
         self.at += length;
         Ok(taken)
     }
@@ -220,7 +223,7 @@ impl Machine<'_> {
 
     fn line(&mut self) -> Result<String, String> {
         let end = self.bytes[self.at..].iter().position(|byte| *byte == b'\n');
-        let line = self.slice(end.ok_or("has a data.pkl that ends early")?)?;
+        let line = self.slice(end.ok_or(ENDS_EARLY)?)?;
         let line = String::from_utf8_lossy(line).into_owned();
         self.take::<1>()?;
         Ok(line)
@@ -240,22 +243,22 @@ impl Machine<'_> {
     }
 
     fn pop(&mut self) -> Result<Value, String> {
-        self.stack.pop().ok_or_else(|| "has a data.pkl that takes what is not there".into())
+        self.stack.pop().ok_or_else(|| NOT_THERE.into())
     }
 
     fn pop_many(&mut self, count: usize) -> Result<Vec<Value>, String> {
         let rest = self.stack.len().checked_sub(count);
-        Ok(self.stack.split_off(rest.ok_or("has a data.pkl that takes what is not there")?))
+        Ok(self.stack.split_off(rest.ok_or(NOT_THERE)?))
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<Value>, String> {
         let height = self.marks.pop().filter(|height| *height <= self.stack.len());
-        Ok(self.stack.split_off(height.ok_or("has a data.pkl that takes what is not there")?))
+        Ok(self.stack.split_off(height.ok_or(NOT_THERE)?))
     }
 
     /// Puts keys and values into the dict on top of the stack; other objects are read over.
     fn set_items(&mut self, items: Vec<Value>) -> Result<(), String> {
-        let top = self.stack.last_mut().ok_or("has a data.pkl that takes what is not there")?;
+        let top = self.stack.last_mut().ok_or(NOT_THERE)?;
         let Value::Dict(dict) = top else { return Ok(()) };
         for pair in items.chunks_exact(2) {
             match pair {
@@ -272,13 +275,13 @@ impl Machine<'_> {
     }
 
     fn remember(&mut self, index: u32) -> Result<(), String> {
-        let top = self.stack.last().ok_or("has a data.pkl that takes what is not there")?;
+        let top = self.stack.last().ok_or(NOT_THERE)?;
         self.memo.insert(index, top.clone());
         Ok(())
     }
 
     fn recall(&mut self, index: u32) -> Result<(), String> {
-        let value = self.memo.get(&index).ok_or("has a data.pkl that takes what is not there")?;
+        let value = self.memo.get(&index).ok_or(NOT_THERE)?;
         self.stack.push(value.clone());
         Ok(())
     }
