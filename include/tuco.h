@@ -19,7 +19,7 @@ extern "C" {
 
 typedef enum tuco_status {
     TUCO_OK = 0,
-    /* Reading or the device failed: it may work later. */
+    /* Reading or the device failed, which may be otherwise later; or a defect of tuco. */
     TUCO_FAILED = 1,
     /* An option, path, prompt or argument that cannot be meant. */
     TUCO_USAGE = 2,
@@ -46,6 +46,8 @@ typedef struct tuco_score {
     double ftc_l1;
     double beta;
     size_t n_tokens;
+    /* 1 where the option "on-overlength" had the prompt cut, else 0. */
+    int truncated;
 } tuco_score;
 
 /* Opens a pair. *session is NULL where that fails. */

@@ -3,8 +3,8 @@
 use std::{fs, path::Path};
 
 use chrono::NaiveDate;
-use serde_json::{Map, Value};
-use tuco::prompt::{ChatTemplate, Content, Encoder, EncoderOptions, Overlength, RowErrorKind, SpecialTokens};
+use serde_json::Value;
+use tuco::prompt::{ChatTemplate, Content, Encoder, EncoderOptions, RowErrorKind, SpecialTokens};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/templates");
 
@@ -58,20 +58,8 @@ fn encoder(config: &Value) -> (tempfile::TempDir, Encoder) {
     let dir = tempfile::tempdir().unwrap();
     fs::copy(Path::new(GOLDEN).join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
     fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-    let encoder = Encoder::open(dir.path(), 1 << 16, 1 << 16, options()).unwrap();
+    let encoder = Encoder::open(dir.path(), 1 << 16, 1 << 16, EncoderOptions::default()).unwrap();
     (dir, encoder)
-}
-
-fn options() -> EncoderOptions {
-    EncoderOptions {
-        apply_chat_template: false,
-        system_instruction: None,
-        chat_template: None,
-        chat_template_args: Map::new(),
-        template_date: NaiveDate::MIN,
-        max_length: None,
-        on_overlength: Overlength::ErrorRow,
-    }
 }
 
 fn token_ids(case: &Value) -> Vec<u32> {
@@ -118,7 +106,7 @@ fn tokenizers_of_gguf_files_give_the_token_ids_of_transformers() {
     assert_eq!(rules.len(), 4);
     for rule in rules {
         let path = Path::new(GOLDEN).join(format!("gguf/{}.gguf", rule["rule"].as_str().unwrap()));
-        let encoder = Encoder::open(&path, 1 << 16, 1 << 16, options()).unwrap();
+        let encoder = Encoder::open(&path, 1 << 16, 1 << 16, EncoderOptions::default()).unwrap();
         for case in rule["plain"].as_array().unwrap() {
             let text = case["text"].as_str().unwrap();
             if !text.is_empty() {
@@ -135,7 +123,7 @@ fn conversations_through_a_gguf_file_have_the_token_ids_of_transformers() {
     let golden = golden("tokenization.json");
     // Its pieces are those of GPT-2's rule.
     let path = Path::new(GOLDEN).join("gguf/gpt-2.gguf");
-    let encoder = Encoder::open(&path, 1 << 16, 1 << 16, options()).unwrap();
+    let encoder = Encoder::open(&path, 1 << 16, 1 << 16, EncoderOptions::default()).unwrap();
     let chats = golden["chats"].as_array().unwrap();
     for case in chats.iter().filter(|case| case["template"].as_str().unwrap().contains("bos_token")) {
         let messages = case["messages"].as_array().unwrap().clone();

@@ -10,7 +10,7 @@ use std::{
 use tuco::{
     Error, Result, Session, SessionOptions,
     engine::Score,
-    prompt::{ContentRef, RowError},
+    prompt::{ContentRef, Encoded, RowError},
     session::Call,
 };
 
@@ -30,6 +30,7 @@ pub struct TucoScore {
     ftc_l1: f64,
     beta: f64,
     n_tokens: usize,
+    truncated: c_int,
 }
 
 thread_local! {
@@ -102,16 +103,17 @@ fn of_prompt<T>((index, outcome): (usize, Result<T, RowError>)) -> Result<T> {
 
 /// # Safety
 /// `scores` points to room for as many as there are prompts.
-unsafe fn write(prompts: &[&[u32]], session: &Session, call: &Call, scores: *mut TucoScore) -> Result<()> {
+unsafe fn write(prompts: &[Encoded], session: &Session, call: &Call, scores: *mut TucoScore) -> Result<()> {
     if scores.is_null() && !prompts.is_empty() {
         return Err(Error::usage(format!("scores is NULL, expected room for {}", prompts.len())));
     }
-    let found = session.score(prompts, &|_| call.go_on())?.into_iter().enumerate();
+    let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.token_ids.as_slice()).collect();
+    let found = session.score(&ids, &|_| call.go_on())?.into_iter().enumerate();
     let found: Vec<Score> = found.map(of_prompt).collect::<Result<_>>()?;
     for (index, (score, prompt)) in found.iter().zip(prompts).enumerate() {
-        let (last, n_tokens) = (score.last(), prompt.len());
+        let (last, n_tokens, truncated) = (score.last(), prompt.token_ids.len(), prompt.truncated.into());
         let (tuco, beta) = (score.tuco(), score.beta());
-        let score = TucoScore { tuco, ptc_l1: last.ptc, ftc_l1: last.ftc, beta, n_tokens };
+        let score = TucoScore { tuco, ptc_l1: last.ptc, ftc_l1: last.ftc, beta, n_tokens, truncated };
         // SAFETY: there is room, says the caller.
         unsafe { scores.add(index).write(score) };
     }
@@ -169,9 +171,8 @@ pub unsafe extern "C" fn tuco_score_text(
         }
         let encoded =
             session.encode(&rows)?.into_iter().enumerate().map(of_prompt).collect::<Result<Vec<_>>>()?;
-        let ids: Vec<&[u32]> = encoded.iter().map(|encoded| encoded.token_ids.as_slice()).collect();
         // SAFETY: the caller's.
-        unsafe { write(&ids, session, &call, scores) }
+        unsafe { write(&encoded, session, &call, scores) }
     })
 }
 
@@ -196,14 +197,14 @@ pub unsafe extern "C" fn tuco_score_tokens(
         let total = total.ok_or_else(|| Error::usage("lengths: their sum is larger than memory"))?;
         // SAFETY: the caller's.
         let mut rest = unsafe { list("token_ids", token_ids, total)? };
-        let mut ids = Vec::with_capacity(lengths.len());
+        let mut prompts = Vec::with_capacity(lengths.len());
         for length in lengths {
             let (prompt, more) = rest.split_at(*length);
-            ids.push(prompt);
+            prompts.push(Encoded { token_ids: prompt.to_vec(), truncated: false });
             rest = more;
         }
         // SAFETY: the caller's.
-        unsafe { write(&ids, session, &call, scores) }
+        unsafe { write(&prompts, session, &call, scores) }
     })
 }
 

@@ -35,16 +35,5 @@ pub fn fits(session: &Session, whole: &[u32], n_prompt: usize) -> Result<(), Row
         let message = format!("{} tokens with the prompt, expected at most {}", whole.len(), most + 1);
         return Err(RowError::new(RowErrorKind::TooLong, message));
     }
-    check_vocabulary(session, &whole[n_prompt..])
-}
-
-pub fn check_vocabulary(session: &Session, ids: &[u32]) -> Result<(), RowError> {
-    let vocab_size = session.spec().vocab_size;
-    match ids.iter().position(|id| *id as usize >= vocab_size) {
-        None => Ok(()),
-        Some(index) => {
-            let message = format!("token {index} has id {}, expected 0 to {}", ids[index], vocab_size - 1);
-            Err(RowError::new(RowErrorKind::TokenOutOfRange, message))
-        }
-    }
+    session.encoder().check_range(&whole[n_prompt..])
 }

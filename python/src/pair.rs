@@ -2,7 +2,7 @@
 
 use crate::{
     completion::{self, Completion},
-    continuations::{check_vocabulary, continuation_of, fits, of_continuation},
+    continuations::{continuation_of, fits, of_continuation},
     errors::{Raise, row_exception, usage},
     inputs::{Prompts, Row, check_count, items_of},
     outcomes::{Errors, first_error, joined, row_exception_with},
@@ -246,7 +246,7 @@ impl Pair {
     ) -> PyResult<String> {
         let session = self.session(py)?;
         let ids = Prompts::ids(token_ids, "token_ids")?;
-        let ids = ids.and_then(|ids| check_vocabulary(&session, &ids).map(|()| ids));
+        let ids = ids.and_then(|ids| session.encoder().check_range(&ids).map(|()| ids));
         let ids = ids.map_err(|error| usage(py, &format!("token_ids: {}", error.message)))?;
         let encoder = session.encoder();
         let text = if skip_special_tokens { encoder.text_of_all(&ids) } else { encoder.spelled(&ids) };

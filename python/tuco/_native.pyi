@@ -91,7 +91,7 @@ class Pair:
         alpha: float | None = None,
         *,
         tokens: TokenIds | None = None,
-        errors: Literal["raise", "rows"] = "raise",
+        errors: str = "raise",
         progress: bool | None = None,
     ) -> Floats:
         """Logits of the token after each prompt.
@@ -118,7 +118,7 @@ class Pair:
         alpha: Sequence[float] | Floats,
         *,
         tokens: TokenIds | None = None,
-        errors: Literal["raise", "rows"] = "raise",
+        errors: str = "raise",
         progress: bool | None = None,
     ) -> Floats: ...
     @overload

@@ -16,7 +16,7 @@ pub mod reference;
 use crate::{
     Result,
     metrics::{PartsL1, RunningL1},
-    model::{Activation, RopeTable},
+    model::{Activation, ModelSpec, RopeTable},
     tensor::Tensor,
     twin::{Branch, Twin},
 };
@@ -157,6 +157,19 @@ pub struct Norm<W> {
     /// Added to the weight: 1 in families whose norms multiply with `1 + w`.
     pub offset: f64,
     pub eps: f64,
+}
+
+impl<W> Norm<W> {
+    /// As the norms of this model are.
+    pub fn of(spec: &ModelSpec, weight: W, bias: Option<W>) -> Self {
+        Self {
+            centered: spec.family.centered_norms,
+            weight,
+            bias,
+            offset: if spec.family.norms_add_one { 1.0 } else { 0.0 },
+            eps: spec.norm_eps,
+        }
+    }
 }
 
 /// What the twin rows of a pack attend to: the context rows before them and the twin rows up to and including

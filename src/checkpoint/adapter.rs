@@ -29,6 +29,7 @@ const PREFIX: &str = "base_model.model.";
 pub struct Adapter {
     pub dir: PathBuf,
     weights: Weights,
+    trained_on: Option<TrainedOn>,
     /// By the name of the model's tensor.
     updates: BTreeMap<String, Update>,
     /// Tensors that stand in the place of the model's: its name → the adapter's.
@@ -60,15 +61,44 @@ enum Factor {
     Own { cols: usize, bytes: Vec<u8> },
 }
 
-/// Whether a directory holds an adapter and no model.
+/// Whether a directory holds an adapter and no model. Some trainers put the model's config.json beside an adapter.
 pub fn is_adapter(dir: &Path) -> bool {
-    dir.join(CONFIG).exists() && !dir.join("config.json").exists()
+    dir.join(CONFIG).exists() && !Weights::are_in(dir)
 }
 
-/// The model that an adapter says it was trained on: a path or a Hub id.
-pub fn base_of(dir: &Path) -> Result<Option<String>> {
-    let config = read_json(&dir.join(CONFIG))?;
-    Ok(config.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned))
+/// The model that an adapter says it was trained on.
+#[derive(Debug)]
+pub struct TrainedOn {
+    /// A path or a Hub id.
+    pub name: String,
+    pub revision: Option<String>,
+}
+
+impl TrainedOn {
+    /// Of the adapter in a directory, if it says so.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        Ok(Self::of(&read_json(&dir.join(CONFIG))?))
+    }
+
+    fn of(config: &Value) -> Option<Self> {
+        let text = |field: &str| {
+            config.get(field).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+        };
+        Some(Self { name: text("base_model_name_or_path")?, revision: text("revision") })
+    }
+
+    /// Whether the model at `path` may be it, by the last of its names: a directory's, or that of a repository in the Hub's cache.
+    fn may_be(&self, path: &Path) -> bool {
+        let last = self.name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_lowercase();
+        let in_cache = format!("--{last}");
+        let is_so = |path: &Path| {
+            let names = path.components().map(|part| part.as_os_str().to_string_lossy().to_lowercase());
+            let names: Vec<String> = names.collect();
+            let is_repository = |name: &String| name.starts_with("models--") && name.ends_with(&in_cache);
+            names.last() == Some(&last) || names.iter().any(is_repository)
+        };
+        is_so(path) || path.canonicalize().is_ok_and(|path| is_so(&path))
+    }
 }
 
 impl Adapter {
@@ -83,6 +113,7 @@ impl Adapter {
             return Err(Error::usage(format!("{} is no PEFT adapter: it has no {CONFIG}", dir.display())));
         }
         let config = read_json(&config_path)?;
+        let trained_on = TrainedOn::of(&config);
         let config = Config::new(&config)
             .map_err(|problem| Error::checkpoint(format!("{} {problem}", config_path.display())))?;
         let Some(path) = WEIGHTS.map(|name| dir.join(name)).into_iter().find(|path| path.exists()) else {
@@ -91,6 +122,7 @@ impl Adapter {
         let mut adapter = Self {
             dir: dir.to_path_buf(),
             weights: Weights::map(&[path])?,
+            trained_on,
             updates: BTreeMap::new(),
             replaced: BTreeMap::new(),
             unread_head: None,
@@ -109,6 +141,17 @@ impl Adapter {
     pub fn files(&self) -> Vec<PathBuf> {
         let weights = self.weights.files().map(Path::to_path_buf);
         std::iter::once(self.dir.join(CONFIG)).chain(weights).collect()
+    }
+
+    /// What to know of it if the model at `path`, which it is put on, is called otherwise than the one that it was trained on.
+    pub fn stranger_to(&self, path: &Path) -> Option<String> {
+        let TrainedOn { name, .. } = self.trained_on.as_ref().filter(|base| !base.may_be(path))?;
+        Some(format!(
+            "the adapter {} was trained on {name}, as it says, and is put on {}: if that is another model (tuned where the adapter wants the base, \
+             or the base where it wants the tuned one), what comes out is no model that was trained",
+            self.dir.display(),
+            path.display()
+        ))
     }
 
     /// A tensor of the adapter for an unembedding that the model does not have.
@@ -168,8 +211,11 @@ impl Adapter {
         for name in &names {
             let target = name.trim_start_matches(PREFIX);
             let target = target.replace(".base_layer.", ".");
-            // An adapter of a multimodal model may change the part for images too.
-            let Some(target) = model.own_name(&target) else { continue };
+            // An adapter of a multimodal model may change the part for images too; one that was trained on its text part alone has the names of that.
+            let is_text = |target: &String| spec.family.is_named_as(target);
+            let Some(target) = model.own_name(&target).or_else(|| Some(target).filter(is_text)) else {
+                continue;
+            };
             let is_part = |target: &str| {
                 spec.is_scored(target) || spec.is_after_layers(target) && model.shape(target).is_some()
             };

@@ -13,7 +13,7 @@ mod stop_tokens;
 mod vocabulary;
 mod weights;
 
-pub use adapter::{Adapter, base_of};
+pub use adapter::{Adapter, TrainedOn};
 pub use hub::resolve;
 pub use pair::{Pair, Reading, Side};
 pub use vocabulary::compare_vocabularies;
@@ -324,6 +324,7 @@ impl Checkpoint {
         let known = |name: &str| {
             self.spec.is_scored(name)
                 || self.spec.is_after_layers(name)
+                || self.spec.is_of_another_head(name)
                 || family.ignored_suffixes.iter().any(|suffix| name.ends_with(suffix))
         };
         match self.weights.names().find(|name| !known(name)) {

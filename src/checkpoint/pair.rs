@@ -71,6 +71,12 @@ impl Pair {
         let checkpoints = Twin::new(adapted(pt, &sides.pt)?, adapted(ft, &sides.ft)?);
         check_shapes(&checkpoints)?;
         let mut notices = differences(&checkpoints);
+        let differ = !notices.is_empty();
+        for checkpoint in [&checkpoints.pt, &checkpoints.ft] {
+            notices.extend(
+                checkpoint.adapter.as_ref().and_then(|adapter| adapter.stranger_to(&checkpoint.path)),
+            );
+        }
         let tokenizers = checkpoints.as_ref().map(Checkpoint::tokenizer);
         notices.extend(compare_vocabularies(&tokenizers, &Twin::new("base", "tuned"))?);
         let Twin { pt: base, ft: tuned } =
@@ -84,7 +90,7 @@ impl Pair {
         let shared = shared_tensors(&checkpoints);
         weights(&checkpoints).for_each(Weights::let_go_all);
         let mut pair = Self { checkpoints, shared, notices };
-        if pair.notices.is_empty() && pair.layer_tensors().all(|tensor| pair.shared.contains(&tensor)) {
+        if !differ && pair.layer_tensors().all(|tensor| pair.shared.contains(&tensor)) {
             pair.notices.push("the blocks of the two models are the same: every TuCo will be 0".into());
         }
         Ok(pair)

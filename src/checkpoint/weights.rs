@@ -99,6 +99,11 @@ impl Weights {
         Ok(Self { rounded_to: dtype, ..Self::find(dir)? })
     }
 
+    /// Whether a directory has files of a model's weights.
+    pub fn are_in(dir: &Path) -> bool {
+        FILES.iter().any(|(single, index)| dir.join(single).exists() || dir.join(index).exists())
+    }
+
     fn find(dir: &Path) -> Result<Self> {
         for (single, index) in FILES.map(|(single, index)| (dir.join(single), dir.join(index))) {
             if single.exists() {

@@ -60,14 +60,7 @@ impl<'w, B: Backend> Block<'w, B> {
         let linear = |weight, bias| Linear { weight: required(weight), bias: optional(bias) };
         let plain = |weight| Linear { weight: required(weight), bias: None };
         let norm_of = |weight, bias: Option<LayerTensor>| {
-            let offset = if spec.family.norms_add_one { 1.0 } else { 0.0 };
-            optional(weight).map(|weight| Norm {
-                centered: spec.family.centered_norms,
-                weight,
-                bias: bias.and_then(optional),
-                offset,
-                eps: spec.norm_eps,
-            })
+            optional(weight).map(|weight| Norm::of(spec, weight, bias.and_then(optional)))
         };
         let norm = |weight| norm_of(weight, None);
         let layer = spec.layers[index];

@@ -32,13 +32,7 @@ impl<'w, B: Backend> Head<'w, B> {
     pub fn load(backend: &B, weights: &'w dyn PairWeights, head: model::Head<'w>, meeting: Meeting) -> Self {
         let spec = weights.spec().ft;
         Self {
-            norm: Norm {
-                centered: spec.family.centered_norms,
-                weight: backend.weight(head.norm),
-                bias: head.norm_bias.map(|bias| backend.weight(bias)),
-                offset: if spec.family.norms_add_one { 1.0 } else { 0.0 },
-                eps: spec.norm_eps,
-            },
+            norm: Norm::of(spec, backend.weight(head.norm), head.norm_bias.map(|bias| backend.weight(bias))),
             unembedding: Linear { weight: meeting.weight(backend, head.unembedding), bias: None },
             table: head.unembedding,
             norm_weight: head.norm,

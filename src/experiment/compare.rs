@@ -160,8 +160,8 @@ pub fn describe(classes: &[Class<'_>]) -> Map<String, Value> {
     let all: Vec<(&str, &[f64])> =
         classes.iter().map(|class| (class.name, class.scores.as_slice())).collect();
     let pairs = pairs(&all, |lower, higher| {
-        let delong = delong(lower, higher).map(|(low, high)| [low, high]);
-        let bootstrap = bootstrap(lower, higher, RESAMPLES, SEED).map(|(low, high)| [low, high]);
+        let delong = delong(lower, higher);
+        let bootstrap = bootstrap(lower, higher, RESAMPLES, SEED);
         vec![("auc_delong_95", json!(delong)), ("auc_bootstrap_95", json!(bootstrap))]
     });
     let fields = [
@@ -187,7 +187,7 @@ pub fn pairs(
                 "negative": negative,
                 "positive": positive,
                 "auc": auc,
-                "auc_newcombe_95": interval.map(|(low, high)| [low, high]),
+                "auc_newcombe_95": interval,
                 "tpr_at_fpr_5": tpr_at_fpr(lower, higher, 0.05),
             });
             more(lower, higher).into_iter().for_each(|(name, value)| pair[name] = value);

@@ -259,7 +259,7 @@ fn of_kinds(field: &str, kinds: &BTreeMap<String, Scores>) -> Value {
             "successful": successful.len(),
             "refused": refused.len(),
             "auc": auc,
-            "auc_newcombe_95": interval.map(|(low, high)| [low, high]),
+            "auc_newcombe_95": interval,
         })
     });
     let (within, interval) = stratified(&pairs).unzip();
@@ -267,7 +267,7 @@ fn of_kinds(field: &str, kinds: &BTreeMap<String, Scores>) -> Value {
         "field": field,
         "kinds": described.collect::<Vec<_>>(),
         "auc": within,
-        "auc_newcombe_95": interval.map(|(low, high)| [low, high]),
+        "auc_newcombe_95": interval,
     })
 }
 

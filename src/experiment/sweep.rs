@@ -15,7 +15,7 @@ use crate::{
     prompt::RowError,
 };
 use serde_json::{Map, Value, json};
-use std::{collections::HashSet, fmt::Display};
+use std::collections::HashSet;
 
 /// The questions of one file, or of one subject of it.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ pub fn run(
         // Accuracy without the questions that memory does not hold would be another number.
         for (row, question) in task.rows.iter().filter_map(|row| Some((row, row.question.as_ref().ok()?))) {
             let fits = batching.limits.check(question.token_ids.len());
-            fits.map_err(|error| too_large(task, &row.id, &error))?;
+            fits.map_err(|error| too_large(task, &row.id, &error.message))?;
         }
     }
     let mut correct = vec![vec![Vec::new(); grid.alphas.len()]; tasks.len()];
@@ -135,7 +135,7 @@ pub fn run(
         };
         let answers = worker.in_parts(&questions, tokens, batching.warn, observer, ask)?;
         let of_question = |(answers, (id, _)): (Result<Answers>, (&Value, _))| {
-            answers.map_err(|error| too_large(&tasks[*task], id, &error))
+            answers.map_err(|error| too_large(&tasks[*task], id, &error.message))
         };
         answers.into_iter().zip(asked()).map(of_question).collect()
     };
@@ -167,7 +167,7 @@ pub fn run(
     }))
 }
 
-fn too_large(task: &Task, id: &Value, error: &dyn Display) -> Error {
+fn too_large(task: &Task, id: &Value, error: &str) -> Error {
     let name = &task.name;
     Error::usage(format!("{name} row {id}: {error}; fewer --alphas or a smaller --max-length would do"))
 }
@@ -311,11 +311,10 @@ fn summarize(task: &Task, grid: &Grid, correct: &[Vec<bool>]) -> Result<Value> {
         let both = || chosen.correct.iter().zip(&correct[tuned]);
         let gained = both().filter(|(chosen, tuned)| **chosen && !**tuned).count();
         let lost = both().filter(|(chosen, tuned)| !**chosen && **tuned).count();
-        let (low, high) = paired(gained, lost, answered);
         json!({
             "acc_cv": accuracy(&chosen.correct),
             "delta_cv": accuracy(&chosen.correct) - accuracies[tuned],
-            "delta_cv_95": [low, high],
+            "delta_cv_95": paired(gained, lost, answered),
             "alphas": alphas,
         })
     };

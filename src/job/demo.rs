@@ -7,11 +7,9 @@ use crate::{
     engine::{Engine, Score, unobserved},
     experiment::demo::{by_kind, table},
     output::print,
-    prompt::{Encoder, EncoderOptions, Overlength, Source},
+    prompt::{Encoder, EncoderOptions, Source},
 };
-use chrono::NaiveDate;
 use clap::Args;
-use serde_json::Map;
 use std::{
     path::{Path, PathBuf},
     time::Instant,
@@ -49,17 +47,12 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
     }
     let pair = Pair::open(&options.dir.join("base"), &options.dir.join("tuned"), None)?;
     let spec = &pair.checkpoints.ft.spec;
-    let encoder_options = EncoderOptions {
-        apply_chat_template: false,
-        system_instruction: None,
-        chat_template: None,
-        chat_template_args: Map::new(),
-        template_date: NaiveDate::default(),
-        max_length: None,
-        on_overlength: Overlength::ErrorRow,
-    };
-    let encoder =
-        Encoder::open(&pair.checkpoints.ft.path, spec.vocab_size, spec.context_length, encoder_options)?;
+    let encoder = Encoder::open(
+        &pair.checkpoints.ft.path,
+        spec.vocab_size,
+        spec.context_length,
+        EncoderOptions::default(),
+    )?;
     let (kinds, ids) = read(&prompts, &encoder)?;
     let rows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
     let scores = Engine::new(&Cpu::new(), &pair).score(&rows, &unobserved)?;
@@ -72,8 +65,9 @@ fn read(prompts: &Path, encoder: &Encoder) -> Result<(Vec<String>, Vec<Vec<u32>>
     let (mut kinds, mut ids) = (Vec::new(), Vec::new());
     for line in Source::open(&[prompts.to_path_buf()])?.lines() {
         let line = line?;
-        let encoded = line.content.and_then(|content| encoder.encode(&content));
-        let encoded = encoded.map_err(|error| Error::usage(format!("{}: {error}", prompts.display())))?;
+        let encoded = line
+            .content
+            .and_then(|content| encoder.encode(&content).map_err(|error| error.at(&line.place)))?;
         let kind = line.meta.as_ref().and_then(|meta| meta.get("kind")?.as_str()).unwrap_or("other");
         kinds.push(kind.to_string());
         ids.push(encoded.token_ids);

@@ -101,6 +101,17 @@ fn sides(options: &PairOptions) -> Result<Twin<Side>> {
     let resolve = |flag: &str, name: &Option<String>, revision: &Option<String>| {
         name.as_ref().map(|name| checkpoint::resolve(flag, name, revision.as_deref())).transpose()
     };
+    let unused = [
+        ("--base", options.base.is_none() && options.adapter.is_none(), &options.base_revision),
+        ("--tuned", options.tuned.is_none(), &options.tuned_revision),
+        ("--adapter", options.adapter.is_none(), &options.adapter_revision),
+        ("--base-adapter", options.base_adapter.is_none(), &options.base_adapter_revision),
+    ];
+    if let Some((flag, ..)) =
+        unused.iter().find(|(_, is_missing, revision)| *is_missing && revision.is_some())
+    {
+        return Err(Error::usage(format!("{flag}-revision is given, but no {flag}")));
+    }
     if options.merge_adapter && options.adapter.is_none() && options.base_adapter.is_none() {
         return Err(Error::usage(
             "--merge-adapter: there is no adapter (--adapter, --base-adapter) to merge",
@@ -112,7 +123,7 @@ fn sides(options: &PairOptions) -> Result<Twin<Side>> {
     );
     let base = match (resolve("--base", &options.base, &options.base_revision)?, &adapters.ft) {
         (Some(base), _) => base,
-        (None, Some(adapter)) => base_of_adapter(adapter)?,
+        (None, Some(adapter)) => base_of_adapter(adapter, options.base_revision.as_deref())?,
         (None, None) => return Err(Error::usage("--base is missing")),
     };
     let tuned = match (resolve("--tuned", &options.tuned, &options.tuned_revision)?, &adapters.ft) {
@@ -123,14 +134,23 @@ fn sides(options: &PairOptions) -> Result<Twin<Side>> {
     Ok(Twin::new(Side { model: base, adapter: adapters.pt }, Side { model: tuned, adapter: adapters.ft }))
 }
 
-/// The model that an adapter names as its base.
-fn base_of_adapter(adapter: &Path) -> Result<PathBuf> {
+/// The model that an adapter names as its base, at the adapter's revision of it or at another.
+fn base_of_adapter(adapter: &Path, other_revision: Option<&str>) -> Result<PathBuf> {
     let config = adapter.join("adapter_config.json");
-    let name = checkpoint::base_of(adapter)?.ok_or_else(|| {
+    let base = checkpoint::TrainedOn::read(adapter)?.ok_or_else(|| {
         Error::usage(format!("--base is missing, and {} has no base_model_name_or_path", config.display()))
     })?;
+    // What lies in a directory has no revisions, whatever the adapter says.
+    let is_path = Path::new(&base.name).exists();
+    if is_path && other_revision.is_some() {
+        return Err(Error::usage(format!(
+            "--base-revision is given, but {} (of {}) is no Hub id",
+            base.name,
+            config.display()
+        )));
+    }
     let flag = format!("--base is missing, and base_model_name_or_path of {}:", config.display());
-    checkpoint::resolve(&flag, &name, None)
+    checkpoint::resolve(&flag, &base.name, other_revision.or(base.revision.as_deref().filter(|_| !is_path)))
 }
 
 /// `tuco inspect`: prints what the pair is.

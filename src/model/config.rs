@@ -53,8 +53,15 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
             "head_dim is {head_dim}, expected an even number: dimensions of a head are read in pairs"
         ));
     }
-    if config.known("use_bidirectional_attention").is_some_and(|value| value != false) {
-        return Err("use_bidirectional_attention is set: an encoder, which has no next token to score".into());
+    // transformers asks every family for is_causal (masking_utils.py).
+    let causal = [
+        ("use_bidirectional_attention", config.known("use_bidirectional_attention"), false),
+        ("is_causal", config.get("is_causal"), true),
+    ];
+    for (field, value, expected) in causal {
+        if let Some(value) = value.filter(|value| **value != expected) {
+            return Err(format!("{field} is {value}: an encoder, which has no next token to score"));
+        }
     }
     if let Some(clip) = config.known("clip_qkv") {
         return Err(format!("clip_qkv is {clip}; only null can be computed"));
@@ -143,14 +150,17 @@ fn activation_of(config: &Fields, family: &Family) -> Result<Activation, String>
         Some(Value::String(name)) => match name.as_str() {
             "silu" | "swish" => Ok(Activation::Silu),
             "gelu" if family.gelu_is_tanh => Ok(Activation::GeluTanh),
-            "gelu" => Ok(Activation::Gelu),
-            "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
-            "relu2" => Ok(Activation::Relu2),
-            other => {
-                Err(format!("{field} \"{other}\" is not known (known: silu, gelu, gelu_pytorch_tanh, relu2)"))
+            "gelu" | "gelu_python" => Ok(Activation::Gelu),
+            "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_new" | "gelu_fast" | "gelu_accurate" => {
+                Ok(Activation::GeluTanh)
             }
+            "relu2" => Ok(Activation::Relu2),
+            other => Err(format!(
+                "{} \"{other}\" is not known (known: silu, gelu, gelu_pytorch_tanh, relu2)",
+                config.own(field)
+            )),
         },
-        Some(other) => Err(format!("{field} is {other}, expected a string")),
+        Some(other) => Err(format!("{} is {other}, expected a string", config.own(field))),
     }
 }
 
@@ -174,13 +184,20 @@ fn layers_of(
     let is_sliding = match config.known("layer_types") {
         Some(types) => layer_types(types, num_hidden_layers)?,
         None => {
+            // 0 is no size, but a place to begin or to end.
+            let place = |field: &str| match config.known(field) {
+                Some(first) if *first == 0 => Ok(0),
+                Some(_) => config.size(field),
+                None => Ok(num_hidden_layers),
+            };
             let rule = |layer: usize| -> Result<bool, String> {
                 Ok(match family.window_rule {
                     WindowRule::All => true,
-                    WindowRule::AllButEvery(field) => !(layer + 1).is_multiple_of(config.size(field)?),
-                    // 0 is no size, but a place to begin.
-                    WindowRule::From(field) if config.get(field).is_some_and(|first| *first == 0) => true,
-                    WindowRule::From(field) => layer >= config.size_or(field, num_hidden_layers)?,
+                    WindowRule::AllButEvery(n) => {
+                        !(layer + 1).is_multiple_of(n) && layer < place("max_window_layers")?
+                    }
+                    WindowRule::AllButEveryOf(field) => !(layer + 1).is_multiple_of(config.size(field)?),
+                    WindowRule::From(field) => layer >= place(field)?,
                     WindowRule::WithoutRope => !has_rope[layer],
                 })
             };
@@ -321,6 +338,26 @@ mod tests {
         assert_eq!(parse_config(&tiny(config)).unwrap().layers[0].sliding_window, None);
         let config = json!({"model_type": "qwen2", "sliding_window": 4, "max_window_layers": 0, "use_sliding_window": true});
         assert_eq!(parse_config(&tiny(config)).unwrap().layers[0].sliding_window, Some(4));
+        // Of Qwen with experts every second layer, of those before max_window_layers; Gemma 2 knows no pattern but its own.
+        let windows = |config: Value| -> Vec<bool> {
+            let layers = parse_config(&tiny(config)).unwrap().layers;
+            layers.iter().map(|layer| layer.sliding_window.is_some()).collect()
+        };
+        let moe = |first: usize| {
+            json!({"model_type": "qwen2_moe", "num_hidden_layers": 4, "use_sliding_window": true,
+            "sliding_window": 4, "max_window_layers": first, "num_experts": 4})
+        };
+        assert_eq!(windows(moe(28)), [true, false, true, false]);
+        assert_eq!(windows(moe(2)), [true, false, false, false]);
+        assert_eq!(windows(moe(0)), [false; 4]);
+        let gemma2 = json!({"model_type": "gemma2", "num_hidden_layers": 4, "sliding_window_pattern": 3});
+        assert_eq!(windows(gemma2), [true, false, true, false]);
+        // A model of mistral whose layers differ is one of ministral.
+        let types = json!(["full_attention", "sliding_attention"]);
+        for name in ["mistral", "ministral"] {
+            let config = json!({"model_type": name, "sliding_window": 4, "layer_types": types});
+            assert_eq!(windows(config), [false, true]);
+        }
         let config = json!({"model_type": "smollm3", "no_rope_layers": [true, false]});
         assert!(parse_config(&tiny(config)).unwrap_err().contains("no_rope_layers: expected a list of 2"));
         let mixtral = json!({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": false});
@@ -348,6 +385,14 @@ mod tests {
         assert_eq!(
             problem(json!({"model_type": "olmo", "clip_qkv": 8.0})),
             "clip_qkv is 8.0; only null can be computed"
+        );
+        assert_eq!(
+            problem(json!({"model_type": "qwen2", "is_causal": false})),
+            "is_causal is false: an encoder, which has no next token to score"
+        );
+        assert_eq!(
+            problem(json!({"model_type": "gpt2", "n_embd": 32, "n_head": 2, "activation_function": "relu"})),
+            "activation_function \"relu\" is not known (known: silu, gelu, gelu_pytorch_tanh, relu2)"
         );
         let stablelm = json!({"model_type": "stablelm", "qk_layernorm": true});
         assert_eq!(problem(stablelm), "qk_layernorm is true; only false can be computed");

@@ -48,8 +48,10 @@ pub type LayerTensors = &'static [(LayerTensor, &'static str)];
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum WindowRule {
     All,
+    /// All but every n-th, of those before `max_window_layers` where a family has that.
+    AllButEvery(usize),
     /// All but every n-th, n being a field of the config.
-    AllButEvery(&'static str),
+    AllButEveryOf(&'static str),
     /// Those from the one that a field names.
     From(&'static str),
     /// Those that do not rotate.
@@ -154,6 +156,12 @@ impl Family {
             }
         });
         Some((layer.parse().ok()?, tensor?))
+    }
+
+    /// Whether a module or tensor is called as those of this family's layers and embedding are.
+    pub fn is_named_as(&self, name: &str) -> bool {
+        let embedding = self.embedding.trim_end_matches("weight");
+        name.starts_with(self.layer_prefix) || name.starts_with(embedding)
     }
 
     /// The layer that a name is in.

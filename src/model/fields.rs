@@ -16,7 +16,7 @@ pub struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// The object's own name of a field.
-    fn own<'n>(&self, name: &'n str) -> &'n str {
+    pub fn own<'n>(&self, name: &'n str) -> &'n str {
         self.names.iter().find(|(other, _)| *other == name).map_or(name, |(_, own)| own)
     }
 

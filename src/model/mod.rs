@@ -238,6 +238,12 @@ impl ModelSpec {
         name == final_norm || Some(name) == final_norm_bias || name == head
     }
 
+    /// Whether it is of a head for something else than next tokens, which neither TuCo nor logits read: a reward model's (`score` of
+    /// transformers' sequence classification) or a value head (`v_head` of TRL).
+    pub fn is_of_another_head(&self, name: &str) -> bool {
+        ["score.", "v_head."].iter().any(|head| name.starts_with(head))
+    }
+
     /// The fields whose difference makes two models no pair, by name.
     pub fn shape_fields(&self) -> [(&'static str, String); 14] {
         [

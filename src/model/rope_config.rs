@@ -40,7 +40,9 @@ pub fn ropes_of(
     };
     let part = |name: &str| match object.get(name) {
         Some(Value::Object(part)) => Ok(part),
-        _ => Err(format!("has no object {within}{name}")),
+        // What is not told of one of them is what the family has.
+        None | Some(Value::Null) => Ok(&empty),
+        Some(other) => Err(format!("{within}{name} is {other}, expected an object")),
     };
     let fields = |object| Fields { object, defaults: &empty, names: &[], within };
     let (full, sliding) = match by_layer_type(object) {

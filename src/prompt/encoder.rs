@@ -22,7 +22,7 @@ use super::{
 use crate::error::{Error, Result};
 
 /// How rows become token ids.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EncoderOptions {
     /// A plain prompt is one user message for the chat template.
     pub apply_chat_template: bool,
@@ -432,7 +432,9 @@ impl Encoder {
         Ok(encoding.get_ids().to_vec())
     }
 
-    fn check_range(&self, ids: &[u32]) -> Result<(), RowError> {
+    /// # Errors
+    /// Names the first id that the model's vocabulary does not have.
+    pub fn check_range(&self, ids: &[u32]) -> Result<(), RowError> {
         match ids.iter().position(|&id| id as usize >= self.vocab_size) {
             None => Ok(()),
             Some(index) => {

@@ -475,15 +475,7 @@ impl Session {
     }
 
     fn check_ids(&self, what: &str, ids: &[u32]) -> Result<()> {
-        let vocab_size = self.spec().vocab_size;
-        match ids.iter().position(|id| *id as usize >= vocab_size) {
-            None => Ok(()),
-            Some(index) => Err(Error::usage(format!(
-                "{what}: token {index} has id {}, but the model's vocabulary has {vocab_size} (0 to {})",
-                ids[index],
-                vocab_size - 1
-            ))),
-        }
+        self.encoder().check_range(ids).map_err(|error| Error::usage(format!("{what}: {}", error.message)))
     }
 
     /// Waits for earlier calls to end, unless the observer stops that.

@@ -121,6 +121,98 @@ fn directories_that_are_no_adapters() {
     run(&mut pair.run("score", &twice)).expect(2, &["--base", "cannot be used multiple times"]);
 }
 
+/// Some trainers leave the model's config.json beside an adapter.
+#[test]
+fn an_adapter_beside_a_config_is_no_model() {
+    let pair = Pair::copy("lora");
+    fs::copy(pair.path("base/config.json"), pair.path("adapter/config.json")).unwrap();
+    let swapped = ["--base", "base", "--tuned", "adapter", "in.jsonl"];
+    run(&mut pair.run("score", &swapped)).expect(2, &["adapter is a PEFT adapter", "--adapter"]);
+}
+
+#[test]
+fn an_adapter_of_another_model_is_told() {
+    let pair = Pair::copy("lora");
+    pair.write("in.jsonl", rows(2));
+    let trained_on = |name: &str| {
+        pair.edit_json(CONFIG, |config| config["base_model_name_or_path"] = json!(name));
+        let ran = run(&mut pair.run("score", &["--base", "base", "--adapter", "adapter", "in.jsonl"]));
+        ran.expect(0, &[]).stderr.contains("the adapter adapter was trained on")
+    };
+    assert!(!trained_on("somewhere/else/Base/"));
+    assert!(trained_on("org/base-Instruct"));
+    // Of an adapter that does not say, nothing is known.
+    assert!(!trained_on(""));
+}
+
+/// A cache with two revisions of a model, and an adapter that was trained on one of them.
+#[test]
+fn the_revision_that_an_adapter_was_trained_on_is_taken() {
+    let pair = Pair::copy("lora");
+    pair.write("in.jsonl", rows(2));
+    let repository = pair.path("cache/models--org--base");
+    for (revision, side) in [("main", "base"), ("step3", "changed")] {
+        let snapshot = repository.join("snapshots").join(revision);
+        fs::create_dir_all(&snapshot).unwrap();
+        for file in fs::read_dir(pair.path("base")).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), snapshot.join(file.file_name())).unwrap();
+        }
+        if side == "changed" {
+            let config = snapshot.join("config.json").strip_prefix(pair.dir.path()).unwrap().to_owned();
+            pair.edit_json(config.to_str().unwrap(), |config| config["rms_norm_eps"] = json!(0.5));
+        }
+    }
+    pair.edit_json(CONFIG, |config| {
+        config["base_model_name_or_path"] = json!("org/base");
+        config["revision"] = json!("step3");
+    });
+    let score = |args: &[&str]| {
+        let mut command = pair.run("score", &["--adapter", "adapter", "in.jsonl"]);
+        let ran = run(command.args(args).env("HF_HUB_CACHE", pair.path("cache"))).expect(0, &[]);
+        ran.rows()[0]["tuco"].as_f64().unwrap()
+    };
+    let [step3, main] =
+        ["step3", "main"].map(|revision| score(&["--base", "org/base", "--base-revision", revision]));
+    assert_ne!(step3, main);
+    assert_eq!(score(&[]), step3);
+    assert_eq!(score(&["--base-revision", "main"]), main);
+}
+
+#[test]
+fn revisions_of_what_is_not_given_are_refused() {
+    let pair = Pair::copy("lora");
+    let refused = |args: &[&str], part: &str| {
+        let mut command = pair.run("score", &["--adapter", "adapter", "in.jsonl"]);
+        run(command.args(args)).expect(2, &[part]);
+    };
+    refused(&["--tuned-revision", "main"], "--tuned-revision is given, but no --tuned");
+    refused(&["--base-adapter-revision", "main"], "--base-adapter-revision is given, but no --base-adapter");
+    refused(&["--base-revision", "main"], "--base-revision is given, but ./base");
+}
+
+/// Trained on the text part alone, an adapter has the names of that.
+#[test]
+fn an_adapter_of_the_text_part_alone_is_put_on_a_model_of_text_and_images() {
+    let pair = Pair::copy("gemma3_with_images");
+    pair.write("in.jsonl", rows(3));
+    let scores = || {
+        let ran = run(&mut pair.run("score", &["--base", "base", "--adapter", "adapter", "in.jsonl"]));
+        ran.expect(0, &[]).rows()
+    };
+    let whole = scores();
+    pair.edit_header(WEIGHTS, |header| {
+        let names: Vec<String> =
+            header.keys().filter(|name| name.contains(".language_model.")).cloned().collect();
+        assert!(!names.is_empty());
+        for name in names {
+            let tensor = header.remove(&name).unwrap();
+            header.insert(name.replace(".language_model.", "."), tensor);
+        }
+    });
+    assert_eq!(scores(), whole);
+}
+
 #[test]
 fn configs_that_cannot_be_read() {
     let spoiled = |parts: &[&str], field: &'static str, value: Value| {
@@ -135,6 +227,7 @@ fn configs_that_cannot_be_read() {
     spoiled(&["trainable_token_indices"], "trainable_token_indices", json!([1, 2]));
     spoiled(&["layer_replication"], "layer_replication", json!([[0, 1], [0, 2]]));
     spoiled(&["init_lora_weights \"pissa\""], "init_lora_weights", json!("pissa"));
+    spoiled(&["init_lora_weights \"lora_ga\""], "init_lora_weights", json!("lora_ga"));
     spoiled(&["alpha_pattern"], "alpha_pattern", json!({"(q": 3}));
     refused(42, &["rank 3", "says 5"], |pair| pair.edit_json(CONFIG, |config| config["r"] = json!(5)));
     refused(42, &["use_dora", "lora_magnitude_vector"], |pair| {

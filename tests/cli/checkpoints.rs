@@ -1,6 +1,9 @@
 //! Everything that can be wrong with a checkpoint or a pair: the message names it, nothing is computed.
 
-use crate::common::{Pair, rows, run, tuco};
+use crate::{
+    common::{Pair, rows, run, tuco},
+    scene::demo,
+};
 use serde_json::json;
 use std::fs;
 
@@ -91,6 +94,34 @@ fn headers_that_lie() {
             header.insert("model.layers.0.self_attn.q_norm.weight".into(), tensor);
         });
     });
+}
+
+/// A reward model's head is none of next tokens; TuCo reads neither.
+#[test]
+fn a_reward_model_is_scored_but_says_no_tokens() {
+    let pair = Pair::copy("mixed_dtypes");
+    pair.write("in.jsonl", rows(3));
+    let whole = run(&mut pair.score(&["in.jsonl"])).expect(0, &[]).rows();
+    pair.edit_header(WEIGHTS, |header| {
+        let tensor = header.remove("lm_head.weight").unwrap();
+        header.insert("score.weight".into(), tensor);
+    });
+    assert_eq!(run(&mut pair.score(&["in.jsonl"])).expect(0, &[]).rows(), whole);
+    let arguments = ["--base", "base", "--tuned", "tuned", "in.jsonl"];
+    run(&mut pair.run("generate", &arguments)).expect(42, &["lm_head.weight is missing"]);
+}
+
+/// Whatever else is told of the pair, here that one of them has no tokenizer.
+#[test]
+fn equal_models_are_told() {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(demo("base").join(file), copy.path().join(file)).unwrap();
+    }
+    let mut inspect = tuco();
+    inspect.arg("inspect").arg("--base").arg(demo("base")).arg("--tuned").arg(copy.path());
+    let told = run(&mut inspect).expect(0, &[]).stdout;
+    assert!(told.contains("vocabulary is not known") && told.contains("every TuCo will be 0"), "{told}");
 }
 
 #[test]

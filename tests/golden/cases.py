@@ -18,6 +18,7 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     Ministral3Config,
+    MinistralConfig,
     MistralConfig,
     MixtralConfig,
     NemotronConfig,
@@ -177,6 +178,11 @@ CASES = {
     # The other families. Windows are shorter than most of the prompts.
     "mistral": Case(shape(32, 4, 2, 41, 3, 67, head_dim=12, sliding_window=9), 0.1, MistralConfig, base_form="v4"),
     "mistral_no_window": Case(shape(24, 4, 4, 33, 2, 63, sliding_window=None), 0.1, MistralConfig, tuned_form="v4"),
+    "ministral": Case(
+        shape(32, 4, 2, 41, 3, 67, head_dim=8, sliding_window=9, layer_types=["full_attention", "sliding_attention", "full_attention"]),
+        0.1,
+        MinistralConfig,
+    ),
     # Each block runs with its model's numbers, also where the weights are the same (layer 1).
     "mistral_differs": Case(
         shape(32, 4, 2, 41, 3, 67, sliding_window=9),

@@ -43,7 +43,8 @@ impl Config {
             return Err(format!("has {field}, which cannot be read yet"));
         }
         if let Some(Value::String(init)) = object.get("init_lora_weights") {
-            let changes_base = ["pissa", "olora", "corda", "loftq"].iter().any(|name| init.starts_with(name));
+            let changes_base =
+                ["pissa", "olora", "corda", "loftq", "lora_ga"].iter().any(|name| init.starts_with(name));
             if changes_base {
                 return Err(format!(
                     "has init_lora_weights \"{init}\", which changes the base as well; save it with \

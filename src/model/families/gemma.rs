@@ -34,10 +34,10 @@ pub static GEMMA2: Family = Family {
     ],
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 8192, "hidden_activation": "gelu_pytorch_tanh",
         "num_key_value_heads": 4, "head_dim": 256, "attention_bias": false, "use_bidirectional_attention": null,
-        "sliding_window": 4096, "sliding_window_pattern": 2, "layer_types": null, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256}"#,
+        "sliding_window": 4096, "layer_types": null, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256}"#,
     norms_add_one: true,
     scaled_embedding: true,
-    window_rule: WindowRule::AllButEvery("sliding_window_pattern"),
+    window_rule: WindowRule::AllButEvery(2),
     tied_by_default: true,
     ..LIKE_LLAMA
 };
@@ -62,7 +62,7 @@ pub static GEMMA3_TEXT: Family = Family {
     norms_add_one: true,
     scaled_embedding: true,
     sliding_rope_theta: Some("rope_local_base_freq"),
-    window_rule: WindowRule::AllButEvery("sliding_window_pattern"),
+    window_rule: WindowRule::AllButEveryOf("sliding_window_pattern"),
     tied_by_default: true,
     ..LIKE_LLAMA
 };

@@ -6,13 +6,15 @@ use super::{
 };
 use crate::model::family::{Family, LayerTensor::*};
 
-/// Mistral 7B, its fine-tunes and successors (modeling_mistral.py).
-pub static MISTRAL: Family = Family {
-    model_type: "mistral",
-    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "hidden_act": "silu", "num_key_value_heads": 8,
-        "sliding_window": 4096}"#,
-    ..LIKE_LLAMA
-};
+/// Mistral 7B, its fine-tunes and successors (modeling_mistral.py). A config with `layer_types` is one of `ministral` by another name
+/// (configuration_auto.py).
+pub static MISTRAL: Family = Family { model_type: "mistral", defaults: MISTRAL_DEFAULTS, ..LIKE_LLAMA };
+
+/// Ministral 8B (modeling_ministral.py): layers with and without a window.
+pub static MINISTRAL: Family = Family { model_type: "ministral", defaults: MISTRAL_DEFAULTS, ..LIKE_LLAMA };
+
+const MISTRAL_DEFAULTS: &str = r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 131072, "hidden_act": "silu", "num_key_value_heads": 8,
+    "sliding_window": 4096, "layer_types": null}"#;
 
 /// Mixtral 8x7B and 8x22B (modeling_mixtral.py).
 pub static MIXTRAL: Family = Family {

@@ -16,6 +16,7 @@ use llama::LIKE_LLAMA;
 pub static FAMILIES: &[&Family] = &[
     &llama::LLAMA,
     &mistral::MISTRAL,
+    &mistral::MINISTRAL,
     &mistral::MINISTRAL3,
     &mistral::MIXTRAL,
     &gemma::GEMMA,
@@ -59,7 +60,7 @@ mod tests {
                 let first = family.listed_tensors().position(|(other, _)| other == tensor);
                 assert_eq!(first, Some(index), "{tensor:?} of {}", family.model_type);
             }
-            // What experts write goes to the stream as it is (engine/layer.rs).
+            // What experts write goes to the stream as it is (engine/block.rs).
             let has = |tensor| family.listed_tensors().any(|(own, _)| *own == tensor);
             let scales = family.config_defaults().contains_key("residual_multiplier");
             assert!(!has(Router) || !has(MlpPostNorm) && !scales, "{}", family.model_type);

@@ -36,9 +36,9 @@ pub static OLMO3: Family = Family {
     model_type: "olmo3",
     layer_tensors: OLMO2_TENSORS,
     defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false,
-        "rope_theta": 5e5, "sliding_window": 4096, "sliding_window_pattern": 4, "layer_types": null}"#,
+        "rope_theta": 5e5, "sliding_window": 4096, "layer_types": null}"#,
     sliding_rope_theta: Some("rope_theta"),
-    window_rule: WindowRule::AllButEvery("sliding_window_pattern"),
+    window_rule: WindowRule::AllButEvery(4),
     whole_qk_norm: true,
     ..LIKE_LLAMA
 };

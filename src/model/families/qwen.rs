@@ -37,11 +37,11 @@ pub static QWEN2_MOE: Family = Family {
         ],
     ],
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 16,
-        "qkv_bias": true, "use_sliding_window": false, "sliding_window": 4096, "sliding_window_pattern": 2, "layer_types": null,
+        "qkv_bias": true, "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28, "layer_types": null,
         "num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632,
         "norm_topk_prob": false, "decoder_sparse_step": 1, "mlp_only_layers": null}"#,
     config_names: &[("attention_bias", "qkv_bias")],
-    window_rule: WindowRule::AllButEvery("sliding_window_pattern"),
+    window_rule: WindowRule::AllButEvery(2),
     ..LIKE_LLAMA
 };
 

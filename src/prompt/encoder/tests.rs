@@ -49,13 +49,8 @@ fn complete() -> tempfile::TempDir {
 
 fn options() -> EncoderOptions {
     EncoderOptions {
-        apply_chat_template: false,
-        system_instruction: None,
-        chat_template: None,
-        chat_template_args: Map::new(),
         template_date: NaiveDate::from_ymd_opt(2024, 7, 26).unwrap(),
-        max_length: None,
-        on_overlength: Overlength::ErrorRow,
+        ..EncoderOptions::default()
     }
 }
 
