@@ -147,8 +147,8 @@ impl Adapter {
     pub fn stranger_to(&self, path: &Path) -> Option<String> {
         let TrainedOn { name, .. } = self.trained_on.as_ref().filter(|base| !base.may_be(path))?;
         Some(format!(
-            "the adapter {} was trained on {name}, as it says, and is put on {}: if that is another model (tuned where the adapter wants the base, \
-             or the base where it wants the tuned one), what comes out is no model that was trained",
+            "the adapter {} was trained on {name}, as it says, and is put on {}: if these are two models (as a base and its instruct \
+             version are), what comes out is no model that was trained",
             self.dir.display(),
             path.display()
         ))

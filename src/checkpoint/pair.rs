@@ -3,7 +3,7 @@
 use super::{Checkpoint, Weights, compare_vocabularies, fingerprint};
 use crate::{
     Error, Result,
-    model::{Head, LayerSpec, LayerTensor, ModelSpec, PairWeights, Rope},
+    model::{Head, LayerSpec, LayerTensor, ModelSpec, PairWeights, Rope, RopeScaling},
     tensor::{Dtype, Tensor},
     twin::{Branch, Twin},
 };
@@ -86,6 +86,7 @@ impl Pair {
                 "weights are {base} in base and {tuned} in tuned: rounding of one alone counts as fine-tuning (--dtype rounds both)"
             ));
         }
+        notices.extend(unsure_length(&checkpoints.ft.spec));
         check_finite(&checkpoints)?;
         let shared = shared_tensors(&checkpoints);
         weights(&checkpoints).for_each(Weights::let_go_all);
@@ -208,6 +209,15 @@ fn differences(checkpoints: &Twin<Checkpoint>) -> Vec<String> {
     let cap = |spec: &ModelSpec| format!("{:?}", spec.attn_logit_softcapping);
     note("attn_logit_softcapping", cap(pt), cap(ft));
     note("residual_multiplier", pt.residual_multiplier.to_string(), ft.residual_multiplier.to_string());
+    let ends = [
+        ("embedding_multiplier", Twin::new(pt.embedding_multiplier, ft.embedding_multiplier)),
+        ("logits_scaling", Twin::new(pt.logits_scaling, ft.logits_scaling)),
+    ];
+    for (what, Twin { pt: base, ft: tuned }) in ends.into_iter().filter(|(_, of)| of.pt != of.ft) {
+        notices.push(format!(
+            "{what} differs: base {base}, tuned {tuned}; the tuned model's is taken, at any alpha"
+        ));
+    }
     if pt.context_length < ft.context_length {
         notices.push(format!(
             "the base takes {} tokens, the tuned model {}: of longer prompts PTC is what the base was not trained for",
@@ -221,6 +231,18 @@ fn differences(checkpoints: &Twin<Checkpoint>) -> Vec<String> {
         ));
     }
     notices
+}
+
+/// Configs with linear scaling tell the length before stretching (Vicuna of 16k) or after it (DeepSeek Coder, LongChat); nothing in them says which.
+fn unsure_length(spec: &ModelSpec) -> Option<String> {
+    let [Rope { scaling: RopeScaling::Linear { factor }, .. }] = spec.ropes[..] else { return None };
+    let (length, unstretched) = (spec.context_length, spec.context_length as f64 / factor);
+    (factor > 1.0).then(|| {
+        format!(
+            "prompts of up to {length} tokens are taken, {factor} (the linear factor of rotary embeddings) times max_position_embeddings: if \
+             that is already the length which the model was trained for, --max-length {unstretched:.0} keeps longer ones out"
+        )
+    })
 }
 
 fn check_finite(checkpoints: &Twin<Checkpoint>) -> Result<()> {

@@ -6,7 +6,7 @@ use crate::{
     backend::{Backend, cpu::Cpu},
     checkpoint::{Checkpoint, Pair},
     engine::PackLimits,
-    model::{LayerTensor, ModelSpec, PairWeights},
+    model::{LayerTensor, ModelSpec, PairWeights, Rope, RopeScaling},
     tensor::Tensor,
     twin::{Branch, Twin},
 };
@@ -151,11 +151,26 @@ fn models(pair: &Pair) -> String {
         format!("{} tokens", pt.spec.context_length),
         format!("{} tokens", ft.spec.context_length),
     );
-    let rope_theta = |spec: &ModelSpec| {
-        let thetas: Vec<String> = spec.ropes.iter().map(|rope| rope.rope_theta.to_string()).collect();
-        thetas.join(", ")
+    let of_ropes = |checkpoint: &Checkpoint, of: fn(&Rope) -> String| {
+        checkpoint.spec.ropes.iter().map(of).collect::<Vec<_>>().join(", ")
     };
-    row("rope_theta", rope_theta(&pt.spec), rope_theta(&ft.spec));
+    let mut rope_row = |name: &str, of: fn(&Rope) -> String| row(name, of_ropes(pt, of), of_ropes(ft, of));
+    rope_row("rope_theta", |rope| rope.rope_theta.to_string());
+    rope_row("rope_scaling", |rope| match &rope.scaling {
+        // Its factors are as many as frequencies.
+        RopeScaling::LongRope { attention_factor, original_max_position_embeddings, .. } => format!(
+            "LongRope {{ attention_factor: {attention_factor}, original_max_position_embeddings: {original_max_position_embeddings}, … }}"
+        ),
+        other => format!("{other:?}"),
+    });
+    rope_row("rotated dimensions", |rope| rope.rotary_dim.to_string());
+    row("epsilon of norms", pt.spec.norm_eps.to_string(), ft.spec.norm_eps.to_string());
+    row("factor on scores", pt.spec.attention_scale.to_string(), ft.spec.attention_scale.to_string());
+    row(
+        "tie_word_embeddings",
+        pt.spec.tie_word_embeddings.to_string(),
+        ft.spec.tie_word_embeddings.to_string(),
+    );
     let windows = |spec: &ModelSpec| {
         let sliding: Vec<usize> = spec.layers.iter().filter_map(|layer| layer.sliding_window).collect();
         sliding.first().map_or("none".into(), |window| format!("{window} in {} layers", sliding.len()))

@@ -33,7 +33,7 @@ pub struct PairOptions {
     /// Round weights to the model's own type after an adapter was added, as merging it would
     #[arg(long, env = "TUCO_MERGE_ADAPTER")]
     pub merge_adapter: bool,
-    /// Branch, tag or commit of --base, if that is an id
+    /// Branch, tag or commit of --base (or of what --adapter names), if that is an id
     #[arg(long, value_name = "REVISION", env = "TUCO_BASE_REVISION")]
     pub base_revision: Option<String>,
     /// Branch, tag or commit of --tuned, if that is an id

@@ -9,6 +9,7 @@ use std::fs;
 
 const CASE: &str = "llama_gqa_tied_bf16";
 const WEIGHTS: &str = "tuned/model.safetensors";
+const SIDES: [&str; 4] = ["--base", "base", "--tuned", "tuned"];
 
 /// Breaks a copy of a pair and scores with it.
 #[track_caller]
@@ -107,8 +108,7 @@ fn a_reward_model_is_scored_but_says_no_tokens() {
         header.insert("score.weight".into(), tensor);
     });
     assert_eq!(run(&mut pair.score(&["in.jsonl"])).expect(0, &[]).rows(), whole);
-    let arguments = ["--base", "base", "--tuned", "tuned", "in.jsonl"];
-    run(&mut pair.run("generate", &arguments)).expect(42, &["lm_head.weight is missing"]);
+    run(pair.run("generate", &SIDES).arg("in.jsonl")).expect(42, &["lm_head.weight is missing"]);
 }
 
 /// Whatever else is told of the pair, here that one of them has no tokenizer.
@@ -122,6 +122,18 @@ fn equal_models_are_told() {
     inspect.arg("inspect").arg("--base").arg(demo("base")).arg("--tuned").arg(copy.path());
     let told = run(&mut inspect).expect(0, &[]).stdout;
     assert!(told.contains("vocabulary is not known") && told.contains("every TuCo will be 0"), "{told}");
+}
+
+/// A config with linear scaling does not say which of two lengths it tells.
+#[test]
+fn how_positions_are_rotated_is_told() {
+    let inspect = |case: &str| run(&mut Pair::copy(case).run("inspect", &SIDES)).expect(0, &[]).stdout;
+    let linear = inspect("rope_linear");
+    assert!(linear.contains("| rope_scaling | Linear { factor: 4.0 } |"), "{linear}");
+    assert!(linear.contains("times max_position_embeddings"), "{linear}");
+    assert!(linear.contains("| epsilon of norms |"), "{linear}");
+    let yarn = inspect("rope_yarn");
+    assert!(yarn.contains("| rope_scaling | Yarn {") && !yarn.contains("times max_position"), "{yarn}");
 }
 
 #[test]
