@@ -10,7 +10,7 @@ use std::{
 use tuco::{
     Error, Result, Session, SessionOptions,
     engine::Score,
-    prompt::{ContentRef, Encoded, RowError},
+    prompt::{ContentRef, RowError},
     session::Call,
 };
 
@@ -31,6 +31,12 @@ pub struct TucoScore {
     beta: f64,
     n_tokens: usize,
     truncated: c_int,
+}
+
+/// What is scored.
+struct Prompt<'a> {
+    token_ids: &'a [u32],
+    truncated: bool,
 }
 
 thread_local! {
@@ -103,15 +109,21 @@ fn of_prompt<T>((index, outcome): (usize, Result<T, RowError>)) -> Result<T> {
 
 /// # Safety
 /// `scores` points to room for as many as there are prompts.
-unsafe fn write(prompts: &[Encoded], session: &Session, call: &Call, scores: *mut TucoScore) -> Result<()> {
+unsafe fn write(
+    prompts: &[Prompt<'_>],
+    session: &Session,
+    call: &Call,
+    scores: *mut TucoScore,
+) -> Result<()> {
     if scores.is_null() && !prompts.is_empty() {
         return Err(Error::usage(format!("scores is NULL, expected room for {}", prompts.len())));
     }
-    let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.token_ids.as_slice()).collect();
+    let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.token_ids).collect();
     let found = session.score(&ids, &|_| call.go_on())?.into_iter().enumerate();
     let found: Vec<Score> = found.map(of_prompt).collect::<Result<_>>()?;
     for (index, (score, prompt)) in found.iter().zip(prompts).enumerate() {
-        let (last, n_tokens, truncated) = (score.last(), prompt.token_ids.len(), prompt.truncated.into());
+        let (last, n_tokens, truncated) =
+            (score.last(), prompt.token_ids.len(), c_int::from(prompt.truncated));
         let (tuco, beta) = (score.tuco(), score.beta());
         let score = TucoScore { tuco, ptc_l1: last.ptc, ftc_l1: last.ftc, beta, n_tokens, truncated };
         // SAFETY: there is room, says the caller.
@@ -171,8 +183,11 @@ pub unsafe extern "C" fn tuco_score_text(
         }
         let encoded =
             session.encode(&rows)?.into_iter().enumerate().map(of_prompt).collect::<Result<Vec<_>>>()?;
+        let prompts = encoded.iter();
+        let prompts =
+            prompts.map(|prompt| Prompt { token_ids: &prompt.token_ids, truncated: prompt.truncated });
         // SAFETY: the caller's.
-        unsafe { write(&encoded, session, &call, scores) }
+        unsafe { write(&prompts.collect::<Vec<_>>(), session, &call, scores) }
     })
 }
 
@@ -199,8 +214,8 @@ pub unsafe extern "C" fn tuco_score_tokens(
         let mut rest = unsafe { list("token_ids", token_ids, total)? };
         let mut prompts = Vec::with_capacity(lengths.len());
         for length in lengths {
-            let (prompt, more) = rest.split_at(*length);
-            prompts.push(Encoded { token_ids: prompt.to_vec(), truncated: false });
+            let (token_ids, more) = rest.split_at(*length);
+            prompts.push(Prompt { token_ids, truncated: false });
             rest = more;
         }
         // SAFETY: the caller's.

@@ -1,6 +1,6 @@
 //! Adapters on the command line: what they are put on, and everything that can be wrong with them.
 
-use crate::common::{Pair, agrees, golden, rows, run};
+use crate::common::{Pair, agrees, copy_folder, golden, rows, run};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -150,19 +150,13 @@ fn an_adapter_of_another_model_is_told() {
 fn the_revision_that_an_adapter_was_trained_on_is_taken() {
     let pair = Pair::copy("lora");
     pair.write("in.jsonl", rows(2));
-    let repository = pair.path("cache/models--org--base");
-    for (revision, side) in [("main", "base"), ("step3", "changed")] {
-        let snapshot = repository.join("snapshots").join(revision);
-        fs::create_dir_all(&snapshot).unwrap();
-        for file in fs::read_dir(pair.path("base")).unwrap() {
-            let file = file.unwrap();
-            fs::copy(file.path(), snapshot.join(file.file_name())).unwrap();
-        }
-        if side == "changed" {
-            let config = snapshot.join("config.json").strip_prefix(pair.dir.path()).unwrap().to_owned();
-            pair.edit_json(config.to_str().unwrap(), |config| config["rms_norm_eps"] = json!(0.5));
-        }
+    let snapshot = |revision: &str| format!("cache/models--org--base/snapshots/{revision}");
+    for revision in ["main", "step3"] {
+        copy_folder(&pair.path("base"), &pair.path(&snapshot(revision)));
     }
+    pair.edit_json(&format!("{}/config.json", snapshot("step3")), |config| {
+        config["rms_norm_eps"] = json!(0.5);
+    });
     pair.edit_json(CONFIG, |config| {
         config["base_model_name_or_path"] = json!("org/base");
         config["revision"] = json!("step3");

@@ -25,6 +25,15 @@ pub fn golden(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
 }
 
+/// The files of a folder in a new one.
+pub fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
 /// A folder with a copy of a golden pair (`base`, `tuned`, adapters) that a test may break.
 pub struct Pair {
     pub dir: tempfile::TempDir,
@@ -35,11 +44,7 @@ impl Pair {
         let dir = tempfile::tempdir().unwrap();
         let has = |side: &&str| golden(case).join(side).exists();
         for side in ["base", "tuned", "adapter", "base_adapter"].into_iter().filter(has) {
-            fs::create_dir(dir.path().join(side)).unwrap();
-            for entry in fs::read_dir(golden(case).join(side)).unwrap() {
-                let entry = entry.unwrap();
-                fs::copy(entry.path(), dir.path().join(side).join(entry.file_name())).unwrap();
-            }
+            copy_folder(&golden(case).join(side), &dir.path().join(side));
         }
         Self { dir }
     }

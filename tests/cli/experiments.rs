@@ -1,7 +1,7 @@
 //! `tuco sweep`, `tuco compare` and `tuco report` on the demo pair.
 
 use crate::{
-    common::{Pair, place_of, rows, run, tuco},
+    common::{Pair, copy_folder, place_of, rows, run, tuco},
     scene::{Scene, demo},
 };
 use serde_json::{Value, json};
@@ -396,11 +396,7 @@ fn a_broken_line_is_an_error_of_no_class() {
 fn reports_tell_adapters_apart() {
     let pair = Pair::copy("lora");
     pair.write("in.jsonl", rows(4));
-    fs::create_dir(pair.path("other")).unwrap();
-    for entry in fs::read_dir(pair.path("adapter")).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), pair.path("other").join(entry.file_name())).unwrap();
-    }
+    copy_folder(&pair.path("adapter"), &pair.path("other"));
     pair.edit_json("other/adapter_config.json", |config| config["lora_alpha"] = json!(7));
     let with = |subcommand: &str, adapter: &str, output: &str| {
         let args = ["in.jsonl", "--base", "base", "--adapter", adapter, "--threads", "2", "-o", output];

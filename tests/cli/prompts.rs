@@ -1,11 +1,11 @@
 //! How prompts are read and encoded: what a run goes on with only if it is the same, and where files come from.
 
 use crate::{
-    common::{Pair, Ran, rows, run, tuco},
+    common::{Pair, Ran, copy_folder, rows, run, tuco},
     scene::{Scene, demo},
 };
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::fs;
 
 const ROWS: &str = "{\"prompt\": \"Hello\"}\n{\"prompt\": \"What is a dog?\"}\n";
 
@@ -14,15 +14,6 @@ fn editable(scene: &Scene) -> String {
     let copy = scene.dir.path().join("tuned");
     copy_folder(&demo("tuned"), &copy);
     copy.display().to_string()
-}
-
-/// The files of a folder in a new one.
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
 
 /// Scores `in.jsonl` to `out.jsonl` in the chat template of a tuned model.
