@@ -119,6 +119,7 @@ __device__ __forceinline__ void with_finish(const Args& args, Body&& body) {
         case SILU: return with_bias(Constant<SILU>());
         case GELU: return with_bias(Constant<GELU>());
         case GELU_TANH: return with_bias(Constant<GELU_TANH>());
+        case RELU: return with_bias(Constant<RELU>());
         default: return with_bias(Constant<RELU2>());
     }
 }

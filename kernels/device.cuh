@@ -25,7 +25,7 @@ struct bf16 {
 };
 
 // The activation between an MLP's products; numbers as on the host.
-enum Activation : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU2 = 3 };
+enum Activation : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3, RELU2 = 4 };
 
 __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(bf16 value) { return __uint_as_float(uint32_t(value.bits) << 16); }
@@ -142,6 +142,7 @@ struct Constant {
 template <int ACTIVATION, bool QUICK>
 __device__ __forceinline__ float activate(float x) {
     // A NaN stays one.
+    if (ACTIVATION == RELU) return x < 0.0f ? 0.0f : x;
     if (ACTIVATION == RELU2) return x < 0.0f ? 0.0f : x * x;
     if (ACTIVATION == GELU) return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
     // (1 + tanh(u)) / 2 is the sigmoid of 2 u.

@@ -157,12 +157,12 @@ impl Checkpoint {
                 View { first: before, group: all, stride: all, transposed, ..View::WHOLE }
             }
             (_, Fusion::OneByOne, false) => return Some(whole.row_range(before..before + length)),
-            (_, Fusion::HeadByHead, _) => {
-                let heads = self.spec.num_attention_heads;
+            (_, Fusion::GroupByGroup, _) => {
+                let groups = self.spec.num_key_value_heads;
                 View {
-                    first: before / heads,
-                    group: length / heads,
-                    stride: all / heads,
+                    first: before / groups,
+                    group: length / groups,
+                    stride: all / groups,
                     transposed,
                     ..View::WHOLE
                 }
@@ -181,10 +181,11 @@ impl Checkpoint {
 
     /// What the file has outside the layers, by name: embeddings, final norm, unembedding.
     pub fn tensors_outside_layers(&self) -> impl Iterator<Item = (&'static str, Tensor<'_>)> {
-        let Family { embedding, position_embedding, final_norm, final_norm_bias, head, .. } =
+        let Family { embedding, position_embedding, final_norm, final_norm_bias, head, head_bias, .. } =
             self.spec.family;
-        let names = [Some(*embedding), *position_embedding, Some(*final_norm), *final_norm_bias, Some(*head)];
-        names.into_iter().flatten().filter_map(|name| Some((name, self.tensor(name)?)))
+        let required = [embedding, final_norm, head].map(|name| Some(*name));
+        let names = required.into_iter().chain([*position_embedding, *final_norm_bias, *head_bias]);
+        names.flatten().filter_map(|name| Some((name, self.tensor(name)?)))
     }
 
     /// The token embedding `[V, D]`.
@@ -195,8 +196,10 @@ impl Checkpoint {
 
     /// The embedding of positions `[context_length, D]`, where the family has one.
     pub fn position_embedding(&self) -> Option<Result<Tensor<'_>>> {
-        let name = self.spec.family.position_embedding?;
-        Some(self.checked(name, &[self.spec.context_length, self.spec.hidden_size]))
+        let Family { position_embedding, position_offset, .. } = *self.spec.family;
+        let rows = self.spec.context_length + position_offset;
+        let table = self.checked(position_embedding?, &[rows, self.spec.hidden_size]);
+        Some(table.map(|table| table.row_range(position_offset..rows)))
     }
 
     /// The final norm and the unembedding.
@@ -213,10 +216,12 @@ impl Checkpoint {
         }
         let unembedding = self.unembedding.get_or_init(|| self.find_unembedding()).clone()?;
         let vector = |name: &str| self.finite(name, &[*hidden_size]);
+        let bias = family.head_bias.map(|name| self.finite(name, &[*vocab_size]));
         Ok(Head {
             norm: vector(family.final_norm)?,
             norm_bias: family.final_norm_bias.map(vector).transpose()?,
             unembedding: self.checked(unembedding, &[*vocab_size, *hidden_size])?,
+            bias: bias.transpose()?,
         })
     }
 

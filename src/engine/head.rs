@@ -24,6 +24,8 @@ pub struct Head<'w, B: Backend> {
     norm: Norm<B::Weight<'w>>,
     unembedding: Linear<B::Weight<'w>>,
     table: Tensor<'w>,
+    /// Of each token's logit, where the model has some.
+    bias: Vec<f64>,
     norm_weight: Tensor<'w>,
     weights: &'w dyn PairWeights,
 }
@@ -31,7 +33,13 @@ pub struct Head<'w, B: Backend> {
 impl<'w, B: Backend> Head<'w, B> {
     pub fn load(backend: &B, weights: &'w dyn PairWeights, head: model::Head<'w>, meeting: Meeting) -> Self {
         let spec = weights.spec().ft;
+        let widened = |bias: Tensor<'_>| {
+            let mut wide = vec![0.0; bias.cols];
+            bias.widen_run_f64(0, 0..bias.cols, &mut wide);
+            wide
+        };
         Self {
+            bias: head.bias.map_or(Vec::new(), widened),
             norm: Norm::of(spec, backend.weight(head.norm), head.norm_bias.map(|bias| backend.weight(bias))),
             unembedding: Linear { weight: meeting.weight(backend, head.unembedding), bias: None },
             table: head.unembedding,
@@ -66,11 +74,18 @@ impl<'w, B: Backend> Head<'w, B> {
             }
         };
         self.weights.let_go(&self.table);
-        let finish = |logit: f64| {
-            let scaled = logit / spec.logits_scaling;
+        let bias = |index: usize| {
+            let token = match tokens {
+                Tokens::All => index,
+                Tokens::Of(tokens) => tokens[index] as usize,
+            };
+            self.bias.get(token).copied().unwrap_or(0.0)
+        };
+        let finish = |(index, product): (usize, f64)| {
+            let scaled = (product + bias(index)) / spec.logits_scaling;
             spec.final_logit_softcapping.map_or(scaled, |cap| cap * (scaled / cap).tanh())
         };
-        products.into_iter().map(|row| row.into_iter().map(finish).collect()).collect()
+        products.into_iter().map(|row| row.into_iter().enumerate().map(finish).collect()).collect()
     }
 
     /// The products of the unembedding with parts of a hidden state, normed with the scale that the whole state has: a list

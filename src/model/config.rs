@@ -33,7 +33,10 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
     let hidden_size = config.size("hidden_size")?;
     let num_hidden_layers = config.size_up_to(MOST, "num_hidden_layers")?;
     let num_attention_heads = config.size("num_attention_heads")?;
-    let num_key_value_heads = config.size_or("num_key_value_heads", num_attention_heads)?;
+    let num_key_value_heads = match config.known_flag("multi_query")? {
+        Some(true) => 1,
+        _ => config.size_or("num_key_value_heads", num_attention_heads)?,
+    };
     if num_attention_heads % num_key_value_heads != 0 {
         return Err(format!(
             "num_attention_heads ({num_attention_heads}) is not a multiple of num_key_value_heads ({num_key_value_heads})"
@@ -63,17 +66,8 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
             return Err(format!("{field} is {value}: an encoder, which has no next token to score"));
         }
     }
-    if let Some(clip) = config.known("clip_qkv") {
-        return Err(format!("clip_qkv is {clip}; only null can be computed"));
-    }
-    let as_trained = [
-        ("scale_attn_weights", true),
-        ("scale_attn_by_inverse_layer_idx", false),
-        ("add_cross_attention", false),
-        ("qk_layernorm", false),
-    ];
-    for (field, expected) in as_trained {
-        if let Some(value) = config.known(field).filter(|value| **value != expected) {
+    for (field, expected) in family.computable_values() {
+        if let Some(value) = config.get(&field).filter(|value| **value != expected) {
             return Err(format!("{field} is {value}; only {expected} can be computed"));
         }
     }
@@ -91,8 +85,8 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
         family,
         hidden_size,
         intermediate_size: match config.get("intermediate_size") {
-            // GPT-2's n_inner is null for four times the hidden size.
-            None if defaults.contains_key("n_inner") => 4 * hidden_size,
+            // Where a family knows null, that is four times the hidden size.
+            None if defaults.contains_key(config.own("intermediate_size")) => 4 * hidden_size,
             _ => config.size("intermediate_size")?,
         },
         num_hidden_layers,
@@ -132,14 +126,15 @@ fn as_f32(value: f64) -> f64 {
 
 fn family_of(config: &Map<String, Value>) -> Result<&'static Family, String> {
     // A text model may be a part of another's config.
-    let known =
-        || FAMILIES.iter().map(|f| f.model_type).chain(["gemma3", "mistral3"]).collect::<Vec<_>>().join(", ");
+    let names = FAMILIES.iter().filter(|f| f.told_by.is_empty()).map(|f| f.model_type);
+    let known = || names.chain(["gemma3", "mistral3"]).collect::<Vec<_>>().join(", ");
     let model_type = match config.get("model_type") {
         Some(Value::String(name)) => name,
         None | Some(Value::Null) => return Err(format!("has no model_type (known: {})", known())),
         Some(other) => return Err(format!("model_type is {other}, expected a string")),
     };
-    let family = FAMILIES.iter().find(|f| f.model_type == model_type);
+    // Of several the one that more is told of.
+    let family = FAMILIES.iter().filter(|f| f.is_of(config)).max_by_key(|f| f.told_by.len());
     family.copied().ok_or_else(|| format!("model_type \"{model_type}\" is not known (known: {})", known()))
 }
 
@@ -154,9 +149,10 @@ fn activation_of(config: &Fields, family: &Family) -> Result<Activation, String>
             "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_new" | "gelu_fast" | "gelu_accurate" => {
                 Ok(Activation::GeluTanh)
             }
+            "relu" => Ok(Activation::Relu),
             "relu2" => Ok(Activation::Relu2),
             other => Err(format!(
-                "{} \"{other}\" is not known (known: silu, gelu, gelu_pytorch_tanh, relu2)",
+                "{} \"{other}\" is not known (known: silu, gelu, gelu_pytorch_tanh, relu, relu2)",
                 config.own(field)
             )),
         },
@@ -176,7 +172,9 @@ fn layers_of(
         Some(_) if switched_on => Some(config.size("sliding_window")?),
         _ => None,
     };
-    let has_rope = if family.rotates {
+    let by_type = config.defaults.contains_key("position_embedding_type");
+    let is_rope = || config.get("position_embedding_type").is_some_and(|kind| kind == "rope");
+    let has_rope = if family.rotates && (!by_type || is_rope()) {
         no_rope_layers(config, num_hidden_layers)?
     } else {
         vec![false; num_hidden_layers]
@@ -197,6 +195,7 @@ fn layers_of(
                         !(layer + 1).is_multiple_of(n) && layer < place("max_window_layers")?
                     }
                     WindowRule::AllButEveryOf(field) => !(layer + 1).is_multiple_of(config.size(field)?),
+                    WindowRule::AllButFirstOfEvery(n) => !layer.is_multiple_of(n),
                     WindowRule::From(field) => layer >= place(field)?,
                     WindowRule::WithoutRope => !has_rope[layer],
                 })
@@ -277,7 +276,7 @@ fn layer_types(types: &Value, num_hidden_layers: usize) -> Result<Vec<bool>, Str
     types
         .iter()
         .map(|kind| match kind.as_str() {
-            Some("full_attention") => Ok(false),
+            Some("full_attention" | "attention") => Ok(false),
             Some("sliding_attention") => Ok(true),
             _ => Err(format!("layer_types holds {kind}, expected full_attention or sliding_attention")),
         })
@@ -391,8 +390,8 @@ mod tests {
             "is_causal is false: an encoder, which has no next token to score"
         );
         assert_eq!(
-            problem(json!({"model_type": "gpt2", "n_embd": 32, "n_head": 2, "activation_function": "relu"})),
-            "activation_function \"relu\" is not known (known: silu, gelu, gelu_pytorch_tanh, relu2)"
+            problem(json!({"model_type": "gpt2", "n_embd": 32, "n_head": 2, "activation_function": "tanh"})),
+            "activation_function \"tanh\" is not known (known: silu, gelu, gelu_pytorch_tanh, relu, relu2)"
         );
         let stablelm = json!({"model_type": "stablelm", "qk_layernorm": true});
         assert_eq!(problem(stablelm), "qk_layernorm is true; only false can be computed");

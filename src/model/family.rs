@@ -52,6 +52,8 @@ pub enum WindowRule {
     AllButEvery(usize),
     /// All but every n-th, n being a field of the config.
     AllButEveryOf(&'static str),
+    /// All but the first of every n.
+    AllButFirstOfEvery(usize),
     /// Those from the one that a field names.
     From(&'static str),
     /// Those that do not rotate.
@@ -63,8 +65,8 @@ pub enum WindowRule {
 pub enum Fusion {
     /// All of one tensor, then all of the next.
     OneByOne,
-    /// Those of one head of each, then those of the next head.
-    HeadByHead,
+    /// Those of the query heads that share a key head, of this and of its value head, then those of the next key head.
+    GroupByGroup,
 }
 
 /// A family as data: everything else comes from `config.json`.
@@ -72,6 +74,8 @@ pub enum Fusion {
 pub struct Family {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
+    /// What else tells it from later ones of the same `model_type`: fields and their values, as JSON.
+    pub told_by: &'static [(&'static str, &'static str)],
     /// Name of the token embedding.
     pub embedding: &'static str,
     /// What stands before a layer's number in tensor names.
@@ -82,14 +86,17 @@ pub struct Family {
     /// Names of the norm after the layers and of its bias.
     pub final_norm: &'static str,
     pub final_norm_bias: Option<&'static str>,
-    /// Name of the unembedding.
+    /// Names of the unembedding and of its bias.
     pub head: &'static str,
+    pub head_bias: Option<&'static str>,
     /// The unembedding is the embedding where `tie_word_embeddings` is not set.
     pub tied_by_default: bool,
     /// Endings of tensor names that old releases store and nobody needs.
     pub ignored_suffixes: &'static [&'static str],
     /// The fields of its `config.json` that not all families know, and the values of absent ones, as JSON.
     pub defaults: &'static str,
+    /// Fields that may have one value only, as JSON: what others mean cannot be computed.
+    pub computable: &'static str,
     /// Names that its `config.json` has for what is called otherwise elsewhere: `(elsewhere, here)`.
     pub config_names: &'static [(&'static str, &'static str)],
     /// How the rows of fused tensors follow each other.
@@ -98,11 +105,13 @@ pub struct Family {
     pub transposed: bool,
     /// Name of the embedding of positions.
     pub position_embedding: Option<&'static str>,
+    /// Its rows before that of the first position.
+    pub position_offset: usize,
     /// Which layers see only a window.
     pub window_rule: WindowRule,
     /// Norms take the mean off: LayerNorm.
     pub centered_norms: bool,
-    /// Queries and keys are rotated.
+    /// Queries and keys are rotated, where its configs have a `position_embedding_type` only if that is `rope`.
     pub rotates: bool,
     /// What is rotated together are neighbours, not dimensions half of the rotated ones apart.
     pub interleaved_rotation: bool,
@@ -182,12 +191,29 @@ impl Family {
     }
 
     /// [`Family::defaults`], parsed.
-    ///
-    /// # Panics
-    /// If it is no JSON object; a test reads those of all families.
     pub fn config_defaults(&self) -> Map<String, Value> {
-        serde_json::from_str(self.defaults).expect("a family's defaults are a JSON object")
+        parsed(self.defaults)
     }
+
+    /// [`Family::computable`], parsed.
+    pub fn computable_values(&self) -> Map<String, Value> {
+        parsed(self.computable)
+    }
+
+    /// Whether a `config.json` is that of a model of this family.
+    pub fn is_of(&self, config: &Map<String, Value>) -> bool {
+        let has = |name: &str, value: &Value| config.get(name) == Some(value);
+        let told_by = |(name, value): &(&str, &str)| serde_json::from_str(value).is_ok_and(|v| has(name, &v));
+        has("model_type", &self.model_type.into()) && self.told_by.iter().all(told_by)
+    }
+}
+
+/// An object of a family's table.
+///
+/// # Panics
+/// If it is no JSON object; a test reads those of all families.
+fn parsed(table: &str) -> Map<String, Value> {
+    serde_json::from_str(table).expect("a family's table holds JSON objects")
 }
 
 /// Stands for an expert's number in names.

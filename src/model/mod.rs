@@ -24,8 +24,9 @@ pub struct Head<'w> {
     /// The final norm's weight and bias, `[1, D]`.
     pub norm: Tensor<'w>,
     pub norm_bias: Option<Tensor<'w>>,
-    /// `[V, D]`
+    /// `[V, D]`, and its bias `[1, V]`.
     pub unembedding: Tensor<'w>,
+    pub bias: Option<Tensor<'w>>,
 }
 
 /// Where the weights of a pair come from.
@@ -66,7 +67,7 @@ pub trait PairWeights: Sync {
     fn let_go(&self, _tensor: &Tensor<'_>) {}
 }
 
-/// The nonlinearity of the gated MLP.
+/// The nonlinearity of the MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `x · sigmoid(x)`
@@ -75,6 +76,8 @@ pub enum Activation {
     Gelu,
     /// The tanh approximation (`gelu_pytorch_tanh`, `gelu_new`).
     GeluTanh,
+    /// `max(x, 0)`
+    Relu,
     /// `max(x, 0)²`
     Relu2,
 }
@@ -86,6 +89,7 @@ impl Activation {
             Activation::Silu => "silu",
             Activation::Gelu => "gelu",
             Activation::GeluTanh => "gelu_pytorch_tanh",
+            Activation::Relu => "relu",
             Activation::Relu2 => "relu2",
         }
     }
@@ -234,8 +238,8 @@ impl ModelSpec {
 
     /// Whether a tensor of this name comes after the layers: the final norm, the unembedding.
     pub fn is_after_layers(&self, name: &str) -> bool {
-        let Family { final_norm, final_norm_bias, head, .. } = *self.family;
-        name == final_norm || Some(name) == final_norm_bias || name == head
+        let Family { final_norm, final_norm_bias, head, head_bias, .. } = *self.family;
+        name == final_norm || name == head || [final_norm_bias, head_bias].contains(&Some(name))
     }
 
     /// Whether it is of a head for something else than next tokens, which neither TuCo nor logits read: a reward model's (`score` of
@@ -245,7 +249,7 @@ impl ModelSpec {
     }
 
     /// The fields whose difference makes two models no pair, by name.
-    pub fn shape_fields(&self) -> [(&'static str, String); 14] {
+    pub fn shape_fields(&self) -> [(&'static str, String); 15] {
         [
             ("model_type", self.family.model_type.to_string()),
             ("hidden_size", self.hidden_size.to_string()),
@@ -259,6 +263,7 @@ impl ModelSpec {
             ("attention_output_bias", self.attention_output_bias.to_string()),
             ("mlp_bias", self.mlp_bias.to_string()),
             ("parallel_residual", self.parallel_residual.to_string()),
+            ("one norm for attention and MLP", self.has_one_norm().to_string()),
             (
                 "growing_queries (llama_4_scaling_beta)",
                 self.growing_queries.map_or("none".into(), |position| position.to_string()),

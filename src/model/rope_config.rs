@@ -99,7 +99,10 @@ fn rope_of(
     if partial != 1.0 && config.known("partial_rotary_factor").is_none() {
         return Err(format!("partial_rotary_factor is {partial}; models of this family rotate whole heads"));
     }
-    let rotary_dim = (head_dim as f64 * partial) as usize;
+    let rotary_dim = match config.known("rotary_dim") {
+        Some(_) => config.size_up_to(head_dim, "rotary_dim")?,
+        None => (head_dim as f64 * partial) as usize,
+    };
     if rotary_dim == 0 || rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) {
         return Err(format!(
             "partial_rotary_factor is {partial}: {rotary_dim} of {head_dim} dimensions of a head are rotated, expected an \

@@ -123,9 +123,10 @@ impl<B: Backend> Bench<'_, B> {
         let mut x = self.mat(kind, Role::Stream, rows, f);
         self.backend.linear_add(&a, &w, &mut x);
         self.keep("linear_add", &x);
-        for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu2] {
+        use Activation::*;
+        for activation in [Silu, Gelu, GeluTanh, Relu, Relu2] {
             // A square, which doubles what was rounded, is no family's gate.
-            if activation != Activation::Relu2 {
+            if activation != Relu2 {
                 self.backend.gated(&a, &gate, &up, activation, &mut out);
                 self.keep("gated", &out);
             }

@@ -28,7 +28,7 @@ def spread(name, parameter, case):
         return 0.2
     if name.endswith("bias"):
         return 0.3
-    if any(part in name for part in ("embed_", "lm_head", ".wte.", ".wpe.")):
+    if any(part in name for part in ("embed", "lm_head", ".wte.", ".wpe.")):
         return 0.5
     return case.matrix_std
 

@@ -60,15 +60,15 @@ def run(model, ids):
     """What `transformers` gives each layer (arguments, hidden states first), what it gives the final norm, and the
     logits. The rotary module is made anew: the dynamic kind remembers longer prompts it has seen, and a prompt's values
     must not depend on those."""
-    body = model.base_model
-    if hasattr(body, "rotary_emb"):
+    body = body_of(model)
+    if getattr(body, "rotary_emb", None):
         body.rotary_emb = type(body.rotary_emb)(config=model.config)
     calls, last = [], []
     hooks = [
         layer.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
         for layer in layers_of(model)
     ]
-    final_norm = next(getattr(body, name) for name in ("norm", "final_layer_norm", "ln_f") if hasattr(body, name))
+    final_norm = next(getattr(body, name) for name in ("norm", "final_layer_norm", "final_layernorm", "ln_f") if hasattr(body, name))
     hooks.append(final_norm.register_forward_pre_hook(lambda _, args: last.append(args[0])))
     logits = model(ids, use_cache=False).logits[0, -1]
     for hook in hooks:
@@ -76,8 +76,13 @@ def run(model, ids):
     return calls, last[0], logits
 
 
+def body_of(model):
+    return getattr(model.base_model, "decoder", model.base_model)
+
+
 def layers_of(model):
-    return model.base_model.h if hasattr(model.base_model, "h") else model.base_model.layers
+    body = body_of(model)
+    return body.h if hasattr(body, "h") else body.layers
 
 
 def call(layer, x, arguments):
@@ -111,6 +116,11 @@ def attention_in_input_dtype(module, query, key, value, attention_mask, scaling=
         scores = scores + attention_mask
     weights = torch.softmax(scores, dim=-1)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def attention_of_gptj_in_input_dtype(self, query, key, value, attention_mask=None):
+    out, weights = attention_in_input_dtype(self, query, key, value, attention_mask, scaling=1 / float(self.scale_attn))
+    return out.transpose(1, 2), weights
 
 
 def layer_norm_in_input_dtype(self, hidden_states):
@@ -147,7 +157,10 @@ def everything_float64_but_angles(model):
         stack.enter_context(mock.patch.object(modeling.OlmoLayerNorm, "forward", layer_norm_in_input_dtype))
     if hasattr(modeling, "Ernie4_5Model"):
         stack.enter_context(mock.patch.object(modeling, "apply_rotary_pos_emb", rotate_neighbours_in_input_dtype))
-    stack.enter_context(mock.patch.object(modeling, "eager_attention_forward", attention_in_input_dtype))
+    if hasattr(modeling, "GPTJAttention"):
+        stack.enter_context(mock.patch.object(modeling.GPTJAttention, "_attn", attention_of_gptj_in_input_dtype))
+    elif not hasattr(modeling, "FalconAttention"):  # whose softmax is of the input's type
+        stack.enter_context(mock.patch.object(modeling, "eager_attention_forward", attention_in_input_dtype))
     return stack
 
 

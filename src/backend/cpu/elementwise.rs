@@ -67,15 +67,16 @@ pub fn activate<T: Element>(arch: Arch, activation: Activation, values: &mut [T]
                 }
             },
         ),
+        // A NaN stays one.
+        Activation::Relu => vectorize(
+            arch,
+            #[inline(always)]
+            || values.iter_mut().for_each(|v| *v = if *v < T::default() { T::default() } else { *v }),
+        ),
         Activation::Relu2 => vectorize(
             arch,
             #[inline(always)]
-            || {
-                // A NaN stays one.
-                for v in values.iter_mut() {
-                    *v = if *v < T::default() { T::default() } else { *v * *v };
-                }
-            },
+            || values.iter_mut().for_each(|v| *v = if *v < T::default() { T::default() } else { *v * *v }),
         ),
         Activation::Gelu => {
             for v in values {

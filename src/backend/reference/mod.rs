@@ -410,12 +410,8 @@ fn activate(activation: Activation, x: f64) -> f64 {
             0.5 * x * (1.0 + inner.tanh())
         }
         // Not `max`, which drops a NaN.
-        Activation::Relu2 => {
-            if x < 0.0 {
-                0.0
-            } else {
-                x * x
-            }
-        }
+        Activation::Relu | Activation::Relu2 if x < 0.0 => 0.0,
+        Activation::Relu => x,
+        Activation::Relu2 => x * x,
     }
 }

@@ -1,4 +1,4 @@
-//! Families whose norms are LayerNorm.
+//! Families with LayerNorm that name tensors as Llama does.
 
 use super::{
     LIKE_LLAMA,
@@ -7,92 +7,7 @@ use super::{
         POST_ATTENTION_NORM, POST_ATTENTION_NORM_BIAS, QUERY_KEY_VALUE,
     },
 };
-use crate::model::family::{Family, Fusion, LayerTensor::*};
-
-/// GPT-NeoX and Pythia (modeling_gpt_neox.py): LayerNorm, biases, attention and MLP side by side.
-pub static GPT_NEOX: Family = Family {
-    model_type: "gpt_neox",
-    embedding: "gpt_neox.embed_in.weight",
-    layer_prefix: "gpt_neox.layers.",
-    layer_tensors: &[&[
-        (AttentionNorm, "input_layernorm.weight"),
-        (AttentionNormBias, "input_layernorm.bias"),
-        (Query, "attention.query_key_value.weight"),
-        (Key, "attention.query_key_value.weight"),
-        (Value, "attention.query_key_value.weight"),
-        (QueryBias, "attention.query_key_value.bias"),
-        (KeyBias, "attention.query_key_value.bias"),
-        (ValueBias, "attention.query_key_value.bias"),
-        (AttentionOutput, "attention.dense.weight"),
-        (AttentionOutputBias, "attention.dense.bias"),
-        (MlpNorm, "post_attention_layernorm.weight"),
-        (MlpNormBias, "post_attention_layernorm.bias"),
-        (Up, "mlp.dense_h_to_4h.weight"),
-        (UpBias, "mlp.dense_h_to_4h.bias"),
-        (Down, "mlp.dense_4h_to_h.weight"),
-        (DownBias, "mlp.dense_4h_to_h.bias"),
-    ]],
-    final_norm: "gpt_neox.final_layer_norm.weight",
-    final_norm_bias: Some("gpt_neox.final_layer_norm.bias"),
-    head: "embed_out.weight",
-    ignored_suffixes: &["rotary_emb.inv_freq", "attention.bias", "attention.masked_bias"],
-    defaults: r#"{"layer_norm_eps": 1e-5, "max_position_embeddings": 2048, "hidden_act": "gelu", "attention_bias": true,
-        "mlp_bias": true, "rotary_pct": 0.25, "rotary_emb_base": 1e4, "use_parallel_residual": true}"#,
-    config_names: &[
-        ("rms_norm_eps", "layer_norm_eps"),
-        ("partial_rotary_factor", "rotary_pct"),
-        ("rope_theta", "rotary_emb_base"),
-    ],
-    fusion: Fusion::HeadByHead,
-    centered_norms: true,
-    ..LIKE_LLAMA
-};
-
-/// GPT-2 (modeling_gpt2.py): learned positions, LayerNorm, biases, matrices stored as `[in, out]`.
-pub static GPT2: Family = Family {
-    model_type: "gpt2",
-    embedding: "transformer.wte.weight",
-    layer_prefix: "transformer.h.",
-    layer_tensors: &[&[
-        (AttentionNorm, "ln_1.weight"),
-        (AttentionNormBias, "ln_1.bias"),
-        (Query, "attn.c_attn.weight"),
-        (Key, "attn.c_attn.weight"),
-        (Value, "attn.c_attn.weight"),
-        (QueryBias, "attn.c_attn.bias"),
-        (KeyBias, "attn.c_attn.bias"),
-        (ValueBias, "attn.c_attn.bias"),
-        (AttentionOutput, "attn.c_proj.weight"),
-        (AttentionOutputBias, "attn.c_proj.bias"),
-        (MlpNorm, "ln_2.weight"),
-        (MlpNormBias, "ln_2.bias"),
-        (Up, "mlp.c_fc.weight"),
-        (UpBias, "mlp.c_fc.bias"),
-        (Down, "mlp.c_proj.weight"),
-        (DownBias, "mlp.c_proj.bias"),
-    ]],
-    final_norm: "transformer.ln_f.weight",
-    final_norm_bias: Some("transformer.ln_f.bias"),
-    tied_by_default: true,
-    ignored_suffixes: &["attn.bias", "attn.masked_bias"],
-    defaults: r#"{"layer_norm_epsilon": 1e-5, "n_positions": 1024, "activation_function": "gelu_new", "n_inner": null,
-        "attention_bias": true, "mlp_bias": true, "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257,
-        "scale_attn_weights": true, "scale_attn_by_inverse_layer_idx": false, "add_cross_attention": false}"#,
-    config_names: &[
-        ("rms_norm_eps", "layer_norm_epsilon"),
-        ("max_position_embeddings", "n_positions"),
-        ("hidden_act", "activation_function"),
-        ("intermediate_size", "n_inner"),
-        ("hidden_size", "n_embd"),
-        ("num_hidden_layers", "n_layer"),
-        ("num_attention_heads", "n_head"),
-    ],
-    transposed: true,
-    position_embedding: Some("transformer.wpe.weight"),
-    centered_norms: true,
-    rotates: false,
-    ..LIKE_LLAMA
-};
+use crate::model::family::{Family, LayerTensor::*};
 
 /// StarCoder 2 (modeling_starcoder2.py): LayerNorm, biases, an MLP without a gate.
 pub static STARCODER2: Family = Family {
@@ -139,7 +54,8 @@ pub static STABLELM: Family = Family {
     ],
     final_norm_bias: Some("model.norm.bias"),
     defaults: r#"{"layer_norm_eps": 1e-5, "max_position_embeddings": 4096, "hidden_act": "silu", "num_key_value_heads": 32,
-        "partial_rotary_factor": 0.25, "use_qkv_bias": false, "qk_layernorm": false, "use_parallel_residual": false}"#,
+        "partial_rotary_factor": 0.25, "use_qkv_bias": false, "use_parallel_residual": false}"#,
+    computable: r#"{"qk_layernorm": false}"#,
     config_names: &[("rms_norm_eps", "layer_norm_eps"), ("attention_bias", "use_qkv_bias")],
     centered_norms: true,
     one_norm_in_parallel: true,
@@ -165,5 +81,45 @@ pub static NEMOTRON: Family = Family {
     config_names: &[("rms_norm_eps", "norm_eps")],
     centered_norms: true,
     norms_add_one: true,
+    ..LIKE_LLAMA
+};
+
+/// Jais 2 (modeling_jais2.py): LayerNorm, biases, squared ReLU without a gate.
+pub static JAIS2: Family = Family {
+    model_type: "jais2",
+    layer_tensors: NEMOTRON.layer_tensors,
+    final_norm_bias: Some("model.norm.bias"),
+    defaults: r#"{"layer_norm_eps": 1e-5, "max_position_embeddings": 8192, "hidden_act": "relu2", "head_dim": null, "attention_bias": true,
+        "mlp_bias": true}"#,
+    config_names: &[("rms_norm_eps", "layer_norm_eps")],
+    centered_norms: true,
+    ..LIKE_LLAMA
+};
+
+/// Phi 1, 1.5 and 2 (modeling_phi.py): LayerNorm, biases, attention and MLP side by side after one norm.
+pub static PHI: Family = Family {
+    model_type: "phi",
+    layer_tensors: &[
+        INPUT_NORM,
+        INPUT_NORM_BIAS,
+        QUERY_KEY_VALUE,
+        &[
+            (AttentionOutput, "self_attn.dense.weight"),
+            (AttentionOutputBias, "self_attn.dense.bias"),
+            (Up, "mlp.fc1.weight"),
+            (UpBias, "mlp.fc1.bias"),
+            (Down, "mlp.fc2.weight"),
+            (DownBias, "mlp.fc2.bias"),
+        ],
+    ],
+    final_norm: "model.final_layernorm.weight",
+    final_norm_bias: Some("model.final_layernorm.bias"),
+    head_bias: Some("lm_head.bias"),
+    defaults: r#"{"layer_norm_eps": 1e-5, "max_position_embeddings": 2048, "hidden_act": "gelu_new", "partial_rotary_factor": 0.5,
+        "attention_bias": true, "mlp_bias": true, "use_parallel_residual": true}"#,
+    computable: r#"{"qk_layernorm": false}"#,
+    config_names: &[("rms_norm_eps", "layer_norm_eps")],
+    centered_norms: true,
+    one_norm_in_parallel: true,
     ..LIKE_LLAMA
 };

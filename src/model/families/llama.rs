@@ -9,6 +9,7 @@ use crate::model::family::{Family, Fusion, LayerTensor::*, WindowRule};
 /// What is common to most: the names that Llama gave the tensors, norms and embeddings as they are.
 pub const LIKE_LLAMA: Family = Family {
     model_type: "llama",
+    told_by: &[],
     embedding: "model.embed_tokens.weight",
     layer_prefix: "model.layers.",
     layer_tensors: &[
@@ -22,13 +23,16 @@ pub const LIKE_LLAMA: Family = Family {
     final_norm: "model.norm.weight",
     final_norm_bias: None,
     head: "lm_head.weight",
+    head_bias: None,
     tied_by_default: false,
     ignored_suffixes: &["rotary_emb.inv_freq"],
     defaults: "{}",
+    computable: "{}",
     config_names: &[],
     fusion: Fusion::OneByOne,
     transposed: false,
     position_embedding: None,
+    position_offset: 0,
     window_rule: WindowRule::All,
     centered_norms: false,
     rotates: true,
@@ -48,6 +52,26 @@ pub static LLAMA: Family = Family {
     model_type: "llama",
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false,
         "mlp_bias": false}"#,
+    ..LIKE_LLAMA
+};
+
+/// IQuest-Coder (configuration_iquestcoder.py).
+pub static IQUESTCODER: Family = Family {
+    model_type: "iquestcoder",
+    defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 131072, "hidden_act": "silu", "num_key_value_heads": 8, "head_dim": 128,
+        "attention_bias": false, "mlp_bias": false}"#,
+    computable: r#"{"clip_qkv": null, "use_sliding_window": false}"#,
+    ..LIKE_LLAMA
+};
+
+/// Meta's Code World Model (modeling_cwm.py): every fourth layer, from the first, sees all.
+pub static CWM: Family = Family {
+    model_type: "cwm",
+    layer_tensors: &[INPUT_NORM, QUERY_KEY_VALUE, ATTENTION_OUTPUT, POST_ATTENTION_NORM, GATED_MLP],
+    defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 131072, "hidden_act": "silu", "num_key_value_heads": 8, "head_dim": 128,
+        "mlp_bias": false, "sliding_window": 8192, "layer_types": null, "rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6,
+        "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}"#,
+    window_rule: WindowRule::AllButFirstOfEvery(4),
     ..LIKE_LLAMA
 };
 
@@ -113,6 +137,29 @@ pub static GRANITE: Family = Family {
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false,
         "mlp_bias": false, "embedding_multiplier": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
         "logits_scaling": 1.0}"#,
+    ..LIKE_LLAMA
+};
+
+/// Granite 4 without Mamba and experts (modeling_granitemoehybrid.py).
+pub static GRANITE_MOE_HYBRID: Family = Family {
+    model_type: "granitemoehybrid",
+    layer_tensors: &[
+        INPUT_NORM,
+        QUERY_KEY_VALUE,
+        ATTENTION_OUTPUT,
+        ATTENTION_OUTPUT_BIAS,
+        POST_ATTENTION_NORM,
+        &[
+            (Gate, "shared_mlp.input_linear.weight"),
+            (Up, "shared_mlp.input_linear.weight"),
+            (Down, "shared_mlp.output_linear.weight"),
+        ],
+    ],
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false,
+        "shared_intermediate_size": 1024, "embedding_multiplier": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
+        "logits_scaling": 1.0, "position_embedding_type": null, "layer_types": null}"#,
+    computable: r#"{"num_local_experts": 0}"#,
+    config_names: &[("intermediate_size", "shared_intermediate_size")],
     ..LIKE_LLAMA
 };
 

@@ -12,8 +12,8 @@ use crate::model::family::{Family, LayerTensors, WindowRule};
 /// OLMo 1 (modeling_olmo.py): LayerNorm without weights.
 pub static OLMO: Family = Family {
     model_type: "olmo",
-    defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false,
-        "clip_qkv": null}"#,
+    defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false}"#,
+    computable: r#"{"clip_qkv": null}"#,
     centered_norms: true,
     weightless_norms: true,
     ..LIKE_LLAMA
@@ -56,7 +56,8 @@ pub static OLMOE: Family = Family {
         EXPERTS,
     ],
     defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "hidden_act": "silu", "attention_bias": false,
-        "clip_qkv": null, "num_experts": 64, "num_experts_per_tok": 8, "norm_topk_prob": false}"#,
+        "num_experts": 64, "num_experts_per_tok": 8, "norm_topk_prob": false}"#,
+    computable: r#"{"clip_qkv": null}"#,
     whole_qk_norm: true,
     ..LIKE_LLAMA
 };

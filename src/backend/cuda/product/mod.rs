@@ -44,10 +44,13 @@ impl Epilogue {
     /// The number of its activation in the kernels (`device.cuh`).
     pub fn activation(self) -> i32 {
         match self {
-            Epilogue::Gated(Activation::Silu) | Epilogue::Activated(Activation::Silu) => 0,
-            Epilogue::Gated(Activation::Gelu) | Epilogue::Activated(Activation::Gelu) => 1,
-            Epilogue::Gated(Activation::GeluTanh) | Epilogue::Activated(Activation::GeluTanh) => 2,
-            Epilogue::Gated(Activation::Relu2) | Epilogue::Activated(Activation::Relu2) => 3,
+            Epilogue::Gated(activation) | Epilogue::Activated(activation) => match activation {
+                Activation::Silu => 0,
+                Activation::Gelu => 1,
+                Activation::GeluTanh => 2,
+                Activation::Relu => 3,
+                Activation::Relu2 => 4,
+            },
             Epilogue::Store | Epilogue::Add => 0,
         }
     }
