@@ -361,15 +361,16 @@ impl Weights {
 }
 
 /// The name that a tensor of a multimodal model has in its text model: `language_model.model.layers…` (transformers 4) and
-/// `model.language_model.layers…` (5) are `model.layers…`.
+/// `model.language_model.layers…` (5) are `model.layers…`, as they are where the text model has no name of its own (Qwen).
 fn text_name(name: &str) -> Option<String> {
+    const OWN: [&str; 4] = ["lm_head.", "model.embed_tokens.", "model.layers.", "model.norm."];
     if let Some(rest) = name.strip_prefix("language_model.") {
         return Some(rest.to_owned());
     }
     if let Some(rest) = name.strip_prefix("model.language_model.") {
         return Some(format!("model.{rest}"));
     }
-    name.starts_with("lm_head.").then(|| name.to_owned())
+    OWN.iter().any(|own| name.starts_with(own)).then(|| name.to_owned())
 }
 
 /// Whether a file was written by `torch.save`, by its name.

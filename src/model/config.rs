@@ -1,7 +1,9 @@
 //! `config.json` → [`ModelSpec`].
 
 use super::{
-    Activation, ExpertsSpec, FAMILIES, Family, LayerSpec, LayerTensor, ModelSpec, WindowRule, fields::Fields,
+    Activation, FAMILIES, Family, LayerTensor, ModelSpec,
+    fields::Fields,
+    layer_config::{experts_of, layers_of},
     rope_config::ropes_of,
 };
 use serde_json::{Map, Value};
@@ -10,10 +12,20 @@ use serde_json::{Map, Value};
 /// says so.
 pub fn text_config(config: &Value) -> Option<Value> {
     const TIED: &str = "tie_word_embeddings";
-    let mut text = config.get("text_config")?.as_object()?.clone();
+    let Some(text) = config.get("text_config") else { return flat_text_config(config) };
+    let mut text = text.as_object()?.clone();
     if let Some(tied) = config.get(TIED).filter(|tied| !tied.is_null()) {
         text.insert(TIED.into(), tied.clone());
     }
+    Some(text.into())
+}
+
+/// Before transformers 4.52 Qwen's models of text and images had the text model's fields beside a `vision_config`.
+fn flat_text_config(config: &Value) -> Option<Value> {
+    config.get("vision_config")?;
+    let mut text = config.as_object()?.clone();
+    let model_type = format!("{}_text", text.get("model_type")?.as_str()?);
+    text.insert("model_type".into(), model_type.into());
     Some(text.into())
 }
 
@@ -127,7 +139,12 @@ fn as_f32(value: f64) -> f64 {
 fn family_of(config: &Map<String, Value>) -> Result<&'static Family, String> {
     // A text model may be a part of another's config.
     let names = FAMILIES.iter().filter(|f| f.told_by.is_empty()).map(|f| f.model_type);
-    let known = || names.chain(["gemma3", "mistral3"]).collect::<Vec<_>>().join(", ");
+    let known = || {
+        names
+            .chain(["gemma3", "mistral3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let model_type = match config.get("model_type") {
         Some(Value::String(name)) => name,
         None | Some(Value::Null) => return Err(format!("has no model_type (known: {})", known())),
@@ -160,155 +177,13 @@ fn activation_of(config: &Fields, family: &Family) -> Result<Activation, String>
     }
 }
 
-/// Window and rotary embedding of every layer.
-fn layers_of(
-    config: &Fields,
-    family: &Family,
-    num_hidden_layers: usize,
-    has_sliding_rope: bool,
-) -> Result<Vec<LayerSpec>, String> {
-    let switched_on = config.known_flag("use_sliding_window")?.unwrap_or(true);
-    let window = match config.known("sliding_window") {
-        Some(_) if switched_on => Some(config.size("sliding_window")?),
-        _ => None,
-    };
-    let by_type = config.defaults.contains_key("position_embedding_type");
-    let is_rope = || config.get("position_embedding_type").is_some_and(|kind| kind == "rope");
-    let has_rope = if family.rotates && (!by_type || is_rope()) {
-        no_rope_layers(config, num_hidden_layers)?
-    } else {
-        vec![false; num_hidden_layers]
-    };
-    let is_sliding = match config.known("layer_types") {
-        Some(types) => layer_types(types, num_hidden_layers)?,
-        None => {
-            // 0 is no size, but a place to begin or to end.
-            let place = |field: &str| match config.known(field) {
-                Some(first) if *first == 0 => Ok(0),
-                Some(_) => config.size(field),
-                None => Ok(num_hidden_layers),
-            };
-            let rule = |layer: usize| -> Result<bool, String> {
-                Ok(match family.window_rule {
-                    WindowRule::All => true,
-                    WindowRule::AllButEvery(n) => {
-                        !(layer + 1).is_multiple_of(n) && layer < place("max_window_layers")?
-                    }
-                    WindowRule::AllButEveryOf(field) => !(layer + 1).is_multiple_of(config.size(field)?),
-                    WindowRule::AllButFirstOfEvery(n) => !layer.is_multiple_of(n),
-                    WindowRule::From(field) => layer >= place(field)?,
-                    WindowRule::WithoutRope => !has_rope[layer],
-                })
-            };
-            (0..num_hidden_layers).map(rule).collect::<Result<_, _>>()?
-        }
-    };
-    let explicit = config.known("layer_types").is_some();
-    let has_experts = sparse_layers(config, num_hidden_layers)?;
-    (0..num_hidden_layers)
-        .map(|layer| {
-            let sliding = is_sliding[layer] && (window.is_some() || explicit);
-            if sliding && window.is_none() {
-                return Err(format!(
-                    "layer_types[{layer}] is sliding_attention, but no sliding_window is set"
-                ));
-            }
-            Ok(LayerSpec {
-                sliding_window: window.filter(|_| sliding),
-                rope: has_rope[layer].then_some(usize::from(sliding && has_sliding_rope)),
-                has_experts: has_experts[layer],
-            })
-        })
-        .collect()
-}
-
-/// `num_local_experts` or, as Qwen's configs have it, `num_experts`.
-fn experts_of(config: &Fields) -> Result<Option<ExpertsSpec>, String> {
-    let field = if config.known("num_experts").is_some() { "num_experts" } else { "num_local_experts" };
-    if config.known(field).is_none() {
-        return Ok(None);
-    }
-    let (count, per_token) = (config.size(field)?, config.size("num_experts_per_tok")?);
-    if count > usize::from(u16::MAX) {
-        return Err(format!("{field} is {count}, expected at most {}", u16::MAX));
-    }
-    if per_token > count {
-        return Err(format!("num_experts_per_tok is {per_token}, but {field} is {count}"));
-    }
-    let width = if config.known("moe_intermediate_size").is_some() {
-        "moe_intermediate_size"
-    } else {
-        "intermediate_size"
-    };
-    Ok(Some(ExpertsSpec {
-        count,
-        per_token,
-        normalize: config.known_flag("norm_topk_prob")?.unwrap_or(true),
-        intermediate_size: config.size(width)?,
-        shared_intermediate_size: match config.known("shared_expert_intermediate_size") {
-            Some(_) => Some(config.size("shared_expert_intermediate_size")?),
-            None => None,
-        },
-    }))
-}
-
-/// Which layers have experts: every `decoder_sparse_step`-th, but none of `mlp_only_layers`.
-fn sparse_layers(config: &Fields, num_hidden_layers: usize) -> Result<Vec<bool>, String> {
-    if experts_of(config)?.is_none() {
-        return Ok(vec![false; num_hidden_layers]);
-    }
-    let step = config.size_or("decoder_sparse_step", 1)?;
-    let dense: Vec<u64> = match config.known("mlp_only_layers") {
-        None => Vec::new(),
-        Some(list) => list
-            .as_array()
-            .and_then(|list| list.iter().map(Value::as_u64).collect())
-            .ok_or_else(|| format!("mlp_only_layers is {list}, expected a list of layers"))?,
-    };
-    let is_sparse = |layer: usize| (layer + 1).is_multiple_of(step) && !dense.contains(&(layer as u64));
-    Ok((0..num_hidden_layers).map(is_sparse).collect())
-}
-
-fn layer_types(types: &Value, num_hidden_layers: usize) -> Result<Vec<bool>, String> {
-    let types = types.as_array().filter(|types| types.len() == num_hidden_layers).ok_or_else(|| {
-        format!("layer_types: expected a list of {num_hidden_layers} (num_hidden_layers) strings")
-    })?;
-    types
-        .iter()
-        .map(|kind| match kind.as_str() {
-            Some("full_attention" | "attention") => Ok(false),
-            Some("sliding_attention") => Ok(true),
-            _ => Err(format!("layer_types holds {kind}, expected full_attention or sliding_attention")),
-        })
-        .collect()
-}
-
-/// Whether each layer rotates: `no_rope_layers` has a 1 for those that do.
-fn no_rope_layers(config: &Fields, num_hidden_layers: usize) -> Result<Vec<bool>, String> {
-    if let Some(list) = config.known("no_rope_layers") {
-        let rotates = |flag: &Value| flag.as_u64().filter(|flag| *flag < 2).map(|flag| flag == 1);
-        let flags: Option<Vec<bool>> = list.as_array().and_then(|list| list.iter().map(rotates).collect());
-        return flags.filter(|flags| flags.len() == num_hidden_layers).ok_or_else(|| {
-            format!(
-                "no_rope_layers: expected a list of {num_hidden_layers} (num_hidden_layers) ones and zeros"
-            )
-        });
-    }
-    match config.known("no_rope_layer_interval") {
-        None => Ok(vec![true; num_hidden_layers]),
-        Some(_) => {
-            let interval = config.size("no_rope_layer_interval")?;
-            Ok((1..=num_hidden_layers).map(|layer| !layer.is_multiple_of(interval)).collect())
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use serde_json::json;
 
-    fn tiny(mut config: Value) -> Value {
+    /// A config with the shape of a small model, where it has none.
+    pub fn tiny(mut config: Value) -> Value {
         let shape = json!({
             "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16,
             "num_key_value_heads": 2, "vocab_size": 50, "max_position_embeddings": 512,
@@ -332,38 +207,6 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_read_as_transformers_reads_them() {
-        let config = json!({"model_type": "qwen2", "sliding_window": 4, "max_window_layers": 0, "use_sliding_window": false});
-        assert_eq!(parse_config(&tiny(config)).unwrap().layers[0].sliding_window, None);
-        let config = json!({"model_type": "qwen2", "sliding_window": 4, "max_window_layers": 0, "use_sliding_window": true});
-        assert_eq!(parse_config(&tiny(config)).unwrap().layers[0].sliding_window, Some(4));
-        // Of Qwen with experts every second layer, of those before max_window_layers; Gemma 2 knows no pattern but its own.
-        let windows = |config: Value| -> Vec<bool> {
-            let layers = parse_config(&tiny(config)).unwrap().layers;
-            layers.iter().map(|layer| layer.sliding_window.is_some()).collect()
-        };
-        let moe = |first: usize| {
-            json!({"model_type": "qwen2_moe", "num_hidden_layers": 4, "use_sliding_window": true,
-            "sliding_window": 4, "max_window_layers": first, "num_experts": 4})
-        };
-        assert_eq!(windows(moe(28)), [true, false, true, false]);
-        assert_eq!(windows(moe(2)), [true, false, false, false]);
-        assert_eq!(windows(moe(0)), [false; 4]);
-        let gemma2 = json!({"model_type": "gemma2", "num_hidden_layers": 4, "sliding_window_pattern": 3});
-        assert_eq!(windows(gemma2), [true, false, true, false]);
-        // A model of mistral whose layers differ is one of ministral.
-        let types = json!(["full_attention", "sliding_attention"]);
-        for name in ["mistral", "ministral"] {
-            let config = json!({"model_type": name, "sliding_window": 4, "layer_types": types});
-            assert_eq!(windows(config), [false, true]);
-        }
-        let config = json!({"model_type": "smollm3", "no_rope_layers": [true, false]});
-        assert!(parse_config(&tiny(config)).unwrap_err().contains("no_rope_layers: expected a list of 2"));
-        let mixtral = json!({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": false});
-        assert!(parse_config(&tiny(mixtral)).unwrap().experts.unwrap().normalize);
-    }
-
-    #[test]
     fn the_whole_says_whether_its_text_model_is_tied() {
         let tied = |config: Value| text_config(&config).unwrap()["tie_word_embeddings"].clone();
         assert_eq!(
@@ -376,6 +219,25 @@ mod tests {
         );
         assert_eq!(tied(json!({"text_config": {}})), Value::Null);
         assert_eq!(text_config(&json!({"text_config": null})), None);
+    }
+
+    #[test]
+    fn falcons_of_one_model_type_are_told_apart() {
+        let family = |more: Value| {
+            let mut config = json!({"model_type": "falcon", "hidden_size": 32, "num_attention_heads": 4});
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let spec = parse_config(&config).unwrap();
+            let norm = spec.family.suffix(LayerTensor::AttentionNorm).unwrap();
+            (norm, spec.has_one_norm(), spec.num_key_value_heads)
+        };
+        assert_eq!(
+            family(json!({"multi_query": true, "num_kv_heads": 4})),
+            ("input_layernorm.weight", true, 1)
+        );
+        let new = |norms: Value| json!({"new_decoder_architecture": true, "multi_query": true, "num_kv_heads": 2, "num_ln_in_parallel_attn": norms});
+        assert_eq!(family(new(Value::Null)), ("ln_attn.weight", false, 2));
+        assert_eq!(family(new(json!(2))), ("ln_attn.weight", false, 2));
+        assert_eq!(family(new(json!(1))), ("input_layernorm.weight", true, 2));
     }
 
     #[test]
@@ -395,6 +257,13 @@ mod tests {
         );
         let stablelm = json!({"model_type": "stablelm", "qk_layernorm": true});
         assert_eq!(problem(stablelm), "qk_layernorm is true; only false can be computed");
+        let granite = json!({"model_type": "granitemoehybrid", "num_local_experts": 32});
+        assert_eq!(problem(granite), "num_local_experts is 32; only 0 can be computed");
+        let granite = json!({"model_type": "granitemoehybrid", "layer_types": ["attention", "mamba"]});
+        assert_eq!(
+            problem(granite),
+            "layer_types holds \"mamba\", expected full_attention or sliding_attention"
+        );
     }
 
     #[test]

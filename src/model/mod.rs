@@ -4,6 +4,7 @@ mod config;
 mod families;
 mod family;
 mod fields;
+mod layer_config;
 mod rope;
 mod rope_config;
 

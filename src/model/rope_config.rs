@@ -123,7 +123,8 @@ fn rope_of(
         other => other,
     };
     let scaling = match rope_type {
-        "default" => RopeScaling::Default,
+        // Of text alone the positions in time, height and width are one.
+        "default" | "mrope" => RopeScaling::Default,
         "linear" => RopeScaling::Linear { factor: rope.factor()? },
         "dynamic" => RopeScaling::Dynamic { factor: rope.factor()?, max_position_embeddings },
         "llama3" => RopeScaling::Llama3 {

@@ -18,6 +18,7 @@ from transformers import (
     GPT2Config,
     GPTBigCodeConfig,
     GPTJConfig,
+    GPTNeoConfig,
     GPTNeoXConfig,
     GraniteConfig,
     GraniteMoeHybridConfig,
@@ -268,6 +269,15 @@ CASES = {
     "qwen3": Case(shape(30, 5, 1, 41, 3, 71, head_dim=12), 0.1, Qwen3Config, base_form="v4"),
     # Light changes of the keys before their norm and of the norm itself.
     "qwen3_light": Case(shape(32, 4, 2, 43, 2, 67, head_dim=8, attention_bias=True), 0.001, Qwen3Config, base_dtype=F32, tuned_dtype=F32),
+    # Two forms of models for text and images: with a part for text, and all in one.
+    "qwen2_5_vl": Case(
+        shape(32, 4, 2, 43, 2, 75, tie_word_embeddings=True),
+        0.1,
+        Qwen2Config,
+        with_images=True,
+        tuned_form="flat",
+    ),
+    "qwen3_vl": Case(shape(30, 5, 1, 41, 2, 71, head_dim=12), 0.1, Qwen3Config, with_images=True),
     "phi3": Case(shape(32, 4, 4, 41, 2, 67, sliding_window=13, pad_token_id=0), 0.1, Phi3Config, base_form="v4"),
     # 65 tokens are more than the original length: they get the long factors. 6 of 12 dimensions are rotated.
     "phi3_longrope": Case(
@@ -522,6 +532,15 @@ CASES = {
         dict(n_embd=32, n_head=4, n_layer=2, n_positions=70, vocab_size=67, bos_token_id=1, eos_token_id=2, multi_query=False),
         0.1,
         GPTBigCodeConfig,
+        rope=None,
+    ),
+    "gpt_neo": Case(
+        dict(
+            hidden_size=32, num_heads=4, num_layers=3, intermediate_size=41, max_position_embeddings=70, vocab_size=67, bos_token_id=1,
+            eos_token_id=2, window_size=9, attention_types=[[["global", "local"], 1], [["local"], 1]],
+        ),
+        0.1,
+        GPTNeoConfig,
         rope=None,
     ),
     "gptj": Case(

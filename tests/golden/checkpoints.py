@@ -18,6 +18,8 @@ from transformers import (
     Gemma3Config,
     Mistral3Config,
     PixtralVisionConfig,
+    Qwen2_5_VLConfig,
+    Qwen3VLConfig,
     SiglipVisionConfig,
 )
 
@@ -76,9 +78,21 @@ def save(model, folder, form, shard):
     (folder / "generation_config.json").unlink()
     for file in folder.iterdir():
         file.chmod(0o644)
-    if form != "v5":
+    if form == "flat":
+        flatten(folder)
+    elif form != "v5":
         config = as_transformers_4(model.config, form)
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def flatten(folder):
+    """Qwen's first models of text and images: the text model's fields are the whole's own."""
+    fields = json.loads((folder / "config.json").read_text())
+    text = fields.pop("text_config")
+    rope = text.pop("rope_parameters")
+    scaling = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    fields = text | fields | {"rope_theta": rope["rope_theta"], "rope_scaling": scaling}
+    (folder / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
 
 
 def pickle(folder, files=1):
@@ -207,6 +221,15 @@ def with_images(text):
         # It is tied where nothing else is said.
         more = dict(vision_config=PixtralVisionConfig(**vision), tie_word_embeddings=text.config.tie_word_embeddings)
         config = Mistral3Config(text_config=text.config, image_token_index=60, **more)
+    elif text.config.model_type.startswith("qwen"):
+        whole = {"qwen2": Qwen2_5_VLConfig, "qwen3": Qwen3VLConfig}[text.config.model_type]
+        fields = text.config.to_dict() | {"model_type": f"{whole.model_type}_text"}
+        third = text.model.rotary_emb.inv_freq.shape[0] // 3
+        fields["rope_parameters"]["mrope_section"] = [text.model.rotary_emb.inv_freq.shape[0] - 2 * third, third, third]
+        vision = dict(depth=1, hidden_size=8, intermediate_size=4, num_heads=2, patch_size=2, out_hidden_size=text.config.hidden_size)
+        if whole is Qwen3VLConfig:
+            vision |= dict(num_position_embeddings=4, deepstack_visual_indexes=[])
+        config = whole(text_config=fields, vision_config=vision, tie_word_embeddings=text.config.tie_word_embeddings)
     else:
         vision = SiglipVisionConfig(**vision)
         config = Gemma3Config(text_config=text.config, vision_config=vision, mm_tokens_per_image=1, image_token_index=60)

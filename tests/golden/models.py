@@ -41,7 +41,7 @@ def load(folder, case, adapter=None):
         model = peft.PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
         model = model.to(torch.float64).merge_and_unload()
     if case.with_images:
-        text = AutoModelForCausalLM.from_config(model.config.text_config)
+        text = AutoModelForCausalLM.from_config(config_of(case, folder.name))
         text.model, text.lm_head = model.model.language_model, model.lm_head
         model = text
     return model.eval()
@@ -62,7 +62,7 @@ def run(model, ids):
     must not depend on those."""
     body = body_of(model)
     if getattr(body, "rotary_emb", None):
-        body.rotary_emb = type(body.rotary_emb)(config=model.config)
+        body.rotary_emb = type(body.rotary_emb)(config=body.config)
     calls, last = [], []
     hooks = [
         layer.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
@@ -123,6 +123,13 @@ def attention_of_gptj_in_input_dtype(self, query, key, value, attention_mask=Non
     return out.transpose(1, 2), weights
 
 
+def attention_of_gpt_neo_in_input_dtype(self, query, key, value, attention_mask=None):
+    rows, length = query.shape[-2], key.shape[-2]
+    hidden = torch.where(self.bias[:, :, length - rows : length, :length], 0.0, -torch.inf).to(query.dtype)
+    out, weights = attention_in_input_dtype(self, query, key, value, hidden, scaling=1.0)
+    return out.transpose(1, 2), weights
+
+
 def layer_norm_in_input_dtype(self, hidden_states):
     return torch.nn.functional.layer_norm(hidden_states, self.normalized_shape, eps=1e-5)
 
@@ -152,13 +159,15 @@ def everything_float64_but_angles(model):
         stack.enter_context(mock.patch.object(norm, "forward", norm_in_input_dtype))
     for router in {type(module) for module in model.modules() if type(module).__name__.endswith("TopKRouter")}:
         stack.enter_context(mock.patch.object(router, "forward", router_in_input_dtype))
-    modeling = sys.modules[type(model).__module__]
+    modeling = sys.modules[type(layers_of(model)[0]).__module__]
     if hasattr(modeling, "OlmoLayerNorm"):
         stack.enter_context(mock.patch.object(modeling.OlmoLayerNorm, "forward", layer_norm_in_input_dtype))
     if hasattr(modeling, "Ernie4_5Model"):
         stack.enter_context(mock.patch.object(modeling, "apply_rotary_pos_emb", rotate_neighbours_in_input_dtype))
     if hasattr(modeling, "GPTJAttention"):
         stack.enter_context(mock.patch.object(modeling.GPTJAttention, "_attn", attention_of_gptj_in_input_dtype))
+    elif hasattr(modeling, "GPTNeoSelfAttention"):
+        stack.enter_context(mock.patch.object(modeling.GPTNeoSelfAttention, "_attn", attention_of_gpt_neo_in_input_dtype))
     elif not hasattr(modeling, "FalconAttention"):  # whose softmax is of the input's type
         stack.enter_context(mock.patch.object(modeling, "eager_attention_forward", attention_in_input_dtype))
     return stack

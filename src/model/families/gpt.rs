@@ -102,6 +102,40 @@ pub static GPT_BIGCODE: Family = Family {
     ..LIKE_GPT2
 };
 
+/// GPT-Neo and TinyStories (modeling_gpt_neo.py): scores are not divided by anything, and layers may have windows.
+pub static GPT_NEO: Family = Family {
+    model_type: "gpt_neo",
+    layer_tensors: &[&[
+        (AttentionNorm, "ln_1.weight"),
+        (AttentionNormBias, "ln_1.bias"),
+        (Query, "attn.attention.q_proj.weight"),
+        (Key, "attn.attention.k_proj.weight"),
+        (Value, "attn.attention.v_proj.weight"),
+        (AttentionOutput, "attn.attention.out_proj.weight"),
+        (AttentionOutputBias, "attn.attention.out_proj.bias"),
+        (MlpNorm, "ln_2.weight"),
+        (MlpNormBias, "ln_2.bias"),
+        (Up, "mlp.c_fc.weight"),
+        (UpBias, "mlp.c_fc.bias"),
+        (Down, "mlp.c_proj.weight"),
+        (DownBias, "mlp.c_proj.bias"),
+    ]],
+    ignored_suffixes: &["attention.bias", "attention.masked_bias"],
+    defaults: r#"{"layer_norm_epsilon": 1e-5, "max_position_embeddings": 2048, "activation_function": "gelu_new", "intermediate_size": null,
+        "attention_multiplier": 1.0, "attention_out_bias": true, "mlp_bias": true, "vocab_size": 50257, "hidden_size": 2048,
+        "num_layers": 24, "num_heads": 16, "window_size": 256, "attention_types": [[["global", "local"], 12]]}"#,
+    computable: "{}",
+    config_names: &[
+        ("rms_norm_eps", "layer_norm_epsilon"),
+        ("hidden_act", "activation_function"),
+        ("num_hidden_layers", "num_layers"),
+        ("num_attention_heads", "num_heads"),
+        ("sliding_window", "window_size"),
+    ],
+    transposed: false,
+    ..LIKE_GPT2
+};
+
 /// GPT-J (modeling_gptj.py): attention and MLP side by side after one norm, the first dimensions rotated in neighbours.
 pub static GPTJ: Family = Family {
     model_type: "gptj",

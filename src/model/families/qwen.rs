@@ -7,13 +7,27 @@ use super::{
         QUERY_KEY_NORMS, QUERY_KEY_VALUE,
     },
 };
-use crate::model::family::{Family, LayerTensor::*, WindowRule};
+use crate::model::family::{Family, LayerTensor::*, LayerTensors, WindowRule};
 
 /// Qwen 1.5 to 2.5 (modeling_qwen2.py).
 pub static QWEN2: Family = Family {
     model_type: "qwen2",
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 32,
         "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28, "layer_types": null}"#,
+    always_qkv_bias: true,
+    window_rule: WindowRule::From("max_window_layers"),
+    ..LIKE_LLAMA
+};
+
+/// The text part of Qwen 2 VL (modeling_qwen2_vl.py), which is Qwen 2.
+pub static QWEN2_VL: Family = Family { model_type: "qwen2_vl_text", ..LIKE_QWEN2_VL };
+
+/// The text part of Qwen 2.5 VL (modeling_qwen2_5_vl.py).
+pub static QWEN2_5_VL: Family = Family { model_type: "qwen2_5_vl_text", ..LIKE_QWEN2_VL };
+
+const LIKE_QWEN2_VL: Family = Family {
+    defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 8,
+        "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 80, "layer_types": null}"#,
     always_qkv_bias: true,
     window_rule: WindowRule::From("max_window_layers"),
     ..LIKE_LLAMA
@@ -45,22 +59,33 @@ pub static QWEN2_MOE: Family = Family {
     ..LIKE_LLAMA
 };
 
+const QWEN3_TENSORS: &[LayerTensors] = &[
+    INPUT_NORM,
+    QUERY_KEY_VALUE,
+    QUERY_KEY_NORMS,
+    ATTENTION_OUTPUT,
+    ATTENTION_OUTPUT_BIAS,
+    POST_ATTENTION_NORM,
+    GATED_MLP,
+];
+
 /// Qwen 3, dense (modeling_qwen3.py).
 pub static QWEN3: Family = Family {
     model_type: "qwen3",
-    layer_tensors: &[
-        INPUT_NORM,
-        QUERY_KEY_VALUE,
-        QUERY_KEY_NORMS,
-        ATTENTION_OUTPUT,
-        ATTENTION_OUTPUT_BIAS,
-        POST_ATTENTION_NORM,
-        GATED_MLP,
-    ],
+    layer_tensors: QWEN3_TENSORS,
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 32,
         "head_dim": 128, "attention_bias": false, "use_sliding_window": false, "sliding_window": 4096,
         "max_window_layers": 28, "layer_types": null}"#,
     window_rule: WindowRule::From("max_window_layers"),
+    ..LIKE_LLAMA
+};
+
+/// The text part of Qwen 3 VL (modeling_qwen3_vl.py), which is Qwen 3.
+pub static QWEN3_VL: Family = Family {
+    model_type: "qwen3_vl_text",
+    layer_tensors: QWEN3_TENSORS,
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 128000, "hidden_act": "silu", "num_key_value_heads": 32,
+        "head_dim": 128, "attention_bias": false}"#,
     ..LIKE_LLAMA
 };
 
