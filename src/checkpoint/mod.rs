@@ -353,7 +353,7 @@ fn open_directory(dir: &Path, dtype: Option<Dtype>) -> Result<(ModelSpec, Weight
     let config_path = dir.join("config.json");
     let config = read_json(&config_path)?;
     let broken = |problem: String| Error::checkpoint(format!("{} {problem}", config_path.display()));
-    let text = text_config(&config);
+    let text = text_config(&config).map_err(broken)?;
     let spec = parse_config(text.as_ref().unwrap_or(&config)).map_err(broken)?;
     let quantization = Quantization::of(&config).map_err(broken)?;
     let mut weights = Weights::open(dir, dtype)?;

@@ -10,14 +10,23 @@ use serde_json::{Map, Value};
 
 /// The text model's part of the `config.json` of a model of text and images. Whether its unembedding is the embedding the whole says, if it
 /// says so.
-pub fn text_config(config: &Value) -> Option<Value> {
+///
+/// # Errors
+/// Where the text model is not used as a model of next tokens.
+pub fn text_config(config: &Value) -> Result<Option<Value>, String> {
     const TIED: &str = "tie_word_embeddings";
-    let Some(text) = config.get("text_config") else { return flat_text_config(config) };
-    let mut text = text.as_object()?.clone();
+    if config.get("model_type").is_some_and(|name| name == "paligemma") {
+        return Err(
+            "model_type is paligemma: all tokens of its prompts see each other, which cannot be computed"
+                .into(),
+        );
+    }
+    let Some(text) = config.get("text_config") else { return Ok(flat_text_config(config)) };
+    let Some(mut text) = text.as_object().cloned() else { return Ok(None) };
     if let Some(tied) = config.get(TIED).filter(|tied| !tied.is_null()) {
         text.insert(TIED.into(), tied.clone());
     }
-    Some(text.into())
+    Ok(Some(text.into()))
 }
 
 /// Before transformers 4.52 Qwen's models of text and images had the text model's fields beside a `vision_config`.
@@ -208,7 +217,8 @@ pub mod tests {
 
     #[test]
     fn the_whole_says_whether_its_text_model_is_tied() {
-        let tied = |config: Value| text_config(&config).unwrap()["tie_word_embeddings"].clone();
+        let text = |config: Value| text_config(&config).unwrap();
+        let tied = |config: Value| text(config).unwrap()["tie_word_embeddings"].clone();
         assert_eq!(
             tied(json!({"tie_word_embeddings": true, "text_config": {"tie_word_embeddings": false}})),
             true
@@ -218,7 +228,7 @@ pub mod tests {
             false
         );
         assert_eq!(tied(json!({"text_config": {}})), Value::Null);
-        assert_eq!(text_config(&json!({"text_config": null})), None);
+        assert_eq!(text(json!({"text_config": null})), None);
     }
 
     #[test]
@@ -257,6 +267,8 @@ pub mod tests {
         );
         let stablelm = json!({"model_type": "stablelm", "qk_layernorm": true});
         assert_eq!(problem(stablelm), "qk_layernorm is true; only false can be computed");
+        let paligemma = json!({"model_type": "paligemma", "text_config": {"model_type": "gemma2"}});
+        assert!(text_config(&paligemma).unwrap_err().contains("all tokens of its prompts see each other"));
         let granite = json!({"model_type": "granitemoehybrid", "num_local_experts": 32});
         assert_eq!(problem(granite), "num_local_experts is 32; only 0 can be computed");
         let granite = json!({"model_type": "granitemoehybrid", "layer_types": ["attention", "mamba"]});
