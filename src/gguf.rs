@@ -3,6 +3,7 @@
 
 use crate::{
     Error, Result,
+    paths::has_extension,
     tensor::{BlockFormat, Dtype, Encoding},
 };
 use memmap2::Mmap;
@@ -44,8 +45,7 @@ pub struct TensorInfo {
 /// # Errors
 /// Where several are in the directory.
 pub fn find(path: &Path) -> Result<Option<PathBuf>> {
-    let is_gguf =
-        |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    let is_gguf = |path: &Path| has_extension(path, &["gguf"]);
     if path.is_file() {
         return Ok(is_gguf(path).then(|| path.to_path_buf()));
     }

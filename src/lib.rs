@@ -59,8 +59,10 @@ pub mod job;
 pub mod metrics;
 pub mod model;
 pub mod output;
+mod paths;
 pub mod prompt;
 pub mod session;
+mod sync;
 pub mod tensor;
 pub mod twin;
 

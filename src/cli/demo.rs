@@ -3,7 +3,7 @@
 use super::Cli;
 use crate::{
     Error, ErrorKind, Result,
-    experiment::demo::{self, EXPERIMENTS, Experiment},
+    experiment::demo::{self, DemoRun, RUNS},
     job::{Caller, DemoOptions},
     output::{self, read_summary, write_summary},
 };
@@ -29,7 +29,7 @@ pub fn all(options: &DemoOptions, caller: Caller<'_>) -> Result<()> {
     let place = |argument: &&str| placed(argument, &options.dir, output);
     let mut summaries = Vec::new();
     let mut inputs = vec![output.display().to_string()];
-    for Experiment { name, arguments, result } in EXPERIMENTS {
+    for DemoRun { name, arguments, result } in RUNS {
         let pair = ["--base", "DEMO/base", "--tuned", "DEMO/tuned", "--overwrite", "--quiet", "-o", result];
         let arguments = [&[*name], *arguments, &pair].concat();
         run(&arguments.iter().map(place).collect::<Vec<String>>(), caller.stop).map_err(of_all)?;

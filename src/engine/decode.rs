@@ -50,7 +50,7 @@ pub struct Next {
 }
 
 /// Rows that pass the layers together.
-pub struct Pack<B: Backend> {
+pub struct DecodePack<B: Backend> {
     x: B::Mat,
     /// Those that something may follow are asked for.
     passage: Passage<B>,
@@ -66,14 +66,14 @@ struct Contributions<M> {
 }
 
 /// What a layer writes to besides the streams.
-struct Space<M> {
+struct DecodeSpace<M> {
     passage: PassageSpace<M>,
     /// The asked rows of the streams before and after the blocks.
     asked_before: M,
     asked_after: Twin<M>,
 }
 
-impl<M> Space<M> {
+impl<M> DecodeSpace<M> {
     fn new<B: Backend<Mat = M>>(backend: &B, spec: &ModelSpec) -> Self {
         let stream = || backend.zeros(Rows::Context, Role::Stream, 0, spec.hidden_size);
         Self {
@@ -91,7 +91,7 @@ pub struct Decoder<'e, 'a, B: Backend> {
     head: Loaded<'e, Head<'a, B>>,
     pub cache: Cache<B::Mat>,
     pub ropes: RopeTables<'a>,
-    space: Space<B::Mat>,
+    space: DecodeSpace<B::Mat>,
 }
 
 impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
@@ -103,12 +103,12 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
             head: engine.head(Meeting::FewRows)?,
             cache: Cache::new(spec.ft),
             ropes: RopeTables::of(engine.weights),
-            space: Space::new(backend, spec.ft),
+            space: DecodeSpace::new(backend, spec.ft),
         })
     }
 
     /// The rows of a forest, whose keys and values go into the cache from `start` on; and each prompt's path there.
-    pub fn forest(&self, forest: &Forest, start: usize) -> (Pack<B>, Vec<Vec<Range<usize>>>) {
+    pub fn forest(&self, forest: &Forest, start: usize) -> (DecodePack<B>, Vec<Vec<Range<usize>>>) {
         let cached = |sequence: Sequence| {
             let path = sequence.path.iter().map(|rows| rows.start + start..rows.end + start).collect();
             Sequence { path, ..sequence }
@@ -123,7 +123,7 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
     }
 
     /// A row for each of some sequences, whose paths end with it: a token at a position.
-    pub fn tokens(&self, token_ids: &[u32], sequences: &[Sequence]) -> Pack<B> {
+    pub fn tokens(&self, token_ids: &[u32], sequences: &[Sequence]) -> DecodePack<B> {
         let positions: Vec<u32> = sequences.iter().map(|sequence| sequence.path_len() as u32 - 1).collect();
         let place = |sequence: &Sequence| sequence.path.last().map_or(0, |rows| rows.end - 1);
         let places = sequences.iter().map(place).collect();
@@ -131,7 +131,13 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
         self.pack(token_ids, &positions, places, passage)
     }
 
-    fn pack(&self, token_ids: &[u32], positions: &[u32], places: Vec<usize>, passage: Passage<B>) -> Pack<B> {
+    fn pack(
+        &self,
+        token_ids: &[u32],
+        positions: &[u32],
+        places: Vec<usize>,
+        passage: Passage<B>,
+    ) -> DecodePack<B> {
         let Engine { backend, weights, .. } = self.engine;
         let rows = passage.rows_at_last();
         let zeros = || backend.zeros(Rows::Context, Role::Stream, rows, weights.spec().ft.hidden_size);
@@ -140,7 +146,7 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
             sums: PartSums { attention: twin(), mlp: twin() },
             norms: vec![RunningL1::default(); rows],
         };
-        Pack {
+        DecodePack {
             x: self.engine.embed(Rows::Context, token_ids, positions),
             contributions: self.mix.contributions.then(contributions),
             passage,
@@ -154,7 +160,7 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
     /// [`ErrorKind::Interrupted`] when the observer stops the work; see also [`Backend::check`].
     pub fn pass(
         &mut self,
-        mut packs: Vec<Pack<B>>,
+        mut packs: Vec<DecodePack<B>>,
         meeting: Meeting,
         observer: Observer<'_>,
     ) -> Result<Vec<Vec<Next>>> {
@@ -170,7 +176,7 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
                 observer(pack.passage.rows as f64 / layers as f64)
             })
         })?;
-        let next = |pack: Pack<B>| {
+        let next = |pack: DecodePack<B>| {
             let logits = self.head.logits(*backend, &pack.x, pack.passage.rows_at_last(), Tokens::All);
             let norms = pack.contributions.map(|contributions| contributions.norms);
             let contributions = |row: usize| norms.as_ref().map(|norms| norms[row]);
@@ -183,10 +189,10 @@ impl<'e, 'a, B: Backend> Decoder<'e, 'a, B> {
     }
 
     /// Passes a pack through a layer; from the last one its asked rows come alone.
-    fn pass_layer(&mut self, index: usize, layer: &Layer<'_, B>, pack: &mut Pack<B>) {
+    fn pass_layer(&mut self, index: usize, layer: &Layer<'_, B>, pack: &mut DecodePack<B>) {
         let Engine { backend, .. } = self.engine;
-        let Pack { x, passage, places, contributions } = pack;
-        let Space { passage: space, asked_before, asked_after } = &mut self.space;
+        let DecodePack { x, passage, places, contributions } = pack;
+        let DecodeSpace { passage: space, asked_before, asked_after } = &mut self.space;
         space.fit(*backend, passage);
         let needed = layer.computes(self.mix.needed());
         for branch in alphas::branches(needed) {

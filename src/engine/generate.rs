@@ -136,7 +136,7 @@ pub fn unheard(_: Step<'_>) -> ControlFlow<()> {
 }
 
 /// A completion in the making.
-struct Draft {
+struct Unfinished {
     prompt: usize,
     sample: usize,
     /// Of prompt and completion.
@@ -154,7 +154,7 @@ struct Draft {
     rope_kind: Vec<usize>,
 }
 
-impl Draft {
+impl Unfinished {
     /// Chooses the next token.
     fn choose(&mut self, next: &Next, generation: &Generation, context_length: usize) {
         let Some(token) = generation.sampling.choose(&next.logits, &mut self.random) else {
@@ -230,7 +230,7 @@ impl<B: Backend> Engine<'_, B> {
         let mut next: Vec<&Next> = drafts.iter().map(|draft| &firsts[draft.prompt]).collect();
         let mut later: Vec<Next>;
         loop {
-            let mut open: Vec<&mut Draft> =
+            let mut open: Vec<&mut Unfinished> =
                 drafts.iter_mut().filter(|draft| draft.finish.is_none()).collect();
             open.par_iter_mut()
                 .zip(&next)
@@ -261,7 +261,7 @@ fn begin<B: Backend>(
     generation: &Generation,
     most_rows: usize,
     observer: Observer<'_>,
-) -> Result<(Vec<Draft>, Vec<Next>)> {
+) -> Result<(Vec<Unfinished>, Vec<Next>)> {
     let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.token_ids).collect();
     let mut packs = Vec::new();
     let mut paths = vec![Vec::new(); prompts.len()];
@@ -278,7 +278,7 @@ fn begin<B: Backend>(
     let passed = decoder.pass(packs, Meeting::Packs, observer)?;
     let mut next: Vec<(usize, Next)> = order.into_iter().zip(passed.into_iter().flatten()).collect();
     next.sort_by_key(|(prompt, _)| *prompt);
-    let draft = |(prompt, sample): (usize, usize)| Draft {
+    let draft = |(prompt, sample): (usize, usize)| Unfinished {
         prompt,
         sample,
         token_ids: ids[prompt].to_vec(),
@@ -299,7 +299,7 @@ fn begin<B: Backend>(
 /// Passes the newest token of each draft: what follows it.
 fn follow<B: Backend>(
     decoder: &mut Decoder<'_, '_, B>,
-    drafts: &mut [&mut Draft],
+    drafts: &mut [&mut Unfinished],
     observer: Observer<'_>,
 ) -> Result<Vec<Next>> {
     // Where rotations depend on the length, each new token has a table of its own, which nobody needs again.

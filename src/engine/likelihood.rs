@@ -4,7 +4,7 @@ use super::{
     Engine, Observer,
     head::Tokens,
     layer::Meeting,
-    steer::{Pack, Stream},
+    steer::{SteerPack, Stream},
 };
 use crate::{
     Error, Result,
@@ -87,7 +87,7 @@ impl<B: Backend> Engine<'_, B> {
         let mut likelihoods = vec![Vec::new(); texts.len()];
         let spec = self.weights.spec().ft;
         let rows_at_once = (self.logits_at_once / spec.vocab_size).max(1);
-        for Pack { forest, passage, of_prompt, streams } in packs {
+        for SteerPack { forest, passage, of_prompt, streams } in packs {
             // Which texts ask for a row, and what is their token after it.
             let mut tokens_after = vec![Vec::new(); passage.rows_at_last()];
             for ((prompt, _), rows) in forest.ends.iter().zip(&of_prompt) {

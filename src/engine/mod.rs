@@ -47,6 +47,7 @@ use crate::{
     Error, Result,
     backend::{Backend, Role, Rows},
     model::{ModelSpec, PairWeights},
+    sync::lock,
     tensor::Tensor,
     twin::{Branch, Twin},
 };
@@ -56,7 +57,7 @@ use pack::{Batch, RopeTables};
 use plan::Plan;
 use std::{
     ops::ControlFlow,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock},
 };
 use workspace::Workspace;
 
@@ -154,7 +155,7 @@ impl<'a, B: Backend> Engine<'a, B> {
 
     /// For what is laid out next.
     fn ropes(&self) -> MutexGuard<'_, RopeTables<'a>> {
-        let mut ropes = self.ropes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ropes = lock(&self.ropes);
         ropes.forget_many();
         ropes
     }

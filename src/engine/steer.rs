@@ -28,7 +28,7 @@ pub struct Stream<M> {
 }
 
 /// Prompts and their streams.
-pub struct Pack<B: Backend> {
+pub struct SteerPack<B: Backend> {
     pub forest: Forest,
     pub passage: Passage<B>,
     /// Which of the asked rows each prompt has asked for, in the order of [`Forest::ends`].
@@ -54,7 +54,7 @@ impl<B: Backend> Engine<'_, B> {
         let head = self.head(Meeting::Packs)?;
         let packs = self.steered(prompts, alphas, &|prompt| prompts[prompt].len() - 1, observer)?;
         let mut logits = vec![vec![Vec::new(); prompts.len()]; alphas.len()];
-        for Pack { forest, passage, of_prompt, streams } in packs {
+        for SteerPack { forest, passage, of_prompt, streams } in packs {
             for Stream { x, alphas } in streams {
                 let rows = head.logits(backend, &x, passage.rows_at_last(), tokens);
                 for ((prompt, _), of_prompt) in forest.ends.iter().zip(&of_prompt) {
@@ -79,18 +79,18 @@ impl<B: Backend> Engine<'_, B> {
         alphas: &[f64],
         first: &dyn Fn(usize) -> usize,
         observer: Observer<'_>,
-    ) -> Result<Vec<Pack<B>>> {
+    ) -> Result<Vec<SteerPack<B>>> {
         check_alphas(alphas)?;
         let backend = self.backend;
         let spec = self.weights.spec().ft;
         let forests = plant(prompts, self.limits.tokens, &mut self.ropes());
-        let mut packs: Vec<Pack<B>> = {
+        let mut packs: Vec<SteerPack<B>> = {
             let embedded = |forest: Forest| {
                 let x = self.embed(Rows::Context, &forest.token_ids, &forest.positions);
                 let streams = vec![Stream { x, alphas: (0..alphas.len()).collect() }];
                 let Chosen { rows: asked, sequences, of_prompt } = forest.rows_from(first);
                 let passage = Passage::asking(backend, forest.rows(), &forest.sequences, asked, &sequences);
-                Pack { forest, passage, of_prompt, streams }
+                SteerPack { forest, passage, of_prompt, streams }
             };
             forests.into_iter().map(embedded).collect()
         };
@@ -113,10 +113,10 @@ fn steer_layer<B: Backend>(
     layer: &Layer<'_, B>,
     hidden_size: usize,
     alphas: &[f64],
-    pack: &mut Pack<B>,
+    pack: &mut SteerPack<B>,
     space: &mut PassageSpace<B::Mat>,
 ) {
-    let Pack { passage, streams, .. } = pack;
+    let SteerPack { passage, streams, .. } = pack;
     space.fit(backend, passage);
     let mut moved = Vec::with_capacity(streams.len());
     for Stream { mut x, alphas: places } in streams.drain(..) {

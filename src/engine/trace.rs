@@ -119,10 +119,10 @@ impl<B: Backend> Engine<'_, B> {
     fn trace_in(&self, kind: Rows, prompts: &[&[u32]], observer: Observer<'_>) -> Result<Vec<Trace>> {
         let (backend, spec) = (self.backend, self.weights.spec().ft);
         let forests = plant(prompts, self.limits.tokens, &mut self.ropes());
-        let mut packs: Vec<Pack<B>> =
-            forests.into_iter().map(|forest| Pack::embed(self, kind, forest)).collect();
+        let mut packs: Vec<TracePack<B>> =
+            forests.into_iter().map(|forest| TracePack::embed(self, kind, forest)).collect();
         let stream = || backend.zeros(kind, Role::Stream, 0, spec.hidden_size);
-        let mut space = Space {
+        let mut space = TraceSpace {
             passage: PassageSpace::new(backend, spec, kind),
             after_attention: Twin::new(stream(), stream()),
         };
@@ -143,7 +143,7 @@ impl<B: Backend> Engine<'_, B> {
 }
 
 /// Some prompts on their way.
-struct Pack<B: Backend> {
+struct TracePack<B: Backend> {
     forest: Forest,
     kind: Rows,
     hidden_size: usize,
@@ -158,12 +158,12 @@ struct Pack<B: Backend> {
 }
 
 /// What a layer writes to besides the streams.
-struct Space<M> {
+struct TraceSpace<M> {
     passage: PassageSpace<M>,
     after_attention: Twin<M>,
 }
 
-impl<B: Backend> Pack<B> {
+impl<B: Backend> TracePack<B> {
     fn embed(engine: &Engine<'_, B>, kind: Rows, forest: Forest) -> Self {
         let (backend, spec) = (engine.backend, engine.weights.spec().ft);
         let x = engine.embed(kind, &forest.token_ids, &forest.positions);
@@ -215,9 +215,14 @@ impl<B: Backend> Pack<B> {
 }
 
 /// Passes a pack through both blocks and adds up what they did.
-fn trace_layer<B: Backend>(backend: &B, layer: &Layer<'_, B>, pack: &mut Pack<B>, space: &mut Space<B::Mat>) {
-    let Pack { passage, x, sums, norms, .. } = pack;
-    let Space { passage: space, after_attention } = space;
+fn trace_layer<B: Backend>(
+    backend: &B,
+    layer: &Layer<'_, B>,
+    pack: &mut TracePack<B>,
+    space: &mut TraceSpace<B::Mat>,
+) {
+    let TracePack { passage, x, sums, norms, .. } = pack;
+    let TraceSpace { passage: space, after_attention } = space;
     space.fit(backend, passage);
     for branch in branches(layer.computes(Twin::new(true, true))) {
         let after_attention = after_attention.get_mut(*branch);

@@ -4,7 +4,7 @@ use super::{
     filling::{BatchLimits, Filling, cut},
     queue::{self, Queue},
     rows::watching,
-    task::{Outcome, Ready, Task},
+    task::{Outcome, Ready, Task, passed_on},
     worker::Worker,
 };
 use crate::{
@@ -45,14 +45,6 @@ pub struct Prompt<A> {
     pub about: A,
     /// Its tokens, or what is wrong with it.
     pub encoded: std::result::Result<Encoded, RowError>,
-}
-
-impl<A> Prompt<A> {
-    /// The fields that come from the input as they are.
-    fn passed_on(&self) -> impl Iterator<Item = (String, Value)> + '_ {
-        let fields = [("label", &self.label), ("meta", &self.meta)];
-        fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
-    }
 }
 
 impl Batching<'_> {
@@ -100,7 +92,7 @@ impl Batching<'_> {
                     let outcome = ready.and_then(|_| outcomes.next().expect("an outcome for every prompt"));
                     let mut fields = Map::from_iter([("id".to_owned(), prompt.id.clone())]);
                     fields.extend(row(prompt, outcome));
-                    fields.extend(prompt.passed_on());
+                    fields.extend(passed_on(prompt.label.clone(), prompt.meta.clone()));
                     count(prompt, &fields);
                     rows.push(Value::Object(fields));
                 }

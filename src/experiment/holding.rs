@@ -1,6 +1,6 @@
 //! What a device's memory turns out to hold: batches that are too large for it go on in parts.
 
-use crate::{Error, ErrorKind, Result, engine::Observer};
+use crate::{Error, ErrorKind, Result, engine::Observer, sync::lock};
 use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -107,7 +107,7 @@ impl Holding {
 fn attempt<R, T>(part: &[R], observer: Observer<'_>, pass: &Pass<'_, R, T>) -> Result<Vec<T>> {
     let heard = Mutex::new(0.0);
     let outcome = pass(part, &|tokens| {
-        *heard.lock().unwrap_or_else(PoisonError::into_inner) += tokens;
+        *lock(&heard) += tokens;
         observer(tokens)
     });
     if outcome.is_err() {

@@ -243,7 +243,9 @@ pub fn run(
     let classes: Vec<Class<'_>> =
         classes.into_iter().map(class).filter(|class| !class.scores.is_empty()).collect();
     summary.extend(compare::describe(&classes));
-    Ok(summary.into())
+    let summary = summary.into();
+    warning(&summary).iter().for_each(|warning| (batching.warn)(warning));
+    Ok(summary)
 }
 
 /// How far the classes are apart within each kind of prompts, and within all of them: where kinds differ in TuCo and in how often they
@@ -272,10 +274,7 @@ fn of_kinds(field: &str, kinds: &BTreeMap<String, Scores>) -> Value {
 }
 
 /// What keeps a summary from telling how far the classes are apart.
-pub fn warning(summary: &Value) -> Option<String> {
-    if summary["experiment"] != "jailbreak" {
-        return None;
-    }
+fn warning(summary: &Value) -> Option<String> {
     let classes = summary["classes"].as_array().filter(|classes| classes.len() < 2)?;
     Some(match classes.first().and_then(|class| class["name"].as_str()) {
         Some(name) => format!("there is only one class, all prompts are {name}: no AUC can be told"),

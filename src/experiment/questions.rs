@@ -3,6 +3,7 @@
 
 use crate::{
     Error, Result,
+    paths::has_extension,
     prompt::{Content, Encoded, Encoder, Fields, RowError, RowErrorKind, Source, take_id},
 };
 use serde_json::{Map, Value};
@@ -58,7 +59,7 @@ impl Examples {
         let at_row = |number: usize, problem: String| {
             Error::usage(format!("{} row {}: {problem}", path.display(), number + 1))
         };
-        let rows: Vec<(String, Vec<String>)> = if has_extension(path, "csv") {
+        let rows: Vec<(String, Vec<String>)> = if has_extension(path, &["csv"]) {
             csv_rows(path)?.into_iter().map(|row| (String::new(), row)).collect()
         } else {
             let mut lines = Source::open(&[path.to_owned()])?.lines();
@@ -105,10 +106,6 @@ impl Examples {
     }
 }
 
-fn has_extension(path: &Path, expected: &str) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(expected))
-}
-
 /// Reads the first `limit` questions of a file. Without `examples` MMLU is asked without shots.
 ///
 /// # Returns
@@ -135,12 +132,12 @@ pub fn read(
             None => subjects.push((last.clone(), vec![row])),
         }
     };
-    if has_extension(path, "csv") {
+    if has_extension(path, &["csv"]) {
         let subject = subject_of(path);
         let introduction = introduction(&subject, examples);
         for (number, row) in csv_rows(path)?.into_iter().take(limit).enumerate() {
             let number = number as u64 + 1;
-            add(number, number.into(), None, mmlu(&row, &introduction).map_err(invalid));
+            add(number, number.into(), None, mmlu(&row, &introduction).map_err(RowError::invalid));
         }
     } else {
         let as_chat = encoder.applies_chat_template();
@@ -151,7 +148,11 @@ pub fn read(
             let Some((number, fields)) = lines.next_object()? else { break };
             let (id, subject, plain) = json_row(number, fields, as_chat, examples);
             let earlier = *ids.entry(id.to_string()).or_insert(number);
-            let once = if earlier == number { Ok(()) } else { Err(used_before(&id, path, earlier)) };
+            let once = if earlier == number {
+                Ok(())
+            } else {
+                Err(RowError::used_before(&id, format_args!("{}:{earlier}", path.display())))
+            };
             add(number, id, subject, once.and(plain));
         }
     }
@@ -167,16 +168,6 @@ pub fn read(
         ))),
         _ => Ok(subjects),
     }
-}
-
-fn used_before(id: &Value, path: &Path, line: u64) -> RowError {
-    let message = format!("id {id} was used before, at {}:{line}", path.display());
-    RowError::new(RowErrorKind::DuplicateId, message)
-}
-
-/// A row that is no question.
-fn invalid(problem: String) -> RowError {
-    RowError::new(RowErrorKind::InvalidRow, problem)
 }
 
 /// The id of a line, its subject if it tells one, and its question.
@@ -206,7 +197,7 @@ fn json_row(
         let found: Vec<&str> = fields.keys().map(String::as_str).collect();
         Err(format!("has the columns {}; {EXPECTED}", found.join(", ")))
     };
-    (id, of_subject, plain.map_err(invalid))
+    (id, of_subject, plain.map_err(RowError::invalid))
 }
 
 /// As `lm-eval` asks them where there is no chat template.
@@ -338,12 +329,12 @@ fn ready(plain: Plain, encoder: &Encoder) -> Result<Question, RowError> {
     for (answer, ids) in answers.iter().zip(&of_answers) {
         let Some(token) = ids.get(common) else {
             let other = answers.iter().find(|other| *other != answer).unwrap_or(answer);
-            return Err(invalid(format!(
+            return Err(RowError::invalid(format!(
                 "the answer {other:?} begins with all tokens of {answer:?}: the next token cannot tell them apart"
             )));
         };
         if let Some(earlier) = answer_tokens.iter().position(|other| other == token) {
-            return Err(invalid(format!(
+            return Err(RowError::invalid(format!(
                 "the answers {:?} and {answer:?} go on with the same token ({token}) where others do not: the next token cannot tell them apart",
                 answers[earlier]
             )));

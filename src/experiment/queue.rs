@@ -1,11 +1,11 @@
 //! Work that several workers share, each of them a job at a time; results are taken in the order of the jobs.
 
-use crate::Result;
+use crate::{Result, sync::lock};
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
@@ -51,7 +51,7 @@ pub fn pass<D: Send, Q: Queue<D>, W: Sync>(
         for worker in workers {
             let (tell, jobs, work, unwanted) = (tell.clone(), &jobs, &work, &unwanted);
             scope.spawn(move || {
-                let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let next = || lock(jobs).recv();
                 while let Ok((number, job)) = next() {
                     if unwanted.load(Ordering::Relaxed) {
                         break;

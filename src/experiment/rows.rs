@@ -4,7 +4,7 @@
 use super::{
     filling::{BatchLimits, Filling},
     queue::{self, Queue},
-    task::{Outcome, Ready, Task, fields_or_error},
+    task::{Outcome, Ready, Task, fields_or_error, passed_on},
     worker::Worker,
 };
 use crate::{
@@ -264,6 +264,6 @@ fn output_row(
     row.extend(line.map(|line| (LINE.into(), line.into())));
     row.insert("id".into(), id);
     row.extend(fields_or_error(outcome));
-    row.extend([("label", label), ("meta", meta)].into_iter().filter_map(|(k, v)| Some((k.into(), v?))));
+    row.extend(passed_on(label, meta));
     Value::Object(row)
 }

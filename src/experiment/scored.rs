@@ -16,7 +16,7 @@ const MOST_LABELS: usize = 7;
 
 /// The rows of one label.
 #[derive(Default)]
-struct Class {
+struct OfLabel {
     tuco: Vec<f64>,
     /// Of the rows that have an OutputCo.
     both: Vec<(f64, f64)>,
@@ -28,7 +28,7 @@ pub struct Scored {
     rows: u64,
     errors: u64,
     /// In the order of their first rows.
-    classes: Vec<(String, Class)>,
+    classes: Vec<(String, OfLabel)>,
     too_many: bool,
 }
 
@@ -56,13 +56,13 @@ impl Scored {
         Ok(())
     }
 
-    fn class(&mut self, label: String) -> &mut Class {
+    fn class(&mut self, label: String) -> &mut OfLabel {
         let found = self.classes.iter().position(|(name, _)| *name == label);
         let place = match found {
             _ if self.too_many => 0,
             Some(place) => place,
             None if self.classes.len() == MOST_LABELS => {
-                let all = self.classes.drain(..).fold(Class::default(), |mut all, (_, class)| {
+                let all = self.classes.drain(..).fold(OfLabel::default(), |mut all, (_, class)| {
                     all.tuco.extend(class.tuco);
                     all.both.extend(class.both);
                     all
@@ -72,7 +72,7 @@ impl Scored {
                 0
             }
             None => {
-                self.classes.push((label, Class::default()));
+                self.classes.push((label, OfLabel::default()));
                 self.classes.len() - 1
             }
         };
@@ -88,7 +88,7 @@ impl Scored {
             .sum::<usize>()
             .div_ceil(MOST_POINTS)
             .max(1);
-        let described = |(name, Class { tuco, both }): &(String, Class)| {
+        let described = |(name, OfLabel { tuco, both }): &(String, OfLabel)| {
             let (of_tuco, of_output): (Vec<f64>, Vec<f64>) = both.iter().copied().unzip();
             let quantiles = |values: &[f64]| -> Map<String, Value> {
                 let q = |q: f64| (q.to_string(), json!(quantile(values, q)));

@@ -19,14 +19,14 @@ use std::collections::HashSet;
 
 /// The questions of one file, or of one subject of it.
 #[derive(Debug)]
-pub struct Task {
+pub struct Questions {
     pub name: String,
     pub rows: Vec<Row>,
 }
 
-impl Task {
+impl Questions {
     /// Those that can be asked.
-    pub fn questions(&self) -> impl Iterator<Item = &Question> {
+    pub fn asked(&self) -> impl Iterator<Item = &Question> {
         self.rows.iter().filter_map(|row| row.question.as_ref().ok())
     }
 }
@@ -40,14 +40,14 @@ pub struct Grid {
 
 /// Checks what can be checked before anything is computed. Leaves out tasks of too few questions where there are others, which is what it
 /// gives a sentence about each.
-pub fn check(tasks: &mut Vec<Task>, grid: &Grid) -> Result<Vec<String>> {
+pub fn check(tasks: &mut Vec<Questions>, grid: &Grid) -> Result<Vec<String>> {
     if !grid.alphas.contains(&1.0) {
         return Err(Error::usage("--alphas has no 1, the tuned model, which the others are compared with"));
     }
     // Too many errors are no small task.
-    let broken = |task: &Task| {
+    let broken = |task: &Questions| {
         let errors: Vec<&RowError> = task.rows.iter().filter_map(|row| row.question.as_ref().err()).collect();
-        let count = task.questions().count();
+        let count = task.asked().count();
         let is_broken = count < grid.folds && errors.len() > count && task.rows.len() >= grid.folds;
         errors.first().filter(|_| is_broken).map(|first| {
             format!(
@@ -63,8 +63,8 @@ pub fn check(tasks: &mut Vec<Task>, grid: &Grid) -> Result<Vec<String>> {
     if let Some(problem) = tasks.iter().find_map(broken) {
         return Err(Error::new(ErrorKind::BadRows, problem));
     }
-    let problem = |task: &Task| {
-        let count = task.questions().count();
+    let problem = |task: &Questions| {
+        let count = task.asked().count();
         let few = || format!("{} has {count} questions, fewer than {} folds", task.name, grid.folds);
         (count < grid.folds).then(few)
     };
@@ -79,9 +79,9 @@ pub fn check(tasks: &mut Vec<Task>, grid: &Grid) -> Result<Vec<String>> {
 }
 
 /// The most tokens that a batch of these questions asks for.
-pub fn most_answers(tasks: &[Task]) -> usize {
-    let tokens = |task: &Task| {
-        let all = task.questions().flat_map(|question| question.answer_tokens.iter());
+pub fn most_answers(tasks: &[Questions]) -> usize {
+    let tokens = |task: &Questions| {
+        let all = task.asked().flat_map(|question| question.answer_tokens.iter());
         all.collect::<HashSet<&u32>>().len()
     };
     tasks.iter().map(tokens).max().unwrap_or(0)
@@ -97,7 +97,7 @@ pub fn most_answers(tasks: &[Task]) -> usize {
 /// are left. Such a task is left out where there are others.
 pub fn run(
     engines: &[&dyn AnyEngine],
-    tasks: &[Task],
+    tasks: &[Questions],
     grid: &Grid,
     batching: &Batching<'_>,
     folder: &mut Folder,
@@ -167,7 +167,7 @@ pub fn run(
     }))
 }
 
-fn too_large(task: &Task, id: &Value, error: &str) -> Error {
+fn too_large(task: &Questions, id: &Value, error: &str) -> Error {
     let name = &task.name;
     Error::usage(format!("{name} row {id}: {error}; fewer --alphas or a smaller --max-length would do"))
 }
@@ -201,7 +201,7 @@ fn tokens_of(row: &Row) -> usize {
 /// # Returns
 /// The rows of each task that are left.
 fn count_written<'t>(
-    tasks: &'t [Task],
+    tasks: &'t [Questions],
     folder: &mut Folder,
     workers: &[Worker<'_, &dyn AnyEngine>],
     correct: &mut [Vec<Vec<bool>>],
@@ -293,8 +293,8 @@ fn strictly_largest(values: &[f64]) -> Option<usize> {
 
 /// # Errors
 /// [`ErrorKind::NotFinite`] where fewer questions than folds have logits that are numbers.
-fn summarize(task: &Task, grid: &Grid, correct: &[Vec<bool>]) -> Result<Value> {
-    let (count, answered) = (task.questions().count(), correct.first().map_or(0, Vec::len));
+fn summarize(task: &Questions, grid: &Grid, correct: &[Vec<bool>]) -> Result<Value> {
+    let (count, answered) = (task.asked().count(), correct.first().map_or(0, Vec::len));
     if answered < grid.folds {
         let message = format!(
             "{}: {answered} of {count} questions have logits that are numbers, fewer than {} folds; the hidden states of the \
@@ -422,7 +422,7 @@ mod tests {
     #[test]
     fn what_choosing_alpha_adds_is_told_against_the_tuned_model() {
         let row = |id: u64| Row { id: id.into(), question: Err(RowError::not_finite("")) };
-        let task = Task { name: "t".into(), rows: (0..10).map(row).collect() };
+        let task = Questions { name: "t".into(), rows: (0..10).map(row).collect() };
         let correct = |right: &dyn Fn(usize) -> bool| (0..10).map(right).collect::<Vec<bool>>();
         let table =
             [correct(&|row| row % 5 == 0), correct(&|row| row % 5 == 1), correct(&|row| row % 5 != 0)];
@@ -450,7 +450,7 @@ mod tests {
             label,
         };
         let row = |id: u64, label| Row { id: id.into(), question: Ok(question(label)) };
-        let task = Task { name: "t".into(), rows: vec![row(1, 0), row(2, 0), row(3, 1)] };
+        let task = Questions { name: "t".into(), rows: vec![row(1, 0), row(2, 0), row(3, 1)] };
         let answers = vec![
             vec![vec![2.0, 1.0], vec![2.0, 1.0]],
             vec![vec![2.0, 1.0], vec![f64::NAN, 1.0]],

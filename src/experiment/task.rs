@@ -46,3 +46,8 @@ pub fn fields_or_error(outcome: Outcome) -> Map<String, Value> {
     let error = |error: RowError| Map::from_iter([("error".to_owned(), error.to_json())]);
     outcome.unwrap_or_else(error)
 }
+
+/// The fields of an output row that are the input's, after those of its outcome.
+pub fn passed_on(label: Option<Value>, meta: Option<Value>) -> impl Iterator<Item = (String, Value)> {
+    [("label", label), ("meta", meta)].into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)))
+}

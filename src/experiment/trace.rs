@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 const LISTED: usize = 8;
 
 /// The tokens of a prompt and of the response that follows it.
-pub struct Text {
+pub struct TracedText {
     pub token_ids: Vec<u32>,
     /// How many of them are the prompt's.
     pub prompt: usize,
@@ -35,7 +35,7 @@ pub struct Text {
 /// As [`Batching::share`]; [`ErrorKind::NotFinite`] where the hidden state or the logits overflow.
 pub fn run(
     engine: &dyn AnyEngine,
-    text: &Text,
+    text: &TracedText,
     encoder: &Encoder,
     batching: &Batching<'_>,
     folder: &mut Folder,
@@ -83,7 +83,7 @@ pub fn run(
     }))
 }
 
-fn rows(text: &Text, trace: &Trace, name: &dyn Fn(u32) -> String) -> Vec<Value> {
+fn rows(text: &TracedText, trace: &Trace, name: &dyn Fn(u32) -> String) -> Vec<Value> {
     let row = |(position, (token, layers)): (usize, (&u32, &Vec<PartsL1>))| {
         let per_layer = |part: fn(&PartsL1) -> RunningL1| -> Vec<f64> {
             layers.iter().map(|l1| tuco(part(l1))).collect()

@@ -3,11 +3,11 @@
 use super::{
     AboutPair, Caller, Computers, FailOnError, FieldOptions, MachineOptions, MemoryOptions, PairOptions,
     PromptOptions, open_encoder, open_pair, parse_count,
-    resume::{Origin, begun, check_device, how_to_go_on, other_machines, template_date},
+    resume::{Earlier, Origin, begun, how_to_go_on},
     tell, thread_pool, thread_pools,
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Error, Result,
     checkpoint::Pair,
     engine::{AnyEngine, Footprint, PackLimits},
     experiment::{
@@ -17,7 +17,7 @@ use crate::{
         generate::{Completing, Generating},
         jailbreak, many_shot,
         score::{Columns, Scoring},
-        sweep::{self, Grid, Task},
+        sweep::{self, Grid, Questions},
         trace,
     },
     hash,
@@ -61,6 +61,7 @@ pub struct ExperimentOptions {
 pub struct Opened<'a> {
     caller: Caller<'a>,
     pub options: ExperimentOptions,
+    earlier: Earlier,
     pub pair: Pair,
     pool: rayon::ThreadPool,
     pub encoder: Encoder,
@@ -76,9 +77,10 @@ impl<'a> Opened<'a> {
             }
         };
         let rows = Folder::rows_in(&options.output);
-        let date = template_date(&options.prompts, begun(&rows, options.overwrite))?;
+        let earlier = Earlier::read(begun(&rows, options.overwrite))?;
+        let date = earlier.template_date(&options.prompts);
         let encoder = open_encoder(&pair, &options.prompts, date, &tell_unless_quiet)?;
-        Ok(Self { caller, options, pair, pool, encoder })
+        Ok(Self { caller, options, earlier, pair, pool, encoder })
     }
 
     /// Reads the rows of the inputs, of each as many as `--limit` says, numbered through, whatever the limit; `fields` are those that rows may have besides the usual. `each`
@@ -141,7 +143,7 @@ impl<'a> Opened<'a> {
 
     /// What the rows of an experiment depend on.
     fn manifest(&self, experiment: &Experiment, mut what: Value, device: &str) -> Result<Manifest> {
-        let Self { caller, options, pair, pool, encoder } = self;
+        let Self { caller, options, pair, pool, encoder, .. } = self;
         let origin = Origin {
             caller: *caller,
             pair,
@@ -165,9 +167,8 @@ impl<'a> Opened<'a> {
         let ExperimentOptions { output, overwrite, machine, .. } = &self.options;
         let Some(what) = experiment.fingerprint() else { return Folder::of_one_batch(output, *overwrite) };
         let manifest = self.manifest(experiment, what, device)?;
-        let rows = Folder::rows_in(output);
-        check_device(&machine.device, begun(&rows, *overwrite), &manifest)?;
-        other_machines(begun(&rows, *overwrite), &manifest)?.iter().for_each(|notice| tell(notice));
+        self.earlier.check_device(&machine.device, &manifest)?;
+        self.earlier.other_machine(&manifest).iter().for_each(|notice| tell(notice));
         about_pair.extend(weights_of(&manifest));
         Folder::open(output, manifest, *overwrite)
     }
@@ -184,7 +185,7 @@ impl<'a> Opened<'a> {
         let device = computers.name();
         let mut about_pair = Vec::from(self.about_pair());
         let mut folder = self.folder(experiment, &device, &mut about_pair)?;
-        let Self { caller, options, pair, pool, encoder } = self;
+        let Self { caller, options, pair, pool, encoder, .. } = self;
         let machine = &options.machine;
         let progress = Progress::new(rows as u64, options.quiet);
         let limits = machine.limits(memory.map(|(_, memory)| memory));
@@ -213,9 +214,6 @@ impl<'a> Opened<'a> {
         let report = experiment::report(&summary).expect("an experiment's own summary");
         let errors = folder.errors();
         folder.finish(&summary, &report)?;
-        if let Some(warning) = jailbreak::warning(&summary) {
-            tell(&warning);
-        }
         if std::io::stdout().is_terminal()
             && let (Experiment::Trace(_), Some(text)) = (experiment, trace::colored(&summary))
         {
@@ -227,26 +225,18 @@ impl<'a> Opened<'a> {
             options.memory.closing()?.iter().for_each(|closing| tell(closing));
             tell(&format!("{} has rows, summary, plot and report", options.output.display()));
         }
-        if options.fail_on_error.is_exceeded(errors, rows as u64) {
-            return Err(Error::new(
-                ErrorKind::BadRows,
-                format!(
-                    "{errors} of {rows} rows could not be used, more than --fail-on-error allows; their rows say why"
-                ),
-            ));
-        }
-        Ok(())
+        options.fail_on_error.check(errors, rows as u64)
     }
 }
 
 /// An experiment whose inputs are read and checked.
 #[expect(clippy::large_enum_variant, reason = "a run has one")]
 pub enum Experiment {
-    Sweep(Vec<Task>, Grid),
+    Sweep(Vec<Questions>, Grid),
     Compare(Vec<compare::Prompt>),
     Jailbreak { plan: jailbreak::Plan, completing: Completing },
     ManyShot { prompts: Vec<many_shot::Prompt>, shots: Vec<usize>, columns: Columns },
-    Trace(trace::Text),
+    Trace(trace::TracedText),
 }
 
 impl Experiment {
@@ -271,7 +261,7 @@ impl Experiment {
         }
         match self {
             Self::Sweep(tasks, _) => {
-                Some(tasks.iter().flat_map(Task::questions).filter(|question| question.truncated).count())
+                Some(tasks.iter().flat_map(Questions::asked).filter(|question| question.truncated).count())
             }
             Self::Compare(prompts) => Some(of(prompts)),
             Self::Jailbreak { plan, .. } => Some(of(&plan.prompts)),

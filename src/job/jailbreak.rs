@@ -110,11 +110,11 @@ pub fn jailbreak(options: JailbreakOptions, caller: Caller<'_>) -> Result<()> {
         generation.stop_tokens = opened.pair.stop_tokens(generation.alpha)?;
     }
     let mut prompts = Vec::new();
-    let mut columns = Columns::default();
+    let mut seen = JudgeColumn::default();
     let mut without_template = false;
     let read: Vec<&str> = judge_column.iter().chain(&by).map(String::as_str).collect();
     opened.read(&inputs, &fields, &read, |_, line| {
-        let judged = judge_column.as_deref().map(|column| columns.verdict(&line, column));
+        let judged = judge_column.as_deref().map(|column| seen.verdict(&line, column));
         let (judged, unjudged) = match judged.transpose() {
             Ok(judged) => (judged, None),
             Err(failure) => (None, Some(failure)),
@@ -136,7 +136,7 @@ pub fn jailbreak(options: JailbreakOptions, caller: Caller<'_>) -> Result<()> {
         );
     }
     if let Some(column) = &judge_column {
-        columns.check(column)?;
+        seen.check(column)?;
     }
     jailbreak::check(&prompts, &labels)?;
     let none = by.as_ref().map(|by| format!("no {by}"));
@@ -149,13 +149,13 @@ pub fn jailbreak(options: JailbreakOptions, caller: Caller<'_>) -> Result<()> {
 
 /// What was seen of the judge's column.
 #[derive(Default)]
-struct Columns {
+struct JudgeColumn {
     is_there: bool,
     /// The fields of the first row.
     first: Option<String>,
 }
 
-impl Columns {
+impl JudgeColumn {
     /// What the judge says of a row.
     fn verdict(&mut self, line: &Line, column: &str) -> std::result::Result<bool, RowError> {
         let found = line.field(column);

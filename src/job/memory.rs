@@ -59,7 +59,7 @@ impl MemoryOptions {
         spec: &ModelSpec,
         footprint: impl Fn(PackLimits) -> Result<Footprint>,
     ) -> Result<Option<(PackLimits, Memory)>> {
-        let divided = |limit| divide(limit, spec, footprint, Some(Resident::read()?.most));
+        let divided = |limit| divide(limit, spec, footprint, Some(InMemory::read()?.most));
         self.max_memory.map(divided).transpose()
     }
 
@@ -81,7 +81,7 @@ impl MemoryOptions {
     /// Where the system does not tell.
     pub fn closing(&self) -> Result<Option<String>> {
         let told =
-            |limit| Ok(format!("{} of memory were in use at most, of {limit}", Resident::read()?.most));
+            |limit| Ok(format!("{} of memory were in use at most, of {limit}", InMemory::read()?.most));
         self.max_memory.map(told).transpose()
     }
 }
@@ -122,12 +122,12 @@ impl fmt::Display for Size {
 
 /// What this process has in memory, and the most that it had.
 #[derive(Debug, Clone, Copy)]
-struct Resident {
+struct InMemory {
     now: Size,
     most: Size,
 }
 
-impl Resident {
+impl InMemory {
     /// # Errors
     /// A usage error where the system does not tell.
     fn read() -> Result<Self> {
@@ -182,7 +182,7 @@ pub fn left(
     footprint: Footprint,
     opened: Option<Size>,
 ) -> Result<(usize, Memory)> {
-    let Resident { now, .. } = Resident::read()?;
+    let InMemory { now, .. } = InMemory::read()?;
     let [weights, threads] = footprint.fixed();
     let tokens = LEAST_TOKENS.min(spec.context_length);
     let least = footprint.bytes(Batched::alone(tokens));

@@ -2,6 +2,7 @@
 
 use super::device::{Device, KernelTarget, Precision, Resident};
 use crate::{
+    Error, ErrorKind,
     checkpoint::Reading,
     experiment::filling::{BatchLimits, Memory},
     prompt::Overlength,
@@ -317,9 +318,17 @@ impl FromStr for Limit {
 pub struct FailOnError(f64);
 
 impl FailOnError {
-    pub fn is_exceeded(self, errors: u64, rows: u64) -> bool {
+    /// # Errors
+    /// [`ErrorKind::BadRows`] where `errors` of `rows` are more than may be.
+    pub fn check(self, errors: u64, rows: u64) -> Result<(), Error> {
         let allowed = if self.0 < 1.0 { part(self.0, rows) } else { self.0 };
-        errors as f64 > allowed
+        if errors as f64 <= allowed {
+            return Ok(());
+        }
+        let message = format!(
+            "{errors} of {rows} rows are errors, more than --fail-on-error allows; their rows say why"
+        );
+        Err(Error::new(ErrorKind::BadRows, message))
     }
 }
 
@@ -400,7 +409,7 @@ mod tests {
     #[test]
     fn allowed_errors_are_a_fraction_or_a_number() {
         let exceeded =
-            |text: &str, errors, rows| text.parse::<FailOnError>().unwrap().is_exceeded(errors, rows);
+            |text: &str, errors, rows| text.parse::<FailOnError>().unwrap().check(errors, rows).is_err();
         assert!(!exceeded("0.1", 1, 10) && exceeded("0.1", 2, 10));
         assert!(!exceeded("0.29", 29, 100) && exceeded("0.29", 30, 100));
         assert!(!exceeded("3", 3, 10) && exceeded("3", 4, 10));

@@ -5,6 +5,7 @@ use crate::{
     Error, Result,
     experiment::{self, scored::Scored},
     output::{self, Manifest, Report, SUMMARY, read_summary},
+    paths::has_extension,
     prompt::Source,
 };
 use clap::Args;
@@ -50,7 +51,8 @@ pub fn report(options: &ReportOptions) -> Result<()> {
     let mut reports: Vec<Report> = Vec::new();
     let mut earlier: Vec<(&Path, Value)> = Vec::new();
     for path in &options.inputs {
-        let summary = if has_rows(path) { of_rows(path)? } else { read_summary(path)? };
+        let summary =
+            if has_extension(path, &["jsonl", "parquet"]) { of_rows(path)? } else { read_summary(path)? };
         for (other, of_other) in &earlier {
             if let Some(difference) = difference(of_other, &summary) {
                 let (other, path) = (other.display(), path.display());
@@ -110,11 +112,6 @@ enum Difference<'a> {
     /// Of this model.
     Weights(&'static str),
     Field(&'static str, [&'a Value; 2]),
-}
-
-fn has_rows(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|ending| ending.eq_ignore_ascii_case("jsonl") || ending.eq_ignore_ascii_case("parquet"))
 }
 
 /// The summary of what `tuco score` wrote, with the pair that its manifest names.

@@ -10,7 +10,7 @@ use crate::{
 };
 use chrono::NaiveDate;
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What rows of every kind depend on, whatever is asked of the pair.
 pub struct Origin<'a> {
@@ -74,57 +74,60 @@ pub fn begun(output: &Path, overwrite: bool) -> Option<&Path> {
     (!overwrite && output::has_rows(output)).then_some(output)
 }
 
-/// The day that chat templates see: as told, or that of the first of `outputs` that has one, or today.
-///
-/// # Errors
-/// Where a manifest cannot be read.
-pub fn template_date<'a>(
-    prompts: &PromptOptions,
-    outputs: impl IntoIterator<Item = &'a Path>,
-) -> Result<NaiveDate> {
-    for output in outputs {
-        let earlier = earlier(output)?;
-        let date =
-            earlier.as_ref().and_then(|manifest| manifest.field("template_date")?.as_str()?.parse().ok());
-        if date.is_some() {
-            return Ok(prompts.date(date));
-        }
-    }
-    Ok(prompts.date(None))
-}
-
-/// The manifest beside an output. Whether rows without one, or with something else in its place, are gone on with is decided where the
-/// output is opened.
-fn earlier(output: &Path) -> Result<Option<Manifest>> {
-    match Manifest::find(output) {
-        Ok(found) => Ok(found.map(|(manifest, _)| manifest)),
-        Err(error) if error.kind == ErrorKind::Mismatch => Ok(None),
-        Err(error) => Err(error),
-    }
-}
+/// Outputs that are to go on, with the manifests of the runs that began them.
+pub struct Earlier(Vec<(PathBuf, Manifest)>);
 
 /// What manifests call the vector instructions of the machine.
 const INSTRUCTION_SET: &str = "instruction_set";
 
-/// What the user should know where outputs that are to go on were begun on a CPU of another kind, which rounds otherwise.
-///
-/// # Errors
-/// Where a manifest cannot be read.
-pub fn other_machines<'a>(
-    outputs: impl IntoIterator<Item = &'a Path>,
-    manifest: &Manifest,
-) -> Result<Option<String>> {
-    for output in outputs {
-        let before = earlier(output)?;
-        if let Some((before, now)) = before.as_ref().and_then(|before| other_instructions(before, manifest)) {
-            return Ok(Some(format!(
+impl Earlier {
+    /// Whether rows without a manifest, or with something else in its place, are gone on with is decided where the output is opened.
+    ///
+    /// # Errors
+    /// Where a manifest cannot be read.
+    pub fn read<'a>(outputs: impl IntoIterator<Item = &'a Path>) -> Result<Self> {
+        let mut begun = Vec::new();
+        for output in outputs {
+            match Manifest::find(output) {
+                Ok(found) => begun.extend(found.map(|(manifest, _)| (output.to_path_buf(), manifest))),
+                Err(error) if error.kind == ErrorKind::Mismatch => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self(begun))
+    }
+
+    /// The day that chat templates see: as told, or that of the first that has one, or today.
+    pub fn template_date(&self, prompts: &PromptOptions) -> NaiveDate {
+        let date = |(_, manifest): &(_, Manifest)| manifest.field("template_date")?.as_str()?.parse().ok();
+        prompts.date(self.0.iter().find_map(date))
+    }
+
+    /// What the user should know where one was begun on a CPU of another kind, which rounds otherwise.
+    pub fn other_machine(&self, manifest: &Manifest) -> Option<String> {
+        let other = |(output, before): &(PathBuf, Manifest)| {
+            let (before, now) = other_instructions(before, manifest)?;
+            Some(format!(
                 "the rows in {} were begun with {before} instructions, this machine has {now}: the rows to come may differ in their last \
                  digits from those that it would have written",
                 output.display()
-            )));
+            ))
+        };
+        self.0.iter().find_map(other)
+    }
+
+    /// What `--device auto` finds may come and go, unlike what else a run continues with.
+    ///
+    /// # Errors
+    /// Where one was begun on another device and is the same otherwise.
+    pub fn check_device(&self, device: &Device, manifest: &Manifest) -> Result<()> {
+        match device {
+            Device::Auto => {
+                self.0.iter().try_for_each(|(output, before)| check_found(output, before, manifest))
+            }
+            _ => Ok(()),
         }
     }
-    Ok(None)
 }
 
 /// The vector instructions of two runs on CPUs, where they differ.
@@ -136,28 +139,13 @@ fn other_instructions<'m>(one: &'m Manifest, other: &'m Manifest) -> Option<(&'m
     one.zip(other).filter(|(one, other)| one != other)
 }
 
-/// What `--device auto` finds may come and go, unlike what else a run continues with.
-///
-/// # Errors
-/// Where one of `outputs` was begun on another device and is the same otherwise.
-pub fn check_device<'a>(
-    device: &Device,
-    outputs: impl IntoIterator<Item = &'a Path>,
-    manifest: &Manifest,
-) -> Result<()> {
-    match device {
-        Device::Auto => outputs.into_iter().try_for_each(|output| check_found_device(output, manifest)),
-        _ => Ok(()),
-    }
-}
-
-fn check_found_device(output: &Path, manifest: &Manifest) -> Result<()> {
+fn check_found(output: &Path, earlier: &Manifest, manifest: &Manifest) -> Result<()> {
     const FIELD: &str = "device";
-    let Some(earlier) = earlier(output)? else { return Ok(()) };
-    let devices = [&earlier, manifest].map(|of| of.field(FIELD).and_then(Value::as_str).map(str::to_owned));
+    let devices = [earlier, manifest].map(|of| of.field(FIELD).and_then(Value::as_str));
     match devices {
         [Some(before), Some(now)] if before != now => {
-            if earlier.without(FIELD).difference(&manifest.clone().without(FIELD)).is_some() {
+            let [earlier, manifest] = [earlier, manifest].map(|manifest| manifest.clone().without(FIELD));
+            if earlier.difference(&manifest).is_some() {
                 return Ok(());
             }
             let message = format!(

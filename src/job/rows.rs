@@ -3,12 +3,12 @@
 use super::{
     Caller, Computers, FailOnError, FieldOptions, InputOptions, MachineOptions, MemoryOptions, PairOptions,
     PromptOptions, open_encoder, open_pair,
-    resume::{Origin, begun, check_device, how_to_go_on, other_machines, template_date},
+    resume::{Earlier, Origin, begun, how_to_go_on},
     shard::ShardChoice,
     tell, thread_pool, thread_pools,
 };
 use crate::{
-    Error, ErrorKind, Result,
+    Result,
     checkpoint::Pair,
     engine::{AnyEngine, Footprint, PackLimits},
     experiment::{
@@ -25,7 +25,7 @@ use crate::{
 };
 use clap::Args;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What these jobs have in common.
 #[derive(Debug, Clone, Args)]
@@ -165,7 +165,11 @@ impl<'a> RowsJob<'a> {
         options.memory.check(&computers, &options.machine.device)?;
         let neighbour = folder.as_deref().zip(shard).map(|(folder, shard)| shard.neighbour(folder));
         let neighbour = neighbour.transpose()?.flatten();
-        let date = template_date(&options.prompts, all_begun(&options, neighbour.as_deref()))?;
+        // Its own output where that has rows, and what another shard has begun. One that starts again will be followed by the others.
+        let neighbour = neighbour.filter(|_| !options.overwrite);
+        let own = options.output.as_deref().and_then(|output| begun(output, options.overwrite));
+        let earlier = Earlier::read(own.into_iter().chain(neighbour.as_deref()))?;
+        let date = earlier.template_date(&options.prompts);
         let encoder = open_encoder(&pair, &options.prompts, date, &tell)?;
         let what = what(&pair, &encoder)?;
         let source = Source::open(&options.input.inputs)?;
@@ -196,12 +200,10 @@ impl<'a> RowsJob<'a> {
                     None => manifest,
                     Some(shard) => manifest.with(SHARDS, shard.count.into()),
                 };
-                check_device(&options.machine.device, all_begun(&options, neighbour.as_deref()), &manifest)?;
-                let machines = other_machines(all_begun(&options, neighbour.as_deref()), &manifest)?;
-                machines.iter().for_each(|notice| tell(notice));
-                // One that starts again will be followed by the others.
-                if let Some(neighbour) = neighbour.filter(|_| !options.overwrite) {
-                    manifest.check_continues(&neighbour)?;
+                earlier.check_device(&options.machine.device, &manifest)?;
+                earlier.other_machine(&manifest).iter().for_each(|notice| tell(notice));
+                if let Some(neighbour) = &neighbour {
+                    manifest.check_continues(neighbour)?;
                 }
                 Sink::create(path, manifest, options.overwrite, || Ok(()))?
             }
@@ -259,13 +261,7 @@ impl<'a> RowsJob<'a> {
         if let Some(first) = &summary.first_error {
             tell(&format!("{} of {} rows are errors; the first: {first}", summary.errors, summary.rows));
         }
-        if options.fail_on_error.is_exceeded(summary.errors, summary.rows) {
-            let message = format!(
-                "{} of {} rows are errors, more than --fail-on-error allows; their rows say why",
-                summary.errors, summary.rows
-            );
-            return Err(Error::new(ErrorKind::BadRows, message));
-        }
+        options.fail_on_error.check(summary.errors, summary.rows)?;
         Ok(summary)
     }
 }
@@ -317,13 +313,4 @@ impl Running<'_> {
         output::print(&plan.to_string())?;
         Ok(plan.done)
     }
-}
-
-/// What this run goes on with: its own output where that has rows, and what another shard has begun.
-fn all_begun<'a>(
-    options: &'a RowsOptions,
-    neighbour: Option<&'a Path>,
-) -> impl Iterator<Item = &'a Path> + use<'a> {
-    let own = options.output.as_deref().and_then(|output| begun(output, options.overwrite));
-    own.into_iter().chain(neighbour.filter(|_| !options.overwrite))
 }

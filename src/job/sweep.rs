@@ -11,7 +11,7 @@ use crate::{
     engine::check_alphas,
     experiment::{
         questions::{self, Examples},
-        sweep::{self, Grid, Task},
+        sweep::{self, Grid, Questions},
     },
 };
 use clap::Args;
@@ -71,7 +71,7 @@ pub fn sweep(options: SweepOptions, caller: Caller<'_>) -> Result<()> {
         None => Examples::default(),
     };
     opened.check_inputs(&options.inputs)?;
-    let mut tasks: Vec<Task> = Vec::new();
+    let mut tasks: Vec<Questions> = Vec::new();
     for (path, file) in options.inputs.iter().zip(names(&options.inputs)) {
         let limit = opened.options.limit.unwrap_or(usize::MAX);
         for (subject, rows) in questions::read(path, limit, &examples, &opened.encoder)? {
@@ -81,7 +81,7 @@ pub fn sweep(options: SweepOptions, caller: Caller<'_>) -> Result<()> {
             let name = if subject.is_empty() { file.clone() } else { subject };
             let is_taken = tasks.iter().any(|task| task.name == name);
             let name = if is_taken { format!("{name} ({})", path.display()) } else { name };
-            tasks.push(Task { name, rows });
+            tasks.push(Questions { name, rows });
         }
     }
     if examples.are_of_any() && tasks.len() > 1 {

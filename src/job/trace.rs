@@ -54,5 +54,5 @@ pub fn trace(options: TraceOptions, caller: Caller<'_>) -> Result<()> {
             encoder.context_length()
         )));
     }
-    opened.run(&Experiment::Trace(trace::Text { token_ids, prompt, truncated }))
+    opened.run(&Experiment::Trace(trace::TracedText { token_ids, prompt, truncated }))
 }

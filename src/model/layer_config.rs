@@ -198,7 +198,7 @@ mod tests {
         let neo = json!({"model_type": "gpt_neo", "num_layers": 4, "num_heads": 2, "attention_types": [[["global", "local"], 2]]});
         assert_eq!(windows(neo.clone()), [false, true, false, true]);
         for broken in
-            [json!([[["global"], 3]]), json!([[["here"], 4]]), json!(4), json!([[["local"], 1 << 40]])]
+            [json!([[["global"], 3]]), json!([[["here"], 4]]), json!(4), json!([[["local"], 1_u64 << 40]])]
         {
             let mut config = neo.clone();
             config["attention_types"] = broken;

@@ -25,7 +25,7 @@ pub use report::{Report, Table, page, visible};
 pub use shards::Shard;
 pub use table::{text_of, write as write_table};
 
-use crate::{Error, Result};
+use crate::{Error, Result, paths::has_extension};
 use std::{
     fs::File,
     io::{self, Write},
@@ -86,9 +86,7 @@ pub fn check_output(output: &Path) -> Result<()> {
 /// # Errors
 /// A usage error where `output`, as `-o` names it, cannot be a file of rows.
 pub fn check_rows_output(output: &Path) -> Result<()> {
-    let ending = output.extension().map(|ending| ending.to_ascii_lowercase());
-    let is_other = ending.is_some_and(|ending| ["csv", "tsv", "txt"].iter().any(|other| ending == *other));
-    if is_other || output == Path::new("-") {
+    if has_extension(output, &["csv", "tsv", "txt"]) || output == Path::new("-") {
         return Err(Error::usage(format!(
             "-o {}: rows are written as JSON lines or Parquet, expected a name such as rows.jsonl or rows.parquet (without -o they go to standard output)",
             output.display()

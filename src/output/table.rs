@@ -2,7 +2,7 @@
 //! nested, compressed with zstd.
 
 use super::write_whole;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, paths::has_extension};
 use parquet::{
     basic::{Compression, LogicalType, Repetition, Type as Physical, ZstdLevel},
     data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, Int64Type},
@@ -30,7 +30,7 @@ const PASSED_THROUGH: [&str; 2] = ["label", "meta"];
 
 /// Whether an output's name asks for a Parquet file.
 pub fn is_table(output: &Path) -> bool {
-    output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
+    has_extension(output, &["parquet"])
 }
 
 /// Where the lines are that a Parquet file is made of.
@@ -60,7 +60,7 @@ pub fn write(journal: &Path, output: &Path) -> Result<()> {
         let mut writer =
             SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties)).map_err(failed)?;
         let rows_kind = Kind::Group(fields);
-        let mut columns = Columns::of(&rows_kind);
+        let mut columns = RowGroup::of(&rows_kind);
         let mut bytes = 0;
         for_each_row(journal, |row, length| {
             columns.add(&rows_kind, Some(row));
@@ -202,7 +202,7 @@ fn types(fields: &[Field]) -> Vec<TypePtr> {
 
 /// The columns of a row group: values with the levels that say where they belong (Dremel's).
 #[derive(Default)]
-struct Columns {
+struct RowGroup {
     leaves: Vec<Leaf>,
     /// The leaf that the next value goes to.
     next: usize,
@@ -231,7 +231,7 @@ struct Levels {
     lists: i16,
 }
 
-impl Columns {
+impl RowGroup {
     fn of(kind: &Kind) -> Self {
         let mut columns = Self::default();
         columns.add_leaves(kind);

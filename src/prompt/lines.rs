@@ -226,10 +226,7 @@ impl Lines {
         }
         let id = id.unwrap_or_else(|| number.into());
         let content = match (content, earlier) {
-            (Ok(_), Some(earlier)) => {
-                let message = format!("id {id} was used before, at {}", self.place(earlier));
-                Err(RowError::new(RowErrorKind::DuplicateId, message))
-            }
+            (Ok(_), Some(earlier)) => Err(RowError::used_before(&id, self.place(earlier))),
             (content, _) => content,
         };
         let place = self.place(number);

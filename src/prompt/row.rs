@@ -158,6 +158,11 @@ impl RowError {
         Self::new(RowErrorKind::InvalidRow, message)
     }
 
+    /// A row with the id of the one at `place`.
+    pub fn used_before(id: &Value, place: impl fmt::Display) -> Self {
+        Self::new(RowErrorKind::DuplicateId, format!("id {id} was used before, at {place}"))
+    }
+
     /// The field `error` of an output row.
     pub fn to_json(&self) -> Value {
         json!({ "type": self.kind.as_str(), "message": self.message })

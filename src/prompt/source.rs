@@ -15,6 +15,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     hash,
+    paths::has_extension,
 };
 
 /// The inputs of a run, in the order given.
@@ -139,7 +140,7 @@ impl Input {
             let store = Store::Spooled(spool(&mut io::stdin().lock(), path)?);
             return Ok(Self { name, format: Format::Jsonl, store });
         }
-        let is_named = |name| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(name));
+        let is_named = |name| has_extension(path, &[name]);
         let format = match () {
             () if is_named("txt") => Format::Text,
             () if is_named("parquet") => Format::Parquet,

@@ -40,6 +40,7 @@ use crate::{
     job::{Computers, Size, memory_left, open_encoder, open_pair, thread_pool, thread_pools},
     model::{ModelSpec, PairWeights},
     prompt::{ContentRef, Encoded, Encoder, RowError},
+    sync::lock,
     twin::Branch,
 };
 use batches::{Footprints, Passing, Room, TokenIds, batches};
@@ -48,7 +49,7 @@ use engines::{Engines, Loaded};
 use rayon::prelude::*;
 use std::{
     ops::ControlFlow,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
 };
 use turns::{Turn, Turns};
 
@@ -544,10 +545,6 @@ fn not_numbers(shape: [usize; 3]) -> Result<Vec<f64>> {
 
 fn overflow_under(alpha: f64) -> RowError {
     RowError::not_finite_logits(format_args!("under alpha {alpha}"))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn push(warnings: &Mutex<Vec<String>>, text: &str) {

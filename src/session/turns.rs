@@ -1,6 +1,6 @@
 //! Calls of several threads, one after the other in the order in which they came.
 
-use crate::{Error, Result, engine::Observer};
+use crate::{Error, Result, engine::Observer, sync::lock};
 use std::{
     collections::VecDeque,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -52,7 +52,7 @@ impl Turns {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -37,9 +37,10 @@ import json
 
 import torch
 import transformers
-from cases import CASES, HERE, prompts_of
+from cases import HERE, prompts_of
 from checkpoints import make_checkpoints
 from models import call, everything_float64, everything_float64_but_angles, layers_of, load_pair, run
+from table import CASES
 
 
 def l1(hidden):

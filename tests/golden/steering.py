@@ -19,8 +19,9 @@ import pathlib
 
 import torch
 import transformers
-from cases import CASES, HERE, prompts_of
+from cases import HERE, prompts_of
 from models import call, everything_float64_but_angles, layers_of, load_pair, run
+from table import CASES
 
 ALPHAS = (0.0, 0.6, 1.0, 1.3)
 LOGITS = 5

@@ -37,7 +37,7 @@ pub struct Scratch<T> {
     inverse_sums: Vec<T>,
 }
 
-struct Task<'a> {
+struct QueryBlock<'a> {
     sequence: &'a Sequence,
     kv_head: usize,
     /// The block's query rows, and the position of the first of them.
@@ -71,7 +71,7 @@ pub fn attention<T: Element>(
             let (own, first) = Rows::Context.of(sequence);
             (0..shape.num_key_value_heads).flat_map(move |kv_head| {
                 let Range { start, end } = own;
-                (start..end).step_by(block).map(move |row| Task {
+                (start..end).step_by(block).map(move |row| QueryBlock {
                     sequence,
                     kv_head,
                     rows: row..(row + block).min(end),
@@ -92,7 +92,7 @@ pub fn attention<T: Element>(
 #[allow(clippy::too_many_arguments, reason = "one call site, all of them needed")]
 fn block_attention<T: Element>(
     arch: Arch,
-    task: &Task<'_>,
+    task: &QueryBlock<'_>,
     queries: Disjoint<T>,
     stride: usize,
     k: &Mat<T>,

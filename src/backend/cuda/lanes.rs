@@ -5,11 +5,11 @@ use super::{
     device::{Device, Lane, POINTS, Sharing},
     mat::CudaMat,
 };
-use crate::Result;
+use crate::{Result, sync::lock};
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -99,7 +99,7 @@ impl Lanes {
     }
 
     fn order(&self) -> MutexGuard<'_, Order> {
-        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.order)
     }
 
     /// How lanes share the device from now on.

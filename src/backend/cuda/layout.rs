@@ -8,11 +8,12 @@ use crate::{
     Result,
     backend::{RopeOf, Rows, Sequence},
     model::RopeTable,
+    sync::lock,
     twin::Branch,
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 /// Tokens of a piece of what twin rows weigh their context with (`twin_attend.cuh`).
@@ -223,7 +224,7 @@ struct CachedTable {
 impl RopeCache {
     fn get(&self, device: &Arc<dyn Device>, table: &Arc<RopeTable>) -> Result<Arc<Buffer>> {
         let key = Arc::as_ptr(table).addr();
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = lock(&self.tables);
         if let Some(cached) = tables.get(&key) {
             return Ok(cached.device.clone());
         }

@@ -28,7 +28,7 @@ mod transfer;
 mod twin_attend;
 mod weight;
 
-use crate::{Error, Result, model::PairWeights};
+use crate::{Error, Result, model::PairWeights, sync::lock};
 pub use attention::kernel_dim;
 pub use device::Kernels;
 use device::{Device, Lane};
@@ -36,7 +36,7 @@ use lanes::Lanes;
 use layout::RopeCache;
 use mat::{CudaMat, Element};
 use profile::Profiled;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use weight::Matrices;
 
 /// What context rows are rounded to where they go into products. Their rounding is common to both branches.
@@ -138,7 +138,7 @@ impl Cuda {
 
     /// Does something unless something failed before; keeps the first failure for [`Backend::check`].
     fn attempt<T>(&self, work: impl FnOnce(&Arc<dyn Device>) -> Result<T>) -> Option<T> {
-        let failure = || self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let failure = || lock(&self.failure);
         if failure().is_some() {
             return None;
         }

@@ -24,11 +24,12 @@ use crate::{
     },
     metrics::{PartsL1, RunningL1},
     model::Activation,
+    sync::lock,
     tensor::Tensor,
     twin::{Branch, Twin},
 };
 use half::bf16;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// P and F in f64, `pitch` apart, and the norms after each layer: (‖P‖₁, ‖F‖₁) of every row, in f64.
 pub struct CudaSums {
@@ -109,7 +110,7 @@ impl Backend for Cuda {
     type Sums = CudaSums;
 
     fn check(&self) -> Result<()> {
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failure = lock(&self.failure).take();
         failure.map_or(Ok(()), Err)
     }
 

@@ -4,10 +4,10 @@ use super::{
     args::{Address, TensorMap},
     device::{Boxed, Device, Fill, Floor, Kernels, Lane, Launch, Mark, Sharing},
 };
-use crate::{Result, backend::KernelTime};
+use crate::{Result, backend::KernelTime, sync::lock};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 /// Passes everything on, between marks.
@@ -30,7 +30,7 @@ impl Profiled {
 
     /// The times of all kernels since the last call.
     pub fn take(&self) -> Result<Vec<KernelTime>> {
-        let launches = std::mem::take(&mut *self.launches.lock().unwrap_or_else(PoisonError::into_inner));
+        let launches = std::mem::take(&mut *lock(&self.launches));
         let mut kernels = BTreeMap::new();
         for Timed { kernel, floor, start, end } in launches {
             let time = kernels.entry((kernel.clone(), floor.weight)).or_insert_with(|| KernelTime {
@@ -124,7 +124,7 @@ impl Device for Profiled {
         self.device.launch(kernel, launch, args)?;
         let end = self.device.mark()?;
         let timed = Timed { kernel: kernel.into(), floor: launch.floor, start, end };
-        self.launches.lock().unwrap_or_else(PoisonError::into_inner).push(timed);
+        lock(&self.launches).push(timed);
         Ok(())
     }
 

@@ -4,11 +4,11 @@ use super::{
     args::{Address, TensorMap},
     device::{Boxed, Device, Fill, Kernels, Lane, Launch, Mark, Sharing},
     points::Points,
-    sim_work::{Grid, Task, Work},
+    sim_work::{Grid, Order, Work},
     transfer::{Stream, Streams, Transfer},
 };
-use crate::Result;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::{Result, sync::lock};
+use std::sync::{Arc, Mutex};
 
 /// A number that the environment may say instead of us, so that tests see a device that is too small or breaks.
 struct Variable {
@@ -47,10 +47,6 @@ struct SimLane {
     sharing: Mutex<Sharing>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Sim {
     /// The lanes of a new one.
     pub fn open(kernels: Kernels) -> [Arc<dyn Device>; Lane::ALL.len()] {
@@ -72,7 +68,7 @@ impl Sim {
 }
 
 impl SimLane {
-    fn ask(&self, task: Task) -> Result<()> {
+    fn ask(&self, task: Order) -> Result<()> {
         lock(&self.sim.work).ask(Stream::Lane(self.lane), task)
     }
 }
@@ -135,7 +131,7 @@ impl Device for SimLane {
         // A GPU leaves memory to what the lane does later; where all is done in one lane, that is done there, and so is what used it.
         let joined = if self.sharing() == Sharing::One { self.join() } else { Ok(()) };
         // Nothing that is asked for here fails later.
-        let _ = joined.and_then(|()| self.ask(Task::Free(address)));
+        let _ = joined.and_then(|()| self.ask(Order::Free(address)));
     }
 
     fn alloc_common(&self, bytes: usize) -> Result<(Address, usize)> {
@@ -153,7 +149,7 @@ impl Device for SimLane {
     }
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
-        self.ask(Task::Write { to, bytes: bytes.to_vec() })
+        self.ask(Order::Write { to, bytes: bytes.to_vec() })
     }
 
     fn write(&self, to: Address, bytes: usize, fill: &Fill) -> Result<()> {
@@ -168,7 +164,7 @@ impl Device for SimLane {
     }
 
     fn clear(&self, at: Address, bytes: usize) -> Result<()> {
-        self.ask(Task::Clear { at, bytes })
+        self.ask(Order::Clear { at, bytes })
     }
 
     fn set_sharing(&self, sharing: Sharing) {
@@ -182,7 +178,7 @@ impl Device for SimLane {
     fn launch(&self, kernel: &str, launch: Launch, args: &[u8]) -> Result<()> {
         let Launch { grid: blocks, threads, shared_bytes, .. } = launch;
         let grid = Grid { blocks, threads, shared_bytes };
-        self.ask(Task::Launch { kernel: kernel.into(), grid, args: args.to_vec() })
+        self.ask(Order::Launch { kernel: kernel.into(), grid, args: args.to_vec() })
     }
 
     fn record(&self, point: usize) -> Result<()> {
@@ -248,10 +244,10 @@ impl Streams for Sim {
     }
 
     unsafe fn copy(&self, stream: Stream, to: Address, from: &[u8]) -> Result<()> {
-        lock(&self.work).ask(stream, Task::Copy { to, from: from.as_ptr(), bytes: from.len() })
+        lock(&self.work).ask(stream, Order::Copy { to, from: from.as_ptr(), bytes: from.len() })
     }
 
     fn give_back(&self, address: Address) -> Result<()> {
-        lock(&self.work).ask(Stream::Lane(Lane::Context), Task::Free(address))
+        lock(&self.work).ask(Stream::Lane(Lane::Context), Order::Free(address))
     }
 }

@@ -34,7 +34,7 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-pub enum Task {
+pub enum Order {
     /// Writes what was read when it was asked for.
     Write {
         to: Address,
@@ -84,7 +84,7 @@ pub struct Work {
     /// Launches until it is lost.
     launches_left: usize,
     /// Of the lanes, and of copies.
-    queues: [VecDeque<Task>; Lane::ALL.len() + 1],
+    queues: [VecDeque<Order>; Lane::ALL.len() + 1],
     /// Each time that each event was recorded.
     events: Vec<Vec<Recorded>>,
     marks: Vec<Option<Instant>>,
@@ -123,7 +123,7 @@ impl Work {
         Ok(address)
     }
 
-    fn queue(&mut self, stream: Stream) -> &mut VecDeque<Task> {
+    fn queue(&mut self, stream: Stream) -> &mut VecDeque<Order> {
         match stream {
             Stream::Lane(lane) => &mut self.queues[lane as usize],
             Stream::Copies => &mut self.queues[Lane::ALL.len()],
@@ -131,8 +131,8 @@ impl Work {
     }
 
     /// Asks for something.
-    pub fn ask(&mut self, stream: Stream, task: Task) -> Result<()> {
-        let is_copy = matches!(task, Task::Copy { .. });
+    pub fn ask(&mut self, stream: Stream, task: Order) -> Result<()> {
+        let is_copy = matches!(task, Order::Copy { .. });
         self.queue(stream).push_back(task);
         if is_copy {
             self.copies_asked += 1;
@@ -173,7 +173,7 @@ impl Work {
     pub fn record(&mut self, event: usize, stream: Stream) -> Result<()> {
         let time = self.events[event].len();
         self.events[event].push(Recorded { stream, passed: false });
-        self.ask(stream, Task::Record(Moment { event, time }))
+        self.ask(stream, Order::Record(Moment { event, time }))
     }
 
     /// When an event was recorded last.
@@ -186,7 +186,7 @@ impl Work {
     }
 
     pub fn wait(&mut self, stream: Stream, event: usize) -> Result<()> {
-        self.last(event).map_or(Ok(()), |last| self.ask(stream, Task::Wait(last)))
+        self.last(event).map_or(Ok(()), |last| self.ask(stream, Order::Wait(last)))
     }
 
     /// Does what an event needs, in the stream that it was recorded in.
@@ -201,7 +201,7 @@ impl Work {
     pub fn mark(&mut self, lane: Lane) -> Result<usize> {
         self.marks.push(None);
         let mark = self.marks.len() - 1;
-        self.ask(Stream::Lane(lane), Task::Mark(mark))?;
+        self.ask(Stream::Lane(lane), Order::Mark(mark))?;
         Ok(mark)
     }
 
@@ -213,7 +213,7 @@ impl Work {
 
     /// Does the next task of a stream, or, where that has to wait, the next of the stream that it waits for.
     fn step(&mut self, stream: Stream) -> Result<()> {
-        if let Some(Task::Wait(moment)) = self.queue(stream).front() {
+        if let Some(Order::Wait(moment)) = self.queue(stream).front() {
             let moment = *moment;
             if let Recorded { stream: other, passed: false } = *self.recorded(moment) {
                 assert!(other != stream, "a stream waits for itself");
@@ -226,27 +226,27 @@ impl Work {
         }
     }
 
-    fn perform(&mut self, task: Task) -> Result<()> {
+    fn perform(&mut self, task: Order) -> Result<()> {
         match task {
             // SAFETY: callers write inside their buffers; guards around them are checked at the next launch.
-            Task::Write { to, bytes } => unsafe {
+            Order::Write { to, bytes } => unsafe {
                 std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len());
             },
             // SAFETY: as above; `from` is pinned memory that callers leave alone.
-            Task::Copy { to, from, bytes } => unsafe {
+            Order::Copy { to, from, bytes } => unsafe {
                 std::ptr::copy_nonoverlapping(from, to as *mut u8, bytes);
             },
             // SAFETY: as above.
-            Task::Clear { at, bytes } => unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) },
-            Task::Launch { kernel, grid, args } => return self.launch(&kernel, &grid, &args),
-            Task::Free(address) => {
+            Order::Clear { at, bytes } => unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) },
+            Order::Launch { kernel, grid, args } => return self.launch(&kernel, &grid, &args),
+            Order::Free(address) => {
                 self.used.remove(&address);
                 // SAFETY: allocated by `alloc`; the simulator stops the program if not.
                 unsafe { sim_free(self.device, address as *mut c_void) }
             }
-            Task::Mark(mark) => self.marks[mark] = Some(Instant::now()),
-            Task::Record(moment) => self.recorded(moment).passed = true,
-            Task::Wait(_) => {}
+            Order::Mark(mark) => self.marks[mark] = Some(Instant::now()),
+            Order::Record(moment) => self.recorded(moment).passed = true,
+            Order::Wait(_) => {}
         }
         Ok(())
     }

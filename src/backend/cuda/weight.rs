@@ -10,6 +10,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Result,
     model::{LayerTensor, PairWeights},
+    sync::lock,
     tensor::{Addend, Dtype, Tensor, View},
     twin::Branch,
 };
@@ -17,7 +18,7 @@ use half::bf16;
 use rayon::prelude::*;
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, Weak},
 };
 
 /// Rows that are widened on the host at once.
@@ -90,7 +91,7 @@ impl Matrices {
     /// Where the planes of a matrix are, or will be.
     fn slot(&self, matrix: &Tensor<'_>) -> Arc<OnceLock<Planes>> {
         let Some(place) = Place::of(matrix) else { return Arc::default() };
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = lock(&self.0);
         if let Some(slot) = slots.get(&place).and_then(Weak::upgrade) {
             return slot;
         }

@@ -11,14 +11,14 @@ use super::{
     pool::Pool,
     transfer::{Stream, Streams, Transfer},
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, sync::lock};
 use context::{Context, Entered};
 use cudarc::driver::{DriverError, result, sys};
 use lane::GpuLane;
 use std::{
     collections::HashMap,
     ffi::c_void,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
@@ -64,10 +64,6 @@ unsafe impl Send for Event {}
 unsafe impl Send for Gpu {}
 // SAFETY: as above; what changes lies behind mutexes.
 unsafe impl Sync for Gpu {}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 pub fn failed(what: &str, error: DriverError) -> Error {
     let kind = match error.0 {
