@@ -30,6 +30,7 @@ struct ProductArgs {
     int32_t m, n, k;
     int32_t activation;
     int32_t group, a_head, out_head;
+    Xielu xielu;
     int32_t unused;
     // Of each weight.
     ProductUpdate update[2];
@@ -97,7 +98,7 @@ struct Finish {
         constexpr bool quick = sizeof(Out) == 2;
         add_bias(args.bias[0], v);
         if (E != GATED && E != ACTIVATED) return v;
-        v = {activate<ACTIVATION, quick>(v.x), activate<ACTIVATION, quick>(v.y)};
+        v = {activate<ACTIVATION, quick>(v.x, args.xielu), activate<ACTIVATION, quick>(v.y, args.xielu)};
         if (E == ACTIVATED) return v;
         add_bias(args.bias[1], up);
         return {v.x * up.x, v.y * up.y};
@@ -120,7 +121,8 @@ __device__ __forceinline__ void with_finish(const Args& args, Body&& body) {
         case GELU: return with_bias(Constant<GELU>());
         case GELU_TANH: return with_bias(Constant<GELU_TANH>());
         case RELU: return with_bias(Constant<RELU>());
-        default: return with_bias(Constant<RELU2>());
+        case RELU2: return with_bias(Constant<RELU2>());
+        default: return with_bias(Constant<XIELU>());
     }
 }
 
@@ -128,6 +130,7 @@ __device__ __forceinline__ void with_finish(const Args& args, Body&& body) {
 struct Ends {
     const float* bias[2];
     int32_t activation, n;
+    Xielu xielu;
 };
 
 // Stores or adds columns `col`, `col + 1`, of which the second may be beyond the last, at the row `out`.

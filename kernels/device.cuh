@@ -25,7 +25,12 @@ struct bf16 {
 };
 
 // The activation between an MLP's products; numbers as on the host.
-enum Activation : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3, RELU2 = 4 };
+enum Activation : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3, RELU2 = 4, XIELU = 5 };
+
+// Parameters of XIELU (src/model/mod.rs).
+struct Xielu {
+    float alpha_p, alpha_n, beta, eps;
+};
 
 __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(bf16 value) { return __uint_as_float(uint32_t(value.bits) << 16); }
@@ -140,10 +145,12 @@ struct Constant {
 
 // `QUICK`: within 1e-6 of x, for results that are rounded to bf16.
 template <int ACTIVATION, bool QUICK>
-__device__ __forceinline__ float activate(float x) {
+__device__ __forceinline__ float activate(float x, const Xielu& xielu) {
     // A NaN stays one.
     if (ACTIVATION == RELU) return x < 0.0f ? 0.0f : x;
     if (ACTIVATION == RELU2) return x < 0.0f ? 0.0f : x * x;
+    if (ACTIVATION == XIELU)
+        return xielu.beta * x + (x > 0.0f ? xielu.alpha_p * x * x : xielu.alpha_n * (expm1f(fminf(x, xielu.eps)) - x));
     if (ACTIVATION == GELU) return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
     // (1 + tanh(u)) / 2 is the sigmoid of 2 u.
     const float u = ACTIVATION == SILU ? x : 1.59576912160573072f * (x + 0.044715f * x * x * x);

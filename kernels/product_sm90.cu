@@ -30,7 +30,8 @@ struct HopperProductArgs {
     int32_t n[PRODUCTS];
     int32_t update_k[PRODUCTS];
     int32_t activation;
-    int32_t unused;
+    Xielu xielu;
+    int32_t unused[13];
 };
 
 constexpr int TILE_M = 128, STEP = 64, CLUSTER = 2;
@@ -132,7 +133,7 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
     const int consumer = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = thread % 32;
     const int row = tiles.row + consumer * CONSUMER_ROWS, col0 = tiles.col, n = args.n[tiles.product];
     const TensorMap& out = args.out[tiles.product];
-    const Ends ends = {{args.bias[tiles.product], E == GATED ? args.bias[1] : nullptr}, args.activation, n};
+    const Ends ends = {{args.bias[tiles.product], E == GATED ? args.bias[1] : nullptr}, args.activation, n, args.xielu};
     with_finish<E>(ends, [&](auto finish) {
 #pragma unroll
         for (int box = 0; box < BOXES; box++, sent++) {

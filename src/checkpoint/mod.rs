@@ -275,7 +275,8 @@ impl Checkpoint {
         })?;
         let file = self.file_of(name);
         let file = file.display();
-        if found != shape {
+        // A number may be stored without dimensions.
+        if found != shape && !(found.is_empty() && shape == [1]) {
             let demanding = match &self.adapter {
                 // It has more tokens than config.json says.
                 Some(adapter) if adapter.replaces(self.spec.family.embedding) => {

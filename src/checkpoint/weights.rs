@@ -273,11 +273,12 @@ impl Weights {
         Ok(())
     }
 
-    /// A tensor of one or two dimensions of a type that can be computed with.
+    /// A tensor of at most two dimensions of a type that can be computed with.
     pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
         let entry = self.tensors.get(name)?;
         let encoding = entry.encoding?;
         let (rows, cols) = match entry.shape[..] {
+            [] => (1, 1),
             [cols] => (1, cols),
             [rows, cols] => (rows, cols),
             _ => return None,

@@ -49,6 +49,7 @@ impl<'w, B: Backend> Block<'w, B> {
     /// The block of layer `index`, whose weights `weight` gives.
     pub fn new(
         weight: &mut dyn FnMut(LayerTensor) -> Option<B::Weight<'w>>,
+        activation: Activation,
         branch: Branch,
         spec: &ModelSpec,
         index: usize,
@@ -107,7 +108,7 @@ impl<'w, B: Backend> Block<'w, B> {
             mlp_post_norm: norm(MlpPostNorm),
             parallel_residual: spec.parallel_residual,
             residual_multiplier: spec.residual_multiplier,
-            activation: spec.hidden_act,
+            activation,
             shape: AttentionShape {
                 num_attention_heads: spec.num_attention_heads,
                 num_key_value_heads: spec.num_key_value_heads,

@@ -70,7 +70,7 @@ impl<'w, B: Backend> Layer<'w, B> {
         };
         let blocks = Twin::new((Branch::Pt, spec.pt), (Branch::Ft, spec.ft)).map(|(branch, spec)| {
             let mut weight = |tensor| weight(branch, tensor);
-            Block::new(&mut weight, branch, spec, index)
+            Block::new(&mut weight, weights.activation(branch, index), branch, spec, index)
         });
         let is_last = index + 1 == spec.ft.num_hidden_layers;
         Self { blocks, is_last, same_block, same_keys, same_positions }

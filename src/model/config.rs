@@ -1,7 +1,7 @@
 //! `config.json` → [`ModelSpec`].
 
 use super::{
-    Activation, FAMILIES, Family, LayerTensor, ModelSpec,
+    Activation, FAMILIES, Family, LayerTensor, ModelSpec, Xielu,
     fields::Fields,
     layer_config::{experts_of, layers_of},
     rope_config::ropes_of,
@@ -177,6 +177,9 @@ fn activation_of(config: &Fields, family: &Family) -> Result<Activation, String>
             }
             "relu" => Ok(Activation::Relu),
             "relu2" => Ok(Activation::Relu2),
+            "xielu" if family.suffix(LayerTensor::XieluAlphaP).is_some() => {
+                Ok(Activation::Xielu(Xielu::INITIAL))
+            }
             other => Err(format!(
                 "{} \"{other}\" is not known (known: silu, gelu, gelu_pytorch_tanh, relu, relu2)",
                 config.own(field)

@@ -1,6 +1,6 @@
 //! What a family is: the names of its tensors and what its `config.json` leaves unsaid.
 
-use super::ModelSpec;
+use super::{Activation, ModelSpec};
 use serde_json::{Map, Value};
 
 /// The tensors of one layer. The order is the order of computation.
@@ -27,6 +27,11 @@ pub enum LayerTensor {
     GateBias,
     UpBias,
     DownBias,
+    /// Parameters of xIELU, a number each.
+    XieluAlphaP,
+    XieluAlphaN,
+    XieluBeta,
+    XieluEps,
     /// Chooses experts, where a layer has those in the place of one MLP.
     Router,
     ExpertGate(u16),
@@ -224,7 +229,10 @@ impl LayerTensor {
     pub const OF_KEYS: [Self; 5] =
         [Self::AttentionNorm, Self::AttentionNormBias, Self::Key, Self::KeyBias, Self::KeyNorm];
 
-    /// Norm weights and biases have one dimension.
+    /// The parameters of xIELU.
+    pub const OF_XIELU: [Self; 4] = [Self::XieluAlphaP, Self::XieluAlphaN, Self::XieluBeta, Self::XieluEps];
+
+    /// Norm weights and biases have one dimension, numbers one or none.
     pub fn is_vector(self) -> bool {
         use LayerTensor::*;
         let is_matrix = matches!(
@@ -311,6 +319,9 @@ impl LayerTensor {
             Down => Some((d, f)),
             GateBias | UpBias => spec.mlp_bias.then_some((1, f)),
             DownBias => spec.mlp_bias.then_some((1, d)),
+            XieluAlphaP | XieluAlphaN | XieluBeta | XieluEps => {
+                matches!(spec.hidden_act, Activation::Xielu(_)).then_some((1, 1))
+            }
         }
     }
 }

@@ -53,6 +53,24 @@ pub trait PairWeights: Sync {
     /// A tensor of a layer; `None` where the model has no such tensor (biases).
     fn layer_tensor(&self, branch: Branch, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>>;
 
+    /// The nonlinearity of a layer's MLP, with the layer's own parameters.
+    ///
+    /// # Panics
+    /// Where it has parameters that the checkpoint lacks; those of a checked one are there.
+    fn activation(&self, branch: Branch, layer: usize) -> Activation {
+        let activation = self.spec().get(branch).hidden_act;
+        if !matches!(activation, Activation::Xielu(_)) {
+            return activation;
+        }
+        Activation::Xielu(Xielu::of_stored(LayerTensor::OF_XIELU.map(|tensor| {
+            let mut value = [0.0];
+            let stored =
+                self.layer_tensor(branch, layer, tensor).expect("a checked model has all its tensors");
+            stored.widen_run_f64(0, 0..1, &mut value);
+            value[0]
+        })))
+    }
+
     /// Whether the tensor is the same, to the bit, in both checkpoints.
     fn is_shared(&self, layer: usize, tensor: LayerTensor) -> bool;
 
@@ -69,7 +87,7 @@ pub trait PairWeights: Sync {
 }
 
 /// The nonlinearity of the MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     /// `x · sigmoid(x)`
     Silu,
@@ -81,6 +99,28 @@ pub enum Activation {
     Relu,
     /// `max(x, 0)²`
     Relu2,
+    Xielu(Xielu),
+}
+
+/// xIELU (arXiv 2411.13010, `transformers` activations.py), whose parameters are a layer's own:
+/// `x (alpha_p x + beta)` above 0, else `alpha_n (exp(min(x, eps)) - 1 - x) + beta x`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Xielu {
+    pub alpha_p: f64,
+    pub alpha_n: f64,
+    pub beta: f64,
+    pub eps: f64,
+}
+
+impl Xielu {
+    /// Before training.
+    pub const INITIAL: Self = Self { alpha_p: 0.8, alpha_n: 0.8, beta: 0.5, eps: -1e-6 };
+
+    /// Of what checkpoints store: of both alphas the logarithms of what a sum of exponentials makes them.
+    fn of_stored([alpha_p, alpha_n, beta, eps]: [f64; 4]) -> Self {
+        let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+        Self { alpha_p: softplus(alpha_p), alpha_n: beta + softplus(alpha_n), beta, eps }
+    }
 }
 
 impl Activation {
@@ -92,6 +132,7 @@ impl Activation {
             Activation::GeluTanh => "gelu_pytorch_tanh",
             Activation::Relu => "relu",
             Activation::Relu2 => "relu2",
+            Activation::Xielu(_) => "xielu",
         }
     }
 }

@@ -6,7 +6,7 @@ use tuco::{
         Attended, AttentionShape, Backend, Linear, Norm, PartSums, Role, RopeOf, Rows, Sequence,
         reference::Reference,
     },
-    model::{Activation, Rope, RopeScaling},
+    model::{self, Activation, Rope, RopeScaling},
     tensor::{Dtype, LowRank, Stored, Tensor},
     twin::{Branch, Twin},
 };
@@ -124,7 +124,8 @@ impl<B: Backend> Bench<'_, B> {
         self.backend.linear_add(&a, &w, &mut x);
         self.keep("linear_add", &x);
         use Activation::*;
-        for activation in [Silu, Gelu, GeluTanh, Relu, Relu2] {
+        let xielu = model::Xielu { alpha_p: 0.7, alpha_n: 1.1, ..model::Xielu::INITIAL };
+        for activation in [Silu, Gelu, GeluTanh, Relu, Relu2, Xielu(xielu)] {
             // A square, which doubles what was rounded, is no family's gate.
             if activation != Relu2 {
                 self.backend.gated(&a, &gate, &up, activation, &mut out);

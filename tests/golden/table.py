@@ -2,6 +2,7 @@
 
 from cases import BF16, F16, F32, Case, shape
 from transformers import (
+    ApertusConfig,
     ArceeConfig,
     CwmConfig,
     Ernie4_5Config,
@@ -288,6 +289,7 @@ CASES = {
     "mistral3_with_images": Case(shape(24, 4, 2, 33, 2, 63, sliding_window=None), 0.1, MistralConfig, with_images=True),
     "seed_oss": Case(shape(30, 5, 1, 41, 2, 71, head_dim=12, attention_out_bias=True), 0.1, SeedOssConfig, base_form="v4"),
     "arcee": Case(shape(32, 4, 2, 41, 2, 67), 0.1, ArceeConfig, base_form="v4"),
+    "apertus": Case(shape(32, 4, 2, 41, 2, 67, attention_bias=True), 0.1, ApertusConfig, rope=LLAMA3, base_form="v4"),
     "nemotron": Case(
         shape(32, 4, 2, 41, 2, 67, norm_eps=1e-4, attention_bias=True, mlp_bias=True),
         0.1,

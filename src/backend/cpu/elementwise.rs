@@ -7,7 +7,7 @@ use super::element::Element;
 use super::{vector::vectorize, weight::Weight};
 use crate::{
     backend::{Mat, Norm, RopeOf, Rows, Sequence},
-    model::Activation,
+    model::{Activation, Xielu},
     twin::Twin,
 };
 use pulp::Arch;
@@ -78,6 +78,13 @@ pub fn activate<T: Element>(arch: Arch, activation: Activation, values: &mut [T]
             #[inline(always)]
             || values.iter_mut().for_each(|v| *v = if *v < T::default() { T::default() } else { *v * *v }),
         ),
+        Activation::Xielu(Xielu { alpha_p, alpha_n, beta, eps }) => {
+            for v in values {
+                let x = v.wide();
+                let curve = if x > 0.0 { alpha_p * x * x } else { alpha_n * (libm::expm1(x.min(eps)) - x) };
+                *v = T::of(curve + beta * x);
+            }
+        }
         Activation::Gelu => {
             for v in values {
                 let x = v.wide();

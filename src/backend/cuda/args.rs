@@ -66,6 +66,7 @@ args! {
         group: i32,
         a_head: i32,
         out_head: i32,
+        xielu: [f32; 4],
         unused: i32,
         update: [ProductUpdate; 2],
     }
@@ -82,7 +83,8 @@ args! {
         n: [i32; 3],
         update_k: [i32; 3],
         activation: i32,
-        unused: i32,
+        xielu: [f32; 4],
+        unused: [i32; 13],
     }
     /// `twin_product_sm90.cu`
     UnsplitRows { from: Address, pitch: i64, head: i64 }
@@ -109,7 +111,8 @@ args! {
         m: i32,
         k: i32,
         activation: i32,
-        unused: [i32; 3],
+        xielu: [f32; 4],
+        unused: [i32; 15],
     }
     /// `norm.cu`
     NormArgs {

@@ -3,7 +3,7 @@
 use super::{Attended, AttentionShape, Backend, Linear, Mat, Norm, PartSums, Role, RopeOf, Rows, Sequence};
 use crate::{
     metrics::{PartsL1, RunningL1},
-    model::Activation,
+    model::{Activation, Xielu},
     tensor::Tensor,
     twin::Twin,
 };
@@ -413,5 +413,11 @@ fn activate(activation: Activation, x: f64) -> f64 {
         Activation::Relu | Activation::Relu2 if x < 0.0 => 0.0,
         Activation::Relu => x,
         Activation::Relu2 => x * x,
+        Activation::Xielu(Xielu { alpha_p, beta, .. }) if x > 0.0 => x * (alpha_p * x + beta),
+        // Not `min`, which drops a NaN.
+        Activation::Xielu(Xielu { alpha_n, beta, eps, .. }) => {
+            let below = if x > eps { eps } else { x };
+            alpha_n * (libm::expm1(below) - x) + beta * x
+        }
     }
 }

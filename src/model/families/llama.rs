@@ -2,7 +2,7 @@
 
 use super::tables::{
     ATTENTION_OUTPUT, ATTENTION_OUTPUT_BIAS, FUSED_GATED_MLP, GATED_MLP, INPUT_NORM, PLAIN_MLP,
-    POST_ATTENTION_NORM, QUERY_KEY_VALUE,
+    POST_ATTENTION_NORM, QUERY_KEY_NORMS, QUERY_KEY_VALUE,
 };
 use crate::model::family::{Family, Fusion, LayerTensor::*, WindowRule};
 
@@ -88,6 +88,30 @@ pub static ARCEE: Family = Family {
     ],
     defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "hidden_act": "relu2", "attention_bias": false,
         "mlp_bias": false}"#,
+    ..LIKE_LLAMA
+};
+
+/// Apertus (modeling_apertus.py): norms of queries and keys, xIELU without a gate.
+pub static APERTUS: Family = Family {
+    model_type: "apertus",
+    layer_tensors: &[
+        &[(AttentionNorm, "attention_layernorm.weight")],
+        QUERY_KEY_VALUE,
+        QUERY_KEY_NORMS,
+        ATTENTION_OUTPUT,
+        ATTENTION_OUTPUT_BIAS,
+        &[(MlpNorm, "feedforward_layernorm.weight")],
+        PLAIN_MLP,
+        &[
+            (XieluAlphaP, "mlp.act_fn.alpha_p"),
+            (XieluAlphaN, "mlp.act_fn.alpha_n"),
+            (XieluBeta, "mlp.act_fn.beta"),
+            (XieluEps, "mlp.act_fn.eps"),
+        ],
+    ],
+    defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 65536, "hidden_act": "xielu", "attention_bias": false,
+        "rope_theta": 12e6, "rope_parameters": {"rope_type": "llama3", "rope_theta": 12e6, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}"#,
     ..LIKE_LLAMA
 };
 

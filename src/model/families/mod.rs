@@ -43,6 +43,7 @@ pub static FAMILIES: &[&Family] = &[
     &llama::ERNIE4_5,
     &llama::SEED_OSS,
     &llama::ARCEE,
+    &llama::APERTUS,
     &llama::IQUESTCODER,
     &llama::CWM,
     &layer_norm::NEMOTRON,

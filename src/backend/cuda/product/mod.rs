@@ -14,7 +14,7 @@ use crate::{Result, backend::AttentionShape, model::Activation};
 use std::sync::Arc;
 
 /// What a product does with its sums.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Epilogue {
     Store,
     Add,
@@ -50,8 +50,19 @@ impl Epilogue {
                 Activation::GeluTanh => 2,
                 Activation::Relu => 3,
                 Activation::Relu2 => 4,
+                Activation::Xielu(_) => 5,
             },
             Epilogue::Store | Epilogue::Add => 0,
+        }
+    }
+
+    /// The parameters of its activation, as kernels take them.
+    pub fn xielu(self) -> [f32; 4] {
+        match self {
+            Epilogue::Gated(Activation::Xielu(xielu)) | Epilogue::Activated(Activation::Xielu(xielu)) => {
+                [xielu.alpha_p, xielu.alpha_n, xielu.beta, xielu.eps].map(|parameter| parameter as f32)
+            }
+            _ => [0.0; 4],
         }
     }
 }
