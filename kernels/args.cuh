@@ -115,15 +115,19 @@ __device__ __forceinline__ void with_finish(const Args& args, Body&& body) {
         else
             body(Finish<E, ACTIVATION, false>());
     };
-    if (E != GATED && E != ACTIVATED) return with_bias(Constant<SILU>());
-    switch (args.activation) {
-        case SILU: return with_bias(Constant<SILU>());
-        case GELU: return with_bias(Constant<GELU>());
-        case GELU_TANH: return with_bias(Constant<GELU_TANH>());
-        case RELU: return with_bias(Constant<RELU>());
-        case RELU2: return with_bias(Constant<RELU2>());
-        default: return with_bias(Constant<XIELU>());
-    }
+    if constexpr (E != GATED && E != ACTIVATED)
+        with_bias(Constant<SILU>());
+    else
+        switch (args.activation) {
+            case SILU: return with_bias(Constant<SILU>());
+            case GELU: return with_bias(Constant<GELU>());
+            case GELU_TANH: return with_bias(Constant<GELU_TANH>());
+            case RELU: return with_bias(Constant<RELU>());
+            case RELU2: return with_bias(Constant<RELU2>());
+            default:
+                // No family has it as a gate.
+                if constexpr (E == ACTIVATED) with_bias(Constant<XIELU>());
+        }
 }
 
 // What a product's end needs of the arguments of kernels that make several.

@@ -149,8 +149,14 @@ __device__ __forceinline__ float activate(float x, const Xielu& xielu) {
     // A NaN stays one.
     if (ACTIVATION == RELU) return x < 0.0f ? 0.0f : x;
     if (ACTIVATION == RELU2) return x < 0.0f ? 0.0f : x * x;
-    if (ACTIVATION == XIELU)
-        return xielu.beta * x + (x > 0.0f ? xielu.alpha_p * x * x : xielu.alpha_n * (expm1f(fminf(x, xielu.eps)) - x));
+    if (ACTIVATION == XIELU) {
+        const float below = fminf(x, xielu.eps);
+        // exp(x) - 1 - x, near 0 by its series.
+        const float series = below * below * (0.5f + below * (0.16666667f + 0.041666667f * below));
+        const float quick = below > -0.0625f ? series : fast_exp2(1.4426950408889634f * below) - 1.0f - below;
+        const float curve = QUICK ? quick : expm1f(below) - x;
+        return xielu.beta * x + (x > 0.0f ? xielu.alpha_p * x * x : xielu.alpha_n * curve);
+    }
     if (ACTIVATION == GELU) return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
     // (1 + tanh(u)) / 2 is the sigmoid of 2 u.
     const float u = ACTIVATION == SILU ? x : 1.59576912160573072f * (x + 0.044715f * x * x * x);

@@ -414,10 +414,8 @@ fn activate(activation: Activation, x: f64) -> f64 {
         Activation::Relu => x,
         Activation::Relu2 => x * x,
         Activation::Xielu(Xielu { alpha_p, beta, .. }) if x > 0.0 => x * (alpha_p * x + beta),
-        // Not `min`, which drops a NaN.
         Activation::Xielu(Xielu { alpha_n, beta, eps, .. }) => {
-            let below = if x > eps { eps } else { x };
-            alpha_n * (libm::expm1(below) - x) + beta * x
+            alpha_n * (libm::expm1(x.min(eps)) - x) + beta * x
         }
     }
 }

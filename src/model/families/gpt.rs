@@ -1,6 +1,6 @@
 //! Families with LayerNorm and names of their own: GPT and what came from it.
 
-use super::LIKE_LLAMA;
+use super::{LIKE_LLAMA, tables::QUERY_KEY_VALUE};
 use crate::model::family::{Family, Fusion, LayerTensor::*, LayerTensors};
 
 /// GPT-NeoX and Pythia (modeling_gpt_neox.py): LayerNorm, biases, attention and MLP side by side.
@@ -169,24 +169,20 @@ pub static OPT: Family = Family {
     model_type: "opt",
     embedding: "model.decoder.embed_tokens.weight",
     layer_prefix: "model.decoder.layers.",
-    layer_tensors: &[&[
-        (AttentionNorm, "self_attn_layer_norm.weight"),
-        (AttentionNormBias, "self_attn_layer_norm.bias"),
-        (Query, "self_attn.q_proj.weight"),
-        (Key, "self_attn.k_proj.weight"),
-        (Value, "self_attn.v_proj.weight"),
-        (QueryBias, "self_attn.q_proj.bias"),
-        (KeyBias, "self_attn.k_proj.bias"),
-        (ValueBias, "self_attn.v_proj.bias"),
-        (AttentionOutput, "self_attn.out_proj.weight"),
-        (AttentionOutputBias, "self_attn.out_proj.bias"),
-        (MlpNorm, "final_layer_norm.weight"),
-        (MlpNormBias, "final_layer_norm.bias"),
-        (Up, "fc1.weight"),
-        (UpBias, "fc1.bias"),
-        (Down, "fc2.weight"),
-        (DownBias, "fc2.bias"),
-    ]],
+    layer_tensors: &[
+        &[(AttentionNorm, "self_attn_layer_norm.weight"), (AttentionNormBias, "self_attn_layer_norm.bias")],
+        QUERY_KEY_VALUE,
+        &[
+            (AttentionOutput, "self_attn.out_proj.weight"),
+            (AttentionOutputBias, "self_attn.out_proj.bias"),
+            (MlpNorm, "final_layer_norm.weight"),
+            (MlpNormBias, "final_layer_norm.bias"),
+            (Up, "fc1.weight"),
+            (UpBias, "fc1.bias"),
+            (Down, "fc2.weight"),
+            (DownBias, "fc2.bias"),
+        ],
+    ],
     final_norm: "model.decoder.final_layer_norm.weight",
     final_norm_bias: Some("model.decoder.final_layer_norm.bias"),
     tied_by_default: true,
