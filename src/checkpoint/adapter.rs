@@ -101,6 +101,13 @@ impl TrainedOn {
     }
 }
 
+/// The module that a tensor of LoRA is of, as `peft` names it and matches patterns against it. In the text part of a multimodal model
+/// names are shorter.
+fn named_by_peft(tensor: &str) -> String {
+    let name = tensor.trim_start_matches(PREFIX).replace(".base_layer.", ".");
+    name.split_once(".lora_").map_or(name.clone(), |(module, _)| module.to_owned())
+}
+
 impl Adapter {
     /// Opens a PEFT directory as an adapter of `model`; with `merge`, weights are rounded to the model's own types after
     /// the adapter was added, as `merge_and_unload` does.
@@ -294,10 +301,11 @@ impl Adapter {
             (rows, cols) = (cols, rows);
         }
         let rank = self.rank_of(a, &b, |rank| ([rank, cols], [rows, rank]))?;
-        self.check_rank(a, rank, config.rank(module))?;
+        let named = named_by_peft(a);
+        self.check_rank(a, rank, config.rank(&named))?;
         let magnitude = config.use_dora.then(|| a.replace(".lora_A.weight", ".lora_magnitude_vector"));
         let (a, b) = (Factor::Named(a.into(), 0..rank), Factor::Named(b, 0..rows));
-        let scale = config.scale(module, rank);
+        let scale = config.scale(&named, rank);
         Ok(Update { a, b, b_columns: (0, 1), scale, magnitude, row_scales: None })
     }
 
@@ -313,9 +321,10 @@ impl Adapter {
             );
         }
         let rank = self.rank_of(a, &b, |rank| ([rank, rows], [cols, rank]))?;
-        self.check_rank(a, rank, config.rank(module))?;
+        let named = named_by_peft(a);
+        self.check_rank(a, rank, config.rank(&named))?;
         let (a, b) = (self.transposed(&b)?, self.transposed(a)?);
-        let scale = config.scale(module, rank);
+        let scale = config.scale(&named, rank);
         Ok(Update { a, b, b_columns: (0, 1), scale, magnitude: None, row_scales: None })
     }
 
@@ -337,7 +346,7 @@ impl Adapter {
             ("gate_up_proj", hidden, 2 * inner, &[(LayerTensor::ExpertGate, 0), (LayerTensor::ExpertUp, 1)])
         };
         let all = self.rank_of(a, &b, |all| ([all, cols], [rows, all]))?;
-        let key = format!("{module}.{name}");
+        let key = format!("{}.{name}", named_by_peft(a));
         let rank = config.rank(&key);
         self.check_rank(a, all, count * rank)?;
         for expert in 0..count {

@@ -361,7 +361,7 @@ fn open_directory(dir: &Path, dtype: Option<Dtype>) -> Result<(ModelSpec, Weight
     if text.is_some() {
         weights.keep_text_part();
     }
-    weights.add_prefix_of(spec.family.embedding);
+    weights.add_prefix_of(&spec);
     if let Some(quantization) = quantization {
         weights.find_scales(&quantization)?;
     }

@@ -3,7 +3,7 @@
 use super::{pages::MappedFiles, pytorch, quantization::Quantization, read_json};
 use crate::{
     Error, Result,
-    model::{LayerTensor, ModelSpec},
+    model::{Family, LayerTensor, ModelSpec},
     tensor::{Dtype, Encoding, Interleaved, Scales, Stored, Tensor},
 };
 use memmap2::Mmap;
@@ -199,12 +199,16 @@ impl Weights {
         self.tensors = tensors.filter_map(|(name, entry)| Some((text_name(&name)?, entry))).collect();
     }
 
-    /// Where a model was saved without its head, names lack the first part that they have with it: `embedding` tells which.
-    pub fn add_prefix_of(&mut self, embedding: &str) {
+    /// Where a model was saved without its head, or the head put beside it, names lack the first part that they have in the whole.
+    pub fn add_prefix_of(&mut self, spec: &ModelSpec) {
+        let Family { embedding, head, head_bias, .. } = *spec.family;
         let Some((prefix, rest)) = embedding.split_once('.') else { return };
         if !self.tensors.contains_key(embedding) && self.tensors.contains_key(rest) {
+            let is_of_head =
+                |name: &str| name == head || Some(name) == head_bias || spec.is_of_another_head(name);
+            let whole = |name: String| if is_of_head(&name) { name } else { format!("{prefix}.{name}") };
             let tensors = std::mem::take(&mut self.tensors).into_iter();
-            self.tensors = tensors.map(|(name, entry)| (format!("{prefix}.{name}"), entry)).collect();
+            self.tensors = tensors.map(|(name, entry)| (whole(name), entry)).collect();
         }
     }
 

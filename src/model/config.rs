@@ -21,21 +21,28 @@ pub fn text_config(config: &Value) -> Result<Option<Value>, String> {
                 .into(),
         );
     }
-    let Some(text) = config.get("text_config") else { return Ok(flat_text_config(config)) };
-    let Some(mut text) = text.as_object().cloned() else { return Ok(None) };
+    let flat =
+        config.get("vision_config").and_then(Value::as_object).is_some_and(|vision| !vision.is_empty());
+    let Some(mut text) = config.get("text_config").and_then(Value::as_object).cloned() else {
+        // Before transformers 4.52 Qwen's had the text model's fields beside a vision_config.
+        let text = config.as_object().filter(|_| flat).and_then(|whole| as_text(whole.clone(), whole));
+        return Ok(text.map(Value::from));
+    };
     if let Some(tied) = config.get(TIED).filter(|tied| !tied.is_null()) {
         text.insert(TIED.into(), tied.clone());
     }
-    Ok(Some(text.into()))
+    let named = config.as_object().and_then(|whole| as_text(text.clone(), whole));
+    Ok(Some(named.unwrap_or(text).into()))
 }
 
-/// Before transformers 4.52 Qwen's models of text and images had the text model's fields beside a `vision_config`.
-fn flat_text_config(config: &Value) -> Option<Value> {
-    config.get("vision_config")?;
-    let mut text = config.as_object()?.clone();
-    let model_type = format!("{}_text", text.get("model_type")?.as_str()?);
-    text.insert("model_type".into(), model_type.into());
-    Some(text.into())
+/// A text model's fields with its own `model_type`, if they have that of the whole or none, and it is a family's.
+fn as_text(mut text: Map<String, Value>, whole: &Map<String, Value>) -> Option<Map<String, Value>> {
+    let name =
+        [text.get("model_type"), whole.get("model_type")].into_iter().flatten().find_map(Value::as_str)?;
+    let name = format!("{name}_text");
+    FAMILIES.iter().find(|family| family.model_type == name)?;
+    text.insert("model_type".into(), name.into());
+    Some(text)
 }
 
 /// Most layers, and most dimensions of a head: memory is taken for each before tensors are looked at, and a broken config must
@@ -50,7 +57,13 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
     let object = config.as_object().ok_or("is not a JSON object")?;
     let family = family_of(object)?;
     let defaults = family.config_defaults();
-    let config = Fields { object, defaults: &defaults, names: family.config_names, within: "" };
+    let config = Fields {
+        object,
+        defaults: &defaults,
+        names: family.config_names,
+        aliases: family.config_aliases,
+        within: "",
+    };
     let hidden_size = config.size("hidden_size")?;
     let num_hidden_layers = config.size_up_to(MOST, "num_hidden_layers")?;
     let num_attention_heads = config.size("num_attention_heads")?;
@@ -232,6 +245,13 @@ pub mod tests {
         );
         assert_eq!(tied(json!({"text_config": {}})), Value::Null);
         assert_eq!(text(json!({"text_config": null})), None);
+        let model_type = |config: Value| text(config).map(|text| text["model_type"].clone());
+        let of_qwen = |config: Value| assert_eq!(model_type(config), Some("qwen2_vl_text".into()));
+        of_qwen(json!({"model_type": "qwen2_vl", "vision_config": {"depth": 1}}));
+        of_qwen(json!({"model_type": "qwen2_vl", "text_config": {}}));
+        of_qwen(json!({"model_type": "qwen2_vl", "text_config": {"model_type": "qwen2_vl"}}));
+        assert_eq!(model_type(json!({"model_type": "qwen2", "vision_config": {}})), None);
+        assert_eq!(model_type(json!({"model_type": "other", "vision_config": {"depth": 1}})), None);
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub struct Family {
     pub computable: &'static str,
     /// Names that its `config.json` has for what is called otherwise elsewhere: `(elsewhere, here)`.
     pub config_names: &'static [(&'static str, &'static str)],
+    /// Which of them go by the name that they have elsewhere too (`attribute_map` of transformers).
+    pub config_aliases: &'static [&'static str],
     /// How the rows of fused tensors follow each other.
     pub fusion: Fusion,
     /// Matrices are stored as `[in, out]`.

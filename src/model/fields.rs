@@ -10,6 +10,8 @@ pub struct Fields<'a> {
     pub defaults: &'a Map<String, Value>,
     /// What the object calls a field that is asked for by another name: `(asked for, here)`.
     pub names: &'static [(&'static str, &'static str)],
+    /// Of those fields the ones that it may call by the other name too, which goes before.
+    pub aliases: &'static [&'static str],
     /// The object's own name with a dot, for messages.
     pub within: &'static str,
 }
@@ -21,6 +23,10 @@ impl<'a> Fields<'a> {
     }
 
     pub fn get(&self, name: &str) -> Option<&'a Value> {
+        let alias = self.aliases.contains(&name).then(|| self.object.get(name)).flatten();
+        if let Some(value) = alias.filter(|value| !value.is_null()) {
+            return Some(value);
+        }
         let name = self.own(name);
         self.object.get(name).or_else(|| self.defaults.get(name)).filter(|value| !value.is_null())
     }

@@ -22,7 +22,10 @@ pub fn layers_of(
     } else {
         vec![false; num_hidden_layers]
     };
-    let is_sliding = match (config.known("layer_types"), config.known("attention_types")) {
+    let listed = config.known("layer_types").or(config.known("attention_layers"));
+    // Where it is null it is what the family has.
+    let repeated = config.known("attention_types").or(config.defaults.get("attention_types"));
+    let is_sliding = match (listed, repeated) {
         (Some(types), _) => layer_types(types, num_hidden_layers)?,
         (None, Some(types)) => attention_types(types, num_hidden_layers)?,
         (None, None) => {
@@ -120,8 +123,8 @@ fn layer_types(types: &Value, num_hidden_layers: usize) -> Result<Vec<bool>, Str
     types
         .iter()
         .map(|kind| match kind.as_str() {
-            Some("full_attention" | "attention") => Ok(false),
-            Some("sliding_attention") => Ok(true),
+            Some("full_attention" | "attention" | "global") => Ok(false),
+            Some("sliding_attention" | "local") => Ok(true),
             _ => Err(format!("layer_types holds {kind}, expected full_attention or sliding_attention")),
         })
         .collect()
@@ -195,8 +198,19 @@ mod tests {
         assert_eq!(windows(gemma2), [true, false, true, false]);
         let cwm = json!({"model_type": "cwm", "num_hidden_layers": 5, "sliding_window": 4});
         assert_eq!(windows(cwm), [false, true, true, true, false]);
-        let neo = json!({"model_type": "gpt_neo", "num_layers": 4, "num_heads": 2, "attention_types": [[["global", "local"], 2]]});
+        let neo = json!({"model_type": "gpt_neo", "num_hidden_layers": 4, "num_heads": 2, "attention_types": [[["global", "local"], 2]]});
         assert_eq!(windows(neo.clone()), [false, true, false, true]);
+        for (types, layers) in
+            [(Value::Null, Value::Null), (json!(4), json!(["global", "local", "global", "local"]))]
+        {
+            let mut config = neo.clone();
+            (config["attention_types"], config["attention_layers"]) = (types, layers.clone());
+            config["num_hidden_layers"] = if layers.is_null() { 24.into() } else { 4.into() };
+            assert_eq!(windows(config)[..4], [false, true, false, true]);
+        }
+        let mut config = neo.clone();
+        (config["num_attention_heads"], config["hidden_size"]) = (4.into(), 64.into());
+        assert_eq!(parse_config(&tiny(config)).unwrap().num_attention_heads, 4);
         for broken in
             [json!([[["global"], 3]]), json!([[["here"], 4]]), json!(4), json!([[["local"], 1_u64 << 40]])]
         {

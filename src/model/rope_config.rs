@@ -22,11 +22,13 @@ pub fn ropes_of(
     max_position_embeddings: usize,
 ) -> Result<Ropes, String> {
     let empty = Map::new();
-    let object_in = |name: &str| match config.get(name) {
-        None => Ok(None),
-        Some(Value::Object(object)) => Ok(Some(object)),
-        Some(other) => Err(format!("{name} is {other}, expected an object or null")),
-    };
+    // Where it is null it is what the family has.
+    let object_in =
+        |name: &str| match config.get(name).or(config.defaults.get(name).filter(|value| !value.is_null())) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(object)),
+            Some(other) => Err(format!("{name} is {other}, expected an object or null")),
+        };
     let by_layer_type = |object: &Map<String, Value>| {
         object.values().any(Value::is_object).then_some(["full_attention", "sliding_attention"])
     };
@@ -44,7 +46,7 @@ pub fn ropes_of(
         None | Some(Value::Null) => Ok(&empty),
         Some(other) => Err(format!("{within}{name} is {other}, expected an object")),
     };
-    let fields = |object| Fields { object, defaults: &empty, names: &[], within };
+    let fields = |object| Fields { object, defaults: &empty, names: &[], aliases: &[], within };
     let (full, sliding) = match by_layer_type(object) {
         Some(_) if sliding_theta.is_none() => {
             return Err(format!(

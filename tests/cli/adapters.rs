@@ -204,6 +204,9 @@ fn an_adapter_of_the_text_part_alone_is_put_on_a_model_of_text_and_images() {
             header.insert(name.replace(".language_model.", "."), tensor);
         }
     });
+    pair.edit_json("adapter/adapter_config.json", |config| {
+        *config = config.to_string().replace(".language_model.", ".").parse().unwrap();
+    });
     assert_eq!(scores(), whole);
 }
 

@@ -205,7 +205,11 @@ CASES = {
             "full_attention": {"rope_type": "default", "rope_theta": 500000.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
         },
-        adapter=dict(r=2, lora_alpha=2, target_modules="all-linear"),
+        # Patterns are of the whole model's names.
+        adapter=dict(
+            r=2, lora_alpha=2, target_modules="all-linear", alpha_pattern={"model.language_model.layers.0.self_attn.q_proj": 14},
+            rank_pattern={"^model.language_model.layers.1.mlp.up_proj": 3},
+        ),
         with_images=True,
     ),
     "qwen2": Case(shape(32, 4, 2, 43, 2, 75, tie_word_embeddings=True), 0.1, Qwen2Config, base_form="v4"),

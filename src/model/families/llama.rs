@@ -29,6 +29,7 @@ pub const LIKE_LLAMA: Family = Family {
     defaults: "{}",
     computable: "{}",
     config_names: &[],
+    config_aliases: &[],
     fusion: Fusion::OneByOne,
     transposed: false,
     position_embedding: None,
@@ -69,7 +70,7 @@ pub static CWM: Family = Family {
     model_type: "cwm",
     layer_tensors: &[INPUT_NORM, QUERY_KEY_VALUE, ATTENTION_OUTPUT, POST_ATTENTION_NORM, GATED_MLP],
     defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 131072, "hidden_act": "silu", "num_key_value_heads": 8, "head_dim": 128,
-        "mlp_bias": false, "sliding_window": 8192, "layer_types": null, "rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6,
+        "mlp_bias": false, "sliding_window": 8192, "layer_types": null, "rope_theta": 1e6, "rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6,
         "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}"#,
     window_rule: WindowRule::AllButFirstOfEvery(4),
     ..LIKE_LLAMA

@@ -26,7 +26,7 @@ pub static QWEN2_VL: Family = Family { model_type: "qwen2_vl_text", ..LIKE_QWEN2
 pub static QWEN2_5_VL: Family = Family { model_type: "qwen2_5_vl_text", ..LIKE_QWEN2_VL };
 
 const LIKE_QWEN2_VL: Family = Family {
-    defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 8,
+    defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 32768, "hidden_act": "silu", "num_key_value_heads": 8, "rope_theta": 1e6,
         "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 80, "layer_types": null}"#,
     always_qkv_bias: true,
     window_rule: WindowRule::From("max_window_layers"),
@@ -84,7 +84,7 @@ pub static QWEN3: Family = Family {
 pub static QWEN3_VL: Family = Family {
     model_type: "qwen3_vl_text",
     layer_tensors: QWEN3_TENSORS,
-    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 128000, "hidden_act": "silu", "num_key_value_heads": 32,
+    defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 128000, "hidden_act": "silu", "num_key_value_heads": 32, "rope_theta": 5e5,
         "head_dim": 128, "attention_bias": false}"#,
     ..LIKE_LLAMA
 };
