@@ -104,8 +104,13 @@ impl TrainedOn {
 /// The module that a tensor of LoRA is of, as `peft` names it and matches patterns against it. In the text part of a multimodal model
 /// names are shorter.
 fn named_by_peft(tensor: &str) -> String {
-    let name = tensor.trim_start_matches(PREFIX).replace(".base_layer.", ".");
+    let name = unwrapped(tensor);
     name.split_once(".lora_").map_or(name.clone(), |(module, _)| module.to_owned())
+}
+
+/// A tensor's name without what `peft` puts around the model and around what it adapts.
+fn unwrapped(tensor: &str) -> String {
+    tensor.trim_start_matches(PREFIX).replace(".base_layer.", ".")
 }
 
 impl Adapter {
@@ -216,8 +221,7 @@ impl Adapter {
             return Err(self.broken(format!("has tensor {name}, whose name does not begin with {PREFIX}")));
         }
         for name in &names {
-            let target = name.trim_start_matches(PREFIX);
-            let target = target.replace(".base_layer.", ".");
+            let target = unwrapped(name);
             // An adapter of a multimodal model may change the part for images too; one that was trained on its text part alone has the names of that.
             let is_text = |target: &String| spec.family.is_named_as(target);
             let Some(target) = model.own_name(&target).or_else(|| Some(target).filter(is_text)) else {

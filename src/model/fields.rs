@@ -31,6 +31,11 @@ impl<'a> Fields<'a> {
         self.object.get(name).or_else(|| self.defaults.get(name)).filter(|value| !value.is_null())
     }
 
+    /// A field that is what the family has also where it is null.
+    pub fn get_or_default(&self, name: &str) -> Option<&'a Value> {
+        self.get(name).or_else(|| self.defaults.get(self.own(name)).filter(|value| !value.is_null()))
+    }
+
     /// The fields without those that the family does not know: they mean nothing in its models.
     pub fn known(&self, name: &str) -> Option<&'a Value> {
         if self.defaults.contains_key(self.own(name)) { self.get(name) } else { None }

@@ -23,8 +23,7 @@ pub fn layers_of(
         vec![false; num_hidden_layers]
     };
     let listed = config.known("layer_types").or(config.known("attention_layers"));
-    // Where it is null it is what the family has.
-    let repeated = config.known("attention_types").or(config.defaults.get("attention_types"));
+    let repeated = config.defaults.get("attention_types").and(config.get_or_default("attention_types"));
     let is_sliding = match (listed, repeated) {
         (Some(types), _) => layer_types(types, num_hidden_layers)?,
         (None, Some(types)) => attention_types(types, num_hidden_layers)?,

@@ -22,13 +22,11 @@ pub fn ropes_of(
     max_position_embeddings: usize,
 ) -> Result<Ropes, String> {
     let empty = Map::new();
-    // Where it is null it is what the family has.
-    let object_in =
-        |name: &str| match config.get(name).or(config.defaults.get(name).filter(|value| !value.is_null())) {
-            None => Ok(None),
-            Some(Value::Object(object)) => Ok(Some(object)),
-            Some(other) => Err(format!("{name} is {other}, expected an object or null")),
-        };
+    let object_in = |name: &str| match config.get_or_default(name) {
+        None => Ok(None),
+        Some(Value::Object(object)) => Ok(Some(object)),
+        Some(other) => Err(format!("{name} is {other}, expected an object or null")),
+    };
     let by_layer_type = |object: &Map<String, Value>| {
         object.values().any(Value::is_object).then_some(["full_attention", "sliding_attention"])
     };

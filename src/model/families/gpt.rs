@@ -1,6 +1,9 @@
 //! Families with LayerNorm and names of their own: GPT and what came from it.
 
-use super::{LIKE_LLAMA, tables::QUERY_KEY_VALUE};
+use super::{
+    LIKE_LLAMA,
+    tables::{GPT2_MLP, QUERY_KEY_VALUE},
+};
 use crate::model::family::{Family, Fusion, LayerTensor::*, LayerTensors};
 
 /// GPT-NeoX and Pythia (modeling_gpt_neox.py): LayerNorm, biases, attention and MLP side by side.
@@ -49,24 +52,23 @@ const LIKE_GPT2: Family = Family {
     model_type: "gpt2",
     embedding: "transformer.wte.weight",
     layer_prefix: "transformer.h.",
-    layer_tensors: &[&[
-        (AttentionNorm, "ln_1.weight"),
-        (AttentionNormBias, "ln_1.bias"),
-        (Query, "attn.c_attn.weight"),
-        (Key, "attn.c_attn.weight"),
-        (Value, "attn.c_attn.weight"),
-        (QueryBias, "attn.c_attn.bias"),
-        (KeyBias, "attn.c_attn.bias"),
-        (ValueBias, "attn.c_attn.bias"),
-        (AttentionOutput, "attn.c_proj.weight"),
-        (AttentionOutputBias, "attn.c_proj.bias"),
-        (MlpNorm, "ln_2.weight"),
-        (MlpNormBias, "ln_2.bias"),
-        (Up, "mlp.c_fc.weight"),
-        (UpBias, "mlp.c_fc.bias"),
-        (Down, "mlp.c_proj.weight"),
-        (DownBias, "mlp.c_proj.bias"),
-    ]],
+    layer_tensors: &[
+        &[
+            (AttentionNorm, "ln_1.weight"),
+            (AttentionNormBias, "ln_1.bias"),
+            (Query, "attn.c_attn.weight"),
+            (Key, "attn.c_attn.weight"),
+            (Value, "attn.c_attn.weight"),
+            (QueryBias, "attn.c_attn.bias"),
+            (KeyBias, "attn.c_attn.bias"),
+            (ValueBias, "attn.c_attn.bias"),
+            (AttentionOutput, "attn.c_proj.weight"),
+            (AttentionOutputBias, "attn.c_proj.bias"),
+            (MlpNorm, "ln_2.weight"),
+            (MlpNormBias, "ln_2.bias"),
+        ],
+        GPT2_MLP,
+    ],
     final_norm: "transformer.ln_f.weight",
     final_norm_bias: Some("transformer.ln_f.bias"),
     tied_by_default: true,
@@ -106,21 +108,20 @@ pub static GPT_BIGCODE: Family = Family {
 /// GPT-Neo and TinyStories (modeling_gpt_neo.py): scores are not divided by anything, and layers may have windows.
 pub static GPT_NEO: Family = Family {
     model_type: "gpt_neo",
-    layer_tensors: &[&[
-        (AttentionNorm, "ln_1.weight"),
-        (AttentionNormBias, "ln_1.bias"),
-        (Query, "attn.attention.q_proj.weight"),
-        (Key, "attn.attention.k_proj.weight"),
-        (Value, "attn.attention.v_proj.weight"),
-        (AttentionOutput, "attn.attention.out_proj.weight"),
-        (AttentionOutputBias, "attn.attention.out_proj.bias"),
-        (MlpNorm, "ln_2.weight"),
-        (MlpNormBias, "ln_2.bias"),
-        (Up, "mlp.c_fc.weight"),
-        (UpBias, "mlp.c_fc.bias"),
-        (Down, "mlp.c_proj.weight"),
-        (DownBias, "mlp.c_proj.bias"),
-    ]],
+    layer_tensors: &[
+        &[
+            (AttentionNorm, "ln_1.weight"),
+            (AttentionNormBias, "ln_1.bias"),
+            (Query, "attn.attention.q_proj.weight"),
+            (Key, "attn.attention.k_proj.weight"),
+            (Value, "attn.attention.v_proj.weight"),
+            (AttentionOutput, "attn.attention.out_proj.weight"),
+            (AttentionOutputBias, "attn.attention.out_proj.bias"),
+            (MlpNorm, "ln_2.weight"),
+            (MlpNormBias, "ln_2.bias"),
+        ],
+        GPT2_MLP,
+    ],
     ignored_suffixes: &["attention.bias", "attention.masked_bias"],
     defaults: r#"{"layer_norm_epsilon": 1e-5, "max_position_embeddings": 2048, "activation_function": "gelu_new", "intermediate_size": null,
         "attention_multiplier": 1.0, "attention_out_bias": true, "mlp_bias": true, "vocab_size": 50257, "hidden_size": 2048,

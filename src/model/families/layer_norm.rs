@@ -3,7 +3,7 @@
 use super::{
     LIKE_LLAMA,
     tables::{
-        ATTENTION_OUTPUT, ATTENTION_OUTPUT_BIAS, GATED_MLP, INPUT_NORM, INPUT_NORM_BIAS, PLAIN_MLP,
+        ATTENTION_OUTPUT, ATTENTION_OUTPUT_BIAS, GATED_MLP, GPT2_MLP, INPUT_NORM, INPUT_NORM_BIAS, PLAIN_MLP,
         POST_ATTENTION_NORM, POST_ATTENTION_NORM_BIAS, QUERY_KEY_VALUE,
     },
 };
@@ -20,12 +20,7 @@ pub static STARCODER2: Family = Family {
         ATTENTION_OUTPUT_BIAS,
         POST_ATTENTION_NORM,
         POST_ATTENTION_NORM_BIAS,
-        &[
-            (Up, "mlp.c_fc.weight"),
-            (UpBias, "mlp.c_fc.bias"),
-            (Down, "mlp.c_proj.weight"),
-            (DownBias, "mlp.c_proj.bias"),
-        ],
+        GPT2_MLP,
     ],
     final_norm_bias: Some("model.norm.bias"),
     tied_by_default: true,

@@ -62,6 +62,14 @@ pub const PLAIN_MLP: LayerTensors = &[
     (DownBias, "mlp.down_proj.bias"),
 ];
 
+/// The same under GPT-2's names.
+pub const GPT2_MLP: LayerTensors = &[
+    (Up, "mlp.c_fc.weight"),
+    (UpBias, "mlp.c_fc.bias"),
+    (Down, "mlp.c_proj.weight"),
+    (DownBias, "mlp.c_proj.bias"),
+];
+
 /// Experts in the place of the MLP.
 pub const EXPERTS: LayerTensors = &[
     (Router, "mlp.gate.weight"),
