@@ -30,7 +30,7 @@ struct ProductArgs {
     int32_t m, n, k;
     int32_t activation;
     int32_t group, a_head, out_head;
-    Xielu xielu;
+    Parameters parameters;
     int32_t unused;
     // Of each weight.
     ProductUpdate update[2];
@@ -85,6 +85,9 @@ constexpr float LOG2E = 1.4426950408889634f;
 
 enum Epilogue { STORE, ADD, GATED, ACTIVATED };
 
+// A NaN stays one.
+__device__ __forceinline__ float clamped(float x, float limit) { return x > limit ? limit : x < -limit ? -limit : x; }
+
 // What a product does with its sums, as far as its arguments say: `ACTIVATION`, and whether there is a bias.
 template <Epilogue E, int ACTIVATION, bool BIAS>
 struct Finish {
@@ -98,9 +101,10 @@ struct Finish {
         constexpr bool quick = sizeof(Out) == 2;
         add_bias(args.bias[0], v);
         if (E != GATED && E != ACTIVATED) return v;
-        v = {activate<ACTIVATION, quick>(v.x, args.xielu), activate<ACTIVATION, quick>(v.y, args.xielu)};
+        v = {activate<ACTIVATION, quick>(v.x, args.parameters), activate<ACTIVATION, quick>(v.y, args.parameters)};
         if (E == ACTIVATED) return v;
         add_bias(args.bias[1], up);
+        if (ACTIVATION == CLAMPED_SWIGLU) up = {clamped(up.x, args.parameters.limit) + 1.0f, clamped(up.y, args.parameters.limit) + 1.0f};
         return {v.x * up.x, v.y * up.y};
     }
 };
@@ -125,8 +129,11 @@ __device__ __forceinline__ void with_finish(const Args& args, Body&& body) {
             case RELU: return with_bias(Constant<RELU>());
             case RELU2: return with_bias(Constant<RELU2>());
             default:
-                // No family has it as a gate.
-                if constexpr (E == ACTIVATED) with_bias(Constant<XIELU>());
+                // No family has the one as a gate; the other is nothing else, and its family has biases.
+                if constexpr (E == ACTIVATED)
+                    with_bias(Constant<XIELU>());
+                else
+                    body(Finish<E, CLAMPED_SWIGLU, true>());
         }
 }
 
@@ -134,7 +141,7 @@ __device__ __forceinline__ void with_finish(const Args& args, Body&& body) {
 struct Ends {
     const float* bias[2];
     int32_t activation, n;
-    Xielu xielu;
+    Parameters parameters;
 };
 
 // Stores or adds columns `col`, `col + 1`, of which the second may be beyond the last, at the row `out`.

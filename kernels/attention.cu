@@ -1,5 +1,6 @@
 // Ragged causal attention of context rows, in place: the queries of a tile become its outputs.
-//   q[i, h] = Σ p[j] · v[j], p = softmax of cap(scale · q[i, h] · k[j]), cap(s) = softcap · tanh(s / softcap) where there is a cap
+//   q[i, h] = Σ p[j] · v[j], p = softmax of cap(scale · q[i, h] · k[j]), cap(s) = softcap · tanh(s / softcap) where there is a cap; a head's
+//   sink is one more score of the softmax, without a value
 // j: the tokens of the sequence's path up to i, within a window if there is one; k and v: of the key head of h.
 // q: [C, H·Dh], k, v: [rows, K·Dh]: bf16, in attention_f32 (below) f32.
 //
@@ -20,6 +21,8 @@ struct AttentionArgs {
     const void* v;
     const AttentionTile* tiles;
     const int32_t* path_rows;
+    // Of each head a score beside those of the tokens, f32; null: none.
+    const float* sinks;
     int64_t q_pitch, kv_pitch;
     // Query heads that share a key-value head.
     int32_t group, head_dim;
@@ -192,6 +195,7 @@ __device__ void attention(const AttentionArgs& args) {
         sum[half] += __shfl_xor_sync(~0u, sum[half], 2);
         const int query = row + half * 8;
         if (query >= end) continue;
+        if (args.sinks) sum[half] += fast_exp2(fmaf(args.sinks[head], LOG2E, -largest[half] * factor));
         const float share = 1.0f / sum[half];
         bf16* to = q + (query - tile.first_query) * args.q_pitch;
 #pragma unroll
@@ -267,6 +271,7 @@ __device__ void attention_f32(const AttentionArgs& args) {
             }
         }
         if (!there) continue;
+        if (args.sinks) sum += expf(args.sinks[head] - largest);
 #pragma unroll
         for (int n = 0; n < MOST_DIMS / 32; n++)
             if (n * 32 + lane < dim) q[row * args.q_pitch + n * 32 + lane] = out[n] / sum;

@@ -1,5 +1,6 @@
 // Attention of context rows for Hopper, as attention.cu has it, for heads of the dimensions below and scales above 0.
-//   out[i, h] = Σ p[j] · v[j], p = softmax of cap(scale · q[i, h] · k[j]), cap(s) = softcap · tanh(s / softcap) where there is a cap
+//   out[i, h] = Σ p[j] · v[j], p = softmax of cap(scale · q[i, h] · k[j]), cap(s) = softcap · tanh(s / softcap) where there is a cap; a head's
+//   sink is one more score of the softmax, without a value
 // j: the tokens of the sequence's path up to i, within a window if there is one; k and v: of the key head of h.
 // q, out: [C, H·Dh] bf16, in one place; k, v: [rows, K·Dh] bf16.
 //
@@ -23,13 +24,14 @@ struct HopperAttentionArgs {
     bf16* out;
     const AttentionTile* tiles;
     const int32_t* path_rows;
+    const float* sinks;
     int64_t pitch;
     // Heads of a block: 2 with tiles of 64 queries, or 1 with tiles of 128. A tile has `head_blocks` blocks.
     int32_t heads, head_blocks, tile_count, group;
     // As AttentionArgs.
     int32_t window;
     float scale, softcap;
-    int32_t unused;
+    int32_t unused[15];
 };
 
 constexpr int CONSUMERS = 2, QUERIES = 64, THREADS = 128 * (1 + CONSUMERS), STAGES = 2;
@@ -196,14 +198,16 @@ __device__ __forceinline__ void exchange(uint32_t (&pairs)[4]) {
 }
 
 // Writes a thread's part of its two rows, if there are so many below and with the first one. It has pairs of neighbours, and stores one of
-// four groups of 8 columns whole.
+// four groups of 8 columns whole. `sink` is the head's, or null.
 template <int DH, int N>
-__device__ __forceinline__ void write_rows(bf16* to, int64_t pitch, int there, const float (&out)[N], const Weighted& weighted) {
+__device__ __forceinline__ void write_rows(bf16* to, int64_t pitch, int there, const float (&out)[N], const Weighted& weighted, float factor,
+                                           const float* sink) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float sum = weighted.sum[half];
         sum += __shfl_xor_sync(~0u, sum, 1);
         sum += __shfl_xor_sync(~0u, sum, 2);
+        if (sink) sum += fast_exp2(fmaf(*sink, LOG2E, -weighted.largest[half] * factor));
         const float share = 1.0f / sum;
 #pragma unroll
         for (int col = 0; col < DH; col += 32) {
@@ -347,8 +351,9 @@ __device__ __forceinline__ void attend(const HopperAttentionArgs& args, Attentio
             release(&shared.v_empty[last]);
             count++;
 
-            bf16* to = args.out + (tile.row + skipped + row) * args.pitch + work.head_of(consumer) * DH;
-            write_rows<DH>(to, args.pitch, queries - row, out, weighted);
+            const int head = work.head_of(consumer);
+            bf16* to = args.out + (tile.row + skipped + row) * args.pitch + head * DH;
+            write_rows<DH>(to, args.pitch, queries - row, out, weighted, factor, args.sinks ? args.sinks + head : nullptr);
         }
         pass(all.end - own.end);
         if (own.first == own.end) release(&shared.q_empty[consumer]);

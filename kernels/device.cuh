@@ -25,11 +25,11 @@ struct bf16 {
 };
 
 // The activation between an MLP's products; numbers as on the host.
-enum Activation : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3, RELU2 = 4, XIELU = 5 };
+enum Activation : int32_t { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3, RELU2 = 4, XIELU = 5, CLAMPED_SWIGLU = 6 };
 
-// Parameters of XIELU (src/model/mod.rs).
-struct Xielu {
-    float alpha_p, alpha_n, beta, eps;
+// Parameters of an activation (src/model/mod.rs): of XIELU `alpha_p`, `alpha_n`, `beta` and `eps`, of CLAMPED_SWIGLU `alpha` and `limit`.
+struct Parameters {
+    float alpha, alpha_n, beta, limit;
 };
 
 __device__ __forceinline__ float to_float(float value) { return value; }
@@ -145,22 +145,23 @@ struct Constant {
 
 // `QUICK`: within 1e-6 of x, for results that are rounded to bf16.
 template <int ACTIVATION, bool QUICK>
-__device__ __forceinline__ float activate(float x, const Xielu& xielu) {
+__device__ __forceinline__ float activate(float x, const Parameters& parameters) {
     // A NaN stays one.
     if (ACTIVATION == RELU) return x < 0.0f ? 0.0f : x;
     if (ACTIVATION == RELU2) return x < 0.0f ? 0.0f : x * x;
     if (ACTIVATION == XIELU) {
-        const float below = fminf(x, xielu.eps);
+        const float below = fminf(x, parameters.limit);
         // exp(x) - 1 - x, near 0 by its series.
         const float series = below * below * (0.5f + below * (0.16666667f + 0.041666667f * below));
         const float quick = below > -0.0625f ? series : fast_exp2(1.4426950408889634f * below) - 1.0f - below;
         const float curve = QUICK ? quick : expm1f(below) - x;
-        return xielu.beta * x + (x > 0.0f ? xielu.alpha_p * x * x : xielu.alpha_n * curve);
+        return parameters.beta * x + (x > 0.0f ? parameters.alpha * x * x : parameters.alpha_n * curve);
     }
     if (ACTIVATION == GELU) return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    if (ACTIVATION == CLAMPED_SWIGLU && x > parameters.limit) x = parameters.limit;
     // (1 + tanh(u)) / 2 is the sigmoid of 2 u.
-    const float u = ACTIVATION == SILU ? x : 1.59576912160573072f * (x + 0.044715f * x * x * x);
+    const float u = ACTIVATION == SILU ? x : ACTIVATION == CLAMPED_SWIGLU ? parameters.alpha * x : 1.59576912160573072f * (x + 0.044715f * x * x * x);
     if (QUICK) return x * fast_reciprocal(1.0f + fast_exp2(-1.4426950408889634f * u));
-    if (ACTIVATION == SILU) return x / (1.0f + expf(-x));
+    if (ACTIVATION == SILU || ACTIVATION == CLAMPED_SWIGLU) return x / (1.0f + expf(-u));
     return 0.5f * x * (1.0f + tanhf(0.5f * u));
 }

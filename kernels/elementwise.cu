@@ -8,6 +8,8 @@
 // Reference: the operations of these names in backend/reference. tests/kernels.rs also holds gather and copy_bf16_f32, as `embed` uses
 // them, to the bits of the table. Figures of gather: docs/kernel-notes.md, *Embeddings*.
 //
+// scale_heads: heads[row, h] *= factors[row, h], each of `head_dim` elements, f32. Grid: (rows), 256 threads.
+//
 // split: rows as sums of three bf16 numbers, each what the ones before leave, rounded; for twin_product_sm90.cu. a: [rows, heads·cols] f32
 // to out: [heads / group, 3, rows·group, cols] bf16; rows that are whole have heads = group = 1.
 // Grid: (rows · heads; ⌈cols / 1024⌉), 256 threads. Reference: none of its own; the products of twin_product_sm90.cu in tiles of more than
@@ -26,6 +28,13 @@ struct RowsArgs {
     int64_t a_pitch, b_pitch, out_pitch;
     int32_t cols;
     float factor;
+};
+
+struct ScaleHeadsArgs {
+    float* heads;
+    const float* factors;
+    int64_t pitch, factor_pitch;
+    int32_t count, head_dim;
 };
 
 // The heads of a row of `a`, `a_head` elements apart, become rows: of each `group` heads three planes, one below the other. A block takes
@@ -111,6 +120,12 @@ __device__ void scatter_add(const RowsArgs& args) {
     for_columns(args, [&](int col) { store4(out + col, plus(load4(out + col), times(factor, load4(a + col)))); });
 }
 
+__device__ void scale_heads(const ScaleHeadsArgs& args) {
+    float* heads = args.heads + blockIdx.x * args.pitch;
+    const float* factors = args.factors + blockIdx.x * args.factor_pitch;
+    for (int col = threadIdx.x; col < args.count * args.head_dim; col += THREADS) heads[col] *= factors[col / args.head_dim];
+}
+
 __device__ void split(const SplitArgs& args) {
     const int row = blockIdx.x / args.heads, head = blockIdx.x % args.heads;
     const int col = (blockIdx.y * THREADS + threadIdx.x) * 4;
@@ -143,4 +158,5 @@ KERNEL(scatter_bf16_bf16, RowsArgs, THREADS, 1, scatter<bf16>)
 KERNEL(scatter_f32_f32, RowsArgs, THREADS, 1, scatter<float>)
 KERNEL(blend_f32, RowsArgs, THREADS, 1, blend)
 KERNEL(scatter_add_f32, RowsArgs, THREADS, 1, scatter_add)
+KERNEL(scale_heads_f32, ScaleHeadsArgs, THREADS, 1, scale_heads)
 KERNEL(split_f32, SplitArgs, THREADS, 1, split)

@@ -21,7 +21,7 @@ struct HopperKeyScoreArgs {
     // Boxes of 64 columns and 64 rows, and of one.
     TensorMap keys[2], difference[2];
     TwinAttendArgs twin;
-    int32_t unused[10];
+    int32_t unused[4];
 };
 
 constexpr int TOKENS = 64, HEADS = 4, COLUMNS = 16;

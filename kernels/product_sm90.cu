@@ -30,7 +30,7 @@ struct HopperProductArgs {
     int32_t n[PRODUCTS];
     int32_t update_k[PRODUCTS];
     int32_t activation;
-    Xielu xielu;
+    Parameters parameters;
     int32_t unused[13];
 };
 
@@ -133,7 +133,7 @@ __device__ __forceinline__ void write_tile(const HopperProductArgs& args, Shared
     const int consumer = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = thread % 32;
     const int row = tiles.row + consumer * CONSUMER_ROWS, col0 = tiles.col, n = args.n[tiles.product];
     const TensorMap& out = args.out[tiles.product];
-    const Ends ends = {{args.bias[tiles.product], E == GATED ? args.bias[1] : nullptr}, args.activation, n, args.xielu};
+    const Ends ends = {{args.bias[tiles.product], E == GATED ? args.bias[1] : nullptr}, args.activation, n, args.parameters};
     with_finish<E>(ends, [&](auto finish) {
 #pragma unroll
         for (int box = 0; box < BOXES; box++, sent++) {

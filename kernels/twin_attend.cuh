@@ -46,7 +46,11 @@ struct TwinAttendArgs {
     // [rows, heads]: what of a row's attention falls on the context.
     float* context_share;
     float* means;
-    int64_t q_pitch, key_pitch, difference_pitch, normalized_pitch, twin_key_pitch, twin_normed_pitch, mean_pitch;
+    // Of each head a score beside those of the tokens; null: none. Of each of those rows and heads, which share of the softmax that
+    // leaves the tokens, `share_pitch` from row to row.
+    const float* sinks;
+    float* shares;
+    int64_t q_pitch, key_pitch, difference_pitch, normalized_pitch, twin_key_pitch, twin_normed_pitch, mean_pitch, share_pitch;
     int32_t heads, group, head_dim, hidden;
     // Tokens that a token sees up to itself; 0: all.
     int32_t window;

@@ -23,7 +23,7 @@ struct HopperTwinMeanArgs {
     // The context's normalized rows in boxes of 64 rows, and of one; the pieces of p, as rows of 64 tokens, in boxes of eight heads.
     TensorMap normalized[2], weights;
     TwinAttendArgs twin;
-    int32_t unused[10];
+    int32_t unused[4];
 };
 
 // Two warpgroups have 128 columns each; a third hands them registers, one of its warps brings the steps, the others finish sums.

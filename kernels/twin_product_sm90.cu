@@ -47,7 +47,7 @@ struct HopperTwinProductArgs {
     int32_t group, out_head;
     int32_t m, k;
     int32_t activation;
-    Xielu xielu;
+    Parameters parameters;
     int32_t unused[15];
 };
 
@@ -344,7 +344,7 @@ template <Epilogue E, int ROWS, int CLUSTER>
 __device__ __forceinline__ void finish_share(const HopperTwinProductArgs& args, const Shared<ROWS>& shared, const Place& place) {
     constexpr int SHARE = (E == GATED ? WEIGHT_ROWS : TILE) / CLUSTER, THREADS_OF_ROW = SHARE / 2;
     const int in_tile = int(cluster_rank()) * SHARE + threadIdx.x % THREADS_OF_ROW * 2, col = place.col + in_tile;
-    const Ends ends = {{args.bias[place.product], E == GATED ? args.bias[1] : nullptr}, args.activation, args.n[place.product], args.xielu};
+    const Ends ends = {{args.bias[place.product], E == GATED ? args.bias[1] : nullptr}, args.activation, args.n[place.product], args.parameters};
     if (col >= ends.n) return;
     auto sum_of = [&](int row, int in_tile) {
         const float* at = &shared.sums[0][row * Shared<ROWS>::PITCH + in_tile];

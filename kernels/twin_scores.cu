@@ -9,7 +9,8 @@
 // multiplies; f32 sums are over its dimensions in order (fmaf), then over lanes, in an order that depends on Dh alone.
 //
 // twin_softmax: p = exp(score − largest) / Σ exp(score − largest) over a row's tokens, f32. Of the context p goes to `weights` as a sum of
-// three bf16 numbers, exactly, and Σ p to context_share [R, H] f32; of twin rows p takes the place of the scores.
+// three bf16 numbers, exactly, and Σ p to context_share [R, H] f32; of twin rows p takes the place of the scores. Where heads have sinks, what
+// these would leave of Σ p goes to shares [R, H] f32.
 // Grid: (R, H), 128 threads. Sums are over a thread's tokens in order, then lanes, then warps; they depend on the row's tokens alone.
 //
 // Reference: `twin_attend` of backend/reference, with `twin_mean`. Bytes bind.
@@ -128,7 +129,10 @@ __device__ void twin_softmax(const TwinAttendArgs& args) {
         for (int number = 0; number < 3; number++) *reinterpret_cast<uint32_t*>(piece + in_piece(head, number)) = take_bf16(rest);
     }
     share = block_sum<THREADS>(share, scratch);
-    if (threadIdx.x == 0) args.context_share[int64_t(blockIdx.x) * args.heads + head] = share;
+    if (threadIdx.x == 0) {
+        args.context_share[int64_t(blockIdx.x) * args.heads + head] = share;
+        if (args.sinks) args.shares[row.mean_row * args.share_pitch + head] = sum / (sum + expf(args.sinks[head] - largest));
+    }
 }
 
 KERNEL(twin_softmax, TwinAttendArgs, THREADS, 1, twin_softmax)

@@ -196,12 +196,12 @@ fn check_generation<B: Backend>(
 
 #[test]
 fn cpu_generates_as_transformers() {
-    check_generation(&Cpu::new(), |_| true, 11109, 1e-6);
+    check_generation(&Cpu::new(), |_| true, 11485, 1e-6);
 }
 
 #[test]
 fn reference_generates_as_transformers() {
-    check_generation(&Reference, |_| true, 11109, 3e-7);
+    check_generation(&Reference, |_| true, 11485, 3e-7);
 }
 
 #[cfg(feature = "sim")]

@@ -188,6 +188,13 @@ pub struct Attended<'a, M, W> {
     pub twin_normed: &'a M,
 }
 
+/// Sinks of twin rows: a score of each head beside those of the tokens, `[1, H]`. Tokens share what is left of the softmax.
+pub struct Sunk<'a, M, W> {
+    pub sinks: &'a W,
+    /// How much that is, of every row and head, `[rows, H]`.
+    pub shares: &'a mut M,
+}
+
 /// Running sums over the layers of what attention and the MLP contributed, P and F of each: `[rows, D]`.
 pub struct PartSums<M> {
     pub attention: Twin<M>,
@@ -375,7 +382,8 @@ pub trait Backend: Sync {
 
     /// Causal attention of context rows to their sequence's path up to themselves, each within its window, in place:
     /// `q[C, H·Dh]` becomes the heads' outputs. `k`, `v` (`[·, K·Dh]`) hold the rows that paths name: those of the pack,
-    /// or a cache. The bits of a row do not depend on how its path is cut, nor on how many of its tokens are in `q`.
+    /// or a cache. `sinks[1, H]` are scores beside those of the tokens, whose part of the softmax is lost. The bits of a row do not
+    /// depend on how its path is cut, nor on how many of its tokens are in `q`.
     fn attention(
         &self,
         q: &mut Self::Mat,
@@ -383,6 +391,7 @@ pub trait Backend: Sync {
         v: &Self::Mat,
         layout: &Self::Layout,
         shape: &AttentionShape,
+        sinks: Option<&Self::Weight<'_>>,
     );
 
     /// Keys of the pre-trained model minus keys of the tuned model, before rotation: `normalized[C, D]` →
@@ -411,7 +420,9 @@ pub trait Backend: Sync {
 
     /// For every twin row of the layout's sequences and every head the softmax-weighted mean of the *normed hidden states* it
     /// attends to: `q[R, H·Dh]` → `out[rows of these sequences, H·D]`. Since `Σ p (n Wv) = (Σ p n) Wv`, values need
-    /// not be projected for all tokens; [`Backend::head_values`] projects the means.
+    /// not be projected for all tokens; [`Backend::head_values`] projects the means. The mean is that of the tokens alone: what
+    /// sinks leave them is told in [`Sunk::shares`], for [`Backend::scale_heads`] to multiply the projected values with, as these have a
+    /// bias.
     fn twin_attend(
         &self,
         q: &Self::Mat,
@@ -419,6 +430,7 @@ pub trait Backend: Sync {
         layout: &Self::Layout,
         shape: &AttentionShape,
         out: &mut Self::Mat,
+        sunk: Option<&mut Sunk<'_, Self::Mat, Self::Weight<'_>>>,
     );
 
     /// The value projection of [`Backend::twin_attend`]'s means, each head with its key-value head's rows of `Wv`:
@@ -431,6 +443,9 @@ pub trait Backend: Sync {
         first: usize,
         out: &mut Self::Mat,
     );
+
+    /// `heads[first + i, h] *= factors[i, h]`, every head of a row with its own: `factors[rows, H]`, `heads[R, H·Dh]`, twin rows.
+    fn scale_heads(&self, heads: &mut Self::Mat, factors: &Self::Mat, first: usize);
 
     /// Running sums, all zero.
     fn sums(&self, rows: usize, cols: usize) -> Self::Sums;

@@ -333,7 +333,8 @@ impl Adapter {
     }
 
     /// Of all experts of a layer together (`target_parameters`), whose weights `transformers` keeps one above the other: `A`
-    /// has the rows of one expert after those of another, `B` the columns of all experts for each rank.
+    /// has the rows of one expert after those of another, `B` the columns of all experts for each rank. Its rows are those of the gate and
+    /// then those of the up projection, or as the family fuses them.
     fn update_experts(&mut self, a: &str, module: &str, spec: &ModelSpec, config: &Config) -> Result<()> {
         let b = a.replace(".lora_A.", ".lora_B.");
         let layer = spec.family.layer_of(module).filter(|layer| spec.has_experts(*layer));
@@ -344,10 +345,12 @@ impl Adapter {
         let is_down = self.weights.shape(a).is_some_and(|shape| shape.get(1) == Some(&inner))
             && self.weights.shape(&b).is_some_and(|shape| shape.first() == Some(&hidden));
         type Parts = &'static [(fn(u16) -> LayerTensor, usize)];
+        const GATE_AND_UP: Parts = &[(LayerTensor::ExpertGate, 0), (LayerTensor::ExpertUp, 1)];
+        let is_fused = spec.family.fused_with(LayerTensor::ExpertGate(0)).count() > 1;
         let (name, cols, rows, parts): (_, _, _, Parts) = if is_down {
             ("down_proj", inner, hidden, &[(LayerTensor::ExpertDown, 0)])
         } else {
-            ("gate_up_proj", hidden, 2 * inner, &[(LayerTensor::ExpertGate, 0), (LayerTensor::ExpertUp, 1)])
+            ("gate_up_proj", hidden, 2 * inner, if is_fused { &GATE_AND_UP[..1] } else { GATE_AND_UP })
         };
         let all = self.rank_of(a, &b, |all| ([all, cols], [rows, all]))?;
         let key = format!("{}.{name}", named_by_peft(a));

@@ -274,10 +274,8 @@ fn add(
     info: &TensorInfo,
 ) -> Result<(), String> {
     let family = spec.family;
-    let entry = |shape: &[usize], range| {
-        Entry::mapped(0, info.type_name.clone(), info.encoding, shape.to_vec(), range)
-    };
-    let whole = || entry(&info.shape, info.range.clone());
+    let whole =
+        || Entry::mapped(0, info.type_name.clone(), info.encoding, info.shape.clone(), info.range.clone());
     let Some((layer, tensor)) = layer_tensor_of(&info.name) else {
         let name = other_name(family, &info.name);
         let mut taken = whole();
@@ -304,13 +302,10 @@ fn add(
                 info.name, info.shape, architecture.name
             ));
         }
-        let length = info.range.len() / count.max(1);
+        let all = whole();
         for expert in 0..count {
-            let start = info.range.start + expert * length;
-            tensors.insert(
-                name_of(tensor.of_expert(expert as u16)),
-                entry(&[rows, cols], start..start + length),
-            );
+            let own = all.part(expert, count, &[rows, cols]);
+            tensors.insert(name_of(tensor.of_expert(expert as u16)), own);
         }
         return Ok(());
     }

@@ -143,7 +143,7 @@ impl Checkpoint {
             family.fused_with(tensor).filter_map(|tensor| Some((tensor, shape(tensor)?))).collect();
         let all: usize = lengths.iter().map(|(_, length)| length).sum();
         let before: usize = lengths.iter().take_while(|(other, _)| *other != tensor).map(|(_, n)| n).sum();
-        let transposed = family.transposed && !tensor.is_vector();
+        let transposed = family.transposes(tensor) && stored.stored.encoding != Encoding::Mxfp4;
         let elements = Stored { cols: if transposed { all } else { inner }, ..stored.stored };
         let whole = Tensor { rows: all, cols: inner, stored: elements, ..stored };
         let view = match (lengths.len(), family.fusion, transposed) {
@@ -157,8 +157,8 @@ impl Checkpoint {
                 View { first: before, group: all, stride: all, transposed, ..View::WHOLE }
             }
             (_, Fusion::OneByOne, false) => return Some(whole.row_range(before..before + length)),
-            (_, Fusion::GroupByGroup, _) => {
-                let groups = self.spec.num_key_value_heads;
+            (_, fusion, _) => {
+                let groups = if fusion == Fusion::RowByRow { length } else { self.spec.num_key_value_heads };
                 View {
                     first: before / groups,
                     group: length / groups,
@@ -314,7 +314,8 @@ impl Checkpoint {
                     (fused.map(|(rows, _)| rows).sum(), cols)
                 };
                 let name = self.spec.family.layer_tensor_name(layer, tensor).expect("listed by the family");
-                match (tensor.is_vector(), self.spec.family.transposed) {
+                let transposed = self.spec.family.transposes(tensor) && !self.weights.is_packed(&name);
+                match (tensor.is_vector(), transposed) {
                     (true, _) => self.checked(&name, &[cols])?,
                     (false, false) => self.checked(&name, &[rows, cols])?,
                     (false, true) => self.checked(&name, &[cols, rows])?,
@@ -365,6 +366,7 @@ fn open_directory(dir: &Path, dtype: Option<Dtype>) -> Result<(ModelSpec, Weight
     if let Some(quantization) = quantization {
         weights.find_scales(&quantization)?;
     }
+    weights.part_experts(&spec)?;
     if spec.family.weightless_norms {
         weights.add_norms(&spec)?;
     }

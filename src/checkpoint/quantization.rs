@@ -1,4 +1,4 @@
-//! What `quantization_config` says: FP8 weights with factors beside them. All other kinds are refused.
+//! What `quantization_config` says: FP8 weights with factors beside them, or MXFP4. All other kinds are refused.
 
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ const OF_ACTIVATIONS: [&str; 6] =
 
 impl Quantization {
     /// Reads the `quantization_config` (or older `compression_config`) of a `config.json`; `None` where weights are not
-    /// quantized.
+    /// quantized, or experts in MXFP4, which their tensors' names say.
     ///
     /// # Errors
     /// A sentence that names the field and what is known.
@@ -30,14 +30,14 @@ impl Quantization {
         else {
             return Ok(None);
         };
-        const KNOWN: &str =
-            "known: FP8 as fp8, fbgemm_fp8, modelopt and compressed-tensors have it; GGUF files";
+        const KNOWN: &str = "known: FP8 as fp8, fbgemm_fp8, modelopt and compressed-tensors have it; experts in mxfp4; GGUF files";
         let refused =
             |what: String| Err(format!("has a {within} with {what}, which cannot be read ({KNOWN})"));
         let text = |name: &str| fields.get(name).and_then(Value::as_str);
         match text("quant_method") {
             Some("fp8" | "fbgemm_fp8") => {}
             Some("modelopt") if text("quant_algo") == Some("FP8") => {}
+            Some("mxfp4") => return Ok(None),
             Some("compressed-tensors") => return Self::of_groups(&within, fields).map(Some),
             Some(method) => return refused(format!("quant_method \"{method}\"")),
             None => return refused("no quant_method".into()),

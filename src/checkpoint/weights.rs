@@ -1,5 +1,7 @@
 //! Tensors of mapped and validated files: safetensors or what `torch.save` wrote, one or many, or one GGUF file.
 
+mod experts;
+
 use super::{pages::MappedFiles, pytorch, quantization::Quantization, read_json};
 use crate::{
     Error, Result,
@@ -25,7 +27,7 @@ const FILES: [(&str, &str); 2] = [
 pub struct Weights {
     files: MappedFiles,
     tensors: BTreeMap<String, Entry>,
-    /// Factors of FP8 tensors, by name; no tensors of the model.
+    /// Factors of quantized tensors, by name; no tensors of the model.
     scales: BTreeMap<String, Entry>,
     /// What elements are rounded to when read; `None` leaves them as stored.
     rounded_to: Option<Dtype>,
@@ -50,7 +52,7 @@ pub struct Entry {
     pub bytes: Bytes,
     /// See [`Stored::paired`].
     pub paired: Option<Interleaved>,
-    /// The factors of FP8 elements: which entry, and rows and columns of a block.
+    /// The factors of quantized elements: which entry, and rows and columns of a block.
     scales: Option<(String, (usize, usize))>,
 }
 
@@ -83,6 +85,17 @@ impl Entry {
         range: Range<usize>,
     ) -> Self {
         Self { file, type_name, encoding, shape, bytes: Bytes::Mapped(range), paired: None, scales: None }
+    }
+
+    /// One of `count` equal parts that follow each other, with a shape of its own.
+    ///
+    /// # Panics
+    /// If it is not mapped.
+    pub fn part(&self, index: usize, count: usize, shape: &[usize]) -> Self {
+        let Bytes::Mapped(Range { start, end }) = self.bytes else { panic!("small tensors have no parts") };
+        let length = (end - start) / count;
+        let range = start + index * length..start + (index + 1) * length;
+        Self::mapped(self.file, self.type_name.clone(), self.encoding, shape.to_vec(), range)
     }
 
     /// Takes a vector of other values in the place of the file's.
@@ -288,12 +301,12 @@ impl Weights {
             _ => return None,
         };
         let scales = match (&entry.scales, encoding) {
-            (None, Encoding::Fp8) => return None,
+            (None, Encoding::Fp8 | Encoding::Mxfp4 | Encoding::E8m0) => return None,
             (None, _) => None,
             (Some((name, block)), _) => {
                 let scales = self.scales.get(name)?;
-                let (dtype, bytes) = (scales.encoding?.dtype(), self.bytes_of(scales));
-                Some(Scales { dtype, bytes, block: *block, across: cols.div_ceil(block.1) })
+                let (encoding, bytes) = (scales.encoding?, self.bytes_of(scales));
+                Some(Scales { encoding, bytes, block: *block, across: cols.div_ceil(block.1) })
             }
         };
         let stored =
@@ -340,6 +353,11 @@ impl Weights {
 
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|entry| &entry.shape[..])
+    }
+
+    /// Whether a tensor is of packed experts: those are `[out, in]` in all files.
+    pub fn is_packed(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|entry| entry.encoding == Some(Encoding::Mxfp4))
     }
 
     /// The type's name as the file has it.

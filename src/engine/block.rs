@@ -6,7 +6,7 @@ use super::{
     workspace::{ContextSpace, RowSpace, TwinSpace, Workspace},
 };
 use crate::{
-    backend::{Attended, AttentionShape, Backend, Linear, Norm, RopeOf, Rows},
+    backend::{Attended, AttentionShape, Backend, Linear, Norm, RopeOf, Rows, Sunk},
     model::{Activation, LayerTensor, ModelSpec},
     twin::Branch,
 };
@@ -19,6 +19,7 @@ pub struct Block<'w, B: Backend> {
     value: Linear<B::Weight<'w>>,
     query_norm: Option<Norm<B::Weight<'w>>>,
     pub key_norm: Option<Norm<B::Weight<'w>>>,
+    sinks: Option<B::Weight<'w>>,
     attention_output: Linear<B::Weight<'w>>,
     attention_post_norm: Option<Norm<B::Weight<'w>>>,
     mlp_norm: Option<Norm<B::Weight<'w>>>,
@@ -72,6 +73,7 @@ impl<'w, B: Backend> Block<'w, B> {
             value: linear(Value, ValueBias),
             query_norm: norm(QueryNorm),
             key_norm: norm(KeyNorm),
+            sinks: optional(Sinks),
             attention_output: linear(AttentionOutput, AttentionOutputBias),
             attention_post_norm: norm(AttentionPostNorm),
             mlp_norm: if spec.has_one_norm() {
@@ -86,12 +88,12 @@ impl<'w, B: Backend> Block<'w, B> {
                     down: linear(Down, DownBias),
                 }),
                 Some(experts) => Mlp::Experts(Experts {
-                    router: plain(Router),
+                    router: linear(Router, RouterBias),
                     experts: (0..experts.count as u16)
                         .map(|expert| Expert {
-                            gate: Some(plain(ExpertGate(expert))),
-                            up: plain(ExpertUp(expert)),
-                            down: plain(ExpertDown(expert)),
+                            gate: Some(linear(ExpertGate(expert), ExpertGateBias(expert))),
+                            up: linear(ExpertUp(expert), ExpertUpBias(expert)),
+                            down: linear(ExpertDown(expert), ExpertDownBias(expert)),
                         })
                         .collect(),
                     shared: experts.shared_intermediate_size.map(|_| Shared {
@@ -135,6 +137,7 @@ impl<'w, B: Backend> Block<'w, B> {
             [&norm.weight].into_iter().chain(&norm.bias).for_each(|weight| backend.fetch(weight));
         };
         norms.into_iter().flatten().for_each(of_norm);
+        self.sinks.iter().for_each(|sinks| backend.fetch(sinks));
         let of_linear = |linear: &Linear<B::Weight<'w>>| {
             [&linear.weight].into_iter().chain(&linear.bias).for_each(|weight| backend.fetch(weight));
         };
@@ -227,7 +230,7 @@ impl<'w, B: Backend> Block<'w, B> {
         key_difference: Option<&B::Mat>,
         twin: &mut TwinSpace<B::Mat>,
     ) {
-        let TwinSpace { rows: RowSpace { normed, heads, .. }, queries, keys, means, .. } = twin;
+        let TwinSpace { rows: RowSpace { normed, heads, .. }, queries, keys, means, shares, .. } = twin;
         let attended = Attended {
             context_keys: &context.keys,
             key_difference,
@@ -236,9 +239,17 @@ impl<'w, B: Backend> Block<'w, B> {
             twin_keys: keys,
             twin_normed: normed,
         };
+        let first = pack.twin_rows.start;
         backend.resize(means, pack.twin_rows.len());
-        backend.twin_attend(queries, &attended, &pack.layout, &self.shape, means);
-        backend.head_values(means, &self.value, &self.shape, pack.twin_rows.start, heads);
+        let mut sunk = self.sinks.as_ref().map(|sinks| {
+            backend.resize(shares, pack.twin_rows.len());
+            Sunk { sinks, shares }
+        });
+        backend.twin_attend(queries, &attended, &pack.layout, &self.shape, means, sunk.as_mut());
+        backend.head_values(means, &self.value, &self.shape, first, heads);
+        if let Some(Sunk { shares, .. }) = sunk {
+            backend.scale_heads(heads, shares, first);
+        }
     }
 
     /// After attention: the block's output `f(x)` for all twin rows `x[R, D]`.
@@ -347,7 +358,7 @@ impl<'w, B: Backend> Block<'w, B> {
         after_attention: Option<&mut B::Mat>,
     ) {
         let RowSpace { normalized: spare, normed, heads, .. } = &mut *space;
-        backend.attention(heads, keys, values, layout, &self.shape);
+        backend.attention(heads, keys, values, layout, &self.shape, self.sinks.as_ref());
         if self.parallel_residual {
             norm_or_copy(backend, x, self.mlp_norm.as_ref(), normed);
             backend.linear_add(heads, &self.attention_output, x);

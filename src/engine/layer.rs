@@ -51,10 +51,12 @@ impl<'w, B: Backend> Layer<'w, B> {
         let same_positions = spec.pt.norm_eps == spec.ft.norm_eps && rope.pt == rope.ft;
         let same_keys = same_positions && shared(&LayerTensor::OF_KEYS);
         let same_numbers = |spec: &ModelSpec| {
-            let ModelSpec { attention_scale, attn_logit_softcapping, residual_multiplier, .. } = spec;
+            let ModelSpec {
+                attention_scale, attn_logit_softcapping, residual_multiplier, hidden_act, ..
+            } = spec;
             let window = spec.layers[index].sliding_window;
             let normalize = spec.experts.as_ref().map(|experts| experts.normalize);
-            (*attention_scale, *attn_logit_softcapping, *residual_multiplier, window, normalize)
+            (*attention_scale, *attn_logit_softcapping, *residual_multiplier, *hidden_act, window, normalize)
         };
         let same_block = same_keys
             && same_numbers(spec.pt) == same_numbers(spec.ft)

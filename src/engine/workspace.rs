@@ -41,6 +41,8 @@ pub struct TwinSpace<M> {
     pub keys: M,
     /// Mean hidden states of the heads, for the rows of one pack, `[rows, H·D]`.
     pub means: M,
+    /// Which share of their attention goes to tokens, not to sinks, for the same rows, `[rows, H]`.
+    pub shares: M,
     /// The block's output, `[R, D]`.
     pub output: M,
 }
@@ -202,6 +204,7 @@ impl<M> Workspace<M> {
                 queries: twin(twin_rows, spec.query_width()),
                 keys: twin(twin_rows, k),
                 means: twin(0, spec.num_attention_heads * d),
+                shares: twin(0, spec.num_attention_heads),
                 output: twin(twin_rows, d),
             }
         };

@@ -1,7 +1,7 @@
 //! `config.json` → [`ModelSpec`].
 
 use super::{
-    Activation, FAMILIES, Family, LayerTensor, ModelSpec, Xielu,
+    Activation, ClampedSwiglu, FAMILIES, Family, LayerTensor, ModelSpec, Xielu,
     fields::Fields,
     layer_config::{experts_of, layers_of},
     rope_config::ropes_of,
@@ -57,9 +57,11 @@ pub fn parse_config(config: &Value) -> Result<ModelSpec, String> {
     let object = config.as_object().ok_or("is not a JSON object")?;
     let family = family_of(object)?;
     let defaults = family.config_defaults();
+    let fixed = family.fixed_fields();
     let config = Fields {
         object,
         defaults: &defaults,
+        fixed: &fixed,
         names: family.config_names,
         aliases: family.config_aliases,
         within: "",
@@ -179,6 +181,11 @@ fn family_of(config: &Map<String, Value>) -> Result<&'static Family, String> {
 
 fn activation_of(config: &Fields, family: &Family) -> Result<Activation, String> {
     let field = if config.known("hidden_activation").is_some() { "hidden_activation" } else { "hidden_act" };
+    // A family that has these has no other activation, whatever hidden_act says.
+    let clamped = (config.known_number("swiglu_alpha")?, config.known_number("swiglu_limit")?);
+    if let (Some(alpha), Some(limit)) = clamped {
+        return Ok(Activation::ClampedSwiglu(ClampedSwiglu { alpha, limit }));
+    }
     match config.get(field) {
         None => Err(format!("has no {field}")),
         Some(Value::String(name)) => match name.as_str() {
@@ -205,6 +212,7 @@ fn activation_of(config: &Fields, family: &Family) -> Result<Activation, String>
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::model::{Rope, RopeScaling};
     use serde_json::json;
 
     /// A config with the shape of a small model, where it has none.
@@ -299,6 +307,25 @@ pub mod tests {
             problem(granite),
             "layer_types holds \"mamba\", expected full_attention or sliding_attention"
         );
+    }
+
+    #[test]
+    fn what_a_family_has_is_not_what_a_config_says_that_nobody_reads() {
+        let gptj = json!({"model_type": "gptj", "n_embd": 32, "n_head": 2, "rotary_dim": 8, "use_parallel_residual": false,
+            "rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}});
+        let spec = parse_config(&gptj).unwrap();
+        assert!(spec.parallel_residual);
+        let Rope { rope_theta, ref scaling, .. } = spec.ropes[0];
+        assert_eq!((rope_theta, scaling), (1e4, &RopeScaling::Default));
+        let neo =
+            json!({"model_type": "gpt_neo", "hidden_size": 32, "num_heads": 2, "attention_multiplier": 0.5});
+        assert_eq!(parse_config(&neo).unwrap().attention_scale, 1.0);
+        let opt =
+            parse_config(&tiny(json!({"model_type": "opt", "rms_norm_eps": 0.1, "ffn_dim": 64}))).unwrap();
+        assert_eq!(opt.norm_eps, 1e-5);
+        let phi = tiny(json!({"model_type": "phi", "use_parallel_residual": false, "mlp_bias": false}));
+        let phi = parse_config(&phi).unwrap();
+        assert!(phi.parallel_residual && phi.mlp_bias && phi.qkv_bias);
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub enum LayerTensor {
     ValueBias,
     QueryNorm,
     KeyNorm,
+    /// A score of each head beside those of the tokens; what it gets of the softmax goes to no value.
+    Sinks,
     AttentionOutput,
     AttentionOutputBias,
     AttentionPostNorm,
@@ -34,9 +36,13 @@ pub enum LayerTensor {
     XieluEps,
     /// Chooses experts, where a layer has those in the place of one MLP.
     Router,
+    RouterBias,
     ExpertGate(u16),
     ExpertUp(u16),
     ExpertDown(u16),
+    ExpertGateBias(u16),
+    ExpertUpBias(u16),
+    ExpertDownBias(u16),
     /// Of the expert that every token goes through besides.
     SharedGate,
     SharedUp,
@@ -72,6 +78,17 @@ pub enum Fusion {
     OneByOne,
     /// Those of the query heads that share a key head, of this and of its value head, then those of the next key head.
     GroupByGroup,
+    /// A row of each, then the next row of each.
+    RowByRow,
+}
+
+/// Which matrices are stored as `[in, out]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transposed {
+    None,
+    All,
+    /// Those of experts, unless they are packed.
+    OfExperts,
 }
 
 /// A family as data: everything else comes from `config.json`.
@@ -100,6 +117,8 @@ pub struct Family {
     pub ignored_suffixes: &'static [&'static str],
     /// The fields of its `config.json` that not all families know, and the values of absent ones, as JSON.
     pub defaults: &'static str,
+    /// The fields that are the same in all its models, whatever a `config.json` says, as JSON.
+    pub fixed: &'static str,
     /// Fields that may have one value only, as JSON: what others mean cannot be computed.
     pub computable: &'static str,
     /// Names that its `config.json` has for what is called otherwise elsewhere: `(elsewhere, here)`.
@@ -108,8 +127,10 @@ pub struct Family {
     pub config_aliases: &'static [&'static str],
     /// How the rows of fused tensors follow each other.
     pub fusion: Fusion,
-    /// Matrices are stored as `[in, out]`.
-    pub transposed: bool,
+    /// Which matrices are stored as `[in, out]`.
+    pub transposed: Transposed,
+    /// Files have the tensors of a layer's experts in one, one above the other, without `{expert}.` in its name.
+    pub experts_together: bool,
     /// Name of the embedding of positions.
     pub position_embedding: Option<&'static str>,
     /// Its rows before that of the first position.
@@ -185,9 +206,19 @@ impl Family {
         name.strip_prefix(self.layer_prefix)?.split('.').next()?.parse().ok()
     }
 
-    /// Whether a tensor of this name is stored as `[in, out]`.
+    /// Whether a tensor that is not packed is stored as `[in, out]`.
+    pub fn transposes(&self, tensor: LayerTensor) -> bool {
+        !tensor.is_vector()
+            && match self.transposed {
+                Transposed::None => false,
+                Transposed::All => true,
+                Transposed::OfExperts => tensor.expert().is_some(),
+            }
+    }
+
+    /// Whether the tensor of this name, which is not packed, is stored as `[in, out]`.
     pub fn is_transposed(&self, name: &str) -> bool {
-        self.transposed && self.layer_tensor_of(name).is_some_and(|(_, tensor)| !tensor.is_vector())
+        self.layer_tensor_of(name).is_some_and(|(_, tensor)| self.transposes(tensor))
     }
 
     /// The tensors that are stored under the same name as `tensor`, itself among them, in the order of their rows.
@@ -200,6 +231,11 @@ impl Family {
     /// [`Family::defaults`], parsed.
     pub fn config_defaults(&self) -> Map<String, Value> {
         parsed(self.defaults)
+    }
+
+    /// [`Family::fixed`], parsed.
+    pub fn fixed_fields(&self) -> Map<String, Value> {
+        parsed(self.fixed)
     }
 
     /// [`Family::computable`], parsed.
@@ -224,7 +260,7 @@ fn parsed(table: &str) -> Map<String, Value> {
 }
 
 /// Stands for an expert's number in names.
-const EXPERT: &str = "{expert}";
+pub const EXPERT: &str = "{expert}";
 
 impl LayerTensor {
     /// What keys are made with, besides angles and numbers of the config.
@@ -251,8 +287,11 @@ impl LayerTensor {
                 | SharedUp
                 | SharedDown
                 | SharedShare
+                | ExpertGate(_)
+                | ExpertUp(_)
+                | ExpertDown(_)
         );
-        !is_matrix && self.expert().is_none()
+        !is_matrix
     }
 
     /// The number of the expert that it belongs to.
@@ -260,6 +299,7 @@ impl LayerTensor {
         use LayerTensor::*;
         match self {
             ExpertGate(expert) | ExpertUp(expert) | ExpertDown(expert) => Some(expert),
+            ExpertGateBias(expert) | ExpertUpBias(expert) | ExpertDownBias(expert) => Some(expert),
             _ => None,
         }
     }
@@ -271,6 +311,9 @@ impl LayerTensor {
             ExpertGate(_) => ExpertGate(expert),
             ExpertUp(_) => ExpertUp(expert),
             ExpertDown(_) => ExpertDown(expert),
+            ExpertGateBias(_) => ExpertGateBias(expert),
+            ExpertUpBias(_) => ExpertUpBias(expert),
+            ExpertDownBias(_) => ExpertDownBias(expert),
             other => other,
         }
     }
@@ -304,6 +347,7 @@ impl LayerTensor {
             }
             QueryNorm => Some((1, spec.query_norm_width())),
             KeyNorm => Some((1, spec.key_norm_width())),
+            Sinks => Some((1, spec.num_attention_heads)),
             Query => Some((q, d)),
             Key | Value => Some((k, d)),
             AttentionOutput => Some((d, q)),
@@ -311,11 +355,14 @@ impl LayerTensor {
             KeyBias | ValueBias => spec.qkv_bias.then_some((1, k)),
             AttentionOutputBias => spec.attention_output_bias.then_some((1, d)),
             Router => experts.map(|experts| (experts.count, d)),
+            RouterBias => experts.map(|experts| (1, experts.count)),
             SharedGate | SharedUp => Some((experts?.shared_intermediate_size?, d)),
             SharedDown => Some((d, experts?.shared_intermediate_size?)),
             SharedShare => experts?.shared_intermediate_size.map(|_| (1, d)),
             ExpertGate(index) | ExpertUp(index) => expert(index, |inner, hidden| (inner, hidden)),
             ExpertDown(index) => expert(index, |inner, hidden| (hidden, inner)),
+            ExpertGateBias(index) | ExpertUpBias(index) => expert(index, |inner, _| (1, inner)),
+            ExpertDownBias(index) => expert(index, |_, hidden| (1, hidden)),
             Gate | Up | Down | GateBias | UpBias | DownBias if experts.is_some() => None,
             Gate | Up => Some((f, d)),
             Down => Some((d, f)),

@@ -8,6 +8,8 @@ pub struct Fields<'a> {
     pub object: &'a Map<String, Value>,
     /// Values of fields that the object does not have.
     pub defaults: &'a Map<String, Value>,
+    /// Values of fields that are these whatever the object says.
+    pub fixed: &'a Map<String, Value>,
     /// What the object calls a field that is asked for by another name: `(asked for, here)`.
     pub names: &'static [(&'static str, &'static str)],
     /// Of those fields the ones that it may call by the other name too, which goes before.
@@ -23,6 +25,9 @@ impl<'a> Fields<'a> {
     }
 
     pub fn get(&self, name: &str) -> Option<&'a Value> {
+        if let Some(value) = self.fixed.get(self.own(name)) {
+            return Some(value).filter(|value| !value.is_null());
+        }
         let alias = self.aliases.contains(&name).then(|| self.object.get(name)).flatten();
         if let Some(value) = alias.filter(|value| !value.is_null()) {
             return Some(value);
@@ -38,7 +43,9 @@ impl<'a> Fields<'a> {
 
     /// The fields without those that the family does not know: they mean nothing in its models.
     pub fn known(&self, name: &str) -> Option<&'a Value> {
-        if self.defaults.contains_key(self.own(name)) { self.get(name) } else { None }
+        let own = self.own(name);
+        let is_known = self.defaults.contains_key(own) || self.fixed.contains_key(own);
+        is_known.then(|| self.get(name)).flatten()
     }
 
     /// A flag that the family knows.

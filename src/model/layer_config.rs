@@ -22,10 +22,11 @@ pub fn layers_of(
     } else {
         vec![false; num_hidden_layers]
     };
-    let listed = config.known("layer_types").or(config.known("attention_layers"));
+    let named = |field: &'static str| config.known(field).map(|types| (field, types));
+    let listed = named("layer_types").or(named("attention_layers"));
     let repeated = config.defaults.get("attention_types").and(config.get_or_default("attention_types"));
     let is_sliding = match (listed, repeated) {
-        (Some(types), _) => layer_types(types, num_hidden_layers)?,
+        (Some((field, types)), _) => layer_types(field, types, num_hidden_layers)?,
         (None, Some(types)) => attention_types(types, num_hidden_layers)?,
         (None, None) => {
             // 0 is no size, but a place to begin or to end.
@@ -115,16 +116,19 @@ fn sparse_layers(config: &Fields, num_hidden_layers: usize) -> Result<Vec<bool>,
     Ok((0..num_hidden_layers).map(is_sparse).collect())
 }
 
-fn layer_types(types: &Value, num_hidden_layers: usize) -> Result<Vec<bool>, String> {
+fn layer_types(field: &str, types: &Value, num_hidden_layers: usize) -> Result<Vec<bool>, String> {
     let types = types.as_array().filter(|types| types.len() == num_hidden_layers).ok_or_else(|| {
-        format!("layer_types: expected a list of {num_hidden_layers} (num_hidden_layers) strings")
+        format!("{field}: expected a list of {num_hidden_layers} (num_hidden_layers) strings")
     })?;
     types
         .iter()
         .map(|kind| match kind.as_str() {
             Some("full_attention" | "attention" | "global") => Ok(false),
             Some("sliding_attention" | "local") => Ok(true),
-            _ => Err(format!("layer_types holds {kind}, expected full_attention or sliding_attention")),
+            _ if field == "attention_layers" => {
+                Err(format!("{field} holds {kind}, expected global or local"))
+            }
+            _ => Err(format!("{field} holds {kind}, expected full_attention or sliding_attention")),
         })
         .collect()
 }

@@ -10,7 +10,7 @@ mod rope_config;
 
 pub use config::{parse_config, text_config};
 pub use families::FAMILIES;
-pub use family::{Family, Fusion, LayerTensor, WindowRule};
+pub use family::{EXPERT, Family, Fusion, LayerTensor, WindowRule};
 pub use rope::{Rope, RopeScaling, RopeTable};
 
 use crate::{
@@ -100,6 +100,14 @@ pub enum Activation {
     /// `max(x, 0)²`
     Relu2,
     Xielu(Xielu),
+    ClampedSwiglu(ClampedSwiglu),
+}
+
+/// A gate of gpt-oss (`transformers` modeling_gpt_oss.py): of `g`, at most `limit`, and `u`, within ±`limit`, `g sigmoid(alpha g) (u + 1)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClampedSwiglu {
+    pub alpha: f64,
+    pub limit: f64,
 }
 
 /// xIELU (arXiv 2411.13010, `transformers` activations.py), whose parameters are a layer's own:
@@ -127,7 +135,7 @@ impl Activation {
     /// `hidden_act` in `config.json`.
     pub fn name(self) -> &'static str {
         match self {
-            Activation::Silu => "silu",
+            Activation::Silu | Activation::ClampedSwiglu(_) => "silu",
             Activation::Gelu => "gelu",
             Activation::GeluTanh => "gelu_pytorch_tanh",
             Activation::Relu => "relu",

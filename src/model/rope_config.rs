@@ -44,7 +44,8 @@ pub fn ropes_of(
         None | Some(Value::Null) => Ok(&empty),
         Some(other) => Err(format!("{within}{name} is {other}, expected an object")),
     };
-    let fields = |object| Fields { object, defaults: &empty, names: &[], aliases: &[], within };
+    let fields =
+        |object| Fields { object, defaults: &empty, fixed: &empty, names: &[], aliases: &[], within };
     let (full, sliding) = match by_layer_type(object) {
         Some(_) if sliding_theta.is_none() => {
             return Err(format!(
@@ -104,8 +105,12 @@ fn rope_of(
         None => (head_dim as f64 * partial) as usize,
     };
     if rotary_dim == 0 || rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) {
+        let told = match config.known("rotary_dim") {
+            Some(dim) => format!("rotary_dim is {dim}"),
+            None => format!("partial_rotary_factor is {partial}"),
+        };
         return Err(format!(
-            "partial_rotary_factor is {partial}: {rotary_dim} of {head_dim} dimensions of a head are rotated, expected an \
+            "{told}: {rotary_dim} of {head_dim} dimensions of a head are rotated, expected an \
              even number of them"
         ));
     }

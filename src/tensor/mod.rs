@@ -370,9 +370,12 @@ mod tests {
     fn any_part_of_a_quantized_matrix_is_that_part_of_the_whole() {
         let (rows, cols) = (12, 512);
         let scales: Vec<u8> = (0..36).flat_map(|i| (1.0f32 + i as f32).to_le_bytes()).collect();
-        let fp8 = Scales { dtype: Dtype::F32, bytes: &scales, block: (4, 43), across: 12 };
+        let fp8 = Scales { encoding: Dtype::F32.into(), bytes: &scales, block: (4, 43), across: 12 };
+        let exponents: Vec<u8> = (0..192).map(|i| 100 + i % 50).collect();
+        let mxfp4 = Scales { encoding: Encoding::E8m0, bytes: &exponents, block: (1, 32), across: 16 };
         let encodings = BLOCK_FORMATS.map(|format| (Encoding::Block(format), None));
-        for (encoding, scales) in encodings.into_iter().chain([(Encoding::Fp8, Some(fp8))]) {
+        let scaled = [(Encoding::Fp8, Some(fp8)), (Encoding::Mxfp4, Some(mxfp4))];
+        for (encoding, scales) in encodings.into_iter().chain(scaled) {
             let bytes = noise(encoding.bytes(rows * cols).unwrap());
             for paired in [None, Some(Interleaved::whole(6))] {
                 let stored = Stored { scales, paired, ..Stored::new(encoding, cols, &bytes) };
@@ -414,6 +417,25 @@ mod tests {
     }
 
     #[test]
+    fn mxfp4_is_what_its_bits_say() {
+        let bytes: Vec<u8> = (0..16).map(|i| (2 * i & 15) | (2 * i + 1 & 15) << 4).collect();
+        let exponents = [0, 1, 127, 130].map(|exponent| (exponent, 2f64.powi(i32::from(exponent) - 127)));
+        for (exponent, scale) in exponents {
+            let scales = Scales { encoding: Encoding::E8m0, bytes: &[exponent], block: (1, 32), across: 1 };
+            let mut found = [0.0; 32];
+            let stored = Stored { scales: Some(scales), ..Stored::new(Encoding::Mxfp4, 32, &bytes) };
+            stored.widen_run(0, 0..32, &mut found);
+            for (bits, found) in (0..16u8).cycle().zip(found) {
+                let (half, odd) = (i32::from(bits >> 1 & 3), f64::from(bits & 1));
+                let magnitude = if half == 0 { odd / 2.0 } else { (1.0 + odd / 2.0) * 2f64.powi(half - 1) };
+                let expected = if bits < 8 { magnitude } else { -magnitude };
+                assert_eq!(f64::from(found), expected * scale, "{bits}");
+                assert_eq!(bf16::from_f32(found).to_f32(), found);
+            }
+        }
+    }
+
+    #[test]
     fn scales_that_are_not_finite_are_found() {
         for format in BLOCK_FORMATS {
             let mut bytes = vec![0; 3 * format.bytes()];
@@ -423,8 +445,17 @@ mod tests {
             assert_eq!(stored.first_non_finite(|_| ()), Some(format.elements()), "{format:?}");
         }
         let scales = [1.0f32, f32::INFINITY].map(f32::to_le_bytes).concat();
-        let fp8 = Scales { dtype: Dtype::F32, bytes: &scales, block: (1, 4), across: 1 };
+        let fp8 = Scales { encoding: Dtype::F32.into(), bytes: &scales, block: (1, 4), across: 1 };
         let stored = Stored { scales: Some(fp8), ..Stored::new(Encoding::Fp8, 4, &[0; 8]) };
         assert_eq!(stored.first_non_finite(|_| ()), Some(4));
+        for (exponent, found) in [(252, None), (253, Some(32)), (255, Some(32))] {
+            let exponents = [127, exponent];
+            let mxfp4 = Scales { encoding: Encoding::E8m0, bytes: &exponents, block: (1, 32), across: 1 };
+            let stored = Stored { scales: Some(mxfp4), ..Stored::new(Encoding::Mxfp4, 32, &[0x77; 32]) };
+            assert_eq!(stored.first_non_finite(|_| ()), found);
+            let mut element = [0.0];
+            stored.widen_run(1, 5..6, &mut element);
+            assert_eq!(element[0].is_finite(), found.is_none());
+        }
     }
 }

@@ -37,6 +37,11 @@ pub enum Encoding {
     Float(Dtype),
     /// 8 bits: 4 of exponent, 3 of mantissa, no infinity (`float8_e4m3fn`); with [`Scales`].
     Fp8,
+    /// 4 bits: 2 of exponent, 1 of mantissa (`float4_e2m1fn`), two in a byte, the lower half first; with [`Scales`] of 32 elements
+    /// of a row (MXFP4, OCP Microscaling Formats 1.0).
+    Mxfp4,
+    /// 8 bits of exponent and nothing else (`float8_e8m0fnu`): factors.
+    E8m0,
     Block(BlockFormat),
 }
 
@@ -47,10 +52,12 @@ impl From<Dtype> for Encoding {
 }
 
 impl Encoding {
-    /// The type that holds every element as it is: quantized ones are f32 by their definition.
+    /// The type that holds every element as it is: most quantized ones are f32 by their definition.
     pub fn dtype(self) -> Dtype {
         match self {
             Encoding::Float(dtype) => dtype,
+            // A power of two times one of eight numbers.
+            Encoding::Mxfp4 | Encoding::E8m0 => Dtype::Bf16,
             Encoding::Fp8 | Encoding::Block(_) => Dtype::F32,
         }
     }
@@ -60,6 +67,8 @@ impl Encoding {
         match self {
             Encoding::Float(dtype) => dtype.name(),
             Encoding::Fp8 => "float8_e4m3fn",
+            Encoding::Mxfp4 => "mxfp4",
+            Encoding::E8m0 => "float8_e8m0fnu",
             Encoding::Block(format) => format.name(),
         }
     }
@@ -68,7 +77,8 @@ impl Encoding {
     pub fn bytes(self, elements: usize) -> Option<usize> {
         match self {
             Encoding::Float(dtype) => elements.checked_mul(dtype.size()),
-            Encoding::Fp8 => Some(elements),
+            Encoding::Fp8 | Encoding::E8m0 => Some(elements),
+            Encoding::Mxfp4 => elements.is_multiple_of(2).then_some(elements / 2),
             Encoding::Block(format) => elements
                 .is_multiple_of(format.elements())
                 .then_some(elements / format.elements())?
@@ -80,7 +90,7 @@ impl Encoding {
 /// Factors of elements, one for each block of rows and columns.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scales<'a> {
-    pub dtype: Dtype,
+    pub encoding: Encoding,
     pub bytes: &'a [u8],
     /// Rows and columns of a block.
     pub block: (usize, usize),
@@ -92,9 +102,12 @@ impl Scales<'_> {
     #[inline(always)]
     fn get(&self, row: usize, col: usize) -> f32 {
         let index = row / self.block.0 * self.across + col / self.block.1;
-        let size = self.dtype.size();
         let mut scale = [0.0];
-        widen_float(self.dtype, &self.bytes[index * size..(index + 1) * size], &mut scale);
+        match self.encoding {
+            Encoding::Float(dtype) => widen_float(dtype, &self.bytes[index * dtype.size()..], &mut scale),
+            Encoding::E8m0 => scale[0] = power_of_two(self.bytes[index]),
+            other => unreachable!("{} is no type of factors", other.name()),
+        }
         scale[0]
     }
 
@@ -118,7 +131,7 @@ pub struct Stored<'a> {
     pub encoding: Encoding,
     pub cols: usize,
     pub bytes: &'a [u8],
-    /// Factors of the elements (FP8).
+    /// Factors of the elements (FP8, MXFP4).
     pub scales: Option<Scales<'a>>,
     /// llama.cpp's order of the rows of queries and keys, which the file alone has: an adapter's rows are in that of the model.
     pub paired: Option<Interleaved>,
@@ -199,6 +212,12 @@ impl<'a> Stored<'a> {
                 let start = in_file * self.cols;
                 widen_fp8(&self.bytes[start + cols.start..start + cols.end], out);
             }
+            Encoding::Mxfp4 => widen_fp4(&self.bytes[in_file * self.cols / 2..], cols.clone(), out),
+            Encoding::E8m0 => {
+                let start = in_file * self.cols;
+                let elements = &self.bytes[start + cols.start..start + cols.end];
+                out.iter_mut().zip(elements).for_each(|(to, byte)| *to = power_of_two(*byte));
+            }
             Encoding::Block(format) => {
                 widen_blocks(format, self.rows(in_file..in_file + 1), cols.clone(), out)
             }
@@ -213,7 +232,8 @@ impl<'a> Stored<'a> {
     pub fn first_non_finite(&self, seen: impl Fn(&[u8])) -> Option<usize> {
         let (unit, elements) = match self.encoding {
             Encoding::Float(dtype) => (dtype.size(), 1),
-            Encoding::Fp8 => (1, 1),
+            Encoding::Fp8 | Encoding::E8m0 => (1, 1),
+            Encoding::Mxfp4 => (1, 2),
             Encoding::Block(format) => (format.bytes(), format.elements()),
         };
         let units = LOOKED_AT / unit;
@@ -221,6 +241,8 @@ impl<'a> Stored<'a> {
             let found = match self.encoding {
                 Encoding::Float(dtype) => first_non_finite(dtype, bytes),
                 Encoding::Fp8 => bytes.iter().position(|byte| byte & 0x7f == 0x7f),
+                Encoding::Mxfp4 => None,
+                Encoding::E8m0 => first_too_large(bytes),
                 Encoding::Block(format) => {
                     bytes.chunks_exact(unit).position(|block| !format.is_finite(block))
                 }
@@ -230,7 +252,10 @@ impl<'a> Stored<'a> {
         });
         own.or_else(|| {
             let scales = self.scales?;
-            let index = first_non_finite(scales.dtype, scales.bytes)?;
+            let index = match scales.encoding {
+                Encoding::Float(dtype) => first_non_finite(dtype, scales.bytes),
+                _ => first_too_large(scales.bytes),
+            }?;
             Some(index / scales.across * scales.block.0 * self.cols + index % scales.across * scales.block.1)
         })
     }
@@ -266,6 +291,29 @@ fn widen_fp8(bytes: &[u8], out: &mut [f32]) {
         let magnitude = f32::from_bits(u32::from(from & 0x7f) << 20) * bias;
         *to = f32::from_bits(magnitude.to_bits() | u32::from(from & 0x80) << 24);
     }
+}
+
+/// Of elements of 4 bits those of `cols`.
+#[inline(always)]
+fn widen_fp4(row: &[u8], cols: Range<usize>, out: &mut [f32]) {
+    const MAGNITUDES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    for (to, col) in out.iter_mut().zip(cols) {
+        let bits = row[col / 2] >> (col % 2 * 4) & 15;
+        let magnitude = MAGNITUDES[usize::from(bits & 7)];
+        *to = if bits < 8 { magnitude } else { -magnitude };
+    }
+}
+
+/// `2^(exponent − 127)`; 255, which is no number, is refused when a checkpoint is opened.
+#[inline(always)]
+fn power_of_two(exponent: u8) -> f32 {
+    // The smallest is below all normal numbers.
+    f32::from_bits(if exponent == 0 { 1 << 22 } else { u32::from(exponent) << 23 })
+}
+
+/// The first factor that is no number, or with which elements of 4 bits, 6 at most, are beyond what an f32 holds.
+fn first_too_large(exponents: &[u8]) -> Option<usize> {
+    exponents.iter().position(|exponent| *exponent > 252)
 }
 
 /// The elements `cols` of a row of blocks.

@@ -6,6 +6,7 @@ use std::fs;
 
 const GGUF: &str = "base/model.gguf";
 const FP8: &str = "tuned/model.safetensors";
+const PACKED: &str = "base/model.safetensors";
 
 fn score(pair: &Pair, args: &[&str]) -> crate::common::Ran {
     run(pair.run("score", args).args(["in.jsonl", "--threads", "2"]))
@@ -147,6 +148,57 @@ fn fp8_weights_need_their_factors() {
             let place = place_of("model.layers.1.mlp.down_proj.weight", "F8_E4M3", bytes);
             bytes[place.start] = 0xff;
         });
+    });
+}
+
+#[test]
+fn packed_experts_need_their_factors_and_each_expert() {
+    const BLOCKS: &str = "model.layers.1.mlp.experts.down_proj_blocks";
+    const SCALES: &str = "model.layers.1.mlp.experts.down_proj_scales";
+    let header = |case: &str, parts: &[&str], edit: &dyn Fn(&mut serde_json::Map<String, Value>)| {
+        refused(case, 42, parts, |pair| pair.edit_header(PACKED, edit));
+    };
+    let renamed = |from: &'static str, to: &'static str| {
+        move |header: &mut serde_json::Map<String, Value>| {
+            let tensor = header.remove(from).unwrap();
+            header.insert(to.into(), tensor);
+        }
+    };
+    const CASE: &str = "mxfp4";
+    header(CASE, &[PACKED, BLOCKS, "but there is no", SCALES], &renamed(SCALES, "model.layers.1.x.inv_freq"));
+    header(CASE, &[PACKED, SCALES, "but there is no", BLOCKS], &renamed(BLOCKS, "model.layers.1.x.inv_freq"));
+    header(CASE, &[BLOCKS, "of type I8, expected U8"], &|header| header[BLOCKS]["dtype"] = json!("I8"));
+    header(CASE, &[BLOCKS, "of shape [4, 128, 8], expected [4, 64, 1, 16], as that of", SCALES], &|header| {
+        header[BLOCKS]["shape"] = json!([4, 128, 8]);
+    });
+    header(CASE, &[SCALES, "of shape [2, 128, 1], expected [4, 128, 1]"], &|header| {
+        header[SCALES]["shape"] = json!([2, 128, 1]);
+    });
+    header(CASE, &[SCALES, "of shape [256], expected [4, rows, columns / 32]"], &|header| {
+        header[SCALES]["shape"] = json!([256]);
+    });
+    header(
+        CASE,
+        &["1.mlp.experts.0.down_proj has shape [32, 64], config.json demands [64, 32]"],
+        &|header| {
+            header[SCALES]["shape"] = json!([4, 32, 2]);
+            header[BLOCKS]["shape"] = json!([4, 32, 2, 16]);
+        },
+    );
+    refused(
+        CASE,
+        42,
+        &["1.mlp.experts.0.down_proj has a NaN or infinite element at row 0, column 0"],
+        |pair| {
+            pair.edit_bytes(PACKED, |bytes| {
+                let place = place_of(SCALES, "U8", bytes);
+                bytes[place.start] = 255;
+            });
+        },
+    );
+    const WHOLE: &str = "model.layers.0.mlp.experts.gate_up_proj_bias";
+    header("gpt_oss", &[WHOLE, "of shape [42, 5], expected [5, …]"], &|header| {
+        header[WHOLE]["shape"] = json!([42, 5]);
     });
 }
 

@@ -68,7 +68,7 @@ fn attention<B: Backend>(
         (shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim);
     let mut q = rows(backend, &tokens, q_cols, 1);
     let (k, v) = (rows(backend, &tokens, kv_cols, 2), rows(backend, &tokens, kv_cols, 3));
-    backend.attention(&mut q, &k, &v, &backend.layout(&sequences), shape);
+    backend.attention(&mut q, &k, &v, &backend.layout(&sequences), shape, None);
     let found = backend.read(&q);
     backend.check().unwrap();
     parts.iter().cloned().flatten().flat_map(|row| &found[row * q_cols..][..q_cols]).copied().collect()
@@ -106,7 +106,7 @@ fn twin_attention<B: Backend>(
         twin_normed: &twin(HIDDEN, 6),
     };
     let mut means = backend.zeros(Rows::Twin, Role::Operand, others + 1, heads * HIDDEN);
-    backend.twin_attend(&twin(heads * head_dim, 1), &attended, &layout, shape, &mut means);
+    backend.twin_attend(&twin(heads * head_dim, 1), &attended, &layout, shape, &mut means, None);
     let found = backend.read(&means);
     backend.check().unwrap();
     found[others * heads * HIDDEN..].to_vec()

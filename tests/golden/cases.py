@@ -33,7 +33,7 @@ class Case:
     adapter: dict | None = None  # fields of `LoraConfig`; without `tuned_too` the adapter is all that tuning did
     base_adapter: dict | None = None
     tuned_too: bool = False
-    base_quantized: dict | str | None = None  # types of GGUF tensors, or a kind of FP8: see quantized.py
+    base_quantized: dict | str | None = None  # types of GGUF tensors, or a kind of FP8 or MXFP4: see quantized.py
     tuned_quantized: dict | str | None = None
     pickled: bool = False  # as `torch.save` writes them, the tuned side in two files
     with_images: bool = False  # saved as the text part of a model for text and images

@@ -28,7 +28,7 @@ def spread(name, parameter, case):
     """Standard deviation of a tensor's entries: large enough that attention is far from uniform and every tensor matters."""
     if is_norm(name):
         return 0.2
-    if name.endswith("bias"):
+    if name.endswith(("bias", "sinks")):
         return 0.3
     if any(part in name for part in ("embed", "lm_head", ".wte.", ".wpe.")):
         return 0.5
@@ -183,6 +183,8 @@ def check_config(folder, wanted):
 def quantize(folder, how):
     if isinstance(how, dict):
         quantized.to_gguf(folder, how)
+    elif how in ("mxfp4", "mxfp4_flat"):
+        quantized.to_mxfp4(folder, how)
     elif how:
         quantized.to_fp8(folder, how)
 

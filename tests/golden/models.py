@@ -12,6 +12,7 @@ from cases import HERE, config_of
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    GptOssConfig,
     MixtralConfig,
     OlmoeConfig,
     Qwen2MoeConfig,
@@ -19,12 +20,14 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, repeat_kv
 
+WITH_EXPERTS = (GptOssConfig, MixtralConfig, OlmoeConfig, Qwen2MoeConfig, Qwen3MoeConfig)
+
 
 def read(folder, case, dtype):
     """A model, of a quantized checkpoint the dequantized one."""
     auto = AutoModelForImageTextToText if case.with_images else AutoModelForCausalLM
     # The fast kernels for experts know no float64.
-    experts = {"experts_implementation": "eager"} if case.config in (MixtralConfig, OlmoeConfig, Qwen2MoeConfig, Qwen3MoeConfig) else {}
+    experts = {"experts_implementation": "eager"} if case.config in WITH_EXPERTS else {}
     with tempfile.TemporaryDirectory() as plain:
         if quantized.is_quantized(folder):
             quantized.plain(folder, config_of(case, folder.name), plain)
@@ -155,11 +158,12 @@ def angles_in_float64(self, x, position_ids):
 
 def everything_float64_but_angles(model):
     stack = contextlib.ExitStack()
+    modeling = sys.modules[type(layers_of(model)[0]).__module__]
     for norm in {type(module) for module in model.modules() if type(module).__name__.endswith("RMSNorm")}:
         stack.enter_context(mock.patch.object(norm, "forward", norm_in_input_dtype))
     for router in {type(module) for module in model.modules() if type(module).__name__.endswith("TopKRouter")}:
-        stack.enter_context(mock.patch.object(router, "forward", router_in_input_dtype))
-    modeling = sys.modules[type(layers_of(model)[0]).__module__]
+        if not router.__name__.startswith("GptOss"):  # whose softmax is of the input's type
+            stack.enter_context(mock.patch.object(router, "forward", router_in_input_dtype))
     if hasattr(modeling, "OlmoLayerNorm"):
         stack.enter_context(mock.patch.object(modeling.OlmoLayerNorm, "forward", layer_norm_in_input_dtype))
     if hasattr(modeling, "Ernie4_5Model"):
@@ -168,7 +172,7 @@ def everything_float64_but_angles(model):
         stack.enter_context(mock.patch.object(modeling.GPTJAttention, "_attn", attention_of_gptj_in_input_dtype))
     elif hasattr(modeling, "GPTNeoSelfAttention"):
         stack.enter_context(mock.patch.object(modeling.GPTNeoSelfAttention, "_attn", attention_of_gpt_neo_in_input_dtype))
-    elif not hasattr(modeling, "FalconAttention"):  # whose softmax is of the input's type
+    elif not any(hasattr(modeling, name) for name in ("FalconAttention", "GptOssAttention")):  # whose softmax is of the input's type
         stack.enter_context(mock.patch.object(modeling, "eager_attention_forward", attention_in_input_dtype))
     return stack
 

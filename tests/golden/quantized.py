@@ -1,7 +1,7 @@
 """Quantized forms of a saved checkpoint, and what its weights are.
 
-Every function takes a folder as `save_pretrained` leaves it (config.json, model.safetensors). `to_fp8` and `to_gguf` quantize it
-in place; `dequantized` reads it back as ordinary float32 tensors by code that is not ours: PyTorch's float8, and the `gguf`
+Every function takes a folder as `save_pretrained` leaves it (config.json, model.safetensors). `to_fp8`, `to_mxfp4` and `to_gguf` quantize it
+in place; `plain` reads it back as ordinary float32 tensors by code that is not ours: PyTorch's float8, `transformers`' MXFP4, and the `gguf`
 package. The `gguf` package quantizes to the formats of 32 elements; the K formats are quantized below, simply.
 """
 
@@ -14,6 +14,7 @@ import numpy
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations.mxfp4 import FP4_VALUES, convert_moe_packed_tensors
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 # ------------------------------------------------------------------------------------------------------------------ FP8
@@ -84,6 +85,43 @@ def from_fp8(folder):
             continue
         scale = next((stored[name + ending] for ending in ("_scale", "_scale_inv") if name + ending in stored), None)
         tensors[name] = tensor if scale is None else tensor.float() * spread(scale.float(), tensor.shape, block)
+    return tensors
+
+
+# ---------------------------------------------------------------------------------------------------------------- MXFP4
+
+
+def to_mxfp4(folder, kind):
+    """Quantize experts: 32 numbers share a power of two. `kind`: "mxfp4", or "mxfp4_flat" with the bytes of a row in one dimension."""
+    path = folder / "model.safetensors"
+    tensors = {}
+    for name, tensor in load_file(path).items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            tensors[name] = tensor
+            continue
+        parts = tensor.float().transpose(1, 2).unflatten(-1, (-1, 32))
+        exponent = torch.floor(torch.log2(parts.abs().amax(-1))) - 2  # the largest number is 6: 1.5 times two to the power of 2
+        scaled = parts / torch.exp2(exponent)[..., None]
+        codes = (scaled[..., None] - torch.tensor(FP4_VALUES)).abs().argmin(-1).to(torch.uint8)
+        blocks = codes[..., 0::2] | codes[..., 1::2] << 4
+        tensors[f"{name}_blocks"] = (blocks.flatten(-2) if kind == "mxfp4_flat" else blocks).contiguous()
+        tensors[f"{name}_scales"] = (exponent + 127).to(torch.uint8).contiguous()
+    save_file(tensors, path, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def from_mxfp4(folder):
+    stored = load_file(folder / "model.safetensors")
+    tensors = {}
+    for name, tensor in stored.items():
+        if name.endswith("_blocks"):
+            whole = name.removesuffix("_blocks")
+            blocks = tensor if tensor.dim() == 4 else tensor.unflatten(-1, (-1, 16))
+            tensors[whole] = convert_moe_packed_tensors(blocks, stored[f"{whole}_scales"], dtype=torch.float32)
+        elif not name.endswith("_scales"):
+            tensors[name] = tensor
     return tensors
 
 
@@ -330,6 +368,8 @@ def plain(folder, config, target):
     """Write a quantized checkpoint to `target` as an ordinary one in float32."""
     if (folder / "model.gguf").exists():
         tensors = from_gguf(folder, config)
+    elif config.model_type == "gpt_oss":
+        tensors = from_mxfp4(folder)
     else:
         tensors = from_fp8(folder)
     config.save_pretrained(target)

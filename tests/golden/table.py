@@ -17,6 +17,7 @@ from transformers import (
     GPTJConfig,
     GPTNeoConfig,
     GPTNeoXConfig,
+    GptOssConfig,
     GraniteConfig,
     GraniteMoeHybridConfig,
     IQuestCoderConfig,
@@ -456,6 +457,23 @@ CASES = {
         tuned_shape=dict(norm_topk_prob=True),
         shared=("layers.1.",),
     ),
+    # Windows, sinks, experts of one tensor; gates and what goes through them reach the limit.
+    "gpt_oss": Case(
+        shape(24, 4, 2, 21, 3, 61, head_dim=10, num_local_experts=5, num_experts_per_tok=2, sliding_window=9, swiglu_limit=0.7),
+        0.1,
+        GptOssConfig,
+        rope={
+            "rope_type": "yarn",
+            "rope_theta": 1000.0,
+            "factor": 4.0,
+            "beta_fast": 4.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+            "original_max_position_embeddings": 32,
+        },
+        tuned_shape=dict(swiglu_limit=0.9),
+        base_form="v4",
+    ),
     "gpt_neox": Case(
         shape(32, 4, 4, 41, 2, 67, layer_norm_eps=1e-5, use_parallel_residual=True),
         0.1,
@@ -576,6 +594,30 @@ CASES = {
     ),
     "fp8_row": Case(
         shape(24, 4, 2, 21, 2, 61, num_local_experts=5, num_experts_per_tok=2), 0.1, MixtralConfig, base_quantized="row", tuned_quantized="row"
+    ),
+    # A fine-tune of the packed experts, unpacked, as people have it.
+    "mxfp4": Case(
+        shape(64, 4, 2, 32, 2, 61, head_dim=16, num_local_experts=4, num_experts_per_tok=3, sliding_window=7),
+        0.1,
+        GptOssConfig,
+        base_quantized="mxfp4",
+    ),
+    "mxfp4_both": Case(
+        shape(32, 2, 1, 96, 2, 61, head_dim=16, num_local_experts=3, num_experts_per_tok=1, sliding_window=7),
+        0.1,
+        GptOssConfig,
+        base_quantized="mxfp4",
+        tuned_quantized="mxfp4_flat",
+    ),
+    "lora_mxfp4": Case(
+        shape(32, 4, 2, 64, 2, 61, head_dim=10, num_local_experts=4, num_experts_per_tok=2),
+        0.1,
+        GptOssConfig,
+        base_quantized="mxfp4",
+        adapter=dict(
+            r=2, lora_alpha=6, target_modules=["q_proj", "v_proj"],
+            target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        ),
     ),
     # An adapter on a quantized fine-tune.
     "fp8_compressed": Case(

@@ -10,6 +10,7 @@ use super::{
     elementwise::softmax,
     gemm::{Left, Right, Size, gemm},
     product::{Disjoint, MIN_COLS, MIN_ROWS},
+    weight::Weight,
 };
 use crate::backend::{AttentionShape, Mat, Rows, Sequence};
 use pulp::Arch;
@@ -63,7 +64,9 @@ pub fn attention<T: Element>(
     v: &Mat<T>,
     sequences: &[Sequence],
     shape: &AttentionShape,
+    sinks: Option<&Weight<'_>>,
 ) {
+    let sinks = sinks.map(|sinks| T::widened(&sinks.tensor));
     let block = block_rows(shape.group_size());
     let tasks: Vec<_> = sequences
         .iter()
@@ -84,7 +87,8 @@ pub fn attention<T: Element>(
     let queries = Disjoint::new(q.data_mut());
     tasks.into_par_iter().for_each(|task| {
         T::with_scratch(|scratch| {
-            block_attention(arch, &task, queries, stride, k, v, shape, &mut scratch.attention);
+            let sinks = sinks.as_deref();
+            block_attention(arch, &task, queries, stride, k, v, shape, sinks, &mut scratch.attention);
         });
     });
 }
@@ -98,6 +102,7 @@ fn block_attention<T: Element>(
     k: &Mat<T>,
     v: &Mat<T>,
     shape: &AttentionShape,
+    sinks: Option<&[T]>,
     scratch: &mut Scratch<T>,
 ) {
     let (dim, group) = (shape.head_dim, shape.group_size());
@@ -155,7 +160,8 @@ fn block_attention<T: Element>(
                 if let Some(cap) = shape.softcap {
                     T::softcap(seen, cap);
                 }
-                inverse_sums.push(softmax(seen));
+                let sink = sinks.map(|sinks| sinks[task.kv_head * group + query % group]);
+                inverse_sums.push(softmax(seen, sink));
                 earlier.fill(zero);
                 later.fill(zero);
             }

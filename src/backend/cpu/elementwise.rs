@@ -7,7 +7,7 @@ use super::element::Element;
 use super::{vector::vectorize, weight::Weight};
 use crate::{
     backend::{Mat, Norm, RopeOf, Rows, Sequence},
-    model::{Activation, Xielu},
+    model::{Activation, ClampedSwiglu, Xielu},
     twin::Twin,
 };
 use pulp::Arch;
@@ -85,6 +85,17 @@ pub fn activate<T: Element>(arch: Arch, activation: Activation, values: &mut [T]
                 *v = T::of(curve + beta * x);
             }
         }
+        Activation::ClampedSwiglu(ClampedSwiglu { alpha, limit }) => vectorize(
+            arch,
+            #[inline(always)]
+            || {
+                let (alpha, limit) = (T::of(alpha), T::of(limit));
+                for v in values.iter_mut() {
+                    let x = if *v > limit { limit } else { *v };
+                    *v = x * sigmoid(alpha * x);
+                }
+            },
+        ),
         Activation::Gelu => {
             for v in values {
                 let x = v.wide();
@@ -94,9 +105,23 @@ pub fn activate<T: Element>(arch: Arch, activation: Activation, values: &mut [T]
     }
 }
 
-/// `gate = act(gate) ∘ up`.
+/// `gate = act(gate) ∘ up`, or what [`ClampedSwiglu`] makes of both.
 pub fn activate_gate<T: Element>(arch: Arch, activation: Activation, gate: &mut [T], up: &[T]) {
     activate(arch, activation, gate);
+    if let Activation::ClampedSwiglu(ClampedSwiglu { limit, .. }) = activation {
+        let (least, most) = (T::of(-limit), T::of(limit));
+        return vectorize(
+            arch,
+            #[inline(always)]
+            || {
+                for (gate, up) in gate.iter_mut().zip(up) {
+                    let up = if *up > most { most } else { *up };
+                    let up = if up < least { least } else { up };
+                    *gate = *gate * (up + T::ONE);
+                }
+            },
+        );
+    }
     vectorize(
         arch,
         #[inline(always)]
@@ -276,6 +301,17 @@ pub fn scale<T: Element>(x: &mut Mat<T>, factor: f64) {
     x.data_mut().par_chunks_mut(size).for_each(|x| x.iter_mut().for_each(|v| *v = *v * factor));
 }
 
+/// See [`Backend::scale_heads`](crate::backend::Backend::scale_heads).
+pub fn scale_heads<T: Element>(heads: &mut Mat<T>, factors: &Mat<T>, first: usize) {
+    let (cols, dim) = (heads.cols, heads.cols / factors.cols);
+    let rows = heads.data_mut()[first * cols..].par_chunks_exact_mut(cols);
+    rows.zip(factors.data().par_chunks_exact(factors.cols)).for_each(|(heads, factors)| {
+        for (head, factor) in heads.chunks_exact_mut(dim).zip(factors) {
+            head.iter_mut().for_each(|v| *v = *v * *factor);
+        }
+    });
+}
+
 /// `out = a + b`.
 pub fn add<T: Element>(arch: Arch, a: &Mat<T>, b: &Mat<T>, out: &mut Mat<T>) {
     let size = TASK_ROWS * a.cols;
@@ -344,9 +380,9 @@ pub fn softcap(scores: &mut [f32], cap: f32) {
     }
 }
 
-/// Replaces scores by their unnormalized softmax `e^(s - max)` and returns one over their sum.
+/// Replaces scores by their unnormalized softmax `e^(s - max)` and returns one over their sum, and that of a sink.
 #[inline(always)]
-pub fn softmax<T: Element>(scores: &mut [T]) -> T {
+pub fn softmax<T: Element>(scores: &mut [T], sink: Option<T>) -> T {
     let mut lanes = [scores[0]; LANES];
     let (blocks, rest) = scores.as_chunks::<LANES>();
     for block in blocks {
@@ -368,7 +404,8 @@ pub fn softmax<T: Element>(scores: &mut [T]) -> T {
         *s = (*s - largest).exp();
         sum += *s;
     }
-    T::ONE / (sums.iter().fold(T::default(), |sum, lane| sum + *lane) + sum)
+    let sum = sums.iter().fold(T::default(), |sum, lane| sum + *lane) + sum;
+    T::ONE / sink.map_or(sum, |sink| sum + (sink - largest).exp())
 }
 
 /// Rotates every head of every row: of as many dimensions as the table is for, `i` with the one half of them further on
@@ -446,9 +483,16 @@ mod tests {
     fn softmax_of_any_length_sums_to_one() {
         for len in 1..70 {
             let mut scores: Vec<f32> = (0..len).map(|i| (i as f32 * 0.7).sin() * 9.0).collect();
-            let inverse_sum = softmax(&mut scores);
-            let total: f32 = scores.iter().map(|s| s * inverse_sum).sum();
-            assert!((total - 1.0).abs() < 1e-6);
+            let mut sunk: Vec<f32> = scores.clone();
+            let total =
+                |scores: &[f32], inverse_sum: f32| scores.iter().map(|s| s * inverse_sum).sum::<f32>();
+            let inverse_sum = softmax(&mut scores, None);
+            assert!((total(&scores, inverse_sum) - 1.0).abs() < 1e-6);
+            // A sink like one more score of ln 1: the smallest are about -9.
+            let sum: f32 = sunk.iter().map(|s| s.exp()).sum();
+            let inverse_sum = softmax(&mut sunk, Some(0.0));
+            assert!((total(&sunk, inverse_sum) - sum / (sum + 1.0)).abs() < 1e-6);
+            assert!(softmax(&mut [0.0f32], Some(1e4)) < 1e-37);
         }
     }
 }

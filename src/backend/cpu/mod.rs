@@ -16,7 +16,9 @@ mod twin;
 mod vector;
 mod weight;
 
-use super::{Attended, AttentionShape, Backend, Linear, Mat, Norm, PartSums, Role, RopeOf, Rows, Sequence};
+use super::{
+    Attended, AttentionShape, Backend, Linear, Mat, Norm, PartSums, Role, RopeOf, Rows, Sequence, Sunk,
+};
 use crate::{
     metrics::{PartsL1, RunningL1},
     model::Activation,
@@ -265,8 +267,9 @@ impl Backend for Cpu {
         v: &CpuMat,
         layout: &Vec<Sequence>,
         shape: &AttentionShape,
+        sinks: Option<&Weight<'_>>,
     ) {
-        same_kind!((k, v) -> q, attention::attention(self.arch, q, k, v, layout, shape));
+        same_kind!((k, v) -> q, attention::attention(self.arch, q, k, v, layout, shape, sinks));
     }
 
     fn key_difference(
@@ -290,6 +293,7 @@ impl Backend for Cpu {
         layout: &Vec<Sequence>,
         shape: &AttentionShape,
         out: &mut CpuMat,
+        sunk: Option<&mut Sunk<'_, CpuMat, Weight<'_>>>,
     ) {
         let keys = twin::Keys {
             context_keys: attended.context_keys.context(),
@@ -299,7 +303,8 @@ impl Backend for Cpu {
             twin_normed: attended.twin_normed.twin(),
         };
         let out = out.twin_mut();
-        twin::twin_attend(self.arch, q.twin(), &keys, attended.norm, layout, shape, out);
+        let sunk = sunk.map(|sunk| (sunk.sinks, sunk.shares.twin_mut()));
+        twin::twin_attend(self.arch, q.twin(), &keys, attended.norm, layout, shape, out, sunk);
     }
 
     fn head_values(
@@ -311,6 +316,10 @@ impl Backend for Cpu {
         out: &mut CpuMat,
     ) {
         product::head_values(self.arch, means.twin(), value, shape, first, out.twin_mut());
+    }
+
+    fn scale_heads(&self, heads: &mut CpuMat, factors: &CpuMat, first: usize) {
+        elementwise::scale_heads(heads.twin_mut(), factors.twin(), first);
     }
 
     fn sums(&self, rows: usize, cols: usize) -> Self::Sums {

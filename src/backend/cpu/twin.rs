@@ -54,6 +54,8 @@ struct Scratch {
     weights: Vec<f64>,
     /// `[rows · H, D]`
     means: Vec<f64>,
+    /// What sinks leave the tokens, `[rows · H]`.
+    shares: Vec<f64>,
 }
 
 /// What the rows of a pack attend to, with each matrix's element type.
@@ -94,8 +96,11 @@ pub fn twin_attend(
     sequences: &[Sequence],
     shape: &AttentionShape,
     out: &mut Mat<f64>,
+    sunk: Option<(&Weight<'_>, &mut Mat<f64>)>,
 ) {
     let cols = out.cols;
+    let (sinks, mut shares) = sunk.unzip();
+    let sinks = sinks.map(|sinks| f64::widened(&sinks.tensor));
     let factors = norm.map(norm_factors::<f64>);
     let bias = norm.and_then(|norm| norm.bias.as_ref()).map(|bias| f64::widened(&bias.tensor));
     let rows: Vec<_> = sequences.iter().flat_map(|s| s.twin.clone().map(move |row| (s, row))).collect();
@@ -103,14 +108,22 @@ pub fn twin_attend(
     // Fewer heads than a product has rows: each twin row's are padded for themselves.
     let most = if shape.num_attention_heads < MIN_ROWS { 1 } else { MOST_TOGETHER };
     let together = rows.len().div_ceil(groups).clamp(1, most);
-    rows.par_chunks(together).zip(out.data_mut().par_chunks_mut(together * cols)).for_each(|(rows, out)| {
+    let of_group = together * shape.num_attention_heads;
+    let mut shares = shares.as_mut().map(|shares| shares.data_mut().chunks_mut(of_group));
+    let tasks: Vec<_> = (rows.chunks(together).zip(out.data_mut().chunks_mut(together * cols)))
+        .map(|(rows, out)| (rows, out, shares.as_mut().and_then(Iterator::next)))
+        .collect();
+    tasks.into_par_iter().for_each(|(rows, out, shares)| {
         let row = |(sequence, row): &(&Sequence, usize)| {
             let (unseen, own) = sequence.visible_to_twin(*row, shape);
             TwinRow { row: *row, context: sequence.path_rows(unseen).collect(), own }
         };
         let rows: Vec<TwinRow> = rows.iter().map(row).collect();
         SCRATCH.with_borrow_mut(|scratch| {
-            attend_together(arch, q, keys, &rows, shape, scratch);
+            attend_together(arch, q, keys, &rows, shape, sinks.as_deref(), scratch);
+            if let Some(shares) = shares {
+                shares.copy_from_slice(&scratch.shares);
+            }
             finish(keys, factors.as_deref(), bias.as_deref(), &rows, shape, scratch, out);
         });
     });
@@ -123,11 +136,12 @@ fn attend_together(
     keys: &Keys<'_>,
     rows: &[TwinRow],
     shape: &AttentionShape,
+    sinks: Option<&[f64]>,
     scratch: &mut Scratch,
 ) {
     let heads = shape.num_attention_heads;
     let stride = rows.iter().map(TwinRow::tokens).max().unwrap_or(0).next_multiple_of(TILE);
-    let Scratch { widened, queries, scores, weights, means } = scratch;
+    let Scratch { widened, queries, scores, weights, means, shares } = scratch;
     let products = (rows.len() * heads).max(MIN_ROWS);
     weights.clear();
     weights.resize(products * stride, 0.0);
@@ -140,12 +154,13 @@ fn attend_together(
         }
         score_tile(arch, keys, tile, shape, queries, widened, scores, &mut weights[tile.start..], stride);
     }
+    shares.clear();
     for (row, weights) in rows.iter().zip(weights.chunks_exact_mut(heads * stride)) {
         for (head, weights) in weights.chunks_exact_mut(stride).enumerate() {
             let query = &q.row(row.row)[head * shape.head_dim..(head + 1) * shape.head_dim];
             let (weights, unused) = weights.split_at_mut(row.tokens());
             own_scores(arch, query, keys, row, head / shape.group_size(), weights);
-            softmax(weights, shape);
+            shares.push(softmax(weights, shape, sinks.map(|sinks| sinks[head])));
             unused.fill(0.0);
         }
     }
@@ -269,8 +284,8 @@ fn own_scores(
     );
 }
 
-/// Softmax of `q · k`, scaled and capped.
-fn softmax(scores: &mut [f64], shape: &AttentionShape) {
+/// Softmax of `q · k`, scaled and capped; which share of it a sink would leave.
+fn softmax(scores: &mut [f64], shape: &AttentionShape, sink: Option<f64>) -> f64 {
     let mut scale = shape.scale;
     if let Some(cap) = shape.softcap {
         scores.iter_mut().for_each(|score| *score = cap * (*score * scale / cap).tanh());
@@ -283,6 +298,7 @@ fn softmax(scores: &mut [f64], shape: &AttentionShape) {
         sum += *score;
     }
     scores.iter_mut().for_each(|score| *score /= sum);
+    sink.map_or(1.0, |sink| sum / (sum + (sink - largest * scale).exp()))
 }
 
 /// `means[(row, head), ·] += Σ weights[(row, head), token] normalized[token, ·]` for the tokens of a tile.

@@ -66,7 +66,7 @@ args! {
         group: i32,
         a_head: i32,
         out_head: i32,
-        xielu: [f32; 4],
+        parameters: [f32; 4],
         unused: i32,
         update: [ProductUpdate; 2],
     }
@@ -83,7 +83,7 @@ args! {
         n: [i32; 3],
         update_k: [i32; 3],
         activation: i32,
-        xielu: [f32; 4],
+        parameters: [f32; 4],
         unused: [i32; 13],
     }
     /// `twin_product_sm90.cu`
@@ -111,7 +111,7 @@ args! {
         m: i32,
         k: i32,
         activation: i32,
-        xielu: [f32; 4],
+        parameters: [f32; 4],
         unused: [i32; 15],
     }
     /// `norm.cu`
@@ -169,6 +169,15 @@ args! {
         factor: f32,
     }
     /// `elementwise.cu`
+    ScaleHeadsArgs {
+        heads: Address,
+        factors: Address,
+        pitch: i64,
+        factor_pitch: i64,
+        count: i32,
+        head_dim: i32,
+    }
+    /// `elementwise.cu`
     SplitArgs {
         a: Address,
         out: Address,
@@ -199,6 +208,7 @@ args! {
         v: Address,
         tiles: Address,
         path_rows: Address,
+        sinks: Address,
         q_pitch: i64,
         kv_pitch: i64,
         group: i32,
@@ -216,6 +226,7 @@ args! {
         out: Address,
         tiles: Address,
         path_rows: Address,
+        sinks: Address,
         pitch: i64,
         heads: i32,
         head_blocks: i32,
@@ -224,7 +235,7 @@ args! {
         window: i32,
         scale: f32,
         softcap: f32,
-        unused: i32,
+        unused: [i32; 15],
     }
     /// `key_difference.cu`
     KeyWeightSide {
@@ -280,6 +291,8 @@ args! {
         weights: Address,
         context_share: Address,
         means: Address,
+        sinks: Address,
+        shares: Address,
         q_pitch: i64,
         key_pitch: i64,
         difference_pitch: i64,
@@ -287,6 +300,7 @@ args! {
         twin_key_pitch: i64,
         twin_normed_pitch: i64,
         mean_pitch: i64,
+        share_pitch: i64,
         heads: i32,
         group: i32,
         head_dim: i32,
@@ -305,14 +319,14 @@ args! {
         keys: [TensorMap; 2],
         difference: [TensorMap; 2],
         twin: TwinAttendArgs,
-        unused: [i32; 10],
+        unused: [i32; 4],
     }
     /// `twin_mean_sm90.cu`
     HopperTwinMeanArgs {
         normalized: [TensorMap; 2],
         weights: TensorMap,
         twin: TwinAttendArgs,
-        unused: [i32; 10],
+        unused: [i32; 4],
     }
     /// `contribution.cu`
     ContributionArgs {

@@ -1,7 +1,7 @@
 //! Launches of attention of context rows.
 
 use super::{
-    args::{Args, AttentionArgs, HopperAttentionArgs, TensorMap},
+    args::{Address, Args, AttentionArgs, HopperAttentionArgs, TensorMap},
     device::{Device, Floor, Kernels, Launch},
     launch::launch_tiles,
     layout::LayoutRows,
@@ -48,7 +48,7 @@ pub fn path_boxes(device: &dyn Device, mat: &CudaMat) -> Result<[TensorMap; 2]> 
     Ok([device.tensor_map(&mat.in_boxes(64))?, device.tensor_map(&mat.in_boxes(1))?])
 }
 
-/// Attention of context rows among themselves, in place.
+/// Attention of context rows among themselves, in place; `sinks` 0: none.
 pub fn attention(
     device: &dyn Device,
     q: &CudaMat,
@@ -56,6 +56,7 @@ pub fn attention(
     v: &CudaMat,
     rows: &LayoutRows,
     shape: &AttentionShape,
+    sinks: Address,
 ) -> Result<()> {
     let dim = kernel_dim(shape.head_dim)?;
     let floor = Floor {
@@ -66,7 +67,7 @@ pub fn attention(
     // The kernel for Hopper looks for the largest score before it scales them.
     let for_hopper = HOPPER_DIMS.contains(&shape.head_dim) && shape.scale > 0.0;
     if q.element == Element::Bf16 && device.kernels() == Kernels::Sm90a && for_hopper {
-        return hopper_attention(device, q, k, v, rows, shape, floor);
+        return hopper_attention(device, q, k, v, rows, shape, sinks, floor);
     }
     let ShapeNumbers { window, scale, softcap } = shape.into();
     let args = AttentionArgs {
@@ -75,6 +76,7 @@ pub fn attention(
         v: v.address(),
         tiles: rows.address(rows.tiles.place),
         path_rows: rows.address(rows.path_rows),
+        sinks,
         q_pitch: q.pitch(),
         kv_pitch: k.pitch(),
         group: shape.group_size() as i32,
@@ -104,6 +106,7 @@ fn hopper_attention(
     v: &CudaMat,
     rows: &LayoutRows,
     shape: &AttentionShape,
+    sinks: Address,
     floor: Floor,
 ) -> Result<()> {
     let (heads, tiles) =
@@ -120,6 +123,7 @@ fn hopper_attention(
         out: q.address(),
         tiles: rows.address(tiles.place),
         path_rows: rows.address(rows.path_rows),
+        sinks,
         pitch: q.pitch(),
         heads: heads as i32,
         head_blocks: head_blocks as i32,
@@ -128,7 +132,7 @@ fn hopper_attention(
         window,
         scale,
         softcap,
-        unused: 0,
+        ..HopperAttentionArgs::default()
     };
     let (boxes, keys) = (shape.head_dim.div_ceil(64), if shape.head_dim > 128 { 64 } else { 128 });
     let shared_bytes = (2 * 64 + 2 * 2 * keys) * boxes * 64 * 2 + 13 * 8;

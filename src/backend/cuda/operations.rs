@@ -4,7 +4,7 @@ use super::{
     Cuda,
     args::{
         Address, ContributionArgs, KeyWeightArgs, KeyWeightSide, NormArgs, NormHeadsArgs,
-        NormedKeyDifferenceArgs, RowsArgs, TraceArgs, TwinAttendArgs,
+        NormedKeyDifferenceArgs, RowsArgs, ScaleHeadsArgs, TraceArgs, TwinAttendArgs,
     },
     attention,
     device::{Buffer, Device, Lane, Sharing},
@@ -21,6 +21,7 @@ use crate::{
     Result,
     backend::{
         Attended, AttentionShape, Backend, KernelTime, Linear, Norm, PartSums, Role, RopeOf, Rows, Sequence,
+        Sunk,
     },
     metrics::{PartsL1, RunningL1},
     model::Activation,
@@ -344,10 +345,11 @@ impl Backend for Cuda {
         v: &CudaMat,
         layout: &CudaLayout,
         shape: &AttentionShape,
+        sinks: Option<&CudaWeight<'_>>,
     ) {
-        self.run(&[q], &[k, v], |device| match &layout.rows {
-            Some(rows) => attention::attention(device.as_ref(), q, k, v, rows, shape),
-            None => Ok(()),
+        self.run(&[q], &[k, v], |device| {
+            let Some(rows) = &layout.rows else { return Ok(()) };
+            attention::attention(device.as_ref(), q, k, v, rows, shape, vector(device, sinks)?)
         });
     }
 
@@ -405,11 +407,15 @@ impl Backend for Cuda {
         layout: &CudaLayout,
         shape: &AttentionShape,
         out: &mut CudaMat,
+        sunk: Option<&mut Sunk<'_, CudaMat, CudaWeight<'_>>>,
     ) {
         let Attended { context_keys, key_difference, normalized, norm, twin_keys, twin_normed } = attended;
         let reads = [q, context_keys, normalized, twin_keys, twin_normed];
         let reads: Vec<&CudaMat> = reads.into_iter().chain(*key_difference).collect();
-        self.run(&[out], &reads, |device| {
+        let sinks = sunk.as_ref().map(|sunk| sunk.sinks);
+        let shares = sunk.map(|sunk| &*sunk.shares);
+        let writes: Vec<&CudaMat> = [&*out].into_iter().chain(shares).collect();
+        self.run(&writes, &reads, |device| {
             let Some(rows) = &layout.rows else { return Ok(()) };
             let attention =
                 TwinAttention { keys: context_keys, difference: *key_difference, normalized, rows, shape };
@@ -421,6 +427,9 @@ impl Backend for Cuda {
                 twin_keys: twin_keys.address(),
                 twin_normed: twin_normed.address(),
                 means: out.address(),
+                sinks: vector(device, sinks)?,
+                shares: shares.map_or(0, CudaMat::address),
+                share_pitch: shares.map_or(0, CudaMat::pitch),
                 q_pitch: q.pitch(),
                 twin_key_pitch: twin_keys.pitch(),
                 twin_normed_pitch: twin_normed.pitch(),
@@ -441,6 +450,21 @@ impl Backend for Cuda {
     ) {
         self.run(&[out], &[means], |device| {
             head_values(device, means, operand(device, value)?, shape, first, out)
+        });
+    }
+
+    fn scale_heads(&self, heads: &mut CudaMat, factors: &CudaMat, first: usize) {
+        self.run(&[heads], &[factors], |device| {
+            let args = ScaleHeadsArgs {
+                heads: heads.row_address(first),
+                factors: factors.address(),
+                pitch: heads.pitch(),
+                factor_pitch: factors.pitch(),
+                count: factors.cols as i32,
+                head_dim: (heads.cols / factors.cols) as i32,
+            };
+            let bytes = 2 * factors.rows * heads.cols * 4;
+            per_row(device.as_ref(), "scale_heads_f32", factors.rows, bytes, &args)
         });
     }
 

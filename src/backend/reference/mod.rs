@@ -1,9 +1,11 @@
 //! What every operation means: plain loops in f64, to be read. Slow.
 
-use super::{Attended, AttentionShape, Backend, Linear, Mat, Norm, PartSums, Role, RopeOf, Rows, Sequence};
+use super::{
+    Attended, AttentionShape, Backend, Linear, Mat, Norm, PartSums, Role, RopeOf, Rows, Sequence, Sunk,
+};
 use crate::{
     metrics::{PartsL1, RunningL1},
-    model::{Activation, Xielu},
+    model::{Activation, ClampedSwiglu, Xielu},
     tensor::Tensor,
     twin::Twin,
 };
@@ -99,7 +101,7 @@ impl Backend for Reference {
     ) {
         for row in 0..a.rows {
             for (col, to) in out.row_mut(row).iter_mut().enumerate() {
-                *to = activate(activation, product(a.row(row), gate, col)) * product(a.row(row), up, col);
+                *to = gated(activation, product(a.row(row), gate, col), product(a.row(row), up, col));
             }
         }
     }
@@ -178,6 +180,7 @@ impl Backend for Reference {
         v: &Mat<f64>,
         layout: &Vec<Sequence>,
         shape: &AttentionShape,
+        sinks: Option<&Mat<f64>>,
     ) {
         let dim = shape.head_dim;
         for sequence in layout {
@@ -190,9 +193,11 @@ impl Backend for Reference {
                     let shared = (head / shape.group_size()) * dim;
                     let part = |mat: &Mat<f64>, key: usize| mat.row(key)[shared..shared + dim].to_vec();
                     let query = q.row(row)[own.clone()].to_vec();
-                    let weights = softmax(keys.iter().map(|key| score(dot(&query, &part(k, *key)), shape)));
+                    let scores = keys.iter().map(|key| score(dot(&query, &part(k, *key)), shape));
+                    let (weights, share) = softmax(scores, sinks.map(|sinks| sinks.data()[head]));
                     let values: Vec<_> = keys.iter().map(|key| part(v, *key)).collect();
-                    q.row_mut(row)[own].copy_from_slice(&mean(&weights, &values, dim));
+                    let mean = mean(&weights, &values, dim);
+                    q.row_mut(row)[own].iter_mut().zip(mean).for_each(|(to, v)| *to = share * v);
                 }
             }
         }
@@ -233,6 +238,7 @@ impl Backend for Reference {
         layout: &Vec<Sequence>,
         shape: &AttentionShape,
         out: &mut Mat<f64>,
+        mut sunk: Option<&mut Sunk<'_, Mat<f64>, Mat<f64>>>,
     ) {
         let (dim, hidden) = (shape.head_dim, attended.normalized.cols);
         let first = layout.first().map_or(0, |sequence| sequence.twin.start);
@@ -253,10 +259,12 @@ impl Backend for Reference {
                     let query = &q.row(row)[head * dim..(head + 1) * dim];
                     let shared = (head / shape.group_size()) * dim;
                     let score = |key: &[f64]| score(dot(query, &key[shared..shared + dim]), shape);
-                    let weights = softmax(
-                        (context.iter().map(|i| score(&context_key(*i))))
-                            .chain(own.clone().map(|i| score(attended.twin_keys.row(i)))),
-                    );
+                    let scores = (context.iter().map(|i| score(&context_key(*i))))
+                        .chain(own.clone().map(|i| score(attended.twin_keys.row(i))));
+                    let (weights, share) = softmax(scores, sunk.as_ref().map(|sunk| sunk.sinks.data()[head]));
+                    if let Some(sunk) = &mut sunk {
+                        sunk.shares.row_mut(row - first)[head] = share;
+                    }
                     out.row_mut(row - first)[head * hidden..(head + 1) * hidden]
                         .copy_from_slice(&mean(&weights, &normed, hidden));
                 }
@@ -280,6 +288,15 @@ impl Backend for Reference {
                 for i in 0..dim {
                     out.row_mut(first + row)[head * dim + i] = product(own, value, shared + i);
                 }
+            }
+        }
+    }
+
+    fn scale_heads(&self, heads: &mut Mat<f64>, factors: &Mat<f64>, first: usize) {
+        let dim = heads.cols / factors.cols;
+        for row in 0..factors.rows {
+            for (head, factor) in heads.row_mut(first + row).chunks_exact_mut(dim).zip(factors.row(row)) {
+                head.iter_mut().for_each(|v| *v *= factor);
             }
         }
     }
@@ -383,12 +400,14 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn softmax(scores: impl Iterator<Item = f64>) -> Vec<f64> {
+/// The weights of scores among themselves, and which share of all they get beside a sink.
+fn softmax(scores: impl Iterator<Item = f64>, sink: Option<f64>) -> (Vec<f64>, f64) {
     let scores: Vec<f64> = scores.collect();
     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let exps: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
     let sum: f64 = exps.iter().sum();
-    exps.iter().map(|e| e / sum).collect()
+    let share = sink.map_or(1.0, |sink| sum / (sum + (sink - largest).exp()));
+    (exps.iter().map(|e| e / sum).collect(), share)
 }
 
 fn mean(weights: &[f64], rows: &[Vec<f64>], cols: usize) -> Vec<f64> {
@@ -399,6 +418,17 @@ fn mean(weights: &[f64], rows: &[Vec<f64>], cols: usize) -> Vec<f64> {
         }
     }
     out
+}
+
+/// What a gate makes of its two products.
+fn gated(activation: Activation, gate: f64, up: f64) -> f64 {
+    match activation {
+        // `clamp` keeps a NaN.
+        Activation::ClampedSwiglu(ClampedSwiglu { limit, .. }) => {
+            activate(activation, gate) * (up.clamp(-limit, limit) + 1.0)
+        }
+        _ => activate(activation, gate) * up,
+    }
 }
 
 fn activate(activation: Activation, x: f64) -> f64 {
@@ -416,6 +446,10 @@ fn activate(activation: Activation, x: f64) -> f64 {
         Activation::Xielu(Xielu { alpha_p, beta, .. }) if x > 0.0 => x * (alpha_p * x + beta),
         Activation::Xielu(Xielu { alpha_n, beta, eps, .. }) => {
             alpha_n * (libm::expm1(x.min(eps)) - x) + beta * x
+        }
+        Activation::ClampedSwiglu(ClampedSwiglu { alpha, limit }) => {
+            let x = x.clamp(f64::NEG_INFINITY, limit);
+            x / (1.0 + (-alpha * x).exp())
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{
     LIKE_LLAMA,
     tables::{GPT2_MLP, QUERY_KEY_VALUE},
 };
-use crate::model::family::{Family, Fusion, LayerTensor::*, LayerTensors};
+use crate::model::family::{Family, Fusion, LayerTensor::*, LayerTensors, Transposed};
 
 /// GPT-NeoX and Pythia (modeling_gpt_neox.py): LayerNorm, biases, attention and MLP side by side.
 pub static GPT_NEOX: Family = Family {
@@ -34,7 +34,8 @@ pub static GPT_NEOX: Family = Family {
     head: "embed_out.weight",
     ignored_suffixes: &["rotary_emb.inv_freq", "attention.bias", "attention.masked_bias"],
     defaults: r#"{"layer_norm_eps": 1e-5, "max_position_embeddings": 2048, "hidden_act": "gelu", "attention_bias": true,
-        "mlp_bias": true, "rotary_pct": 0.25, "rotary_emb_base": 1e4, "use_parallel_residual": true}"#,
+        "rotary_pct": 0.25, "rotary_emb_base": 1e4, "use_parallel_residual": true}"#,
+    fixed: r#"{"mlp_bias": true}"#,
     config_names: &[
         ("rms_norm_eps", "layer_norm_eps"),
         ("partial_rotary_factor", "rotary_pct"),
@@ -74,7 +75,8 @@ const LIKE_GPT2: Family = Family {
     tied_by_default: true,
     ignored_suffixes: &["attn.bias", "attn.masked_bias"],
     defaults: r#"{"layer_norm_epsilon": 1e-5, "n_positions": 1024, "activation_function": "gelu_new", "n_inner": null,
-        "attention_bias": true, "mlp_bias": true, "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}"#,
+        "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}"#,
+    fixed: r#"{"attention_bias": true, "mlp_bias": true}"#,
     computable: r#"{"scale_attn_weights": true, "scale_attn_by_inverse_layer_idx": false, "add_cross_attention": false}"#,
     config_names: &[
         ("rms_norm_eps", "layer_norm_epsilon"),
@@ -86,7 +88,7 @@ const LIKE_GPT2: Family = Family {
         ("num_attention_heads", "n_head"),
     ],
     config_aliases: &["hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers"],
-    transposed: true,
+    transposed: Transposed::All,
     position_embedding: Some("transformer.wpe.weight"),
     centered_norms: true,
     rotates: false,
@@ -97,11 +99,10 @@ const LIKE_GPT2: Family = Family {
 pub static GPT_BIGCODE: Family = Family {
     model_type: "gpt_bigcode",
     defaults: r#"{"layer_norm_epsilon": 1e-5, "n_positions": 1024, "activation_function": "gelu_pytorch_tanh", "n_inner": null,
-        "attention_bias": true, "mlp_bias": true, "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257,
-        "multi_query": true}"#,
+        "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "multi_query": true}"#,
     computable: r#"{"scale_attn_weights": true, "add_cross_attention": false}"#,
     fusion: Fusion::GroupByGroup,
-    transposed: false,
+    transposed: Transposed::None,
     ..LIKE_GPT2
 };
 
@@ -124,9 +125,10 @@ pub static GPT_NEO: Family = Family {
     ],
     ignored_suffixes: &["attention.bias", "attention.masked_bias"],
     defaults: r#"{"layer_norm_epsilon": 1e-5, "max_position_embeddings": 2048, "activation_function": "gelu_new", "intermediate_size": null,
-        "attention_multiplier": 1.0, "attention_out_bias": true, "mlp_bias": true, "vocab_size": 50257, "hidden_size": 2048,
+        "vocab_size": 50257, "hidden_size": 2048,
         "num_layers": 24, "num_heads": 16, "window_size": 256, "attention_types": [[["global", "local"], 12]],
         "attention_layers": null}"#,
+    fixed: r#"{"attention_multiplier": 1.0, "attention_out_bias": true, "mlp_bias": true}"#,
     computable: "{}",
     config_names: &[
         ("rms_norm_eps", "layer_norm_epsilon"),
@@ -136,7 +138,7 @@ pub static GPT_NEO: Family = Family {
         ("sliding_window", "window_size"),
     ],
     config_aliases: &["num_attention_heads", "num_hidden_layers"],
-    transposed: false,
+    transposed: Transposed::None,
     ..LIKE_GPT2
 };
 
@@ -158,10 +160,11 @@ pub static GPTJ: Family = Family {
     head_bias: Some("lm_head.bias"),
     tied_by_default: false,
     ignored_suffixes: &["attn.bias", "attn.masked_bias", "attn.embed_positions"],
-    defaults: r#"{"layer_norm_epsilon": 1e-5, "n_positions": 2048, "activation_function": "gelu_new", "n_inner": null, "mlp_bias": true,
-        "n_embd": 4096, "n_layer": 28, "n_head": 16, "vocab_size": 50400, "rotary_dim": 64, "use_parallel_residual": true}"#,
+    defaults: r#"{"layer_norm_epsilon": 1e-5, "n_positions": 2048, "activation_function": "gelu_new", "n_inner": null,
+        "n_embd": 4096, "n_layer": 28, "n_head": 16, "vocab_size": 50400, "rotary_dim": 64}"#,
+    fixed: r#"{"mlp_bias": true, "use_parallel_residual": true, "rope_theta": 1e4, "rope_scaling": null, "rope_parameters": null}"#,
     computable: "{}",
-    transposed: false,
+    transposed: Transposed::None,
     position_embedding: None,
     rotates: true,
     interleaved_rotation: true,
@@ -191,8 +194,9 @@ pub static OPT: Family = Family {
     final_norm: "model.decoder.final_layer_norm.weight",
     final_norm_bias: Some("model.decoder.final_layer_norm.bias"),
     tied_by_default: true,
-    defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 2048, "activation_function": "relu", "enable_bias": true,
+    defaults: r#"{"max_position_embeddings": 2048, "activation_function": "relu", "enable_bias": true,
         "vocab_size": 50272, "hidden_size": 768, "num_hidden_layers": 12, "ffn_dim": 3072, "num_attention_heads": 12}"#,
+    fixed: r#"{"rms_norm_eps": 1e-5}"#,
     computable: r#"{"do_layer_norm_before": true, "_remove_final_layer_norm": false, "layer_norm_elementwise_affine": true}"#,
     config_names: &[
         ("hidden_act", "activation_function"),

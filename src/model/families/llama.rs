@@ -4,7 +4,7 @@ use super::tables::{
     ATTENTION_OUTPUT, ATTENTION_OUTPUT_BIAS, FUSED_GATED_MLP, GATED_MLP, INPUT_NORM, PLAIN_MLP,
     POST_ATTENTION_NORM, QUERY_KEY_NORMS, QUERY_KEY_VALUE,
 };
-use crate::model::family::{Family, Fusion, LayerTensor::*, WindowRule};
+use crate::model::family::{Family, Fusion, LayerTensor::*, Transposed, WindowRule};
 
 /// What is common to most: the names that Llama gave the tensors, norms and embeddings as they are.
 pub const LIKE_LLAMA: Family = Family {
@@ -27,11 +27,13 @@ pub const LIKE_LLAMA: Family = Family {
     tied_by_default: false,
     ignored_suffixes: &["rotary_emb.inv_freq"],
     defaults: "{}",
+    fixed: "{}",
     computable: "{}",
     config_names: &[],
     config_aliases: &[],
     fusion: Fusion::OneByOne,
-    transposed: false,
+    transposed: Transposed::None,
+    experts_together: false,
     position_embedding: None,
     position_offset: 0,
     window_rule: WindowRule::All,

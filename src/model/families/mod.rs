@@ -3,6 +3,7 @@
 
 mod gemma;
 mod gpt;
+mod gpt_oss;
 mod layer_norm;
 mod llama;
 mod mistral;
@@ -57,6 +58,7 @@ pub static FAMILIES: &[&Family] = &[
     &gpt::GPT_NEO,
     &gpt::GPTJ,
     &gpt::OPT,
+    &gpt_oss::GPT_OSS,
     &gpt::FALCON,
     &gpt::FALCON_40B,
     &gpt::FALCON2,
@@ -72,6 +74,7 @@ mod tests {
         for family in FAMILIES {
             assert!(!family.config_defaults().is_empty(), "{}", family.model_type);
             family.computable_values();
+            family.fixed_fields();
             let is_same =
                 |other: &&&Family| (other.model_type, other.told_by) == (family.model_type, family.told_by);
             assert_eq!(FAMILIES.iter().filter(is_same).count(), 1, "{}", family.model_type);

@@ -2,7 +2,8 @@
 
 What is special in each: Llama 2 puts the system message into the first user turn; Llama 3 tells the date; Mistral refuses turns that
 do not alternate, and from v0.3 on calls tools; Gemma 1 and 2 have no system role; Qwen writes a system message of its own where
-there is none, and lists tools in it; Phi has one line for each turn.
+there is none, and lists tools in it; Phi has one line for each turn; gpt-oss (Harmony) tells the date, writes types of tools as TypeScript by
+a macro that calls itself, and leaves out thoughts of turns that were answered.
 """
 
 ALTERNATE = """\
@@ -269,6 +270,114 @@ PHI_4 = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
 )
 
+HARMONY = """\
+{#- What a parameter is, as TypeScript says it. -#}
+{%- macro type_of(schema) -%}
+    {%- if schema.type == "array" -%}
+        {{- type_of(schema['items']) if schema['items'] else "any" }}{{ "[]" }}
+    {%- elif schema.type is iterable and schema.type is not string and schema.type is not mapping -%}
+        {{- schema.type | join(" | ") }}
+    {%- elif schema.type == "string" and schema.enum -%}
+        {{- '"' + schema.enum | join('" | "') + '"' }}
+    {%- elif schema.type in ["integer", "number"] -%}
+        {{- "number" }}
+    {%- elif schema.type == "object" and schema.properties -%}
+        {{- "{" }}
+        {%- for name, inner in schema.properties.items() -%}
+            {{- name }}{{ "?" if name not in (schema.required or []) }}: {{ type_of(inner) }}{{ ", " if not loop.last }}
+        {%- endfor -%}
+        {{- "}" }}
+    {%- else -%}
+        {{- schema.type or "any" }}
+    {%- endif -%}
+    {%- if schema.nullable %}{{ " | null" }}{% endif -%}
+{%- endmacro -%}
+
+{%- macro functions(tools) -%}
+    {{- "namespace functions {\\n\\n" }}
+    {%- for tool in tools %}
+        {%- set tool = tool.function %}
+        {{- "// " + tool.description + "\\ntype " + tool.name + " = (_: {\\n" }}
+        {%- for name, schema in tool.parameters.properties.items() %}
+            {{- name }}{{ "?" if name not in tool.parameters.required }}: {{ type_of(schema) -}}
+            {%- if schema.default is defined %}, // default: {{ schema.default | tojson }}{% endif %}
+            {{- ",\\n" }}
+        {%- endfor %}
+        {{- "}) => any;\\n\\n" }}
+    {%- endfor %}
+    {{- "} // namespace functions" }}
+{%- endmacro -%}
+
+{%- macro system() -%}
+    {%- if model_identity is not defined %}
+        {%- set model_identity = "You are ChatGPT, a large language model trained by OpenAI." %}
+    {%- endif %}
+    {{- model_identity + "\\nKnowledge cutoff: 2024-06\\nCurrent date: " + strftime_now("%Y-%m-%d") + "\\n\\n" }}
+    {%- if reasoning_effort is not defined %}
+        {%- set reasoning_effort = "medium" %}
+    {%- endif %}
+    {{- "Reasoning: " + reasoning_effort + "\\n\\n" }}
+    {%- if builtin_tools %}
+        {%- set has = namespace(python=false) %}
+        {%- for tool in builtin_tools %}{% if tool == "python" %}{% set has.python = true %}{% endif %}{% endfor %}
+        {{- "# Tools\\n\\n" if has.python }}
+    {%- endif -%}
+    {{- "# Valid channels: analysis, commentary, final. Channel must be included for every message." }}
+    {%- if tools -%}
+        {{- "\\nCalls to these tools must go to the commentary channel: 'functions'." }}
+    {%- endif -%}
+{%- endmacro -%}
+
+{{- "<|start|>system<|message|>" }}{{ system() }}{{ "<|end|>" }}
+{%- if messages[0].role == "developer" or messages[0].role == "system" %}
+    {%- set instructions = messages[0].content %}
+    {%- set turns = messages[1:] %}
+{%- else %}
+    {%- set instructions = "" %}
+    {%- set turns = messages %}
+{%- endif %}
+{%- if instructions or tools %}
+    {{- "<|start|>developer<|message|>" }}
+    {%- if instructions %}{{ "# Instructions\\n\\n" + instructions }}{% endif %}
+    {%- if tools %}{{ "\\n\\n# Tools\\n\\n## functions\\n\\n" + functions(tools) }}{% endif %}
+    {{- "<|end|>" }}
+{%- endif %}
+{%- set called = namespace(name=none) %}
+{%- for message in turns -%}
+    {%- if message.role == 'assistant' -%}
+        {%- if "content" in message and "<|channel|>" in message.content %}
+            {{- raise_exception("Channels stand in fields of their own, not in the content.") }}
+        {%- endif %}
+        {%- if "tool_calls" in message %}
+            {%- set answered = namespace(yes=false) %}
+            {%- for later in turns[loop.index:] %}
+                {%- if later.role == 'assistant' and "tool_calls" not in later %}{% set answered.yes = true %}{% endif %}
+            {%- endfor %}
+            {%- set call = message.tool_calls[0] %}
+            {%- if call.function %}{% set call = call.function %}{% endif %}
+            {%- if message.thinking and not answered.yes %}
+                {{- "<|start|>assistant<|channel|>analysis<|message|>" + message.thinking + "<|end|>" }}
+            {%- endif %}
+            {{- "<|start|>assistant to=functions." + call.name + "<|channel|>commentary " }}
+            {{- (call.content_type if call.content_type is defined else "json") + "<|message|>" }}
+            {{- call.arguments | tojson }}{{ "<|call|>" }}
+            {%- set called.name = call.name %}
+        {%- elif loop.last and not add_generation_prompt %}
+            {%- if "thinking" in message %}{{ "<|start|>assistant<|channel|>analysis<|message|>" + message.thinking + "<|end|>" }}{% endif %}
+            {{- "<|start|>assistant<|channel|>final<|message|>" + message.content + "<|return|>" }}
+        {%- else %}
+            {{- "<|start|>assistant<|channel|>final<|message|>" + message.content + "<|end|>" }}
+            {%- set called.name = none %}
+        {%- endif %}
+    {%- elif message.role == 'tool' -%}
+        {%- if called.name is none %}{{ raise_exception("There was no call before what a tool says.") }}{% endif %}
+        {{- "<|start|>functions." + called.name + " to=assistant<|channel|>commentary<|message|>" + message.content | tojson + "<|end|>" }}
+    {%- elif message.role == 'user' -%}
+        {{- "<|start|>user<|message|>" + message.content + "<|end|>" }}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ "<|start|>assistant" }}{% endif %}"""
+
 
 def message(role, content, **more):
     return {"role": role, "content": content} | more
@@ -297,6 +406,15 @@ PARTS = [
     message("user", [{"type": "image"}, {"type": "text", "text": " What is it? "}]),
 ]
 DAY = "2025-03-09"
+THINKING = [*USER, {**CALLS[1], "thinking": "The weather is asked for."}, CALLS[2]]
+ANSWERED = [*THINKING, message("assistant", "It is dry.", thinking="Dry, it says.")]
+NESTED = {"type": "object", "properties": {"at": {"type": ["number", "null"]}, "of": {"type": "array", "items": {"type": "string", "nullable": True}}}, "required": ["at"]}
+
+
+def with_parameter(tool, name, schema):
+    function = tool["function"]
+    parameters = function["parameters"] | {"properties": function["parameters"]["properties"] | {name: schema}}
+    return tool | {"function": function | {"parameters": parameters}}
 
 
 def cases(case, tools):
@@ -330,4 +448,9 @@ def cases(case, tools):
         case("phi_3", PHI_3, LONG, prompt=True),
         case("phi_3_without_prompt", PHI_3, USER),
         case("phi_4", PHI_4, LONG, prompt=True),
+        case("harmony", HARMONY, USER, prompt=True, date=DAY),
+        case("harmony_long", HARMONY, LONG, prompt=True, date=DAY),
+        case("harmony_thinking", HARMONY, THINKING, prompt=True, date=DAY, tools=tools),
+        case("harmony_answered", HARMONY, ANSWERED, date=DAY, tools=[with_parameter(tools[0], "where", NESTED)]),
+        case("harmony_no_call", HARMONY, [*USER, CALLS[2]], date=DAY, raises="no call"),
     ]

@@ -10,7 +10,11 @@ use super::{
     mat::{CudaMat, Element, pitch},
     weight::{Planes, Update},
 };
-use crate::{Result, backend::AttentionShape, model::Activation};
+use crate::{
+    Result,
+    backend::AttentionShape,
+    model::{Activation, ClampedSwiglu, Xielu},
+};
 use std::sync::Arc;
 
 /// What a product does with its sums.
@@ -41,29 +45,34 @@ impl Epilogue {
         }
     }
 
+    fn function(self) -> Option<Activation> {
+        match self {
+            Epilogue::Gated(activation) | Epilogue::Activated(activation) => Some(activation),
+            Epilogue::Store | Epilogue::Add => None,
+        }
+    }
+
     /// The number of its activation in the kernels (`device.cuh`).
     pub fn activation(self) -> i32 {
-        match self {
-            Epilogue::Gated(activation) | Epilogue::Activated(activation) => match activation {
-                Activation::Silu => 0,
-                Activation::Gelu => 1,
-                Activation::GeluTanh => 2,
-                Activation::Relu => 3,
-                Activation::Relu2 => 4,
-                Activation::Xielu(_) => 5,
-            },
-            Epilogue::Store | Epilogue::Add => 0,
+        match self.function() {
+            None | Some(Activation::Silu) => 0,
+            Some(Activation::Gelu) => 1,
+            Some(Activation::GeluTanh) => 2,
+            Some(Activation::Relu) => 3,
+            Some(Activation::Relu2) => 4,
+            Some(Activation::Xielu(_)) => 5,
+            Some(Activation::ClampedSwiglu(_)) => 6,
         }
     }
 
     /// The parameters of its activation, as kernels take them.
-    pub fn xielu(self) -> [f32; 4] {
-        match self {
-            Epilogue::Gated(Activation::Xielu(xielu)) | Epilogue::Activated(Activation::Xielu(xielu)) => {
-                [xielu.alpha_p, xielu.alpha_n, xielu.beta, xielu.eps].map(|parameter| parameter as f32)
-            }
+    pub fn parameters(self) -> [f32; 4] {
+        let parameters = match self.function() {
+            Some(Activation::Xielu(Xielu { alpha_p, alpha_n, beta, eps })) => [alpha_p, alpha_n, beta, eps],
+            Some(Activation::ClampedSwiglu(ClampedSwiglu { alpha, limit })) => [alpha, 0.0, 0.0, limit],
             _ => [0.0; 4],
-        }
+        };
+        parameters.map(|parameter| parameter as f32)
     }
 }
 

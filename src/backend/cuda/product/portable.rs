@@ -25,7 +25,7 @@ pub fn run(device: &dyn Device, product: &Product<'_>) -> Result<()> {
         n: product.cols() as i32,
         k: (a.cols / heads) as i32,
         activation: epilogue.activation(),
-        xielu: epilogue.xielu(),
+        parameters: epilogue.parameters(),
         group: *group as i32,
         a_head: of_head(a.cols),
         out_head: of_head(out.cols),

@@ -36,7 +36,7 @@ pub fn run(device: &dyn Device, products: &[Product<'_>]) -> Result<()> {
         m: a.rows as i32,
         k: a.cols as i32,
         activation: epilogue.activation(),
-        xielu: epilogue.xielu(),
+        parameters: epilogue.parameters(),
         ..HopperProductArgs::default()
     };
     let weight_map =

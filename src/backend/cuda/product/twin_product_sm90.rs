@@ -157,7 +157,7 @@ fn multiply(
         m: m as i32,
         k: k as i32,
         activation: epilogue.activation(),
-        xielu: epilogue.xielu(),
+        parameters: epilogue.parameters(),
         group: group as i32,
         out_head: (out.cols / heads) as i32,
         ..HopperTwinProductArgs::default()

@@ -1,0 +1,115 @@
+//! Experts whose tensors a file keeps together, one above the other: `[experts, rows, cols]` becomes a matrix for each.
+
+use super::{Entry, Weights};
+use crate::{
+    Error, Result,
+    model::{EXPERT, ModelSpec},
+    tensor::Encoding,
+};
+use std::collections::BTreeSet;
+
+/// Elements that share a factor in MXFP4.
+const TOGETHER: usize = 32;
+
+impl Weights {
+    /// Takes apart what a layer has for all its experts, in families whose files keep it together. In MXFP4 that is two tensors,
+    /// `X_blocks` of 4-bit elements (`[experts, rows, cols / 32, 16]` or `[experts, rows, cols / 2]`, U8) and `X_scales` of their factors
+    /// (`[experts, rows, cols / 32]`, U8), `X` being the name that the tensor has otherwise (`transformers` integrations/mxfp4.py).
+    ///
+    /// # Errors
+    /// Names a tensor that is not there for all experts, or of no shape or type that it may have.
+    pub fn part_experts(&mut self, spec: &ModelSpec) -> Result<()> {
+        let Some(experts) = spec.experts.as_ref().filter(|_| spec.family.experts_together) else {
+            return Ok(());
+        };
+        let within = format!("{EXPERT}.");
+        let listed = spec.family.listed_tensors().filter(|(tensor, _)| tensor.expert().is_some());
+        let suffixes: BTreeSet<&str> = listed.map(|(_, suffix)| *suffix).collect();
+        for layer in 0..spec.num_hidden_layers {
+            for suffix in &suffixes {
+                let name_of = |expert: &str| {
+                    format!("{}{layer}.{}", spec.family.layer_prefix, suffix.replace(&within, expert))
+                };
+                let name_of_expert = |expert: usize| name_of(&format!("{expert}."));
+                self.part_matrices(&name_of(""), experts.count, name_of_expert)?;
+                self.part_packed(&name_of(""), experts.count, name_of_expert)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A tensor of numbers: `[experts, …]`.
+    fn part_matrices(&mut self, whole: &str, count: usize, name_of: impl Fn(usize) -> String) -> Result<()> {
+        let Some(entry) = self.tensors.remove(whole) else { return Ok(()) };
+        if entry.shape.first() != Some(&count) || entry.shape.len() == 1 {
+            return Err(self.unlike(whole, &entry, format!("[{count}, …]")));
+        }
+        for expert in 0..count {
+            self.tensors.insert(name_of(expert), entry.part(expert, count, &entry.shape[1..]));
+        }
+        Ok(())
+    }
+
+    /// Elements of 4 bits and their factors.
+    fn part_packed(&mut self, whole: &str, count: usize, name_of: impl Fn(usize) -> String) -> Result<()> {
+        let [blocks_name, scales_name] = ["_blocks", "_scales"].map(|ending| format!("{whole}{ending}"));
+        let (blocks, scales) = match [&blocks_name, &scales_name].map(|name| self.tensors.remove(name)) {
+            [None, None] => return Ok(()),
+            [Some(blocks), Some(scales)] => (blocks, scales),
+            [None, Some(scales)] => {
+                return Err(
+                    self.broken(&scales, format!("has tensor {scales_name}, but there is no {blocks_name}"))
+                );
+            }
+            [Some(blocks), None] => {
+                return Err(
+                    self.broken(&blocks, format!("has tensor {blocks_name}, but there is no {scales_name}"))
+                );
+            }
+        };
+        for (name, entry) in [(&blocks_name, &blocks), (&scales_name, &scales)] {
+            if entry.type_name != "U8" {
+                return Err(
+                    self.broken(entry, format!("has tensor {name} of type {}, expected U8", entry.type_name))
+                );
+            }
+        }
+        let [of, rows, across] = scales.shape[..] else {
+            return Err(self.unlike(&scales_name, &scales, format!("[{count}, rows, columns / {TOGETHER}]")));
+        };
+        if of != count {
+            return Err(self.unlike(&scales_name, &scales, format!("[{count}, {rows}, {across}]")));
+        }
+        let bytes_together = TOGETHER / 2;
+        let shapes = [vec![count, rows, across, bytes_together], vec![count, rows, across * bytes_together]];
+        if !shapes.contains(&blocks.shape) {
+            return Err(self.unlike(
+                &blocks_name,
+                &blocks,
+                format!("{:?}, as that of {scales_name} demands", shapes[0]),
+            ));
+        }
+        for expert in 0..count {
+            let name = name_of(expert);
+            let scales_name = format!("{name}_scales");
+            let elements = Entry {
+                encoding: Some(Encoding::Mxfp4),
+                scales: Some((scales_name.clone(), (1, TOGETHER))),
+                ..blocks.part(expert, count, &[rows, across * TOGETHER])
+            };
+            let factors =
+                Entry { encoding: Some(Encoding::E8m0), ..scales.part(expert, count, &[rows, across]) };
+            self.tensors.insert(name, elements);
+            self.scales.insert(scales_name, factors);
+        }
+        Ok(())
+    }
+
+    fn unlike(&self, name: &str, entry: &Entry, expected: String) -> Error {
+        self.broken(entry, format!("has tensor {name} of shape {:?}, expected {expected}", entry.shape))
+    }
+
+    fn broken(&self, entry: &Entry, problem: String) -> Error {
+        Error::checkpoint(format!("{} {problem}", self.files.path(entry.file).display()))
+    }
+}
