@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn mxfp4_is_what_its_bits_say() {
-        let bytes: Vec<u8> = (0..16).map(|i| (2 * i & 15) | (2 * i + 1 & 15) << 4).collect();
+        let bytes: Vec<u8> = (0..16).map(|i| ((2 * i) & 15) | (((2 * i + 1) & 15) << 4)).collect();
         let exponents = [0, 1, 127, 130].map(|exponent| (exponent, 2f64.powi(i32::from(exponent) - 127)));
         for (exponent, scale) in exponents {
             let scales = Scales { encoding: Encoding::E8m0, bytes: &[exponent], block: (1, 32), across: 1 };

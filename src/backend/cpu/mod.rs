@@ -299,12 +299,13 @@ impl Backend for Cpu {
             context_keys: attended.context_keys.context(),
             key_difference: attended.key_difference.map(CpuMat::context),
             normalized: attended.normalized.context(),
+            norm: attended.norm,
             twin_keys: attended.twin_keys.twin(),
             twin_normed: attended.twin_normed.twin(),
         };
         let out = out.twin_mut();
         let sunk = sunk.map(|sunk| (sunk.sinks, sunk.shares.twin_mut()));
-        twin::twin_attend(self.arch, q.twin(), &keys, attended.norm, layout, shape, out, sunk);
+        twin::twin_attend(self.arch, q.twin(), &keys, layout, shape, out, sunk);
     }
 
     fn head_values(

@@ -63,6 +63,8 @@ pub struct Keys<'a> {
     pub context_keys: &'a Mat<f32>,
     pub key_difference: Option<&'a Mat<f32>>,
     pub normalized: &'a Mat<f32>,
+    /// Of the normalized rows.
+    pub norm: Option<&'a Norm<Weight<'a>>>,
     pub twin_keys: &'a Mat<f64>,
     pub twin_normed: &'a Mat<f64>,
 }
@@ -92,7 +94,6 @@ pub fn twin_attend(
     arch: Arch,
     q: &Mat<f64>,
     keys: &Keys<'_>,
-    norm: Option<&Norm<Weight<'_>>>,
     sequences: &[Sequence],
     shape: &AttentionShape,
     out: &mut Mat<f64>,
@@ -101,8 +102,8 @@ pub fn twin_attend(
     let cols = out.cols;
     let (sinks, mut shares) = sunk.unzip();
     let sinks = sinks.map(|sinks| f64::widened(&sinks.tensor));
-    let factors = norm.map(norm_factors::<f64>);
-    let bias = norm.and_then(|norm| norm.bias.as_ref()).map(|bias| f64::widened(&bias.tensor));
+    let factors = keys.norm.map(norm_factors::<f64>);
+    let bias = keys.norm.and_then(|norm| norm.bias.as_ref()).map(|bias| f64::widened(&bias.tensor));
     let rows: Vec<_> = sequences.iter().flat_map(|s| s.twin.clone().map(move |row| (s, row))).collect();
     let groups = GROUPS_PER_THREAD * rayon::current_num_threads();
     // Fewer heads than a product has rows: each twin row's are padded for themselves.

@@ -51,9 +51,7 @@ pub fn path_boxes(device: &dyn Device, mat: &CudaMat) -> Result<[TensorMap; 2]> 
 /// Attention of context rows among themselves, in place; `sinks` 0: none.
 pub fn attention(
     device: &dyn Device,
-    q: &CudaMat,
-    k: &CudaMat,
-    v: &CudaMat,
+    [q, k, v]: [&CudaMat; 3],
     rows: &LayoutRows,
     shape: &AttentionShape,
     sinks: Address,
@@ -67,7 +65,7 @@ pub fn attention(
     // The kernel for Hopper looks for the largest score before it scales them.
     let for_hopper = HOPPER_DIMS.contains(&shape.head_dim) && shape.scale > 0.0;
     if q.element == Element::Bf16 && device.kernels() == Kernels::Sm90a && for_hopper {
-        return hopper_attention(device, q, k, v, rows, shape, sinks, floor);
+        return hopper_attention(device, [q, k, v], rows, shape, sinks, floor);
     }
     let ShapeNumbers { window, scale, softcap } = shape.into();
     let args = AttentionArgs {
@@ -101,9 +99,7 @@ pub fn attention(
 /// `attention_sm90.cu`: two heads that share a key head and 64 queries, or one head and 128, by blocks that stay.
 fn hopper_attention(
     device: &dyn Device,
-    q: &CudaMat,
-    k: &CudaMat,
-    v: &CudaMat,
+    [q, k, v]: [&CudaMat; 3],
     rows: &LayoutRows,
     shape: &AttentionShape,
     sinks: Address,

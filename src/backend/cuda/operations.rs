@@ -349,7 +349,7 @@ impl Backend for Cuda {
     ) {
         self.run(&[q], &[k, v], |device| {
             let Some(rows) = &layout.rows else { return Ok(()) };
-            attention::attention(device.as_ref(), q, k, v, rows, shape, vector(device, sinks)?)
+            attention::attention(device.as_ref(), [q, k, v], rows, shape, vector(device, sinks)?)
         });
     }
 
