@@ -4,7 +4,7 @@ use super::{Checkpoint, Weights, compare_vocabularies, fingerprint};
 use crate::{
     Error, Result,
     model::{Head, LayerSpec, LayerTensor, ModelSpec, PairWeights, Rope, RopeScaling},
-    tensor::{Dtype, Tensor},
+    tensor::{Dtype, Encoding, Tensor},
     twin::{Branch, Twin},
 };
 use rayon::prelude::*;
@@ -79,9 +79,11 @@ impl Pair {
         }
         let tokenizers = checkpoints.as_ref().map(Checkpoint::tokenizer);
         notices.extend(compare_vocabularies(&tokenizers, &Twin::new("base", "tuned"))?);
-        let Twin { pt: base, ft: tuned } =
-            checkpoints.as_ref().map(|checkpoint| checkpoint.encoding().name());
-        if base != tuned && reading.dtype.is_none() {
+        let Twin { pt: base, ft: tuned } = checkpoints.as_ref().map(Checkpoint::encoding);
+        // What was tuned from packed experts was tuned from what they say, and bf16 holds that.
+        let unpacked = (base, tuned) == (Encoding::Mxfp4, Dtype::Bf16.into());
+        if base != tuned && !unpacked && reading.dtype.is_none() {
+            let [base, tuned] = [base, tuned].map(Encoding::name);
             notices.push(format!(
                 "weights are {base} in base and {tuned} in tuned: rounding of one alone counts as fine-tuning (--dtype rounds both)"
             ));

@@ -6,7 +6,7 @@ use crate::{
     backend::{Backend, cpu::Cpu},
     checkpoint::{Checkpoint, Pair},
     engine::PackLimits,
-    model::{LayerTensor, ModelSpec, PairWeights, Rope, RopeScaling},
+    model::{Activation, ClampedSwiglu, Family, LayerTensor, ModelSpec, PairWeights, Rope, RopeScaling},
     tensor::Tensor,
     twin::{Branch, Twin},
 };
@@ -88,9 +88,9 @@ pub fn report(pair: &Pair) -> String {
     );
     text += "\n| tensor | identical | relative change |\n|---|---:|---:|\n";
     for (tensor, change) in &by_tensor {
-        let name = family.suffix(*tensor).unwrap_or_default();
-        text +=
-            &format!("| {name} | {} of {} | {:.2e} |\n", change.identical, change.tensors, change.relative());
+        let Change { identical, tensors, .. } = change;
+        let name = name_of(family, *tensor);
+        text += &format!("| {name} | {identical} of {tensors} | {:.2e} |\n", change.relative());
     }
     text += "\n| layer | identical | relative change |\n|---:|---:|---:|\n";
     for (layer, change) in &by_layer {
@@ -102,6 +102,16 @@ pub fn report(pair: &Pair) -> String {
         );
     }
     text + "\n" + &outside_layers(pair) + "\n" + &cost(pair)
+}
+
+/// A tensor's name; of fused ones, which have one, also which of its parts it is.
+fn name_of(family: &Family, tensor: LayerTensor) -> String {
+    let name = family.suffix(tensor).unwrap_or_default();
+    let fused: Vec<LayerTensor> = family.fused_with(tensor).collect();
+    match fused.iter().position(|part| *part == tensor) {
+        Some(part) if fused.len() > 1 => format!("{name}, part {} of {}", part + 1, fused.len()),
+        _ => name.to_owned(),
+    }
 }
 
 /// Embeddings, final norm and unembedding, of a grown vocabulary the rows that both have.
@@ -151,8 +161,9 @@ fn models(pair: &Pair) -> String {
         format!("{} tokens", pt.spec.context_length),
         format!("{} tokens", ft.spec.context_length),
     );
-    let of_ropes = |checkpoint: &Checkpoint, of: fn(&Rope) -> String| {
-        checkpoint.spec.ropes.iter().map(of).collect::<Vec<_>>().join(", ")
+    let of_ropes = |Checkpoint { spec, .. }: &Checkpoint, of: fn(&Rope) -> String| {
+        let rotates = spec.layers.iter().any(|layer| layer.rope.is_some());
+        if rotates { spec.ropes.iter().map(of).collect::<Vec<_>>().join(", ") } else { "none".into() }
     };
     let mut rope_row = |name: &str, of: fn(&Rope) -> String| row(name, of_ropes(pt, of), of_ropes(ft, of));
     rope_row("rope_theta", |rope| rope.rope_theta.to_string());
@@ -166,6 +177,13 @@ fn models(pair: &Pair) -> String {
     rope_row("rotated dimensions", |rope| rope.rotary_dim.to_string());
     row("epsilon of norms", pt.spec.norm_eps.to_string(), ft.spec.norm_eps.to_string());
     row("factor on scores", pt.spec.attention_scale.to_string(), ft.spec.attention_scale.to_string());
+    let limit = |spec: &ModelSpec| match spec.hidden_act {
+        Activation::ClampedSwiglu(ClampedSwiglu { alpha, limit }) => Some(format!("{limit}, alpha {alpha}")),
+        _ => None,
+    };
+    if let (Some(pt), Some(ft)) = (limit(&pt.spec), limit(&ft.spec)) {
+        row("limit of gates", pt, ft);
+    }
     row(
         "tie_word_embeddings",
         pt.spec.tie_word_embeddings.to_string(),

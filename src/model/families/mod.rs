@@ -1,5 +1,5 @@
 //! All families that load, a table each. A family that differs only in known ways is one more table here and a golden
-//! case in `tests/golden/table.py`.
+//! case in `tests/golden/family_pairs.py`.
 
 mod gemma;
 mod gpt;
