@@ -263,6 +263,10 @@ impl Adapter {
                 self.replaced.insert(target, name.clone());
             } else if spec.is_after_layers(&target) {
                 self.unread_head = Some(name.clone());
+            } else if target.contains(".experts.") && spec.family.experts_together {
+                return Err(
+                    self.broken(format!("has tensor {name}: saved experts cannot be read, adapted ones can"))
+                );
             } else {
                 return Err(self.broken(format!("has tensor {name}, which the model does not have")));
             }
@@ -305,7 +309,7 @@ impl Adapter {
             (rows, cols) = (cols, rows);
         }
         let rank = self.rank_of(a, &b, |rank| ([rank, cols], [rows, rank]))?;
-        let named = named_by_peft(a);
+        let named = config.pattern_key(named_by_peft(a));
         self.check_rank(a, rank, config.rank(&named))?;
         let magnitude = config.use_dora.then(|| a.replace(".lora_A.weight", ".lora_magnitude_vector"));
         let (a, b) = (Factor::Named(a.into(), 0..rank), Factor::Named(b, 0..rows));

@@ -267,9 +267,10 @@ impl Checkpoint {
     }
 
     fn checked(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
+        let shown = self.spec.family.stored_name(name);
         let found = self.shape(name).ok_or_else(|| {
             Error::checkpoint(format!(
-                "{}: tensor {name} is missing (expected shape {shape:?})",
+                "{}: tensor {shown} is missing (expected shape {shape:?})",
                 self.path.display()
             ))
         })?;
@@ -285,13 +286,13 @@ impl Checkpoint {
                 _ if self.path.is_dir() => "config.json demands",
                 _ => "its metadata demand",
             };
-            let message = format!("{file}: tensor {name} has shape {found:?}, {demanding} {shape:?}");
+            let message = format!("{file}: tensor {shown} has shape {found:?}, {demanding} {shape:?}");
             return Err(Error::checkpoint(message));
         }
         self.tensor(name).ok_or_else(|| {
             let stored_as = self.weights.type_name(name);
             Error::checkpoint(format!(
-                "{file}: tensor {name} is {stored_as}, expected {}",
+                "{file}: tensor {shown} is {stored_as}, expected {}",
                 if self.path.is_dir() {
                     "F32, F16 or BF16, or FP8 with a quantization_config in config.json"
                 } else {

@@ -210,6 +210,7 @@ fn differences(checkpoints: &Twin<Checkpoint>) -> Vec<String> {
     note("the factor on attention scores", pt.attention_scale.to_string(), ft.attention_scale.to_string());
     let cap = |spec: &ModelSpec| format!("{:?}", spec.attn_logit_softcapping);
     note("attn_logit_softcapping", cap(pt), cap(ft));
+    note("the limit of gates", format!("{:?}", pt.hidden_act), format!("{:?}", ft.hidden_act));
     note("residual_multiplier", pt.residual_multiplier.to_string(), ft.residual_multiplier.to_string());
     let ends = [
         ("embedding_multiplier", Twin::new(pt.embedding_multiplier, ft.embedding_multiplier)),
@@ -267,6 +268,7 @@ fn check_finite(checkpoints: &Twin<Checkpoint>) -> Result<()> {
         let index = tensor.stored.first_non_finite(|bytes| checkpoint.weights.let_go(bytes))?;
         let file = checkpoint.weights.file_of(name).display();
         let (row, col) = (index / tensor.cols, index % tensor.cols);
+        let name = checkpoint.spec.family.stored_name(name);
         Some(format!("{file}: tensor {name} has a NaN or infinite element at row {row}, column {col}"))
     });
     bad.map_or(Ok(()), |message| Err(Error::checkpoint(message)))

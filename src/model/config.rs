@@ -182,7 +182,7 @@ fn family_of(config: &Map<String, Value>) -> Result<&'static Family, String> {
 fn activation_of(config: &Fields, family: &Family) -> Result<Activation, String> {
     let field = if config.known("hidden_activation").is_some() { "hidden_activation" } else { "hidden_act" };
     // A family that has these has no other activation, whatever hidden_act says.
-    let clamped = (config.known_number("swiglu_alpha")?, config.known_number("swiglu_limit")?);
+    let clamped = (config.own_number("swiglu_alpha")?, config.own_number("swiglu_limit")?);
     if let (Some(alpha), Some(limit)) = clamped {
         return Ok(Activation::ClampedSwiglu(ClampedSwiglu { alpha, limit }));
     }
@@ -302,6 +302,8 @@ pub mod tests {
         assert!(text_config(&paligemma).unwrap_err().contains("all tokens of its prompts see each other"));
         let granite = json!({"model_type": "granitemoehybrid", "num_local_experts": 32});
         assert_eq!(problem(granite), "num_local_experts is 32; only 0 can be computed");
+        let granite = json!({"model_type": "granitemoehybrid"});
+        assert_eq!(problem(granite), "layer_types: expected a list of 2 (num_hidden_layers) strings");
         let granite = json!({"model_type": "granitemoehybrid", "layer_types": ["attention", "mamba"]});
         assert_eq!(
             problem(granite),
@@ -320,12 +322,34 @@ pub mod tests {
         let neo =
             json!({"model_type": "gpt_neo", "hidden_size": 32, "num_heads": 2, "attention_multiplier": 0.5});
         assert_eq!(parse_config(&neo).unwrap().attention_scale, 1.0);
+        let stray = json!({"model_type": "gpt2", "n_embd": 32, "n_head": 2, "head_dim": 4, "num_key_value_heads": 1,
+            "rope_scaling": {"type": "linear", "factor": 2.0}});
+        let gpt2 = parse_config(&stray).unwrap();
+        assert_eq!((gpt2.head_dim, gpt2.num_key_value_heads, gpt2.context_length), (16, 2, 1024));
         let opt =
             parse_config(&tiny(json!({"model_type": "opt", "rms_norm_eps": 0.1, "ffn_dim": 64}))).unwrap();
         assert_eq!(opt.norm_eps, 1e-5);
         let phi = tiny(json!({"model_type": "phi", "use_parallel_residual": false, "mlp_bias": false}));
         let phi = parse_config(&phi).unwrap();
         assert!(phi.parallel_residual && phi.mlp_bias && phi.qkv_bias);
+    }
+
+    #[test]
+    fn gates_of_gpt_oss_are_its_own_whatever_is_null() {
+        let spec = |more: Value| {
+            let mut config =
+                tiny(json!({"model_type": "gpt_oss", "num_experts": 3, "num_experts_per_tok": 2}));
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            parse_config(&config).unwrap()
+        };
+        let nulls = spec(
+            json!({"swiglu_limit": null, "swiglu_alpha": null, "rope_theta": null, "rope_scaling": null}),
+        );
+        let own = Activation::ClampedSwiglu(ClampedSwiglu { alpha: 1.702, limit: 7.0 });
+        assert_eq!((nulls.hidden_act, nulls.ropes[0].rope_theta), (own, 1.5e5));
+        assert_eq!(nulls.experts.unwrap().count, 3);
+        let gelu = spec(json!({"hidden_act": "gelu", "swiglu_limit": 0.5}));
+        assert_eq!(gelu.hidden_act, Activation::ClampedSwiglu(ClampedSwiglu { alpha: 1.702, limit: 0.5 }));
     }
 
     #[test]

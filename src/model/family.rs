@@ -195,6 +195,18 @@ impl Family {
         Some((layer.parse().ok()?, tensor?))
     }
 
+    /// What messages call a tensor of this name: an expert's by the tensor that files have for all of them.
+    pub fn stored_name(&self, name: &str) -> String {
+        let tensor = self.layer_tensor_of(name).filter(|_| self.experts_together);
+        match tensor.and_then(|(layer, tensor)| Some((layer, tensor, tensor.expert()?))) {
+            Some((layer, tensor, expert)) => {
+                let suffix = self.suffix(tensor).unwrap_or_default().replace(&format!("{EXPERT}."), "");
+                format!("{}{layer}.{suffix} of expert {expert}", self.layer_prefix)
+            }
+            None => name.to_owned(),
+        }
+    }
+
     /// Whether a module or tensor is called as those of this family's layers and embedding are.
     pub fn is_named_as(&self, name: &str) -> bool {
         let embedding = self.embedding.trim_end_matches("weight");

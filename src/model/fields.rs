@@ -58,6 +58,14 @@ impl<'a> Fields<'a> {
         if self.known(name).is_some() { self.optional_number(name) } else { Ok(None) }
     }
 
+    /// A number that the family knows, which is the family's where it is null.
+    pub fn own_number(&self, name: &str) -> Result<Option<f64>, String> {
+        match self.known_number(name)? {
+            Some(number) => Ok(Some(number)),
+            None => Ok(self.get_or_default(name).and_then(Value::as_f64)),
+        }
+    }
+
     pub fn size(&self, name: &str) -> Result<usize, String> {
         match self.get(name) {
             // Sizes beyond 2^32 are no sizes of any model, and products of them would overflow.

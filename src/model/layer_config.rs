@@ -104,7 +104,10 @@ fn sparse_layers(config: &Fields, num_hidden_layers: usize) -> Result<Vec<bool>,
     if experts_of(config)?.is_none() {
         return Ok(vec![false; num_hidden_layers]);
     }
-    let step = config.size_or("decoder_sparse_step", 1)?;
+    let step = match config.known("decoder_sparse_step") {
+        Some(_) => config.size("decoder_sparse_step")?,
+        None => 1,
+    };
     let dense: Vec<u64> = match config.known("mlp_only_layers") {
         None => Vec::new(),
         Some(list) => list

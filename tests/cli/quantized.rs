@@ -179,7 +179,7 @@ fn packed_experts_need_their_factors_and_each_expert() {
     });
     header(
         CASE,
-        &["1.mlp.experts.0.down_proj has shape [32, 64], config.json demands [64, 32]"],
+        &["1.mlp.experts.down_proj of expert 0 has shape [32, 64], config.json demands [64, 32]"],
         &|header| {
             header[SCALES]["shape"] = json!([4, 32, 2]);
             header[BLOCKS]["shape"] = json!([4, 32, 2, 16]);
@@ -188,12 +188,28 @@ fn packed_experts_need_their_factors_and_each_expert() {
     refused(
         CASE,
         42,
-        &["1.mlp.experts.0.down_proj has a NaN or infinite element at row 0, column 0"],
+        &["1.mlp.experts.down_proj of expert 0 has a NaN or infinite element at row 0, column 0"],
         |pair| {
             pair.edit_bytes(PACKED, |bytes| {
                 let place = place_of(SCALES, "U8", bytes);
                 bytes[place.start] = 255;
             });
+        },
+    );
+    header(
+        CASE,
+        &["has tensor model.layers.1.mlp.experts.0.down_proj, but gpt_oss has all experts of a layer in one"],
+        &|header| {
+            let tensor = header.remove("model.layers.1.mlp.experts.down_proj_bias").unwrap();
+            header.insert("model.layers.1.mlp.experts.0.down_proj".into(), tensor);
+        },
+    );
+    header(
+        CASE,
+        &["1.mlp.experts.down_proj and model.layers.1.mlp.experts.down_proj_blocks, expected one of them"],
+        &|header| {
+            let tensor = header.remove("model.layers.0.mlp.experts.down_proj_bias").unwrap();
+            header.insert("model.layers.1.mlp.experts.down_proj".into(), tensor);
         },
     );
     const WHOLE: &str = "model.layers.0.mlp.experts.gate_up_proj_bias";

@@ -11,6 +11,8 @@ pub struct Config {
     pub use_dora: bool,
     rank_pattern: Vec<(Regex, f64)>,
     alpha_pattern: Vec<(Regex, f64)>,
+    /// Ends of names of tensors that are adapted by themselves, not as a module's.
+    target_parameters: Vec<String>,
 }
 
 impl Config {
@@ -67,7 +69,18 @@ impl Config {
             use_dora: flag("use_dora"),
             rank_pattern: patterns(object, "rank_pattern")?,
             alpha_pattern: patterns(object, "alpha_pattern")?,
+            target_parameters: match object.get("target_parameters").and_then(Value::as_array) {
+                Some(names) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+                None => Vec::new(),
+            },
         })
+    }
+
+    /// What patterns are matched against for a linear layer: the module's name, or its weight's where that is what is adapted.
+    pub fn pattern_key(&self, module: String) -> String {
+        let weight = format!("{module}.weight");
+        let is_weight = |target: &String| weight == *target || weight.ends_with(&format!(".{target}"));
+        if self.target_parameters.iter().any(is_weight) { weight } else { module }
     }
 
     pub fn rank(&self, module: &str) -> usize {

@@ -22,6 +22,17 @@ impl Weights {
         let Some(experts) = spec.experts.as_ref().filter(|_| spec.family.experts_together) else {
             return Ok(());
         };
+        let of_one = |name: &&String| {
+            let tensor = spec.family.layer_tensor_of(name);
+            tensor.is_some_and(|(_, tensor)| tensor.expert().is_some())
+        };
+        if let Some((name, entry)) = self.tensors.iter().find(|(name, _)| of_one(name)) {
+            let family = spec.family.model_type;
+            return Err(self.broken(
+                entry,
+                format!("has tensor {name}, but {family} has all experts of a layer in one"),
+            ));
+        }
         let within = format!("{EXPERT}.");
         let listed = spec.family.listed_tensors().filter(|(tensor, _)| tensor.expert().is_some());
         let suffixes: BTreeSet<&str> = listed.map(|(_, suffix)| *suffix).collect();
@@ -68,7 +79,8 @@ impl Weights {
             }
         };
         for (name, entry) in [(&blocks_name, &blocks), (&scales_name, &scales)] {
-            if entry.type_name != "U8" {
+            // As safetensors and PyTorch call it.
+            if !["U8", "ByteStorage"].contains(&&*entry.type_name) {
                 return Err(
                     self.broken(entry, format!("has tensor {name} of type {}, expected U8", entry.type_name))
                 );
@@ -81,7 +93,13 @@ impl Weights {
             return Err(self.unlike(&scales_name, &scales, format!("[{count}, {rows}, {across}]")));
         }
         let bytes_together = TOGETHER / 2;
-        let shapes = [vec![count, rows, across, bytes_together], vec![count, rows, across * bytes_together]];
+        let cols = across.checked_mul(TOGETHER).ok_or_else(|| {
+            self.broken(
+                &scales,
+                format!("has tensor {scales_name} of shape {:?}, too large for any model", scales.shape),
+            )
+        })?;
+        let shapes = [vec![count, rows, across, bytes_together], vec![count, rows, cols / 2]];
         if !shapes.contains(&blocks.shape) {
             return Err(self.unlike(
                 &blocks_name,
@@ -95,11 +113,14 @@ impl Weights {
             let elements = Entry {
                 encoding: Some(Encoding::Mxfp4),
                 scales: Some((scales_name.clone(), (1, TOGETHER))),
-                ..blocks.part(expert, count, &[rows, across * TOGETHER])
+                ..blocks.part(expert, count, &[rows, cols])
             };
             let factors =
                 Entry { encoding: Some(Encoding::E8m0), ..scales.part(expert, count, &[rows, across]) };
-            self.tensors.insert(name, elements);
+            if self.tensors.insert(name, elements).is_some() {
+                return Err(self
+                    .broken(&blocks, format!("has tensor {whole} and {blocks_name}, expected one of them")));
+            }
             self.scales.insert(scales_name, factors);
         }
         Ok(())

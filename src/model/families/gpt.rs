@@ -35,7 +35,7 @@ pub static GPT_NEOX: Family = Family {
     ignored_suffixes: &["rotary_emb.inv_freq", "attention.bias", "attention.masked_bias"],
     defaults: r#"{"layer_norm_eps": 1e-5, "max_position_embeddings": 2048, "hidden_act": "gelu", "attention_bias": true,
         "rotary_pct": 0.25, "rotary_emb_base": 1e4, "use_parallel_residual": true}"#,
-    fixed: r#"{"mlp_bias": true}"#,
+    fixed: r#"{"mlp_bias": true, "head_dim": null, "num_key_value_heads": null}"#,
     config_names: &[
         ("rms_norm_eps", "layer_norm_eps"),
         ("partial_rotary_factor", "rotary_pct"),
@@ -76,7 +76,8 @@ const LIKE_GPT2: Family = Family {
     ignored_suffixes: &["attn.bias", "attn.masked_bias"],
     defaults: r#"{"layer_norm_epsilon": 1e-5, "n_positions": 1024, "activation_function": "gelu_new", "n_inner": null,
         "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}"#,
-    fixed: r#"{"attention_bias": true, "mlp_bias": true}"#,
+    fixed: r#"{"attention_bias": true, "mlp_bias": true, "head_dim": null, "num_key_value_heads": null, "partial_rotary_factor": null,
+        "rope_scaling": null, "rope_parameters": null}"#,
     computable: r#"{"scale_attn_weights": true, "scale_attn_by_inverse_layer_idx": false, "add_cross_attention": false}"#,
     config_names: &[
         ("rms_norm_eps", "layer_norm_epsilon"),
@@ -128,7 +129,8 @@ pub static GPT_NEO: Family = Family {
         "vocab_size": 50257, "hidden_size": 2048,
         "num_layers": 24, "num_heads": 16, "window_size": 256, "attention_types": [[["global", "local"], 12]],
         "attention_layers": null}"#,
-    fixed: r#"{"attention_multiplier": 1.0, "attention_out_bias": true, "mlp_bias": true}"#,
+    fixed: r#"{"attention_multiplier": 1.0, "attention_out_bias": true, "mlp_bias": true, "head_dim": null, "num_key_value_heads": null,
+        "partial_rotary_factor": null, "rope_scaling": null, "rope_parameters": null}"#,
     computable: "{}",
     config_names: &[
         ("rms_norm_eps", "layer_norm_epsilon"),
@@ -162,7 +164,8 @@ pub static GPTJ: Family = Family {
     ignored_suffixes: &["attn.bias", "attn.masked_bias", "attn.embed_positions"],
     defaults: r#"{"layer_norm_epsilon": 1e-5, "n_positions": 2048, "activation_function": "gelu_new", "n_inner": null,
         "n_embd": 4096, "n_layer": 28, "n_head": 16, "vocab_size": 50400, "rotary_dim": 64}"#,
-    fixed: r#"{"mlp_bias": true, "use_parallel_residual": true, "rope_theta": 1e4, "rope_scaling": null, "rope_parameters": null}"#,
+    fixed: r#"{"mlp_bias": true, "use_parallel_residual": true, "head_dim": null, "num_key_value_heads": null, "partial_rotary_factor": null,
+        "rope_theta": 1e4, "rope_scaling": null, "rope_parameters": null}"#,
     computable: "{}",
     transposed: Transposed::None,
     position_embedding: None,
@@ -196,7 +199,8 @@ pub static OPT: Family = Family {
     tied_by_default: true,
     defaults: r#"{"max_position_embeddings": 2048, "activation_function": "relu", "enable_bias": true,
         "vocab_size": 50272, "hidden_size": 768, "num_hidden_layers": 12, "ffn_dim": 3072, "num_attention_heads": 12}"#,
-    fixed: r#"{"rms_norm_eps": 1e-5}"#,
+    fixed: r#"{"rms_norm_eps": 1e-5, "head_dim": null, "num_key_value_heads": null, "partial_rotary_factor": null, "rope_scaling": null,
+        "rope_parameters": null}"#,
     computable: r#"{"do_layer_norm_before": true, "_remove_final_layer_norm": false, "layer_norm_elementwise_affine": true}"#,
     config_names: &[
         ("hidden_act", "activation_function"),

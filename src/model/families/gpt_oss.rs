@@ -32,6 +32,8 @@ pub static GPT_OSS: Family = Family {
         "attention_bias": true, "sliding_window": 128, "layer_types": null, "num_local_experts": 128, "num_experts_per_tok": 4,
         "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "rope_theta": 1.5e5, "rope_parameters": {"rope_type": "yarn", "factor": 32.0,
         "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false, "original_max_position_embeddings": 4096}}"#,
+    config_names: &[("num_experts", "num_local_experts")],
+    config_aliases: &["num_experts"],
     fusion: Fusion::RowByRow,
     transposed: Transposed::OfExperts,
     experts_together: true,

@@ -184,7 +184,7 @@ pub static GRANITE_MOE_HYBRID: Family = Family {
     ],
     defaults: r#"{"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false,
         "shared_intermediate_size": 1024, "embedding_multiplier": 1.0, "residual_multiplier": 1.0, "attention_multiplier": 1.0,
-        "logits_scaling": 1.0, "position_embedding_type": null, "layer_types": null}"#,
+        "logits_scaling": 1.0, "position_embedding_type": null, "layer_types": ["mamba"]}"#,
     computable: r#"{"num_local_experts": 0}"#,
     config_names: &[("intermediate_size", "shared_intermediate_size")],
     ..LIKE_LLAMA

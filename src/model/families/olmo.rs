@@ -12,7 +12,8 @@ use crate::model::family::{Family, LayerTensors, WindowRule};
 /// OLMo 1 (modeling_olmo.py): LayerNorm without weights.
 pub static OLMO: Family = Family {
     model_type: "olmo",
-    defaults: r#"{"rms_norm_eps": 1e-5, "max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false}"#,
+    defaults: r#"{"max_position_embeddings": 2048, "hidden_act": "silu", "attention_bias": false}"#,
+    fixed: r#"{"rms_norm_eps": 1e-5}"#,
     computable: r#"{"clip_qkv": null}"#,
     centered_norms: true,
     weightless_norms: true,
