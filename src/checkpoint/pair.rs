@@ -210,7 +210,8 @@ fn differences(checkpoints: &Twin<Checkpoint>) -> Vec<String> {
     note("the factor on attention scores", pt.attention_scale.to_string(), ft.attention_scale.to_string());
     let cap = |spec: &ModelSpec| format!("{:?}", spec.attn_logit_softcapping);
     note("attn_logit_softcapping", cap(pt), cap(ft));
-    note("the limit of gates", format!("{:?}", pt.hidden_act), format!("{:?}", ft.hidden_act));
+    let limit = |spec: &ModelSpec| spec.hidden_act.limit().map_or("none".into(), |limit| limit.to_string());
+    note("the limit of gates", limit(pt), limit(ft));
     note("residual_multiplier", pt.residual_multiplier.to_string(), ft.residual_multiplier.to_string());
     let ends = [
         ("embedding_multiplier", Twin::new(pt.embedding_multiplier, ft.embedding_multiplier)),

@@ -6,7 +6,7 @@ use crate::{
     backend::{Backend, cpu::Cpu},
     checkpoint::{Checkpoint, Pair},
     engine::PackLimits,
-    model::{Activation, ClampedSwiglu, Family, LayerTensor, ModelSpec, PairWeights, Rope, RopeScaling},
+    model::{Family, LayerTensor, ModelSpec, PairWeights, Rope, RopeScaling},
     tensor::Tensor,
     twin::{Branch, Twin},
 };
@@ -177,12 +177,8 @@ fn models(pair: &Pair) -> String {
     rope_row("rotated dimensions", |rope| rope.rotary_dim.to_string());
     row("epsilon of norms", pt.spec.norm_eps.to_string(), ft.spec.norm_eps.to_string());
     row("factor on scores", pt.spec.attention_scale.to_string(), ft.spec.attention_scale.to_string());
-    let limit = |spec: &ModelSpec| match spec.hidden_act {
-        Activation::ClampedSwiglu(ClampedSwiglu { alpha, limit }) => Some(format!("{limit}, alpha {alpha}")),
-        _ => None,
-    };
-    if let (Some(pt), Some(ft)) = (limit(&pt.spec), limit(&ft.spec)) {
-        row("limit of gates", pt, ft);
+    if let (Some(pt), Some(ft)) = (pt.spec.hidden_act.limit(), ft.spec.hidden_act.limit()) {
+        row("limit of gates", pt.to_string(), ft.to_string());
     }
     row(
         "tie_word_embeddings",

@@ -195,16 +195,19 @@ impl Family {
         Some((layer.parse().ok()?, tensor?))
     }
 
+    /// What files call a tensor of all experts of a layer, where they have them together.
+    pub fn name_of_all_experts(&self, layer: usize, suffix: &str) -> String {
+        format!("{}{layer}.{}", self.layer_prefix, suffix.replace(&format!("{EXPERT}."), ""))
+    }
+
     /// What messages call a tensor of this name: an expert's by the tensor that files have for all of them.
     pub fn stored_name(&self, name: &str) -> String {
+        let of_expert = |(layer, tensor): (usize, LayerTensor)| {
+            let all = self.name_of_all_experts(layer, self.suffix(tensor)?);
+            Some(format!("{all} of expert {}", tensor.expert()?))
+        };
         let tensor = self.layer_tensor_of(name).filter(|_| self.experts_together);
-        match tensor.and_then(|(layer, tensor)| Some((layer, tensor, tensor.expert()?))) {
-            Some((layer, tensor, expert)) => {
-                let suffix = self.suffix(tensor).unwrap_or_default().replace(&format!("{EXPERT}."), "");
-                format!("{}{layer}.{suffix} of expert {expert}", self.layer_prefix)
-            }
-            None => name.to_owned(),
-        }
+        tensor.and_then(of_expert).unwrap_or_else(|| name.to_owned())
     }
 
     /// Whether a module or tensor is called as those of this family's layers and embedding are.
@@ -272,7 +275,7 @@ fn parsed(table: &str) -> Map<String, Value> {
 }
 
 /// Stands for an expert's number in names.
-pub const EXPERT: &str = "{expert}";
+const EXPERT: &str = "{expert}";
 
 impl LayerTensor {
     /// What keys are made with, besides angles and numbers of the config.

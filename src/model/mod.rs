@@ -10,7 +10,7 @@ mod rope_config;
 
 pub use config::{parse_config, text_config};
 pub use families::FAMILIES;
-pub use family::{EXPERT, Family, Fusion, LayerTensor, WindowRule};
+pub use family::{Family, Fusion, LayerTensor, WindowRule};
 pub use rope::{Rope, RopeScaling, RopeTable};
 
 use crate::{
@@ -131,7 +131,21 @@ impl Xielu {
     }
 }
 
+impl std::fmt::Display for ClampedSwiglu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, alpha {}", self.limit, self.alpha)
+    }
+}
+
 impl Activation {
+    /// The limit of a gate that has one.
+    pub fn limit(self) -> Option<ClampedSwiglu> {
+        match self {
+            Activation::ClampedSwiglu(gate) => Some(gate),
+            _ => None,
+        }
+    }
+
     /// `hidden_act` in `config.json`.
     pub fn name(self) -> &'static str {
         match self {

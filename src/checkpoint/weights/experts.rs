@@ -3,10 +3,10 @@
 use super::{Entry, Weights};
 use crate::{
     Error, Result,
-    model::{EXPERT, ModelSpec},
+    model::{LayerTensor, ModelSpec},
     tensor::Encoding,
 };
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// Elements that share a factor in MXFP4.
 const TOGETHER: usize = 32;
@@ -33,17 +33,19 @@ impl Weights {
                 format!("has tensor {name}, but {family} has all experts of a layer in one"),
             ));
         }
-        let within = format!("{EXPERT}.");
         let listed = spec.family.listed_tensors().filter(|(tensor, _)| tensor.expert().is_some());
-        let suffixes: BTreeSet<&str> = listed.map(|(_, suffix)| *suffix).collect();
+        // Of fused ones the last.
+        let tensors: BTreeMap<&str, LayerTensor> =
+            listed.map(|(tensor, suffix)| (*suffix, *tensor)).collect();
         for layer in 0..spec.num_hidden_layers {
-            for suffix in &suffixes {
-                let name_of = |expert: &str| {
-                    format!("{}{layer}.{}", spec.family.layer_prefix, suffix.replace(&within, expert))
+            for (suffix, tensor) in &tensors {
+                let whole = spec.family.name_of_all_experts(layer, suffix);
+                let name_of = |expert: usize| {
+                    let own = spec.family.layer_tensor_name(layer, tensor.of_expert(expert as u16));
+                    own.expect("the family lists it")
                 };
-                let name_of_expert = |expert: usize| name_of(&format!("{expert}."));
-                self.part_matrices(&name_of(""), experts.count, name_of_expert)?;
-                self.part_packed(&name_of(""), experts.count, name_of_expert)?;
+                self.part_matrices(&whole, experts.count, name_of)?;
+                self.part_packed(&whole, experts.count, name_of)?;
             }
         }
         Ok(())
