@@ -134,7 +134,8 @@ impl Checkpoint {
     pub fn layer_tensor(&self, layer: usize, tensor: LayerTensor) -> Option<Tensor<'_>> {
         let (rows, cols) = tensor.shape(&self.spec, layer)?;
         let family = self.spec.family;
-        let stored = self.tensor(&family.layer_tensor_name(layer, tensor)?)?;
+        let name = family.layer_tensor_name(layer, tensor)?;
+        let stored = self.tensor(&name)?;
         // A vector is a matrix of one column here, so that its parts are rows.
         let (length, inner) = if tensor.is_vector() { (rows * cols, 1) } else { (rows, cols) };
         let shape =
@@ -143,7 +144,7 @@ impl Checkpoint {
             family.fused_with(tensor).filter_map(|tensor| Some((tensor, shape(tensor)?))).collect();
         let all: usize = lengths.iter().map(|(_, length)| length).sum();
         let before: usize = lengths.iter().take_while(|(other, _)| *other != tensor).map(|(_, n)| n).sum();
-        let transposed = family.transposes(tensor) && stored.stored.encoding != Encoding::Mxfp4;
+        let transposed = self.is_transposed(tensor, &name);
         let elements = Stored { cols: if transposed { all } else { inner }, ..stored.stored };
         let whole = Tensor { rows: all, cols: inner, stored: elements, ..stored };
         let view = match (lengths.len(), family.fusion, transposed) {
@@ -169,6 +170,11 @@ impl Checkpoint {
             }
         };
         Some(Tensor { rows: length, view: Some(view), ..whole })
+    }
+
+    /// Whether a tensor of a layer is stored as `[in, out]`.
+    fn is_transposed(&self, tensor: LayerTensor, name: &str) -> bool {
+        self.spec.family.transposes(tensor) && !self.weights.is_packed(name)
     }
 
     /// How the rows of queries and keys are stored where that is not how they are computed.
@@ -315,8 +321,7 @@ impl Checkpoint {
                     (fused.map(|(rows, _)| rows).sum(), cols)
                 };
                 let name = self.spec.family.layer_tensor_name(layer, tensor).expect("listed by the family");
-                let transposed = self.spec.family.transposes(tensor) && !self.weights.is_packed(&name);
-                match (tensor.is_vector(), transposed) {
+                match (tensor.is_vector(), self.is_transposed(tensor, &name)) {
                     (true, _) => self.checked(&name, &[cols])?,
                     (false, false) => self.checked(&name, &[rows, cols])?,
                     (false, true) => self.checked(&name, &[cols, rows])?,

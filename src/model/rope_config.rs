@@ -88,9 +88,10 @@ fn rope_of(
     let within = rope.within;
     let rope_theta = match rope.get("rope_theta") {
         Some(_) => rope.number("rope_theta")?,
-        None => {
-            config.own_number(theta_field)?.map_or_else(|| config.number_or(theta_field, 10_000.0), Ok)?
-        }
+        None => match config.own_number(theta_field)? {
+            Some(theta) => theta,
+            None => config.number_or(theta_field, 10_000.0)?,
+        },
     };
     if rope_theta <= 1.0 {
         return Err(format!("{within}rope_theta is {rope_theta}, expected more than 1"));

@@ -199,18 +199,12 @@ fn packed_experts_need_their_factors_and_each_expert() {
     header(
         CASE,
         &["has tensor model.layers.1.mlp.experts.0.down_proj, but gpt_oss has all experts of a layer in one"],
-        &|header| {
-            let tensor = header.remove("model.layers.1.mlp.experts.down_proj_bias").unwrap();
-            header.insert("model.layers.1.mlp.experts.0.down_proj".into(), tensor);
-        },
+        &renamed("model.layers.1.mlp.experts.down_proj_bias", "model.layers.1.mlp.experts.0.down_proj"),
     );
     header(
         CASE,
         &["1.mlp.experts.down_proj and model.layers.1.mlp.experts.down_proj_blocks, expected one of them"],
-        &|header| {
-            let tensor = header.remove("model.layers.0.mlp.experts.down_proj_bias").unwrap();
-            header.insert("model.layers.1.mlp.experts.down_proj".into(), tensor);
-        },
+        &renamed("model.layers.0.mlp.experts.down_proj_bias", "model.layers.1.mlp.experts.down_proj"),
     );
     const WHOLE: &str = "model.layers.0.mlp.experts.gate_up_proj_bias";
     header("gpt_oss", &[WHOLE, "of shape [42, 5], expected [5, …]"], &|header| {

@@ -10,6 +10,7 @@ mod device;
 mod embed;
 #[cfg(feature = "cuda")]
 mod gpu;
+mod key_difference;
 mod lanes;
 mod launch;
 mod layout;

@@ -3,19 +3,20 @@
 use super::{
     Cuda,
     args::{
-        Address, ContributionArgs, KeyWeightArgs, KeyWeightSide, NormArgs, NormHeadsArgs,
-        NormedKeyDifferenceArgs, RowsArgs, ScaleHeadsArgs, TraceArgs, TwinAttendArgs,
+        Address, ContributionArgs, NormArgs, NormHeadsArgs, NormedKeyDifferenceArgs, RowsArgs,
+        ScaleHeadsArgs, TraceArgs, TwinAttendArgs,
     },
     attention,
     device::{Buffer, Device, Lane, Sharing},
     embed::{CudaTable, embed},
+    key_difference::key_weight_difference,
     launch::{per_row, per_warp, rows_args},
     layout::{CudaLayout, LayoutRows},
     mat::{CudaMat, Element, pitch},
     product::{self, Epilogue, Operand, head_values, product},
     rotate::rotate,
     twin_attend::TwinAttention,
-    weight::{CudaWeight, KeyDifference, Planes, Update, key_difference_planes},
+    weight::{CudaWeight, vector},
 };
 use crate::{
     Result,
@@ -96,11 +97,6 @@ fn operand<'a>(device: &Arc<dyn Device>, linear: &'a Linear<CudaWeight<'_>>) -> 
     let Linear { weight, bias } = linear;
     let (planes, update) = (weight.planes(device)?, weight.update(device)?);
     Ok(Operand { planes, update, bias: vector(device, bias.as_ref())? })
-}
-
-/// The address of a vector; 0 where there is none.
-fn vector(device: &Arc<dyn Device>, weight: Option<&CudaWeight<'_>>) -> Result<Address> {
-    weight.map_or(Ok(0), |weight| weight.vector(device))
 }
 
 impl Backend for Cuda {
@@ -547,61 +543,4 @@ impl Backend for Cuda {
         let norms = norms.map_or(Vec::new(), |norms| self.read_norms(&norms, x.rows));
         norms.into_iter().map(|[attention, mlp, whole]| PartsL1 { attention, mlp, whole }).collect()
     }
-}
-
-/// The weight of [`Backend::key_difference`], of one plane where context rows are bf16.
-fn key_weight_difference(
-    device: &Arc<dyn Device>,
-    norm: Twin<Option<&Norm<CudaWeight<'_>>>>,
-    key: Twin<&Linear<CudaWeight<'_>>>,
-    context: Element,
-) -> Result<KeyDifference> {
-    let sides = norm.zip(key).try_map(|(norm, key)| key_side(device, norm, key))?;
-    let Tensor { rows, cols, .. } = key.ft.weight.tensor;
-    let weight = Planes::unset(device, rows, cols, key_difference_planes(context) > 1)?;
-    let has_bias = [sides.pt, sides.ft].iter().any(|side| side.bias != 0 || side.norm_bias != 0);
-    let bias = if has_bias { Some(Buffer::new(device, pitch(rows) * 4)?) } else { None };
-    let args = KeyWeightArgs {
-        side: [sides.pt, sides.ft],
-        weight: weight.high.address(),
-        low: weight.low(),
-        bias: bias.as_ref().map_or(0, Buffer::address),
-        pitch: weight.pitch as i64,
-        low_plane: weight.low_plane() as i64,
-        cols: cols as i32,
-        unused: 0,
-    };
-    let bytes = key.pt.weight.planes(device)?.bytes() + key.ft.weight.planes(device)?.bytes();
-    let bytes = bytes + weight.bytes();
-    per_row(device.as_ref(), "key_weight_difference", rows, bytes, &args)?;
-    Ok(KeyDifference { weight, bias })
-}
-
-/// One model's part of it.
-fn key_side(
-    device: &Arc<dyn Device>,
-    norm: Option<&Norm<CudaWeight<'_>>>,
-    key: &Linear<CudaWeight<'_>>,
-) -> Result<KeyWeightSide> {
-    let (planes, update) = (key.weight.planes(device)?, key.weight.update(device)?);
-    let side = KeyWeightSide {
-        weight: planes.high.address(),
-        low: planes.low(),
-        bias: vector(device, key.bias.as_ref())?,
-        factors: vector(device, norm.map(|norm| &norm.weight))?,
-        norm_bias: vector(device, norm.and_then(|norm| norm.bias.as_ref()))?,
-        offset: norm.map_or(0.0, |norm| norm.offset as f32),
-        ..KeyWeightSide::default()
-    };
-    Ok(update.map_or(side, |Update { a, b, rank }| KeyWeightSide {
-        rank: *rank as i32,
-        b: b.high.address(),
-        b_low: b.low(),
-        a: a.high.address(),
-        a_low: a.low(),
-        b_pitch: b.pitch as i64,
-        b_low_plane: b.low_plane() as i64,
-        a_low_plane: a.low_plane() as i64,
-        ..side
-    }))
 }

@@ -276,6 +276,11 @@ impl<'w> CudaWeight<'w> {
     }
 }
 
+/// The address of a vector; 0 where there is none.
+pub fn vector(device: &Arc<dyn Device>, weight: Option<&CudaWeight<'_>>) -> Result<Address> {
+    weight.map_or(Ok(0), |weight| weight.vector(device))
+}
+
 /// The bytes of a matrix in bf16 that lies in its file as on the device.
 pub fn bf16_rows<'w>(tensor: &Tensor<'w>) -> Option<&'w [u8]> {
     tensor.as_stored(Dtype::Bf16).filter(|_| pitch(tensor.cols) == tensor.cols)
